@@ -1,0 +1,140 @@
+"""Async-first SDK for Asana's webhooks: ask, be called, keep, and try it all without Asana.
+
+The names below are the public ones. Beside them stand the doors, imported from where they are:
+`asana_webhooks.receiver.web` (aiohttp), `asana_webhooks.receiver.asgi` (FastAPI, Starlette, any ASGI) and
+`asana_webhooks.testing` (a fake Asana).
+"""
+
+from asana_webhooks.client.auth import TokenProvider
+from asana_webhooks.client.operations import (
+    create_webhook,
+    delete_webhook,
+    get_webhook,
+    get_webhooks,
+    update_webhook,
+)
+from asana_webhooks.client.pages import WebhookPage, WebhookPager
+from asana_webhooks.client.requests import (
+    CreateWebhookRequest,
+    DeleteWebhookRequest,
+    GetWebhookRequest,
+    GetWebhooksRequest,
+    UpdateWebhookRequest,
+)
+from asana_webhooks.client.retry import RetryPolicy
+from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.errors import (
+    AsanaError,
+    BadRequestError,
+    ConfigurationError,
+    ConnectionFailedError,
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    DuplicateWebhookError,
+    ForbiddenError,
+    HandshakeMismatchError,
+    NetworkError,
+    NotAuthorizedError,
+    NotFoundError,
+    PaginationError,
+    PaginationExpiredError,
+    PaginationRepeatedError,
+    PayloadError,
+    PaymentRequiredError,
+    RateLimitedError,
+    RejectedError,
+    ResponseError,
+    ServerError,
+    StoreError,
+    StoreFullError,
+    StoreUnavailableError,
+    TargetRejectedError,
+    UnexpectedResponseError,
+)
+from asana_webhooks.models import (
+    Change,
+    CreatedWebhook,
+    Delivery,
+    Event,
+    ResourceRef,
+    Secret,
+    Webhook,
+    WebhookFilter,
+)
+from asana_webhooks.receiver.receiver import Receiver, Reply
+from asana_webhooks.receiver.signature import sign, verify
+from asana_webhooks.store.base import DeadLetter, Store, StoreHealth, registration_id
+from asana_webhooks.store.memory import MemoryStore
+from asana_webhooks.store.opening import open_store
+from asana_webhooks.store.sqlite import SQLiteStore
+from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
+from asana_webhooks.version import __version__
+from asana_webhooks.worker import Backoff, Worker
+
+__all__ = [
+    "AsanaError",
+    "AsanaSession",
+    "Backoff",
+    "BadRequestError",
+    "Change",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "CreateOutcomeUnknownError",
+    "CreateWebhookRequest",
+    "CreatedWebhook",
+    "DeadLetter",
+    "DeadlineExceededError",
+    "DeleteWebhookRequest",
+    "Delivery",
+    "DuplicateWebhookError",
+    "EstablishedWebhook",
+    "Event",
+    "ForbiddenError",
+    "GetWebhookRequest",
+    "GetWebhooksRequest",
+    "HandshakeMismatchError",
+    "MemoryStore",
+    "NetworkError",
+    "NotAuthorizedError",
+    "NotFoundError",
+    "PaginationError",
+    "PaginationExpiredError",
+    "PaginationRepeatedError",
+    "PayloadError",
+    "PaymentRequiredError",
+    "RateLimitedError",
+    "Receiver",
+    "RejectedError",
+    "Reply",
+    "ResourceRef",
+    "ResponseError",
+    "RetryPolicy",
+    "SQLiteStore",
+    "Secret",
+    "ServerError",
+    "Store",
+    "StoreError",
+    "StoreFullError",
+    "StoreHealth",
+    "StoreUnavailableError",
+    "TargetRejectedError",
+    "TokenProvider",
+    "UnexpectedResponseError",
+    "UpdateWebhookRequest",
+    "Webhook",
+    "WebhookFilter",
+    "WebhookPage",
+    "WebhookPager",
+    "Worker",
+    "__version__",
+    "create_webhook",
+    "delete_webhook",
+    "establish_webhook",
+    "get_webhook",
+    "get_webhooks",
+    "open_store",
+    "registration_id",
+    "sign",
+    "update_webhook",
+    "verify",
+]

@@ -1,0 +1,180 @@
+"""JSON bytes to models and back: the only place that parses or writes JSON of Asana's.
+
+One cattrs converter with msgspec as its engine. Types are strict (a number is never taken for a text), members nobody
+knows are skipped, and an error says where in the JSON it is. Whatever a decoder can raise becomes `PayloadError`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import attrs
+import msgspec
+from attrs import frozen
+from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
+
+from asana_webhooks.errors import PayloadError
+from asana_webhooks.models import CreatedWebhook, Event, Secret, Webhook
+
+__all__ = [
+    "ErrorDetail",
+    "WebhookList",
+    "decode",
+    "decode_created_webhook",
+    "decode_error_details",
+    "decode_events",
+    "decode_webhook",
+    "decode_webhook_list",
+    "encode",
+    "parse",
+    "structure",
+]
+
+T = TypeVar("T")
+
+
+@frozen(kw_only=True)
+class ErrorDetail:
+    """One entry of an error answer. Source: https://developers.asana.com/docs/errors"""
+
+    message: str | None = None
+    help: str | None = None
+    phrase: str | None = None
+
+
+@frozen(kw_only=True)
+class NextPage:
+    """How to go on in a list. Its ``path`` and ``uri`` are left out on purpose: only the offset is ever used."""
+
+    offset: str
+
+
+@frozen(kw_only=True)
+class WebhookList:
+    """A page of webhooks. Source: https://developers.asana.com/reference/getwebhooks"""
+
+    data: tuple[Webhook, ...]
+    next_page: NextPage | None = None
+
+
+@frozen(kw_only=True)
+class _WebhookAnswer:
+    data: Webhook
+
+
+@frozen(kw_only=True)
+class _ErrorAnswer:
+    errors: tuple[ErrorDetail, ...] = ()
+
+
+@frozen(kw_only=True)
+class _EventsBody:
+    events: tuple[Event, ...]
+
+
+def _structure_attrs(cls: type[T]) -> Callable[[Any, Any], T]:
+    # msgspec checks the types and names the path of what is wrong; cattrs alone turns null into the text 'None'.
+    def convert(tree: Any, _: Any) -> T:
+        return msgspec.convert(tree, cls)
+
+    return convert
+
+
+def _make_converter() -> MsgspecJsonConverter:
+    converter = make_converter()
+    converter.register_structure_hook_factory(attrs.has, _structure_attrs)
+    return converter
+
+
+_converter: Final = _make_converter()
+
+
+def _payload_error(problem: Exception) -> PayloadError:
+    if isinstance(problem, msgspec.ValidationError):
+        text, _, path = str(problem).partition(" - at `")
+        return PayloadError(problem=text, path=path.rstrip("`") or "$")
+    if isinstance(problem, RecursionError):
+        return PayloadError(problem="nested too deeply", malformed=True)
+    if isinstance(problem, UnicodeDecodeError):  # its own text quotes the bytes
+        return PayloadError(problem="not UTF-8", malformed=True)
+    return PayloadError(problem="not JSON, or cut off", malformed=True)
+
+
+def parse(body: bytes) -> Any:
+    """Read *body* as JSON of whatever shape.
+
+    Raises:
+        PayloadError: it is no JSON.
+    """
+    try:
+        return _converter.loads(body, Any)
+    except (ValueError, RecursionError, msgspec.MsgspecError) as problem:
+        raise _payload_error(problem) from None
+
+
+def structure(tree: Any, cls: type[T]) -> T:
+    """Make an object of the attrs class *cls*, or a tuple of them, from what `parse` returned.
+
+    Raises:
+        PayloadError: *tree* does not have the shape of *cls*.
+    """
+    try:
+        return _converter.structure(tree, cls)
+    except (ValueError, RecursionError, msgspec.MsgspecError) as problem:
+        raise _payload_error(problem) from None
+
+
+def encode(value: Any) -> bytes:
+    """Write models, requests, or plain lists and dicts of them as JSON, compact and in UTF-8."""
+    return _converter.dumps(value)
+
+
+def decode(body: bytes, cls: type[T]) -> T:
+    """Read *body* as one object of the attrs class *cls*.
+
+    Raises:
+        PayloadError: *body* is no JSON, or does not have the shape of *cls*.
+    """
+    return structure(parse(body), cls)
+
+
+def decode_webhook(body: bytes) -> Webhook:
+    """Read ``{"data": {…}}``."""
+    return decode(body, _WebhookAnswer).data
+
+
+def decode_webhook_list(body: bytes) -> WebhookList:
+    """Read ``{"data": […], "next_page": …}``."""
+    return decode(body, WebhookList)
+
+
+def decode_created_webhook(body: bytes) -> CreatedWebhook:
+    """Read the answer of createWebhook, with the secret that stands beside ``data``."""
+    tree = parse(body)
+    webhook = structure(tree, _WebhookAnswer).data
+    secret = tree.get("X-Hook-Secret")
+    if secret is not None and not isinstance(secret, str):
+        raise PayloadError(problem="Expected `str`", path="$.X-Hook-Secret")
+    return CreatedWebhook(webhook=webhook, secret=Secret(secret) if secret else None)
+
+
+def decode_error_details(body: bytes) -> tuple[ErrorDetail, ...]:
+    """Read Asana's error envelope ``{"errors": […]}``."""
+    return decode(body, _ErrorAnswer).errors
+
+
+def decode_events(body: bytes, registration: str = "") -> tuple[Event, ...]:
+    """Read the events of a delivery, in the order Asana sent them.
+
+    Args:
+        body: the raw bytes of the delivery, already verified.
+        registration: the registration it came in for; part of each event's fingerprint.
+
+    Raises:
+        PayloadError: *body* is not what Asana documents for a delivery.
+    """
+    tree = parse(body)
+    events = tree.get("events") if isinstance(tree, dict) else None
+    for event in events if isinstance(events, list) else ():
+        if isinstance(event, dict):
+            event["registration"] = registration
+    return structure(tree, _EventsBody).events

@@ -1,0 +1,327 @@
+"""The exception tree: its shape, its sentences, and what must never stand in them."""
+
+import copy
+import inspect
+import pickle
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import pytest
+
+from asana_webhooks import errors
+
+TARGET = "https://example.com/asana/very-secret-endpoint"
+OFFSET = "eyJ-very-secret-offset"
+
+ANSWERED: dict[str, Any] = {"operation": "getWebhook", "status": 418, "messages": ("no", "never")}
+FAILED: dict[str, Any] = {"operation": "getWebhook", "attempts": 3, "problem": "the connection was reset"}
+
+SENTENCES: list[tuple[errors.AsanaError, str]] = [
+    (errors.AsanaError("anything"), "anything"),
+    (errors.ConfigurationError("page_size must be smaller"), "page_size must be smaller"),
+    (
+        errors.ResponseError(**ANSWERED),
+        "getWebhook: Asana answered 418 after 1 attempt: no; never. Asana's messages above say what it wants.",
+    ),
+    (
+        errors.BadRequestError(operation="createWebhook", status=400, messages=("resource: Missing input",)),
+        "createWebhook: Asana answered 400 after 1 attempt: resource: Missing input. Check the arguments of the call.",
+    ),
+    (
+        errors.NotAuthorizedError(operation="getWebhooks", status=401, messages=("Not Authorized",)),
+        (
+            "getWebhooks: Asana answered 401 after 1 attempt: Not Authorized. Check the access token: it may be "
+            "mistyped, revoked, expired, or its app disabled in this workspace."
+        ),
+    ),
+    (
+        errors.PaymentRequiredError(operation="createWebhook", status=402),
+        "createWebhook: Asana answered 402 after 1 attempt: no message. The workspace's plan does not include this.",
+    ),
+    (
+        errors.ForbiddenError(
+            operation="createWebhook", status=403, messages=("You do not have access to this project",)
+        ),
+        (
+            "createWebhook: Asana answered 403 after 1 attempt: You do not have access to this project. Check that the "
+            "token's user can see the resource, and that its scopes include webhooks."
+        ),
+    ),
+    (
+        errors.DuplicateWebhookError(operation="createWebhook", status=403, messages=("Duplicated webhook",)),
+        (
+            "createWebhook: Asana answered 403 after 1 attempt: Duplicated webhook. Delete the old webhook first, or "
+            "create this one with another target."
+        ),
+    ),
+    (
+        errors.TargetRejectedError(operation="createWebhook", status=400, messages=("incorrect status code: 401",)),
+        (
+            "createWebhook: Asana answered 400 after 1 attempt: incorrect status code: 401. The receiver must be "
+            "reachable from Asana and must answer the handshake with 200 or 204 and the same X-Hook-Secret while the "
+            "create call is still open."
+        ),
+    ),
+    (
+        errors.NotFoundError(operation="deleteWebhook", status=404, messages=("webhook: Unknown object: 1",)),
+        (
+            "deleteWebhook: Asana answered 404 after 1 attempt: webhook: Unknown object: 1. It may have been deleted, "
+            "or belong to another app or user."
+        ),
+    ),
+    (
+        errors.RateLimitedError(operation="getWebhooks", status=429, attempts=4, retry_after=30.0),
+        (
+            "getWebhooks: Asana answered 429 after 4 attempts: no message. Asana asked to wait 30 seconds. Slow down; a"
+            " limiter on the session keeps calls under Asana's limits."
+        ),
+    ),
+    (
+        errors.RateLimitedError(operation="getWebhooks", status=429, retry_after=0.0),
+        (
+            "getWebhooks: Asana answered 429 after 1 attempt: no message. Asana asked to wait 0 seconds. Slow down; a "
+            "limiter on the session keeps calls under Asana's limits."
+        ),
+    ),
+    (
+        errors.ServerError(
+            operation="getWebhook", status=500, messages=("Server Error",), phrase="6 sad squid", attempts=4
+        ),
+        (
+            "getWebhook: Asana answered 500 after 4 attempts: Server Error (phrase for Asana's support: '6 sad squid')."
+            " Try again later; if it stays, give the phrase to Asana's support."
+        ),
+    ),
+    (
+        errors.UnexpectedResponseError(operation="getWebhook", status=200, attempts=2, problem="not JSON @ $"),
+        (
+            "getWebhook: Asana's answer with status 200 cannot be used after 2 attempts: not JSON @ $. Check that the "
+            "base URL is Asana's API and that no proxy answers in its place."
+        ),
+    ),
+    (errors.PaginationError("the walk stopped"), "the walk stopped"),
+    (
+        errors.PaginationExpiredError(offset=OFFSET, items_so_far=200),
+        (
+            "getWebhooks: the offset of the next page has expired after 200 items. Walk again from the start (gids seen"
+            " already can be skipped), or take less time between pages."
+        ),
+    ),
+    (
+        errors.PaginationRepeatedError(items_so_far=7),
+        (
+            "getWebhooks: the server repeated an offset after 7 items, so the walk would never end. Walk again from the"
+            " start; if it stays, tell Asana's support."
+        ),
+    ),
+    (
+        errors.NetworkError(**FAILED),
+        "getWebhook: the connection was reset (3 attempts). Check the connection to Asana.",
+    ),
+    (
+        errors.ConnectionFailedError(**FAILED),
+        "getWebhook: the connection was reset (3 attempts). Check DNS, proxy, firewall and TLS between here and Asana.",
+    ),
+    (
+        errors.DeadlineExceededError(**FAILED, timeout=60.0),
+        (
+            "getWebhook: no answer within 60 seconds: the connection was reset (3 attempts). Give the session a longer "
+            "timeout, or try again later."
+        ),
+    ),
+    (
+        errors.CreateOutcomeUnknownError(
+            operation="createWebhook",
+            attempts=1,
+            problem="the connection was reset",
+            target=TARGET,
+            sent_at=datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC),
+        ),
+        (
+            "createWebhook: the request sent at 2026-01-02T03:04:05Z may have created a webhook, but no answer says so:"
+            " the connection was reset. List the workspace's webhooks and look for the target before creating again."
+        ),
+    ),
+    (
+        errors.HandshakeMismatchError(webhook_gid="12", deleted=True),
+        (
+            "webhook 12: the secret in Asana's answer matches no handshake the receiver got. Something between Asana "
+            "and the receiver may answer handshakes in its place. It has been deleted again; try once more."
+        ),
+    ),
+    (
+        errors.HandshakeMismatchError(webhook_gid="12", deleted=False),
+        (
+            "webhook 12: the secret in Asana's answer matches no handshake the receiver got. Something between Asana "
+            "and the receiver may answer handshakes in its place. Deleting it failed; Asana deletes it by itself after "
+            "24 hours of refused deliveries."
+        ),
+    ),
+    (errors.RejectedError(status=401, reason="no signature"), "webhook request refused with 401: no signature"),
+    (errors.PayloadError(problem="not JSON, or cut off", malformed=True), "not JSON, or cut off @ $"),
+    (errors.PayloadError(problem="Expected `str`", path="$.data.gid"), "Expected `str` @ $.data.gid"),
+    (errors.StoreError(problem="odd"), "store: odd. Check the store."),
+    (
+        errors.StoreUnavailableError(problem="disk I/O error"),
+        "store: disk I/O error. Check disk space, permissions and that no other process holds the database.",
+    ),
+    (
+        errors.StoreFullError(problem="1000 deliveries wait"),
+        "store: 1000 deliveries wait. Let the workers catch up, or raise the limits.",
+    ),
+]
+
+
+def each_error(error: errors.AsanaError) -> str:
+    return type(error).__name__
+
+
+ALL_ERRORS = pytest.mark.parametrize("error", [error for error, _ in SENTENCES], ids=each_error)
+
+
+def tree_of_classes(base: type[Exception] = errors.AsanaError) -> Iterator[tuple[str, str]]:
+    for kind in base.__subclasses__():
+        if kind.__module__ == errors.__name__:
+            yield base.__name__, kind.__name__
+            yield from tree_of_classes(kind)
+
+
+def tree_of_docstring(text: str) -> Iterator[tuple[str, str]]:
+    """Read lines such as ``│   ├── NotFoundError    404`` as pairs of parent and child."""
+    parents: dict[int, str] = {}
+    for line in text.splitlines():
+        drawn = line.strip().removeprefix("AsanaError")
+        name = drawn.lstrip("│├└─ ").split(" ")[0]
+        if line.strip() == "AsanaError":
+            parents[0] = "AsanaError"
+        elif line.strip().startswith(("│", "├", "└")) or (parents and "── " in line):
+            # The text above the tree is indented by four columns, and each floor by four more.
+            floor = (line.index("── ") + 3 - 4) // 4
+            parents[floor] = name
+            yield parents[floor - 1], name
+
+
+class TestTree:
+    def test_every_error_is_under_the_base(self) -> None:
+        """One except clause for AsanaError catches whatever this package raises on purpose."""
+        kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, BaseException)]
+
+        assert len(kinds) == 26
+        assert all(issubclass(kind, errors.AsanaError) for kind in kinds)
+
+    def test_drawing_is_the_truth(self) -> None:
+        """The tree drawn at the top of the file is the tree of the classes."""
+        drawn = list(tree_of_docstring(errors.__doc__ or ""))
+
+        assert len(drawn) == len(set(drawn)) == 25
+        assert set(drawn) == set(tree_of_classes())
+
+    def test_all_is_complete(self) -> None:
+        """`__all__` names every error, in order, and nothing else."""
+        names = {name for pair in tree_of_classes() for name in pair}
+
+        assert set(errors.__all__) == names
+        assert errors.__all__ == sorted(errors.__all__)
+
+    def test_configuration_error_is_a_value_error(self) -> None:
+        """Whoever expects Python's own error for a bad argument gets it."""
+        with pytest.raises(ValueError, match="no such thing"):
+            raise errors.ConfigurationError("no such thing")
+
+    def test_a_refused_duplicate_is_a_refusal(self) -> None:
+        """Code that handles 403 also handles the duplicate; a rejected target is told apart from both."""
+        assert issubclass(errors.DuplicateWebhookError, errors.ForbiddenError)
+        assert not issubclass(errors.TargetRejectedError, errors.ForbiddenError)
+
+
+class TestSentences:
+    @pytest.mark.parametrize(("error", "sentence"), SENTENCES, ids=[each_error(error) for error, _ in SENTENCES])
+    def test_text(self, error: errors.AsanaError, sentence: str) -> None:
+        """Each error says what happened and what to do about it, in these words."""
+        assert str(error) == sentence
+
+    def test_table_has_every_class(self) -> None:
+        """A new error class cannot be forgotten in the table above."""
+        assert {each_error(error) for error, _ in SENTENCES} == set(errors.__all__)
+
+    @ALL_ERRORS
+    def test_one_line(self, error: errors.AsanaError) -> None:
+        """A message is one line of a log."""
+        assert len(str(error).splitlines()) == 1
+
+    @ALL_ERRORS
+    def test_hides_what_tells_whose_secret_it_is(self, error: errors.AsanaError) -> None:
+        """Neither text, repr nor traceback shows a target's endpoint or an offset (trap 5: the log shows a token)."""
+        for text in (str(error), repr(error), "".join(traceback.format_exception(error))):
+            assert "very-secret" not in text
+
+    def test_hidden_fields_are_still_there(self) -> None:
+        """What the text hides can be read from the field, to resume or to look for the webhook."""
+        expired = errors.PaginationExpiredError(offset=OFFSET, items_so_far=1)
+        unknown = next(error for error, _ in SENTENCES if isinstance(error, errors.CreateOutcomeUnknownError))
+
+        assert expired.offset == OFFSET
+        assert unknown.target == TARGET
+
+    def test_repr_names_class_and_fields(self) -> None:
+        """A repr shows the class that was raised, not the one that declares the fields."""
+        error = errors.ConnectionFailedError(operation="getWebhook", attempts=1, problem="reset")
+
+        assert repr(error) == "ConnectionFailedError(operation='getWebhook', attempts=1, problem='reset')"
+
+
+class TestTravel:
+    @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+    @ALL_ERRORS
+    def test_pickle(self, error: errors.AsanaError, protocol: int) -> None:
+        """An error crosses a process pool with its class, its text and all its fields."""
+        arrived = pickle.loads(pickle.dumps(error, protocol))
+
+        assert type(arrived) is type(error)
+        assert str(arrived) == str(error)
+        assert vars(arrived) == vars(error)
+
+    @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
+    @ALL_ERRORS
+    def test_copy(self, error: errors.AsanaError, copier: Any) -> None:
+        """A copy is as good as the error."""
+        twin = copier(error)
+
+        assert type(twin) is type(error)
+        assert twin is not error
+        assert str(twin) == str(error)
+        assert vars(twin) == vars(error)
+
+    def test_notes_travel(self) -> None:
+        """Notes added to an error on its way up are not lost in a pickle."""
+        error = errors.RejectedError(status=413, reason="too long")
+        error.add_note("in the night job")
+
+        assert pickle.loads(pickle.dumps(error)).__notes__ == ["in the night job"]
+
+    @ALL_ERRORS
+    def test_can_be_raised_and_chained(self, error: errors.AsanaError) -> None:
+        """Errors stay writable enough for Python to hang a traceback and a cause on them."""
+        cause = KeyError("inner")
+        with pytest.raises(type(error)) as caught:
+            raise error from cause
+
+        assert caught.value.__cause__ is cause
+        error.__cause__ = error.__traceback__ = None
+
+    def test_errors_compare_by_identity(self) -> None:
+        """Two errors with the same fields are two errors, and can be put into a set."""
+        one, two = (errors.PayloadError(problem="odd") for _ in range(2))
+
+        assert one != two
+        assert len({one, two}) == 2
+
+    def test_fields_are_keywords(self) -> None:
+        """Fields are given by name, so that adding one breaks nobody."""
+        for error, _ in SENTENCES:
+            kind = type(error)
+            if attrs.has(kind):
+                assert all(one.kw_only for one in attrs.fields(kind))

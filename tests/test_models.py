@@ -1,0 +1,369 @@
+"""What travels: secrets that do not show, events that can be told apart, values that do not change."""
+
+import copy
+import inspect
+import json
+import logging
+import pickle
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asana_webhooks import models
+from asana_webhooks.models import (
+    Change,
+    CreatedWebhook,
+    Delivery,
+    Event,
+    ResourceRef,
+    Secret,
+    Webhook,
+    WebhookFilter,
+)
+from asana_webhooks.wire import decode_events
+
+TEXT = "0123456789abcdef-canary"
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+class TestSecret:
+    def test_reveal(self) -> None:
+        """Only reveal() gives the text."""
+        assert Secret(TEXT).reveal() == TEXT
+
+    @pytest.mark.parametrize(
+        "shown",
+        [
+            repr(Secret(TEXT)),
+            str(Secret(TEXT)),
+            format(Secret(TEXT)),
+            f"{Secret(TEXT)} {Secret(TEXT)!s} {Secret(TEXT)!r} {Secret(TEXT)!a}",
+            "{} {!r}".format(Secret(TEXT), Secret(TEXT)),  # noqa: UP032 - another way in
+            "%s %r" % (Secret(TEXT), Secret(TEXT)),  # noqa: UP031 - another way in
+            repr([Secret(TEXT), {"secret": Secret(TEXT)}]),
+            str(CreatedWebhook(webhook=Webhook(gid="1"), secret=Secret(TEXT))),
+        ],
+    )
+    def test_never_shown(self, shown: str) -> None:
+        """Whatever makes a text of a secret makes it three stars."""
+        assert TEXT not in shown
+        assert "***" in shown
+
+    def test_format_spec_does_not_show_it(self) -> None:
+        """A width in an f-string is refused rather than answered with the text."""
+        with pytest.raises(TypeError) as caught:
+            f"{Secret(TEXT):>40}"
+
+        assert TEXT not in str(caught.value)
+
+    def test_log_record(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A secret given to a logger stays one (trap 5: the debug log shows the token)."""
+        with caplog.at_level(logging.DEBUG):
+            logging.getLogger("user").debug("got %s and %r", Secret(TEXT), Secret(TEXT))
+
+        assert caplog.messages == ["got Secret('***') and Secret('***')"]
+
+    @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+    def test_equality(self, one: str, two: str) -> None:
+        """Secrets are equal exactly when their texts are, non-ASCII included, and then hash the same."""
+        assert (Secret(one) == Secret(two)) is (one == two)
+        assert (Secret(one) != Secret(two)) is (one != two)
+        assert Secret(one) == Secret(one)
+        assert hash(Secret(one)) == hash(Secret(one))
+
+    def test_is_not_its_text(self) -> None:
+        """A secret equals no text and does not hash like one, so no dict of texts can be asked for it."""
+        assert Secret(TEXT) != TEXT
+        assert Secret(TEXT).__eq__(TEXT) is NotImplemented
+        assert hash(Secret(TEXT)) != hash(TEXT)
+        assert {Secret(TEXT), Secret(TEXT)} == {Secret(TEXT)}
+
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_pickle_is_refused(self, protocol: int) -> None:
+        """A pickle would carry the text to wherever it goes, so there is none, bare or inside a model."""
+        for value in (Secret(TEXT), CreatedWebhook(webhook=Webhook(gid="1"), secret=Secret(TEXT))):
+            with pytest.raises(TypeError, match="cannot be pickled") as caught:
+                pickle.dumps(value, protocol)
+            assert TEXT not in str(caught.value)
+
+    def test_json_is_refused(self) -> None:
+        """The standard encoder does not know a secret, and says so without it."""
+        with pytest.raises(TypeError) as caught:
+            json.dumps({"secret": Secret(TEXT)})
+
+        assert TEXT not in str(caught.value)
+
+    def test_copies_are_the_same_secret(self) -> None:
+        """Objects that hold a secret can be copied; the secret itself is never doubled."""
+        secret = Secret(TEXT)
+
+        assert copy.copy(secret) is secret
+        assert copy.deepcopy({"a": [secret]})["a"][0] is secret
+
+    def test_dumps_of_objects_around_it(self) -> None:
+        """Dumping the object around a secret keeps the secret closed."""
+        created = CreatedWebhook(webhook=Webhook(gid="1"), secret=Secret(TEXT))
+
+        for dump in (attrs.asdict(created), attrs.astuple(created)):
+            assert TEXT not in repr(dump)
+        assert attrs.asdict(created)["secret"] == Secret(TEXT)
+
+    def test_has_no_dict(self) -> None:
+        """Tools that dump the attributes of locals (Sentry, for one) find none."""
+        with pytest.raises(TypeError):
+            vars(Secret(TEXT))
+        assert not attrs.has(Secret)
+
+
+def full_event(**changes: Any) -> Event:
+    event = Event(
+        action="changed",
+        resource=ResourceRef(gid="21", resource_type="task", resource_subtype="default_task"),
+        created_at=NOON,
+        user=ResourceRef(gid="11", resource_type="user"),
+        parent=ResourceRef(gid="41", resource_type="section"),
+        change=Change(
+            field="custom_fields",
+            action="changed",
+            new_value=ResourceRef(gid="51", enum_value=ResourceRef(gid="61")),
+            added_value=ResourceRef(gid="52"),
+            removed_value=ResourceRef(gid="53"),
+        ),
+        registration="r",
+    )
+    return evolve(event, **changes)
+
+
+def changed(**changes: Any) -> Event:
+    change = full_event().change
+    assert change is not None
+    return full_event(change=evolve(change, **changes))
+
+
+DIFFERENT: dict[str, Event] = {
+    "registration": full_event(registration="s"),
+    "user": full_event(user=ResourceRef(gid="12")),
+    "no user": full_event(user=None),
+    "resource": full_event(resource=ResourceRef(gid="22")),
+    "parent": full_event(parent=ResourceRef(gid="42")),
+    "no parent": full_event(parent=None),
+    "action": full_event(action="added"),
+    "created_at": full_event(created_at=NOON + timedelta(milliseconds=1)),
+    "no change": full_event(change=None),
+    "change.field": changed(field="assignee"),
+    "change.action": changed(action="added"),
+    "no change.action": changed(action=None),
+    "change.new_value": changed(new_value=ResourceRef(gid="54", enum_value=ResourceRef(gid="61"))),
+    "change.new_value.enum_value": changed(new_value=ResourceRef(gid="51", enum_value=ResourceRef(gid="62"))),
+    "no enum_value": changed(new_value=ResourceRef(gid="51")),
+    "no new_value": changed(new_value=None),
+    "change.added_value": changed(added_value=ResourceRef(gid="54")),
+    "no added_value": changed(added_value=None),
+    "change.removed_value": changed(removed_value=ResourceRef(gid="54")),
+    "no removed_value": changed(removed_value=None),
+    "added for removed": changed(added_value=ResourceRef(gid="53"), removed_value=ResourceRef(gid="52")),
+}
+
+GIDS = st.sampled_from(["1", "2", "12"])
+REFS = st.builds(ResourceRef, gid=GIDS, enum_value=st.none() | st.builds(ResourceRef, gid=GIDS))
+CHANGES = st.builds(
+    Change,
+    field=st.sampled_from(["a", "b"]),
+    action=st.sampled_from([None, "added", "changed"]),
+    new_value=st.none() | REFS,
+    added_value=st.none() | REFS,
+    removed_value=st.none() | REFS,
+)
+EVENTS = st.builds(
+    Event,
+    action=st.sampled_from(["added", "changed"]),
+    resource=REFS,
+    created_at=st.sampled_from([NOON, NOON + timedelta(milliseconds=1)]),
+    user=st.none() | REFS,
+    parent=st.none() | REFS,
+    change=st.none() | CHANGES,
+    registration=st.sampled_from(["", "r"]),
+)
+
+
+def identity(event: Event) -> tuple[object, ...]:
+    """What the design says tells one event from another, written down a second time."""
+
+    def gid(ref: ResourceRef | None) -> str | None:
+        return ref.gid if ref else None
+
+    def value(ref: ResourceRef | None) -> tuple[str | None, str | None]:
+        return gid(ref), gid(ref.enum_value) if ref else None
+
+    change = event.change
+    return (
+        event.registration,
+        gid(event.user),
+        event.resource.gid,
+        gid(event.parent),
+        event.action,
+        event.created_at,
+        change
+        and (
+            change.field,
+            change.action,
+            value(change.new_value),
+            value(change.added_value),
+            value(change.removed_value),
+        ),
+    )
+
+
+def shuffled(draw: st.DrawFn, tree: Any) -> Any:
+    """Give the members of every object another order, and put unknown ones among them."""
+    if not isinstance(tree, dict):
+        return tree
+    members = [(key, shuffled(draw, value)) for key, value in tree.items()]
+    members += draw(st.sampled_from([[], [("zz_new", 1)], [("a_new", {"gid": "9"}), ("zz_new", None)]]))
+    return dict(draw(st.permutations(members)))
+
+
+BODY_EVENT = {
+    "user": {"gid": "11", "resource_type": "user"},
+    "created_at": "2026-01-02T03:04:05.678Z",
+    "action": "changed",
+    "resource": {"gid": "21", "resource_type": "task", "resource_subtype": "default_task"},
+    "parent": None,
+    "change": {
+        "field": "custom_fields",
+        "action": "changed",
+        "new_value": {"gid": "51", "resource_type": "custom_field", "enum_value": {"gid": "61"}},
+    },
+}
+
+
+class TestFingerprint:
+    @pytest.mark.parametrize("what", DIFFERENT)
+    def test_differs(self, what: str) -> None:
+        """Two events that differ in this are two events."""
+        assert DIFFERENT[what].fingerprint != full_event().fingerprint
+
+    def test_all_differ_from_each_other(self) -> None:
+        """No two of the variants above share a fingerprint."""
+        assert len({event.fingerprint for event in DIFFERENT.values()}) == len(DIFFERENT)
+
+    @pytest.mark.parametrize(
+        "same",
+        [
+            full_event(resource=ResourceRef(gid="21", name="Buy milk")),
+            full_event(user=ResourceRef(gid="11", name="Ada")),
+            full_event(parent=ResourceRef(gid="41", name="Doing", resource_type="other")),
+            changed(added_value=ResourceRef(gid="52", name="Grace")),
+            full_event(type="task"),
+        ],
+    )
+    def test_names_do_not_matter(self, same: Event) -> None:
+        """What Asana only adds for display, or has deprecated, is not part of an event's identity."""
+        assert same.fingerprint == full_event().fingerprint
+
+    @given(EVENTS, EVENTS)
+    def test_is_the_identity(self, one: Event, two: Event) -> None:
+        """Fingerprints are equal exactly when everything that tells events apart is."""
+        assert (one.fingerprint == two.fingerprint) is (identity(one) == identity(two))
+
+    @given(st.data())
+    def test_order_of_members_does_not_matter(self, data: st.DataObject) -> None:
+        """Asana shuffles the members of an event and adds new ones; a redelivery keeps its fingerprint."""
+
+        @st.composite
+        def bodies(draw: st.DrawFn) -> bytes:
+            return json.dumps({"events": [shuffled(draw, BODY_EVENT)]}).encode()
+
+        (event,) = decode_events(data.draw(bodies()), "r")
+        (plain,) = decode_events(json.dumps({"events": [BODY_EVENT]}).encode(), "r")
+
+        assert event.fingerprint == plain.fingerprint
+
+    def test_position_in_the_delivery_does_not_matter(self) -> None:
+        """A retry whose batch has grown keeps the fingerprints of the old events."""
+        other = {**BODY_EVENT, "action": "deleted"}
+        (alone,) = decode_events(json.dumps({"events": [BODY_EVENT]}).encode(), "r")
+        first, second = decode_events(json.dumps({"events": [other, BODY_EVENT]}).encode(), "r")
+
+        assert second.fingerprint == alone.fingerprint
+        assert first.fingerprint != alone.fingerprint
+
+    def test_stays_the_same_over_releases(self) -> None:
+        """Users keep fingerprints in their databases, so this very text must never change."""
+        (event,) = decode_events(json.dumps({"events": [BODY_EVENT]}).encode(), "r")
+
+        assert event.fingerprint == "43d76dd944935b9cb21d7f9bb39967be055f44f6df3a7449f8da636497007625"
+
+    def test_no_separator_can_be_forged(self) -> None:
+        """Texts with quotes, commas or brackets cannot slide from one part into the next."""
+        one = full_event(registration='r","11', user=None)
+        two = full_event(registration="r", user=ResourceRef(gid="11"))
+
+        assert one.fingerprint != two.fingerprint
+
+
+VALUES: list[Any] = [
+    ResourceRef(gid="1"),
+    WebhookFilter(action="changed", fields=("due_on",)),
+    Webhook(gid="1", filters=(WebhookFilter(),)),
+    CreatedWebhook(webhook=Webhook(gid="1"), secret=None),
+    Change(field="name"),
+    full_event(),
+    Delivery(
+        id=1,
+        registration="r",
+        webhook_gid="2",
+        resource="3",
+        received_at=NOON,
+        attempt=1,
+        events=(full_event(),),
+        body=b"canary",
+    ),
+]
+
+
+class TestValues:
+    def test_every_model_is_tried(self) -> None:
+        """`__all__` is the secret and the models of the list above."""
+        assert {type(value).__name__ for value in VALUES} | {"Secret"} == set(models.__all__)
+
+    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+    def test_frozen(self, value: Any) -> None:
+        """What travels cannot be changed, has no room for stray attributes, and can be put into a set."""
+        for name in [one.name for one in attrs.fields(type(value))]:
+            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                setattr(value, name, None)
+        with pytest.raises((attrs.exceptions.FrozenInstanceError, AttributeError)):
+            value.stray = 1
+        assert not hasattr(value, "__dict__")
+        assert hash(value) == hash(copy.deepcopy(value))
+        assert value == copy.deepcopy(value)
+
+    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+    def test_keywords_only(self, value: Any) -> None:
+        """Models are made by name, so that Asana may add members."""
+        kinds = [one.kind for one in inspect.signature(type(value)).parameters.values()]
+
+        assert set(kinds) == {inspect.Parameter.KEYWORD_ONLY}
+
+    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+    def test_pickle(self, value: Any) -> None:
+        """Models without a secret cross processes."""
+        assert pickle.loads(pickle.dumps(value)) == value
+
+    def test_reprs_keep_bodies_and_registrations_out(self) -> None:
+        """A delivery's repr shows no body, and an event's no registration."""
+        assert "canary" not in repr(VALUES[-1])
+        assert "registration" not in repr(full_event(registration="canary"))
+
+    def test_wire_models_have_no_converters_and_no_aliases(self) -> None:
+        """Bytes become models by name and type alone; a converter would be skipped silently."""
+        for value in VALUES:
+            for one in attrs.fields(type(value)):
+                assert one.converter is None
+                assert one.alias == one.name

@@ -1,0 +1,718 @@
+"""JSON of Asana's to models and back: the documented shapes, and whatever else may come."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from asana_webhooks import wire
+from asana_webhooks.client.requests import (
+    CreateWebhookRequest,
+    DeleteWebhookRequest,
+    GetWebhookRequest,
+    GetWebhooksRequest,
+    Request,
+    UpdateWebhookRequest,
+)
+from asana_webhooks.errors import PayloadError
+from asana_webhooks.models import Change, CreatedWebhook, Event, ResourceRef, Secret, Webhook, WebhookFilter
+
+Decoder = Callable[[bytes], object]
+
+DECODERS: list[Decoder] = [
+    wire.decode_events,
+    wire.decode_webhook,
+    wire.decode_webhook_list,
+    wire.decode_created_webhook,
+    wire.decode_error_details,
+]
+ALL_DECODERS = pytest.mark.parametrize("decode", DECODERS)
+
+USER = '"user":{"gid":"11","resource_type":"user"},"created_at":"2026-01-02T03:04:05.678Z",'
+TASK = '"resource":{"gid":"21","resource_type":"task","resource_subtype":"default_task"},'
+AT = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+TASK_REF = ResourceRef(gid="21", resource_type="task", resource_subtype="default_task")
+USER_REF = ResourceRef(gid="11", resource_type="user")
+OTHER_REF = ResourceRef(gid="12", resource_type="user")
+
+# The shapes of reference/protocol.md, section 5, taken from real deliveries (synthetic ids).
+SHAPES: dict[str, tuple[str, Event]] = {
+    "completed": (
+        "{" + USER + '"action":"changed",' + TASK + '"parent":null,"change":{"field":"completed","action":"changed"}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="changed",
+            resource=TASK_REF,
+            change=Change(field="completed", action="changed"),
+        ),
+    ),
+    "assignee": (
+        "{" + USER + '"action":"changed",' + TASK + '"parent":null,"change":{"field":"assignee","action":"changed",'
+        '"new_value":{"gid":"12","resource_type":"user"}}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="changed",
+            resource=TASK_REF,
+            change=Change(field="assignee", action="changed", new_value=OTHER_REF),
+        ),
+    ),
+    "follower added": (
+        "{" + USER + '"action":"changed",' + TASK + '"parent":null,"change":{"field":"followers","action":"added",'
+        '"added_value":{"gid":"12","resource_type":"user"}}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="changed",
+            resource=TASK_REF,
+            change=Change(field="followers", action="added", added_value=OTHER_REF),
+        ),
+    ),
+    "follower removed": (
+        "{" + USER + '"action":"changed",' + TASK + '"parent":null,"change":{"field":"followers","action":"removed",'
+        '"removed_value":{"gid":"12","resource_type":"user"}}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="changed",
+            resource=TASK_REF,
+            change=Change(field="followers", action="removed", removed_value=OTHER_REF),
+        ),
+    ),
+    "comment": (
+        "{" + USER + '"action":"added","resource":{"gid":"31","resource_type":"story",'
+        '"resource_subtype":"comment_added"},"parent":{"gid":"21","resource_type":"task",'
+        '"resource_subtype":"default_task"}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="added",
+            resource=ResourceRef(gid="31", resource_type="story", resource_subtype="comment_added"),
+            parent=TASK_REF,
+        ),
+    ),
+    "added to a section": (
+        "{" + USER + '"action":"added",' + TASK + '"parent":{"gid":"41","resource_type":"section"}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="added",
+            resource=TASK_REF,
+            parent=ResourceRef(gid="41", resource_type="section"),
+        ),
+    ),
+    "deleted by the system": (
+        '{"user":null,"created_at":"2026-01-02T03:04:05.678Z","action":"deleted",' + TASK + '"parent":null}',
+        Event(user=None, created_at=AT, action="deleted", resource=TASK_REF),
+    ),
+    "custom field with an option": (
+        "{" + USER + '"action":"changed",' + TASK + '"parent":null,"change":{"field":"custom_fields",'
+        '"action":"changed","new_value":{"gid":"51","resource_type":"custom_field","resource_subtype":"enum",'
+        '"enum_value":{"gid":"61","resource_type":"enum_option"}}}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="changed",
+            resource=TASK_REF,
+            change=Change(
+                field="custom_fields",
+                action="changed",
+                new_value=ResourceRef(
+                    gid="51",
+                    resource_type="custom_field",
+                    resource_subtype="enum",
+                    enum_value=ResourceRef(gid="61", resource_type="enum_option"),
+                ),
+            ),
+        ),
+    ),
+    "unassigned, of 2022": (
+        "{" + USER + '"action":"changed",' + TASK + '"change":{"field":"assignee","new_value":null}}',
+        Event(user=USER_REF, created_at=AT, action="changed", resource=TASK_REF, change=Change(field="assignee")),
+    ),
+    "changed without a change, of 2019": (
+        "{" + USER + '"action":"changed","type":"task",' + TASK + '"parent":null}',
+        Event(user=USER_REF, created_at=AT, action="changed", resource=TASK_REF, type="task"),
+    ),
+    "as the specification draws it": (
+        "{" + USER + '"action":"undeleted","resource":{"gid":"21","resource_type":"task","name":"Buy milk"}}',
+        Event(
+            user=USER_REF,
+            created_at=AT,
+            action="undeleted",
+            resource=ResourceRef(gid="21", resource_type="task", name="Buy milk"),
+        ),
+    ),
+    "words and members nobody knows": (
+        (
+            '{"action":"teleported","resource":{"gid":"9","resource_type":"wormhole","mass":1e3},"zz":[{"a":null}],'
+            '"created_at":"2026-01-02T03:04:05.678Z","change":{"field":"place","action":"swapped","by":{"gid":1}}}'
+        ),
+        Event(
+            action="teleported",
+            resource=ResourceRef(gid="9", resource_type="wormhole"),
+            created_at=AT,
+            change=Change(field="place", action="swapped"),
+        ),
+    ),
+}
+
+
+def events_of(*events: str) -> bytes:
+    return ('{"events":[' + ",".join(events) + "]}").encode()
+
+
+class TestEvents:
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_shapes(self, shape: str) -> None:
+        """Each shape ever seen is read in full (trap 24: an unknown action or a null user crashes)."""
+        text, event = SHAPES[shape]
+
+        assert wire.decode_events(events_of(text)) == (event,)
+
+    def test_order_is_asanas(self) -> None:
+        """Events come out in the order Asana sent them."""
+        texts, events = zip(*SHAPES.values(), strict=True)
+
+        assert wire.decode_events(events_of(*texts)) == events
+
+    def test_heartbeat(self) -> None:
+        """A heartbeat has no events, and members beside them do not matter."""
+        assert wire.decode_events(b'{"events":[]}') == ()
+        assert wire.decode_events(b' {"events" : [ ], "sync": 1}\n') == ()
+
+    def test_registration_is_ours(self) -> None:
+        """The registration is taken from the argument."""
+        (event,) = wire.decode_events(events_of(SHAPES["completed"][0]), "ours")
+
+        assert event.registration == "ours"
+
+    @pytest.mark.parametrize("theirs", ['"theirs"', "null", "5", '{"gid":"1"}', '"a","registration":"b"'])
+    def test_registration_cannot_be_overridden(self, theirs: str) -> None:
+        """A member named registration in the JSON neither replaces ours nor makes the body unreadable."""
+        text = '{"registration":' + theirs + "," + SHAPES["completed"][0][1:]
+        body = events_of(text, text.replace("{", "{ ", 1))
+
+        assert [event.registration for event in wire.decode_events(body, "ours")] == ["ours", "ours"]
+        assert [event.registration for event in wire.decode_events(body)] == ["", ""]
+
+    @pytest.mark.parametrize(
+        ("body", "problem"),
+        [
+            (b"{}", "Object missing required field `events` @ $"),
+            (b'{"Events":[]}', "Object missing required field `events` @ $"),
+            (b'{"events":null}', "Expected `array`, got `null` @ $.events"),
+            (b'{"events":{}}', "Expected `array`, got `object` @ $.events"),
+            (b'{"events":"[]"}', "Expected `array`, got `str` @ $.events"),
+            (b'{"events":0}', "Expected `array`, got `int` @ $.events"),
+            (b"[]", "Expected `object`, got `array` @ $"),
+            (b'[{"events":[]}]', "Expected `object`, got `array` @ $"),
+            (b"null", "Expected `object`, got `null` @ $"),
+            (b'"events"', "Expected `object`, got `str` @ $"),
+            (b"true", "Expected `object`, got `bool` @ $"),
+            (b'{"events":[null]}', "Expected `object`, got `null` @ $.events[0]"),
+            (b'{"events":["1"]}', "Expected `object`, got `str` @ $.events[0]"),
+            (b'{"events":[[]]}', "Expected `object`, got `array` @ $.events[0]"),
+            (b'{"events":[{}]}', "Object missing required field `action` @ $.events[0]"),
+        ],
+    )
+    def test_not_a_delivery(self, body: bytes, problem: str) -> None:
+        """JSON that is no delivery says where it is wrong; it is mistyped, not malformed."""
+        with pytest.raises(PayloadError) as caught:
+            wire.decode_events(body)
+
+        assert str(caught.value) == problem
+        assert not caught.value.malformed
+
+    @pytest.mark.parametrize(
+        ("old", "new", "path"),
+        [
+            ('"gid":"21"', '"gid":21', "$.events[1].resource.gid"),
+            ('"gid":"21"', '"gid":null', "$.events[1].resource.gid"),
+            ('"gid":"21",', "", "$.events[1].resource"),
+            ('"gid":"11"', '"gid":true', "$.events[1].user.gid"),
+            ('"user":{"gid":"11","resource_type":"user"}', '"user":"11"', "$.events[1].user"),
+            ('"action":"changed","resource"', '"action":null,"resource"', "$.events[1].action"),
+            ('"field":"custom_fields"', '"field":["custom_fields"]', "$.events[1].change.field"),
+            ('"gid":"61"', '"gid":61', "$.events[1].change.new_value.enum_value.gid"),
+            ('"parent":null', '"parent":[]', "$.events[1].parent"),
+            ("2026-01-02T03:04:05.678Z", "yesterday", "$.events[1].created_at"),
+            ("2026-01-02T03:04:05.678Z", "2026-13-02T03:04:05.678Z", "$.events[1].created_at"),
+            ('"2026-01-02T03:04:05.678Z"', "null", "$.events[1].created_at"),
+            ('"2026-01-02T03:04:05.678Z"', "1767323045", "$.events[1].created_at"),
+        ],
+    )
+    def test_wrong_types_name_the_place(self, old: str, new: str, path: str) -> None:
+        """A wrong type is never converted; the error says where it stands."""
+        text = SHAPES["custom field with an option"][0]
+        assert old in text
+        with pytest.raises(PayloadError) as caught:
+            wire.decode_events(events_of(SHAPES["completed"][0], text.replace(old, new)))
+
+        assert caught.value.path == path
+        assert not caught.value.malformed
+
+    def test_bare_ids_of_before_2020_are_refused(self) -> None:
+        """The shape Asana gave up in 2020 is an error with its place, not a crash."""
+        with pytest.raises(PayloadError, match=r"\$\.events\[0\]\.resource$"):
+            wire.decode_events(b'{"events":[{"action":"added","created_at":"2019-01-02T03:04:05Z","resource":1337}]}')
+
+
+# Real answers of 2024 (reference/protocol.md C24a and C24b), with other ids.
+CREATED_2024A = (
+    b'{"data":{"gid":"1201","resource_type":"webhook","active":true,"is_workspace_webhook":false,'
+    b'"resource":{"gid":"21","resource_type":"project","name":"Launch"},'
+    b'"target":"https://example.com/asana/7654?x=1","created_at":"2024-02-03T04:05:06.000Z",'
+    b'"last_success_at":"2024-02-03T04:05:06.512Z","last_failure_at":null,"last_failure_content":"",'
+    b'"filters":[{"resource_type":"task","resource_subtype":null,"action":"changed","fields":null}]},'
+    b'"X-Hook-Secret":"b537207f20cbfa02357cf448134da559"}'
+)
+CREATED_2024B = (
+    b'{"X-Hook-Secret":"c8ba4ddd7a4ebea8","data":{"gid":"1202","active":true,"resource":{"gid":"22",'
+    b'"resource_type":"project","name":"Launch"},"target":"https://example.com/","resource_type":"webhook",'
+    b'"created_at":"2024-09-03T04:05:06.789Z","last_failure_at":null,"last_failure_content":"",'
+    b'"last_success_at":"2024-09-03T04:05:07.456Z","delivery_retry_count":0,"next_attempt_after":null,'
+    b'"failure_deletion_timestamp":null,"filters":[],"is_workspace_webhook":false}}'
+)
+
+
+class TestCreated:
+    def test_real_answer_of_early_2024(self) -> None:
+        """The 201 of February 2024, without retry count, with a stored filter's nulls (trap 1: secret dropped)."""
+        created = wire.decode_created_webhook(CREATED_2024A)
+
+        assert created == CreatedWebhook(
+            webhook=Webhook(
+                gid="1201",
+                resource_type="webhook",
+                active=True,
+                is_workspace_webhook=False,
+                resource=ResourceRef(gid="21", resource_type="project", name="Launch"),
+                target="https://example.com/asana/7654?x=1",
+                created_at=datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC),
+                last_success_at=datetime(2024, 2, 3, 4, 5, 6, 512000, tzinfo=UTC),
+                last_failure_content="",
+                filters=(WebhookFilter(resource_type="task", action="changed"),),
+            ),
+            secret=Secret("b537207f20cbfa02357cf448134da559"),
+        )
+
+    def test_real_answer_of_late_2024(self) -> None:
+        """The 201 of September 2024, with retry count and no filters, members in another order."""
+        created = wire.decode_created_webhook(CREATED_2024B)
+
+        assert created.secret == Secret("c8ba4ddd7a4ebea8")
+        assert created.webhook.delivery_retry_count == 0
+        assert created.webhook.filters == ()
+        assert created.webhook.failure_deletion_timestamp is None
+        assert created.webhook.created_at == datetime(2024, 9, 3, 4, 5, 6, 789000, tzinfo=UTC)
+
+    def test_reference_example(self) -> None:
+        """The example of Asana's reference, inactive and without times, is read too."""
+        body = b'{"data":{"gid":"1","active":false,"last_success_at":null,"filters":null},"X-Hook-Secret":"s"}'
+
+        created = wire.decode_created_webhook(body)
+
+        assert created == CreatedWebhook(webhook=Webhook(gid="1", active=False), secret=Secret("s"))
+
+    @pytest.mark.parametrize("member", ["", ',"X-Hook-Secret":null', ',"X-Hook-Secret":""', ',"x-hook-secret":"s"'])
+    def test_no_secret(self, member: str) -> None:
+        """A 201 without a secret, or with an empty one, has none: an empty key would verify anything (trap 10)."""
+        created = wire.decode_created_webhook(('{"data":{"gid":"1"}' + member + "}").encode())
+
+        assert created.secret is None
+
+    @pytest.mark.parametrize("secret", ["5", "true", "[]", '["s"]', "{}", "0", "false"])
+    def test_secret_of_a_wrong_type(self, secret: str) -> None:
+        """A secret that is no text is an error that does not quote it."""
+        with pytest.raises(PayloadError) as caught:
+            wire.decode_created_webhook(('{"data":{"gid":"1"},"X-Hook-Secret":' + secret + "}").encode())
+
+        assert str(caught.value) == "Expected `str` @ $.X-Hook-Secret"
+        assert not caught.value.malformed
+
+
+class TestAnswers:
+    def test_webhook(self) -> None:
+        """A single record is read from its envelope."""
+        assert wire.decode_webhook(b'{"data":{"gid":"1","target":"https://e.com/?a=%20b"}}') == Webhook(
+            gid="1", target="https://e.com/?a=%20b"
+        )
+
+    @pytest.mark.parametrize(
+        ("body", "path"),
+        [
+            (b'{"data":null}', "$.data"),
+            (b'{"data":[]}', "$.data"),
+            (b'{"data":{}}', "$.data"),
+            (b'{"data":{"gid":1}}', "$.data.gid"),
+            (b'{"data":{"gid":"1","active":"false"}}', "$.data.active"),
+            (b'{"data":{"gid":"1","delivery_retry_count":"0"}}', "$.data.delivery_retry_count"),
+            (b'{"data":{"gid":"1","delivery_retry_count":0.5}}', "$.data.delivery_retry_count"),
+            (b'{"data":{"gid":"1","filters":{}}}', "$.data.filters"),
+            (b'{"data":{"gid":"1","filters":[{"fields":"due_on"}]}}', "$.data.filters[0].fields"),
+            (b'{"data":{"gid":"1","filters":[{"fields":[1]}]}}', "$.data.filters[0].fields[0]"),
+            (b'{"data":{"gid":"1","resource":"21"}}', "$.data.resource"),
+            (b"{}", "$"),
+            (b'{"errors":[]}', "$"),
+        ],
+    )
+    def test_wrong_types_name_the_place(self, body: bytes, path: str) -> None:
+        """Types are strict: "false" is not False, 0.5 is no count, one text is no list of texts."""
+        with pytest.raises(PayloadError) as caught:
+            wire.decode_webhook(body)
+
+        assert caught.value.path == path
+        assert not caught.value.malformed
+
+    def test_last_page(self) -> None:
+        """A list ends with next_page null, or without it."""
+        assert wire.decode_webhook_list(b'{"data":[],"next_page":null}').next_page is None
+        assert wire.decode_webhook_list(b'{"data":[]}').next_page is None
+
+    def test_page_with_a_next_one(self) -> None:
+        """Only the offset of next_page is kept; a short page may not be the last (trap 22)."""
+        page = wire.decode_webhook_list(
+            b'{"data":[],"next_page":{"offset":"eyJ","path":"/webhooks?offset=eyJ","uri":"https://evil.example/"}}'
+        )
+
+        assert page.next_page is not None
+        assert page.next_page.offset == "eyJ"
+        assert "evil" not in repr(page)
+
+    def test_compact_records(self) -> None:
+        """Asana's compact records fill what they have; the rest is None."""
+        page = wire.decode_webhook_list(
+            b'{"data":[{"gid":"1","resource_type":"webhook","active":true,"resource":{"gid":"2"},"target":"https://e"},'
+            b'{"gid":"3"}],"next_page":null}'
+        )
+
+        assert page.data == (
+            Webhook(gid="1", resource_type="webhook", active=True, resource=ResourceRef(gid="2"), target="https://e"),
+            Webhook(gid="3"),
+        )
+
+    @pytest.mark.parametrize("next_page", ['{"offset":null}', '{"offset":1}', "{}", '"eyJ"', "[]", "false"], ids=str)
+    def test_next_page_without_an_offset(self, next_page: str) -> None:
+        """A next_page that cannot be followed is an error, not the end of the list."""
+        with pytest.raises(PayloadError, match=r"@ \$\.next_page"):
+            wire.decode_webhook_list(('{"data":[],"next_page":' + next_page + "}").encode())
+
+    def test_error_envelope(self) -> None:
+        """All entries of an error answer come out, with help and phrase where there are some."""
+        details = wire.decode_error_details(
+            b'{"errors":[{"message":"Server Error","phrase":"6 sad squid","help":"read"},{"message":null},{}]}'
+        )
+
+        assert details == (
+            wire.ErrorDetail(message="Server Error", phrase="6 sad squid", help="read"),
+            wire.ErrorDetail(),
+            wire.ErrorDetail(),
+        )
+        assert wire.decode_error_details(b'{"error":"invalid_grant"}') == ()
+
+
+# Deeper than any Python lets C code go: about 1,000 levels in 3.11, 10,000 and more since 3.12.
+DEEP = 200_000
+
+MALFORMED: dict[str, bytes] = {
+    "empty": b"",
+    "blank": b" \n",
+    "cut off": CREATED_2024A[:-1],
+    "cut off in a text": CREATED_2024A[:20],
+    "something after it": CREATED_2024A + b"x",
+    "twice": CREATED_2024A * 2,
+    "HTML": b"<html><title>502 Bad Gateway</title></html>",
+    "byte order mark": b"\xef\xbb\xbf" + CREATED_2024A,
+    "UTF-16": CREATED_2024A.decode().encode("utf-16"),
+    "not UTF-8 in a value": b'{"data":{"gid":"\xff"}}',
+    "not UTF-8 in a key": b'{"data":{"gid":"1"},"\xff":1}',
+    "not UTF-8 outside": b"\xff\xfe",
+    "overlong UTF-8": b'{"events":[],"a":"\xc0\x80"}',
+    "surrogate in UTF-8": b'{"events":[],"a":"\xed\xa0\x80"}',
+    "lone surrogate": b'{"events":[],"a":"\\ud800"}',
+    "half a pair": b'{"events":[],"a":"\\ud83d\\u0041"}',
+    "NaN": b'{"events":[],"a":NaN}',
+    "Infinity": b'{"events":[],"a":-Infinity}',
+    "single quotes": b"{'events':[]}",
+    "trailing comma": b'{"events":[],}',
+    "comment": b'{"events":[]}//',
+    "leading zero": b'{"events":[],"a":01}',
+    "control character": b'{"events":[],"a":"\x00"}',
+    "NUL after it": b'{"events":[]}\x00',
+    "arrays without end": b"[" * DEEP,
+    "objects without end": b'{"events":' * DEEP,
+    "deep arrays": b"[" * DEEP + b"]" * DEEP,
+    "a deep member": b'{"events":[],"a":' + b"[" * DEEP + b"]" * DEEP + b"}",
+}
+
+HUGE = b"9" * 5_000
+
+json_trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+KNOWN = [
+    "events",
+    "data",
+    "errors",
+    "next_page",
+    "offset",
+    "gid",
+    "resource",
+    "created_at",
+    "change",
+    "field",
+    "action",
+]
+KNOWN += ["user", "parent", "new_value", "enum_value", "filters", "fields", "message", "X-Hook-Secret", "registration"]
+near_trees = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["1", "2026-01-02T03:04:05.678Z", "changed"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KNOWN), inner, max_size=6),
+    max_leaves=25,
+)
+
+
+def read_or_refused(decode: Decoder, body: bytes) -> PayloadError | None:
+    """Decode; the error if there was one. Anything but PayloadError fails the test by itself."""
+    try:
+        decode(body)
+    except PayloadError as error:
+        return error
+    return None
+
+
+class TestHostileBytes:
+    @pytest.mark.parametrize("case", MALFORMED)
+    @ALL_DECODERS
+    def test_malformed(self, decode: Decoder, case: str) -> None:
+        """Bytes that are no JSON are malformed: asking again may help."""
+        error = read_or_refused(decode, MALFORMED[case])
+
+        assert error is not None
+        assert error.malformed
+        assert error.path == "$"
+        assert error.problem in {"not JSON, or cut off", "not UTF-8", "nested too deeply"}
+
+    def test_what_malformed_bytes_are_called(self) -> None:
+        """The three kinds of bad bytes have their own words."""
+        for case, problem in {
+            "cut off": "not JSON, or cut off",
+            "not UTF-8 in a value": "not UTF-8",
+            "deep arrays": "nested too deeply",
+        }.items():
+            error = read_or_refused(wire.decode_events, MALFORMED[case])
+            assert error is not None
+            assert error.problem == problem
+
+    @pytest.mark.parametrize("depth", [100, 900, 1_000, 1_024, 1_025, 3_000, 50_000])
+    def test_depth_inside_a_known_member(self, depth: int) -> None:
+        """Members that nest in themselves end in a model or in PayloadError, at every depth."""
+        value = b'{"gid":"1","enum_value":' * depth + b"null" + b"}" * depth
+        body = b'{"events":[{"action":"a","created_at":"2026-01-02T03:04:05Z","resource":' + value + b"}]}"
+
+        error = read_or_refused(wire.decode_events, body)
+
+        assert error is None or error.malformed
+
+    @pytest.mark.parametrize(
+        "number",
+        [HUGE, b"-" + HUGE, b"1e400", b"0." + HUGE, b"1" + b"0" * 400 + b".5"],
+        ids=["integer", "negative", "exponent", "decimals", "integer and decimals"],
+    )
+    @ALL_DECODERS
+    def test_huge_numbers(self, decode: Decoder, number: bytes) -> None:
+        """A number no machine holds is PayloadError or ignored, wherever it stands."""
+        for body in (number, b'{"data":%b,"events":%b}' % (number, number), b'{"data":{"gid":%b}}' % number):
+            error = read_or_refused(decode, body)
+            assert error is None or "99999" not in str(error)
+
+    @pytest.mark.parametrize("number", [2**53 + 1, 2**63, 2**64, -(2**64)])
+    def test_integers_above_64_bits(self, number: int) -> None:
+        """A gid sent as a large number is refused with its place; it never becomes a float or a text."""
+        with pytest.raises(PayloadError) as caught:
+            wire.decode_webhook(b'{"data":{"gid":%d}}' % number)
+
+        assert caught.value.path == "$.data.gid"
+
+    def test_duplicate_members(self) -> None:
+        """The last of two members with one name counts, as in every JSON reader."""
+        assert wire.decode_webhook(b'{"data":{"gid":"1","gid":"2"}}').gid == "2"
+
+    @given(st.binary(max_size=200))
+    @example(b'"\\ud800"')
+    @example(b'{"data":[\xf0\x28\x8c\x28]}')
+    def test_any_bytes(self, body: bytes) -> None:
+        """Whatever the bytes are, only PayloadError comes out."""
+        for decode in DECODERS:
+            read_or_refused(decode, body)
+
+    @given(json_trees | near_trees)
+    def test_any_json(self, tree: Any) -> None:
+        """Whatever the JSON is, only PayloadError comes out, and it is not called malformed without reason."""
+        body = json.dumps(tree).encode()
+        standard = "NaN" not in body.decode() and "Infinity" not in body.decode() and b"\\ud" not in body
+        for decode in DECODERS:
+            error = read_or_refused(decode, body)
+            assert error is None or not (standard and error.malformed)
+
+    @given(st.data())
+    def test_valid_body_with_one_thing_wrong(self, data: st.DataObject) -> None:
+        """A true body with any one value replaced, or any one byte changed, gives models or PayloadError."""
+        text = data.draw(st.sampled_from([events_of(shape) for shape, _ in SHAPES.values()] + [CREATED_2024A]))
+        place = data.draw(st.integers(0, len(text) - 1))
+        broken = bytearray(text)
+        broken[place] = data.draw(st.integers(0, 255))
+        for decode in DECODERS:
+            read_or_refused(decode, bytes(broken))
+            read_or_refused(decode, bytes(text[:place]))
+
+    @given(st.data())
+    def test_errors_never_quote_the_body(self, data: st.DataObject) -> None:
+        """No text of the body, neither value nor unknown name, stands in an error: bodies hold customers' data."""
+        canary = "CaNaRy"
+        trees = st.recursive(
+            st.none() | st.just(canary) | st.just(4815162342),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from([*KNOWN, canary + "-name"]), inner, max_size=6)
+            ),
+        )
+        body = json.dumps(data.draw(trees)).encode()
+        cut = data.draw(st.sampled_from([len(body), len(body) // 2]))
+        for decode in DECODERS:
+            error = read_or_refused(decode, body[:cut])
+            for text in (str(error), repr(error)):
+                assert canary not in text
+                assert "4815162342" not in text
+
+    def test_cause_does_not_quote_the_body(self) -> None:
+        """The decoder's own exception, whose text may quote the bytes, is not chained."""
+        for body in MALFORMED.values():
+            error = read_or_refused(wire.decode_events, body)
+            assert error is not None
+            assert error.__cause__ is None
+            assert error.__suppress_context__
+
+
+names = st.sampled_from(["task", "project", "due_on", "name", "changed", "über", "\U0001f600", 'a"b'])
+filters = st.lists(
+    st.builds(
+        WebhookFilter,
+        resource_type=st.none() | names,
+        resource_subtype=st.none() | names,
+        action=st.just("changed"),
+        fields=st.none() | st.lists(names, max_size=3).map(tuple),
+    ),
+    max_size=3,
+).map(tuple)
+gids = st.from_regex(r"[0-9]{1,20}", fullmatch=True)
+opt_fields = st.none() | st.lists(st.sampled_from(["target", "filters.action", "(a|b).c"]), max_size=2).map(tuple)
+requests: st.SearchStrategy[Request[Any]] = st.one_of(
+    st.builds(
+        CreateWebhookRequest,
+        resource=gids,
+        target=st.sampled_from(["https://example.com/a?b=%20c", "http://localhost:8080/ü"]),
+        filters=filters,
+        opt_fields=opt_fields,
+        opt_pretty=st.booleans(),
+    ),
+    st.builds(GetWebhookRequest, webhook_gid=gids, opt_fields=opt_fields, opt_pretty=st.booleans()),
+    st.builds(
+        GetWebhooksRequest,
+        workspace=gids,
+        resource=st.none() | gids,
+        page_size=st.integers(1, 100),
+        offset=st.none() | st.text(st.characters(codec="utf-8"), min_size=1),
+        opt_fields=opt_fields,
+    ),
+    st.builds(UpdateWebhookRequest, webhook_gid=gids, filters=filters, opt_fields=opt_fields),
+    st.builds(DeleteWebhookRequest, webhook_gid=gids, opt_pretty=st.booleans()),
+)
+
+
+class TestParts:
+    @pytest.mark.parametrize("case", MALFORMED)
+    def test_parse_malformed(self, case: str) -> None:
+        """Parsing alone refuses the same bytes in the same words."""
+        with pytest.raises(PayloadError, match=r"^(not JSON, or cut off|not UTF-8|nested too deeply) @ \$$") as caught:
+            wire.parse(MALFORMED[case])
+
+        assert caught.value.malformed
+
+    @given(json_trees)
+    def test_parse_is_json(self, tree: Any) -> None:
+        """What the standard library writes within the standard is read as it was, large numbers included."""
+        try:
+            body = json.dumps(tree, allow_nan=False).encode()
+        except ValueError:  # NaN and infinity are no JSON
+            return
+
+        assert wire.parse(body) == tree
+
+    @given(json_trees | near_trees, st.sampled_from([Event, Webhook, WebhookFilter, CreateWebhookRequest]))
+    def test_structure(self, tree: Any, kind: type[Any]) -> None:
+        """Any tree becomes an object of the class or PayloadError, never malformed: it was JSON."""
+        try:
+            made: object = wire.structure(tree, kind)
+        except PayloadError as error:
+            refused = error
+        else:
+            assert isinstance(made, kind)
+            return
+        assert not refused.malformed
+        assert refused.path.startswith("$")
+
+
+class TestEncode:
+    def test_compact(self) -> None:
+        """JSON is written without blanks and in UTF-8, as Asana writes it."""
+        assert wire.encode({"a": [1, None, "ü"]}) == '{"a":[1,null,"ü"]}'.encode()
+
+    def test_models(self) -> None:
+        """Models are written by the names of their fields, and read back."""
+        webhook = Webhook(gid="1", created_at=AT, filters=(WebhookFilter(action="added"),))
+
+        assert wire.decode(wire.encode(webhook), Webhook) == webhook
+        assert wire.decode_webhook(wire.encode({"data": webhook})) == webhook
+
+    @given(requests)
+    def test_requests_survive(self, request: Request[Any]) -> None:
+        """A request can be queued as JSON and sent later."""
+        queued = wire.encode(request)
+        read = wire.decode(queued, type(request))
+
+        assert read == request
+        assert read.body() == request.body()
+        assert read.query() == request.query()
+
+    @pytest.mark.parametrize(
+        "text", [b'{"resource":"x","target":"https://e.com/a"}', b'{"resource":"1","target":"ftp://e.com"}']
+    )
+    def test_queued_requests_are_checked_again(self, text: bytes) -> None:
+        """A queue cannot smuggle in what the constructor refuses."""
+        with pytest.raises(PayloadError):
+            wire.decode(text, CreateWebhookRequest)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            Secret("canary"),
+            {"secret": Secret("canary")},
+            [Secret("canary")],
+            CreatedWebhook(webhook=Webhook(gid="1"), secret=Secret("canary")),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_secrets_cannot_be_written(self, value: object) -> None:
+        """There is no way to JSON for a secret, on its own or inside something else."""
+        with pytest.raises(TypeError) as caught:
+            wire.encode(value)
+
+        assert "canary" not in str(caught.value)
