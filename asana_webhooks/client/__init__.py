@@ -1,0 +1,1 @@
+"""The asking half: a session, requests, pages and the five operations."""

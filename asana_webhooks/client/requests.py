@@ -1,0 +1,272 @@
+"""Asana's five webhook operations as values: each knows its method, path, query, body and how to read its answer.
+
+The classes are public, to log, to queue (`asana_webhooks.wire.encode` and `decode` carry them as JSON), and to send
+later with `AsanaSession.send`. What cannot work is a `ConfigurationError` when the request is made, long before
+anything is sent.
+"""
+
+import re
+from typing import Any, ClassVar, Generic, TypeVar
+
+import attrs
+from attrs import field, frozen
+from yarl import URL
+
+from asana_webhooks import wire
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
+
+__all__ = [
+    "WEBHOOK_FIELDS",
+    "CreateWebhookRequest",
+    "DeleteWebhookRequest",
+    "GetWebhookRequest",
+    "GetWebhooksRequest",
+    "Request",
+    "UpdateWebhookRequest",
+]
+
+AnswerT = TypeVar("AnswerT")
+
+WEBHOOK_FIELDS = (
+    "active",
+    "created_at",
+    "delivery_retry_count",
+    "failure_deletion_timestamp",
+    "filters",
+    "filters.action",
+    "filters.fields",
+    "filters.resource_subtype",
+    "filters.resource_type",
+    "last_failure_at",
+    "last_failure_content",
+    "last_success_at",
+    "next_attempt_after",
+    "resource",
+    "resource.name",
+    "resource.resource_type",
+    "resource_type",
+    "target",
+)
+"""Every documented field of a webhook: what is asked for unless *opt_fields* says otherwise.
+
+The three that end in ``resource_type`` are documented as members, though missing from the parameter's own list.
+"""
+
+
+def _check_gid(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if value is None and attribute.default is None:
+        return
+    # https://developers.asana.com/docs/object-hierarchy: gids are strings of digits
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,64}", value):
+        raise ConfigurationError(
+            f"{attribute.name} must be a gid, a text of digits such as '8675309', not {value!r:.80}"
+        )
+
+
+def _check_target(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    try:
+        url = URL(value)
+    except (TypeError, ValueError):
+        url = URL()
+    printable = isinstance(value, str) and value.isprintable() and " " not in value
+    if not (printable and url.scheme in ("http", "https") and url.host):
+        # The value itself is not shown: the last segment of a target tells whose secret it is.
+        raise ConfigurationError("target must be an absolute URL such as https://example.com/asana/7654")
+
+
+def _check_filters(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, tuple):
+        raise ConfigurationError(f"filters must be a tuple of WebhookFilter objects, not {type(value).__name__}")
+    for one in value:
+        if not isinstance(one, WebhookFilter):
+            raise ConfigurationError(f"filters must be WebhookFilter objects, not {type(one).__name__}")
+        if one.fields is not None and isinstance(one.fields, str):
+            raise ConfigurationError(f"fields must be a tuple of names, not the text {one.fields!r:.80}")
+        # "This field is only valid for `action` of type `changed`": https://developers.asana.com/reference/createwebhook
+        if one.fields and one.action != "changed":
+            raise ConfigurationError(f"a filter with fields needs action='changed', not {one.action!r:.80}")
+
+
+def _check_opt_fields(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, tuple | None):
+        raise ConfigurationError(f"opt_fields must be a tuple of names or None, not {type(value).__name__}")
+    for name in value or ():
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_.|()]+", name):
+            raise ConfigurationError(f"opt_fields must be names of fields such as 'target', not {name!r:.80}")
+
+
+def _check_page_size(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    # "The value must be between 1 and 100": https://developers.asana.com/docs/pagination
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100:
+        raise ConfigurationError(f"page_size must be between 1 and 100, not {value!r:.80}")
+
+
+def _check_offset(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigurationError("offset must be the next_offset of an earlier page, or None to start")
+
+
+@frozen(kw_only=True)
+class Request(Generic[AnswerT]):
+    """What every request has. `AsanaSession.send` returns what `answer` makes of Asana's bytes."""
+
+    operation: ClassVar[str]
+    """Asana's operation id."""
+    method: ClassVar[str]
+    path_template: ClassVar[str]
+    """The path below the base URL with names in place of gids; safe to log."""
+
+    opt_pretty: bool = False
+
+    @property
+    def path(self) -> str:
+        """The path below the base URL."""
+        return self.path_template
+
+    def query(self) -> dict[str, str]:
+        """The query parameters."""
+        return {"opt_pretty": "true"} if self.opt_pretty else {}
+
+    def body(self) -> bytes | None:
+        """The JSON body, or ``None`` for no body."""
+        return None
+
+    def answer(self, body: bytes) -> AnswerT:
+        """Read the body of a successful answer.
+
+        Raises:
+            PayloadError: it is not what Asana documents.
+        """
+        raise NotImplementedError
+
+
+def _envelope(data: dict[str, Any]) -> bytes:
+    # https://developers.asana.com/docs/inputoutput-options
+    return wire.encode({"data": data})
+
+
+def _filter_members(filters: tuple[WebhookFilter, ...]) -> list[dict[str, Any]]:
+    return [attrs.asdict(one, filter=lambda _, value: value is not None) for one in filters]
+
+
+@frozen(kw_only=True)
+class _WithFields(Request[AnswerT]):
+    opt_fields: tuple[str, ...] | None = field(default=None, validator=_check_opt_fields)
+    """Fields to return: ``None`` for every documented one, ``()`` for what Asana sends unasked."""
+
+    def query(self) -> dict[str, str]:
+        """The query parameters."""
+        fields = WEBHOOK_FIELDS if self.opt_fields is None else self.opt_fields
+        chosen = {"opt_fields": ",".join(fields)} if fields else {}
+        return super().query() | chosen
+
+
+@frozen(kw_only=True)
+class _OnOneWebhook(_WithFields[AnswerT]):
+    path_template = "/webhooks/{webhook_gid}"
+
+    webhook_gid: str = field(validator=_check_gid)
+
+    @property
+    def path(self) -> str:
+        """The path below the base URL."""
+        return f"/webhooks/{self.webhook_gid}"
+
+
+@frozen(kw_only=True)
+class CreateWebhookRequest(_WithFields[CreatedWebhook]):
+    """createWebhook. Source: https://developers.asana.com/reference/createwebhook"""
+
+    operation = "createWebhook"
+    method = "POST"
+    path_template = "/webhooks"
+
+    resource: str = field(validator=_check_gid)
+    target: str = field(validator=_check_target, repr=False)
+    filters: tuple[WebhookFilter, ...] = field(default=(), validator=_check_filters)
+
+    def body(self) -> bytes:
+        """The JSON body; filters are left out when there are none."""
+        data: dict[str, Any] = {"resource": self.resource, "target": self.target}
+        return _envelope(data | ({"filters": _filter_members(self.filters)} if self.filters else {}))
+
+    def answer(self, body: bytes) -> CreatedWebhook:
+        """Read the body of a successful answer."""
+        return wire.decode_created_webhook(body)
+
+
+@frozen(kw_only=True)
+class GetWebhookRequest(_OnOneWebhook[Webhook]):
+    """getWebhook. Source: https://developers.asana.com/reference/getwebhook"""
+
+    operation = "getWebhook"
+    method = "GET"
+
+    def answer(self, body: bytes) -> Webhook:
+        """Read the body of a successful answer."""
+        return wire.decode_webhook(body)
+
+
+@frozen(kw_only=True)
+class GetWebhooksRequest(_WithFields[wire.WebhookList]):
+    """getWebhooks, one page. Source: https://developers.asana.com/reference/getwebhooks"""
+
+    operation = "getWebhooks"
+    method = "GET"
+    path_template = "/webhooks"
+
+    workspace: str = field(validator=_check_gid)
+    resource: str | None = field(default=None, validator=_check_gid)
+    page_size: int = field(default=100, validator=_check_page_size)
+    offset: str | None = field(default=None, validator=_check_offset, repr=False)
+
+    def query(self) -> dict[str, str]:
+        """The query parameters."""
+        own = {"workspace": self.workspace, "limit": str(self.page_size)}
+        if self.resource is not None:
+            own["resource"] = self.resource
+        if self.offset is not None:
+            own["offset"] = self.offset
+        return own | super().query()
+
+    def answer(self, body: bytes) -> wire.WebhookList:
+        """Read the body of a successful answer."""
+        return wire.decode_webhook_list(body)
+
+
+@frozen(kw_only=True)
+class UpdateWebhookRequest(_OnOneWebhook[Webhook]):
+    """updateWebhook: replace all filters. Source: https://developers.asana.com/reference/updatewebhook"""
+
+    operation = "updateWebhook"
+    method = "PUT"
+
+    filters: tuple[WebhookFilter, ...] = field(validator=_check_filters)
+
+    def body(self) -> bytes:
+        """The JSON body; no filters are sent as an empty list."""
+        return _envelope({"filters": _filter_members(self.filters)})
+
+    def answer(self, body: bytes) -> Webhook:
+        """Read the body of a successful answer."""
+        return wire.decode_webhook(body)
+
+
+@frozen(kw_only=True)
+class DeleteWebhookRequest(Request[None]):
+    """deleteWebhook. Source: https://developers.asana.com/reference/deletewebhook"""
+
+    operation = "deleteWebhook"
+    method = "DELETE"
+    path_template = "/webhooks/{webhook_gid}"
+
+    webhook_gid: str = field(validator=_check_gid)
+
+    @property
+    def path(self) -> str:
+        """The path below the base URL."""
+        return f"/webhooks/{self.webhook_gid}"
+
+    def answer(self, body: bytes) -> None:
+        """Nothing: Asana answers with an empty object, so there is nothing to learn from it and nothing to refuse."""

@@ -1,0 +1,462 @@
+"""What Asana's answers mean, in Asana's own words where they are known (reference/protocol.md, section 2)."""
+
+import json
+import unicodedata
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from asana_webhooks import errors
+from asana_webhooks.client.answers import error_of, hide, outcome_of, unknown_outcome
+from asana_webhooks.client.requests import (
+    CreateWebhookRequest,
+    DeleteWebhookRequest,
+    GetWebhookRequest,
+    GetWebhooksRequest,
+    Request,
+    UpdateWebhookRequest,
+)
+from asana_webhooks.client.retry import Outcome
+from asana_webhooks.models import Secret, Webhook
+from asana_webhooks.wire import ErrorDetail
+
+TOKEN = "2/11/22:0123456789abcdef-canary"
+ENDPOINT = "canary-endpoint-0123456789"
+TARGET = f"https://example.com/asana/{ENDPOINT}"
+READ_ON = "For more information on API status codes and how to handle them, read the docs on errors"
+SENT_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+CREATE = CreateWebhookRequest(resource="21", target=TARGET)
+GET = GetWebhookRequest(webhook_gid="7")
+LIST = GetWebhooksRequest(workspace="1")
+UPDATE = UpdateWebhookRequest(webhook_gid="7", filters=())
+DELETE = DeleteWebhookRequest(webhook_gid="7")
+REQUESTS: list[Request[Any]] = [CREATE, GET, LIST, UPDATE, DELETE]
+EACH = pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.operation)
+
+DUPLICATED = (
+    "Duplicated webhook. You already have an existing webhook for the given resource and target. Delete the old one "
+    "before creating another."
+)
+WRONG_STATUS = "The remote server which is intended to receive the webhook responded with an incorrect status code: 401"
+NO_ECHO = "The remote server which is intended to receive the webhook did not respond with the handshake secret."
+
+
+def refused(status: int, *messages: str, **more: Any) -> bytes:
+    return json.dumps({"errors": [{"message": one, "help": READ_ON, **more} for one in messages]}).encode()
+
+
+def error_for(
+    request: Request[Any],
+    status: int,
+    body: bytes | None = b"",
+    *,
+    attempts: int = 1,
+    retry_after: tuple[str, ...] = (),
+) -> errors.AsanaError:
+    outcome = outcome_of(request, status, body, retry_after=retry_after)
+    return error_of(request, outcome, attempts=attempts, timeout=60.0, time_left=30.0)
+
+
+class TestOutcome:
+    @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+    def test_good_answer(self, status: int) -> None:
+        """Any 2xx with a body that can be used is an answer."""
+        outcome = outcome_of(GET, status, b'{"data":{"gid":"7"}}')
+
+        assert (outcome.kind, outcome.status, outcome.answer) == ("answered", status, Webhook(gid="7"))
+
+    def test_created_with_its_secret(self) -> None:
+        """The 201's secret is part of the answer (trap 1), and not of the outcome's repr (trap 5)."""
+        outcome = outcome_of(CREATE, 201, b'{"data":{"gid":"7"},"X-Hook-Secret":"s3cret"}')
+
+        assert outcome.answer.secret == Secret("s3cret")
+        assert "s3cret" not in repr(outcome)
+
+    @pytest.mark.parametrize("body", [b"", b"{}", b'{"data":{}}', b"gone"])
+    def test_deleted(self, body: bytes) -> None:
+        """A 2xx to a delete is an answer whatever it holds."""
+        assert outcome_of(DELETE, 200, body).kind == "answered"
+
+    @pytest.mark.parametrize(
+        ("body", "malformed", "problem"),
+        [
+            (b"", True, "not JSON, or cut off @ $"),
+            (b'{"data":{"gid":"7"', True, "not JSON, or cut off @ $"),
+            (b"<html><body>Sign in to the hotel's network</body></html>", True, "not JSON, or cut off @ $"),
+            (b'{"data":{"gid":"\xff"}}', True, "not UTF-8 @ $"),
+            pytest.param(b"[" * 200_000, True, "nested too deeply @ $", id="deep"),
+            (b"{}", False, "Object missing required field `data` @ $"),
+            (b'{"data":{"gid":7}}', False, "Expected `str`, got `int` @ $.data.gid"),
+        ],
+    )
+    def test_garbled(self, body: bytes, malformed: bool, problem: str) -> None:
+        """A 2xx with another body is told apart: no JSON may be mended by asking again, a wrong type may not."""
+        outcome = outcome_of(GET, 200, body)
+
+        assert (outcome.kind, outcome.status, outcome.malformed, outcome.problem) == (
+            "garbled",
+            200,
+            malformed,
+            problem,
+        )
+
+    @EACH
+    def test_cut_off(self, request_: Request[Any]) -> None:
+        """A 2xx whose body was cut off is garbled for every operation."""
+        outcome = outcome_of(request_, 200, None)
+
+        assert (outcome.kind, outcome.malformed) == ("garbled", True)
+        assert outcome.problem == "its body was cut off or far too long"
+
+    @pytest.mark.parametrize("status", [100, 199, 300, 301, 304, 400, 401, 404, 429, 499, 500, 503, 599, 700])
+    def test_refused(self, status: int) -> None:
+        """Everything outside 2xx is a refusal with Asana's words."""
+        outcome = outcome_of(GET, status, refused(status, "one", "two"))
+
+        assert (outcome.kind, outcome.status, outcome.problem) == ("refused", status, f"Asana answered {status}")
+        assert outcome.details == (
+            ErrorDetail(message="one", help=READ_ON),
+            ErrorDetail(message="two", help=READ_ON),
+        )
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            None,
+            b"",
+            b"<html><head><title>502 Bad Gateway</title></head></html>",
+            b"\xff\xfe",
+            b"[]",
+            b'"no"',
+            b'{"errors":"no"}',
+            b'{"errors":[5]}',
+            b'{"errors":[{"message":5}]}',
+            pytest.param(b"[" * 200_000, id="deep"),
+        ],
+    )
+    def test_refused_in_other_words(self, body: bytes | None) -> None:
+        """A proxy's page in place of Asana's envelope leaves the status to speak."""
+        outcome = outcome_of(GET, 502, body)
+
+        assert (outcome.kind, outcome.status, outcome.details) == ("refused", 502, ())
+
+    def test_retry_after(self) -> None:
+        """Retry-After is read against the answer's own Date, on any refusal."""
+        assert outcome_of(GET, 429, b"", retry_after=("30",)).retry_after == 30.0
+        assert outcome_of(GET, 503, b"", retry_after=("30", "30")).retry_after is None
+        assert outcome_of(GET, 429, b"").retry_after is None
+        dated = outcome_of(
+            GET,
+            429,
+            b"",
+            retry_after=("Fri, 02 Jan 2026 03:04:35 GMT",),
+            date="Fri, 02 Jan 2026 03:04:05 GMT",
+        )
+        assert dated.retry_after == 30.0
+
+    @given(st.integers(100, 999), st.none() | st.binary(max_size=60), st.sampled_from(REQUESTS))
+    def test_any_answer(self, status: int, body: bytes | None, request: Request[Any]) -> None:
+        """No status and no bytes make it raise, and every outcome but an answer has an error to its name."""
+        outcome = hide(outcome_of(request, status, body), (TOKEN,))
+
+        if outcome.kind != "answered":
+            error = error_of(request, outcome, attempts=1, timeout=60.0, time_left=1.0)
+            assert isinstance(error, errors.ResponseError)
+            assert error.status == status
+
+
+BY_STATUS: dict[int, type[errors.ResponseError]] = {
+    100: errors.ResponseError,
+    400: errors.BadRequestError,
+    401: errors.NotAuthorizedError,
+    402: errors.PaymentRequiredError,
+    403: errors.ForbiddenError,
+    404: errors.NotFoundError,
+    405: errors.ResponseError,
+    409: errors.ResponseError,
+    410: errors.ResponseError,
+    412: errors.ResponseError,
+    424: errors.ResponseError,
+    429: errors.RateLimitedError,
+    451: errors.ResponseError,
+    499: errors.ResponseError,
+    500: errors.ServerError,
+    501: errors.ServerError,
+    502: errors.ServerError,
+    503: errors.ServerError,
+    504: errors.ServerError,
+    599: errors.ServerError,
+    301: errors.UnexpectedResponseError,
+    302: errors.UnexpectedResponseError,
+    303: errors.UnexpectedResponseError,
+    304: errors.UnexpectedResponseError,
+    307: errors.UnexpectedResponseError,
+    308: errors.UnexpectedResponseError,
+    399: errors.UnexpectedResponseError,
+}
+
+
+class TestErrorOfAStatus:
+    @EACH
+    @pytest.mark.parametrize("status", BY_STATUS)
+    def test_class(self, status: int, request_: Request[Any]) -> None:
+        """Each status has its class, for every operation."""
+        assert type(error_for(request_, status)) is BY_STATUS[status]
+
+    def test_fields(self) -> None:
+        """Everything Asana said is on the error."""
+        body = refused(500, "Server Error", "", "again", phrase="6 sad squid snuggle softly")
+
+        error = error_for(GET, 500, body, attempts=4, retry_after=("7",))
+
+        assert isinstance(error, errors.ServerError)
+        assert error.operation == "getWebhook"
+        assert error.status == 500
+        assert error.messages == ("Server Error", "again")
+        assert error.help == READ_ON
+        assert error.phrase == "6 sad squid snuggle softly"
+        assert error.attempts == 4
+        assert error.retry_after == 7.0
+
+    def test_first_phrase_and_help_win(self) -> None:
+        """Of several entries the first that has a phrase or a help gives it."""
+        body = b'{"errors":[{"message":"a"},{"phrase":"p1"},{"phrase":"p2","help":"h"}]}'
+
+        error = error_for(GET, 500, body)
+
+        assert isinstance(error, errors.ServerError)
+        assert (error.messages, error.phrase, error.help) == (("a",), "p1", "h")
+
+    def test_silent(self) -> None:
+        """An error page that is none of Asana's gives an error without messages."""
+        error = error_for(GET, 503, b"<html>down</html>")
+
+        assert isinstance(error, errors.ServerError)
+        assert (error.messages, error.help, error.phrase, error.retry_after) == ((), None, None, None)
+        assert "down" not in str(error)
+
+    @EACH
+    def test_redirect(self, request_: Request[Any]) -> None:
+        """A redirect is named as what it is, and where it points is not shown."""
+        error = error_for(request_, 307, b"https://canary.example", attempts=2)
+
+        assert isinstance(error, errors.UnexpectedResponseError)
+        assert error.problem == "it is a redirect, and redirects are never followed"
+        assert (error.status, error.attempts, error.operation) == (307, 2, request_.operation)
+        assert "canary" not in repr(error)
+
+    def test_garbled(self) -> None:
+        """A 2xx that cannot be used says where in the JSON it is wrong."""
+        error = error_for(GET, 200, b'{"data":{"gid":7}}', attempts=3)
+
+        assert isinstance(error, errors.UnexpectedResponseError)
+        assert (error.problem, error.status, error.attempts) == ("Expected `str`, got `int` @ $.data.gid", 200, 3)
+
+
+class TestErrorOfCreate:
+    @pytest.mark.parametrize(
+        ("status", "message", "kind"),
+        [
+            (403, DUPLICATED, errors.DuplicateWebhookError),
+            (403, DUPLICATED.upper(), errors.DuplicateWebhookError),
+            (400, WRONG_STATUS, errors.TargetRejectedError),
+            (400, NO_ECHO, errors.TargetRejectedError),
+            (400, NO_ECHO.rstrip("."), errors.TargetRejectedError),
+            (403, NO_ECHO, errors.TargetRejectedError),
+            (403, "Invalid hostname: localhost", errors.TargetRejectedError),
+            (400, "target: Missing input", errors.TargetRejectedError),
+            (403, "You do not have access to this project.", errors.ForbiddenError),
+            (403, "You do not have access to this task.", errors.ForbiddenError),
+            (400, "resource: Not a recognized ID: 12", errors.BadRequestError),
+            (400, "You should specify one of resource", errors.BadRequestError),
+            (400, "filters: Missing input", errors.BadRequestError),
+            (400, "Could not parse request data, invalid JSON", errors.BadRequestError),
+            (404, "resource: Unknown object: 12", errors.NotFoundError),
+            (401, "Not Authorized", errors.NotAuthorizedError),
+            (429, "You've made too many requests and hit a rate limit.", errors.RateLimitedError),
+            (500, WRONG_STATUS, errors.ServerError),
+            (400, DUPLICATED, errors.TargetRejectedError),
+        ],
+    )
+    def test_asanas_words(self, status: int, message: str, kind: type[errors.AsanaError]) -> None:
+        """403 means four things; Asana's real texts tell them apart."""
+        assert type(error_for(CREATE, status, refused(status, message))) is kind
+
+    def test_words_in_a_later_entry(self) -> None:
+        """The telling words count wherever they stand in the answer."""
+        assert isinstance(error_for(CREATE, 403, refused(403, "No.", DUPLICATED)), errors.DuplicateWebhookError)
+
+    @pytest.mark.parametrize("message", [DUPLICATED, WRONG_STATUS, NO_ECHO])
+    @pytest.mark.parametrize("request_", [GET, LIST, UPDATE, DELETE], ids=lambda one: one.operation)
+    def test_only_create(self, request_: Request[Any], message: str) -> None:
+        """The same words in answer to anything else mean nothing special."""
+        assert type(error_for(request_, 403, refused(403, message))) is errors.ForbiddenError
+
+    @pytest.mark.parametrize("endpoint", ["webhook", "d", "a", "target", "duplicated"])
+    def test_hiding_the_target_hides_no_meaning(self, endpoint: str) -> None:
+        """A target such as https://example.com/webhook, cut out of the words, does not hide that it is a duplicate."""
+        target = f"https://example.com/{endpoint}"
+        request = CreateWebhookRequest(resource="21", target=target)
+        outcome = hide(outcome_of(request, 403, refused(403, DUPLICATED)), (TOKEN, target, endpoint))
+
+        error = error_of(request, outcome, attempts=1, timeout=60.0, time_left=30.0)
+
+        assert type(error) is errors.DuplicateWebhookError
+
+    @pytest.mark.parametrize("endpoint", ["remote", "server", "target", "e"])
+    def test_hiding_the_target_hides_no_rejection(self, endpoint: str) -> None:
+        """Nor that the target was rejected."""
+        target = f"https://example.com/{endpoint}"
+        request = CreateWebhookRequest(resource="21", target=target)
+        outcome = hide(outcome_of(request, 400, refused(400, WRONG_STATUS)), (TOKEN, target, endpoint))
+
+        error = error_of(request, outcome, attempts=1, timeout=60.0, time_left=30.0)
+
+        assert type(error) is errors.TargetRejectedError
+
+
+class TestErrorOfTheNetwork:
+    @pytest.mark.parametrize("kind", ["lost", "not_sent"])
+    @pytest.mark.parametrize(
+        ("time_left", "wanted"),
+        [
+            (30.0, errors.ConnectionFailedError),
+            (0.001, errors.ConnectionFailedError),
+            (0.0, errors.DeadlineExceededError),
+            (-0.5, errors.DeadlineExceededError),
+        ],
+    )
+    @EACH
+    def test_deadline_or_connection(
+        self, request_: Request[Any], kind: Any, time_left: float, wanted: type[errors.NetworkError]
+    ) -> None:
+        """With no time left it is the deadline's error, else the connection's; both say what went wrong last."""
+        outcome = Outcome(kind=kind, problem="the connection was reset")
+
+        error = error_of(request_, outcome, attempts=3, timeout=60.0, time_left=time_left)
+
+        assert type(error) is wanted
+        assert (error.operation, error.attempts, error.problem) == (request_.operation, 3, "the connection was reset")
+
+    def test_deadline_names_the_timeout(self) -> None:
+        """The deadline's error tells how long the call was allowed to take."""
+        error = error_of(GET, Outcome(kind="lost"), attempts=1, timeout=2.5, time_left=0.0)
+
+        assert isinstance(error, errors.DeadlineExceededError)
+        assert error.timeout == 2.5
+
+    def test_an_answer_is_not_a_deadline(self) -> None:
+        """What Asana said last matters more than that the time has run out."""
+        outcome = outcome_of(GET, 429, b"", retry_after=("3600",))
+
+        error = error_of(GET, outcome, attempts=1, timeout=60.0, time_left=0.0)
+
+        assert isinstance(error, errors.RateLimitedError)
+        assert error.retry_after == 3600.0
+
+
+class TestUnknown:
+    def test_without_an_answer(self) -> None:
+        """An unknown creation holds what is needed to look for it, and does not show the target."""
+        outcome = Outcome(kind="lost", problem="the connection was reset")
+
+        error = unknown_outcome(CREATE, outcome, attempts=2, sent_at=SENT_AT)
+
+        assert (error.operation, error.attempts, error.problem) == ("createWebhook", 2, "the connection was reset")
+        assert (error.target, error.sent_at) == (TARGET, SENT_AT)
+        assert "canary" not in repr(error) + str(error)
+
+    def test_with_asanas_words(self) -> None:
+        """A 500 adds what Asana said."""
+        outcome = outcome_of(CREATE, 500, refused(500, "Server Error", "", "sorry"))
+
+        assert (
+            unknown_outcome(CREATE, outcome, attempts=1, sent_at=SENT_AT).problem
+            == "Asana answered 500: Server Error; sorry"
+        )
+
+
+def hidden(message: str, *secrets: str) -> str:
+    (detail,) = hide(outcome_of(GET, 400, refused(400, message)), secrets).details
+    assert detail.message is not None
+    return detail.message
+
+
+class TestHide:
+    def test_secrets_are_cut_out(self) -> None:
+        """Token, target and endpoint are cut out of whatever Asana repeats of them (trap 5)."""
+        text = f"bad token {TOKEN}; cannot reach {TARGET}?a=1 ({ENDPOINT}, {ENDPOINT})"
+
+        assert hidden(text, TOKEN, TARGET, ENDPOINT) == "bad token ***; cannot reach ***?a=1 (***, ***)"
+
+    def test_in_every_part(self) -> None:
+        """Help and phrase are cleaned like the message, in every entry."""
+        body = json.dumps({"errors": [{"message": TOKEN}, {"help": TOKEN}, {"phrase": TOKEN}]}).encode()
+
+        details = hide(outcome_of(GET, 500, body), (TOKEN,)).details
+
+        assert details == (ErrorDetail(message="***"), ErrorDetail(help="***"), ErrorDetail(phrase="***"))
+
+    def test_the_rest_stays(self) -> None:
+        """Only the words change."""
+        outcome = outcome_of(GET, 429, refused(429, "slow down"), retry_after=("5",))
+
+        assert hide(outcome, (TOKEN,)) == outcome
+
+    @pytest.mark.parametrize("kind", ["answered", "lost", "not_sent", "garbled"])
+    def test_nothing_to_hide(self, kind: Any) -> None:
+        """An outcome without words is returned as it is."""
+        outcome = Outcome(kind=kind)
+
+        assert hide(outcome, (TOKEN,)) is outcome
+
+    def test_secrets_may_be_an_iterator(self) -> None:
+        """Secrets are cut out of every entry, even if they can be walked over only once."""
+        outcome = outcome_of(GET, 400, refused(400, TOKEN, TOKEN))
+
+        assert [one.message for one in hide(outcome, iter([TOKEN])).details] == ["***", "***"]
+
+    def test_long_texts_are_cut(self) -> None:
+        """A message is 500 characters at the most, and a secret at the cut is gone as a whole."""
+        assert hidden("x" * 2_000) == "x" * 500
+        assert "canary" not in hidden("x" * 480 + TOKEN, TOKEN)
+
+    def test_other_languages_stay(self) -> None:
+        """Letters, signs and faces of any language stay as they are."""
+        assert hidden("Größe 日本語 \U0001f600 עברית") == "Größe 日本語 \U0001f600 עברית"
+
+    @pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0)], ids=hex)
+    def test_control_characters(self, code: int) -> None:
+        """No control character reaches a log: one record stays one line."""
+        assert hidden(f"a{chr(code)}b") == "a b"
+
+    @pytest.mark.parametrize("code", [0x2028, 0x2029, 0x200E, 0x202E, 0x2066, 0x2069, 0xFEFF, 0xE0041], ids=hex)
+    def test_invisible_characters(self, code: int) -> None:
+        """Line separators break lines like a newline, and direction marks reorder what a reader sees."""
+        assert hidden(f"a{chr(code)}b") == "a b"
+
+    @given(st.text(st.characters(codec="utf-8")), st.sampled_from([400, 403, 500]))
+    @example("two\u2028lines", 400)
+    def test_any_message(self, message: str, status: int) -> None:
+        """Whatever Asana says, its error is one short line without control characters."""
+        outcome = hide(outcome_of(GET, status, refused(status, message)), (TOKEN,))
+        text = str(error_of(GET, outcome, attempts=1, timeout=1.0, time_left=1.0))
+
+        assert len(text) < 1_000
+        assert not any(unicodedata.category(letter) == "Cc" for letter in text)
+        assert len(text.splitlines()) == 1
+
+    @given(st.text(max_size=5), st.text(max_size=5), st.sampled_from([TOKEN, TARGET, ENDPOINT]))
+    def test_wherever_it_stands(self, before: str, after: str, secret: str) -> None:
+        """No secret is left in an error, whatever stands around it."""
+        text = (before + secret + after).encode("utf-8", "replace").decode()
+        outcome = hide(outcome_of(CREATE, 403, refused(403, text)), (TOKEN, TARGET, ENDPOINT))
+        error = error_of(CREATE, outcome, attempts=1, timeout=1.0, time_left=1.0)
+        unknown = unknown_outcome(CREATE, outcome, attempts=1, sent_at=SENT_AT)
+
+        for shown in (str(error), repr(error), str(unknown), repr(unknown)):
+            assert "canary" not in shown

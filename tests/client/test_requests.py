@@ -1,0 +1,418 @@
+"""The five operations as values: what each puts on the wire, and what cannot be put there."""
+
+import copy
+import json
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from asana_webhooks.client.requests import (
+    WEBHOOK_FIELDS,
+    CreateWebhookRequest,
+    DeleteWebhookRequest,
+    GetWebhookRequest,
+    GetWebhooksRequest,
+    Request,
+    UpdateWebhookRequest,
+)
+from asana_webhooks.errors import ConfigurationError, PayloadError
+from asana_webhooks.models import CreatedWebhook, Secret, Webhook, WebhookFilter
+from asana_webhooks.wire import WebhookList
+
+TARGET = "https://example.com/asana/canary-endpoint?keep=%20this"
+EVERY_FIELD = ",".join(WEBHOOK_FIELDS)
+
+CREATE = CreateWebhookRequest(resource="21", target=TARGET)
+GET = GetWebhookRequest(webhook_gid="7")
+LIST = GetWebhooksRequest(workspace="1331")
+UPDATE = UpdateWebhookRequest(webhook_gid="7", filters=())
+DELETE = DeleteWebhookRequest(webhook_gid="7")
+
+Row = tuple[Request[Any], str, str, str, str, dict[str, str], Any]
+
+# request, operation, method, path, template, query, body
+TABLE: list[Row] = [
+    (
+        CREATE,
+        "createWebhook",
+        "POST",
+        "/webhooks",
+        "/webhooks",
+        {"opt_fields": EVERY_FIELD},
+        {"data": {"resource": "21", "target": TARGET}},
+    ),
+    (GET, "getWebhook", "GET", "/webhooks/7", "/webhooks/{webhook_gid}", {"opt_fields": EVERY_FIELD}, None),
+    (
+        LIST,
+        "getWebhooks",
+        "GET",
+        "/webhooks",
+        "/webhooks",
+        {"workspace": "1331", "limit": "100", "opt_fields": EVERY_FIELD},
+        None,
+    ),
+    (
+        UPDATE,
+        "updateWebhook",
+        "PUT",
+        "/webhooks/7",
+        "/webhooks/{webhook_gid}",
+        {"opt_fields": EVERY_FIELD},
+        {"data": {"filters": []}},
+    ),
+    (DELETE, "deleteWebhook", "DELETE", "/webhooks/7", "/webhooks/{webhook_gid}", {}, None),
+]
+REQUESTS = [row[0] for row in TABLE]
+EACH = pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.operation)
+WITH_FIELDS = pytest.mark.parametrize("request_", [CREATE, GET, LIST, UPDATE], ids=lambda one: one.operation)
+
+
+def body_of(request: Request[Any]) -> Any:
+    body = request.body()
+    return None if body is None else json.loads(body)
+
+
+class TestWhatIsSent:
+    @pytest.mark.parametrize("row", TABLE, ids=[row[1] for row in TABLE])
+    def test_table(self, row: Row) -> None:
+        """Each operation has the method, path, query and body of Asana's reference."""
+        request, operation, method, path, template, query, body = row
+
+        assert request.operation == operation
+        assert request.method == method
+        assert request.path == path
+        assert request.path_template == template
+        assert request.query() == query
+        assert body_of(request) == body
+
+    @EACH
+    def test_pretty(self, request_: Request[Any]) -> None:
+        """opt_pretty adds one parameter, and only when asked for."""
+        pretty = attrs.evolve(request_, opt_pretty=True)
+
+        assert pretty.query() == request_.query() | {"opt_pretty": "true"}
+        assert "opt_pretty" not in request_.query()
+
+    @WITH_FIELDS
+    def test_compact(self, request_: Any) -> None:
+        """No opt_fields asks for what Asana sends unasked."""
+        assert "opt_fields" not in attrs.evolve(request_, opt_fields=()).query()
+
+    @WITH_FIELDS
+    def test_chosen_fields(self, request_: Any) -> None:
+        """Chosen fields are sent in one parameter, as given."""
+        chosen = attrs.evolve(request_, opt_fields=("target", "this.filters.(action|fields)", "target"))
+
+        assert chosen.query()["opt_fields"] == "target,this.filters.(action|fields),target"
+
+    def test_every_documented_field_is_asked_for(self) -> None:
+        """What is asked for by default is what a Webhook can hold, so that None means Asana said null."""
+        asked = {name.partition(".")[0] for name in WEBHOOK_FIELDS}
+        unasked = {"gid", "resource_type", "is_workspace_webhook"}  # always sent; the last is undocumented
+
+        assert asked | unasked == {one.name for one in attrs.fields(Webhook)}
+        assert {name for name in WEBHOOK_FIELDS if name.startswith("filters.")} == {
+            f"filters.{one.name}" for one in attrs.fields(WebhookFilter)
+        }
+        assert list(WEBHOOK_FIELDS) == sorted(set(WEBHOOK_FIELDS))
+
+    def test_list_narrowed_and_resumed(self) -> None:
+        """Resource, page size and offset become parameters."""
+        request = GetWebhooksRequest(workspace="1", resource="2", page_size=7, offset="eyJ.a-b_c=", opt_fields=())
+
+        assert request.query() == {"workspace": "1", "resource": "2", "limit": "7", "offset": "eyJ.a-b_c="}
+
+    def test_filters_have_only_the_given_members(self) -> None:
+        """A member that is None is left out; Asana is never sent a null."""
+        filters = (
+            WebhookFilter(resource_type="task", action="changed", fields=("due_on", "name")),
+            WebhookFilter(action="deleted"),
+            WebhookFilter(resource_type="story", resource_subtype="comment_added", action="added", fields=()),
+            WebhookFilter(),
+        )
+        wanted = [
+            {"resource_type": "task", "action": "changed", "fields": ["due_on", "name"]},
+            {"action": "deleted"},
+            {"resource_type": "story", "resource_subtype": "comment_added", "action": "added", "fields": []},
+            {},
+        ]
+
+        create = CreateWebhookRequest(resource="21", target=TARGET, filters=filters)
+        update = UpdateWebhookRequest(webhook_gid="7", filters=filters)
+
+        assert body_of(create) == {"data": {"resource": "21", "target": TARGET, "filters": wanted}}
+        assert body_of(update) == {"data": {"filters": wanted}}
+
+    @given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=30))
+    def test_target_is_sent_as_it_is(self, path: str) -> None:
+        """The target reaches Asana letter for letter: it uses the query verbatim, and so do signatures of proxies."""
+        request = CreateWebhookRequest(resource="21", target="https://example.com/a?" + path)
+
+        assert body_of(request)["data"]["target"] == "https://example.com/a?" + path
+
+
+class TestAnswers:
+    def test_create_keeps_the_secret(self) -> None:
+        """The 201's secret stands beside data and is not lost (trap 1: create drops the secret)."""
+        created = CREATE.answer(b'{"data":{"gid":"7"},"X-Hook-Secret":"s3"}')
+
+        assert created == CreatedWebhook(webhook=Webhook(gid="7"), secret=Secret("s3"))
+
+    def test_records(self) -> None:
+        """Get and update answer with a record, the list with a page."""
+        assert GET.answer(b'{"data":{"gid":"7"}}') == Webhook(gid="7")
+        assert UPDATE.answer(b'{"data":{"gid":"7"}}') == Webhook(gid="7")
+        assert LIST.answer(b'{"data":[{"gid":"7"}],"next_page":null}') == WebhookList(data=(Webhook(gid="7"),))
+
+    @pytest.mark.parametrize("body", [b'{"data":{}}', b"", b"OK", b"\xff", b"null"])
+    def test_delete_learns_nothing(self, body: bytes) -> None:
+        """A 2xx says the webhook is gone, whatever stands in it."""
+        DELETE.answer(body)
+
+    @WITH_FIELDS
+    def test_bad_answer(self, request_: Request[Any]) -> None:
+        """Whatever else is no answer."""
+        for body in (b"", b"{}", b'{"data":5}', b"<html>"):
+            with pytest.raises(PayloadError):
+                request_.answer(body)
+
+    def test_bare_request_answers_nothing(self) -> None:
+        """The common base is no operation of its own."""
+        with pytest.raises(NotImplementedError):
+            Request[None]().answer(b"")
+
+
+BAD_GIDS: list[Any] = [
+    "",
+    " ",
+    "12 ",
+    " 12",
+    "12\n",
+    "\t12",
+    "abc",
+    "12a",
+    "-12",
+    "+12",
+    "1.2",
+    "1_2",
+    "0x12",
+    "٣",
+    "１２",  # noqa: RUF001 - digits only to str.isdigit
+    "²",
+    "1/../2",
+    "1%2F2",
+    "1" * 65,
+    12,
+    1.5,
+    True,
+    b"12",
+    ["12"],
+]
+NOT_NONE = [*BAD_GIDS, None]
+
+BAD_TARGETS: dict[str, Any] = {
+    "empty": "",
+    "blank": " ",
+    "relative": "/asana/7654",
+    "no scheme": "example.com/asana",
+    "no scheme, two slashes": "//example.com/asana",
+    "ftp": "ftp://example.com/canary",
+    "javascript": "javascript:alert('canary')",
+    "file": "file:///canary",
+    "space": "https://example.com/canary 1",
+    "leading space": " https://example.com/canary",
+    "newline": "https://example.com/canary\n",
+    "carriage return": "https://example.com/canary\r\nX-Evil: 1",
+    "tab": "https://example.com/\tcanary",
+    "NUL": "https://example.com/canary\x00",
+    "delete": "https://example.com/canary\x7f",
+    "C1 control": "https://example.com/canary\x85",
+    "line separator": "https://example.com/canary\u2028",
+    "no-break space": "https://example.com/canary\xa0",
+    "zero-width space": "https://example.com/canary\u200b",
+    "lone surrogate": "https://example.com/canary\udc80",
+    "no host": "https:///canary",
+    "nothing after the scheme": "https://",
+    "port only": "https://:443/canary",
+    "bad port": "https://example.com:99999/canary",
+    "half an IPv6 address": "https://[::1/canary",
+    "None": None,
+    "a number": 5,
+    "bytes": b"https://example.com/canary",
+    "a URL object": URL("https://example.com/canary"),
+}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("gid", NOT_NONE, ids=ascii)
+    def test_gid(self, gid: Any) -> None:
+        """A gid is a text of ASCII digits; anything else is refused by name, before it can shape a path."""
+        for make, name in (
+            (lambda: GetWebhookRequest(webhook_gid=gid), "webhook_gid"),
+            (lambda: UpdateWebhookRequest(webhook_gid=gid, filters=()), "webhook_gid"),
+            (lambda: DeleteWebhookRequest(webhook_gid=gid), "webhook_gid"),
+            (lambda: CreateWebhookRequest(resource=gid, target=TARGET), "resource"),
+            (lambda: GetWebhooksRequest(workspace=gid), "workspace"),
+        ):
+            with pytest.raises(ConfigurationError, match=rf"^{name} must be a gid, a text of digits"):
+                make()
+
+    @pytest.mark.parametrize("gid", BAD_GIDS, ids=ascii)
+    def test_optional_gid(self, gid: Any) -> None:
+        """The resource of a list may be left out, but not be nonsense."""
+        with pytest.raises(ConfigurationError, match=r"^resource must be a gid"):
+            GetWebhooksRequest(workspace="1", resource=gid)
+
+    def test_long_garbage_is_cut(self) -> None:
+        """A message stays short whatever was passed."""
+        with pytest.raises(ConfigurationError) as caught:
+            GetWebhookRequest(webhook_gid="x" * 10_000)
+
+        assert len(str(caught.value)) < 200
+
+    @pytest.mark.parametrize("target", BAD_TARGETS.values(), ids=BAD_TARGETS.keys())
+    def test_target(self, target: Any) -> None:
+        """A target that Asana could not call is refused, without showing it."""
+        with pytest.raises(ConfigurationError, match=r"^target must be an absolute URL such as https://") as caught:
+            CreateWebhookRequest(resource="21", target=target)
+
+        assert "canary" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "https://example.com",
+            "http://localhost:8080/x",
+            "HTTPS://example.com/x",
+            "https://[::1]:8443/x",
+            "https://bücher.example/ü?q=1#f",
+            "https://example.com/" + "a" * 2000,
+        ],
+    )
+    def test_good_target(self, target: str) -> None:
+        """What looks unusual but can be called is let through; Asana decides about hosts."""
+        assert CreateWebhookRequest(resource="21", target=target).target == target
+
+    @pytest.mark.parametrize("size", [0, 101, -1, 10**30, True, False, "5", 5.0, None, float("nan")], ids=repr)
+    def test_page_size(self, size: Any) -> None:
+        """A page has 1 to 100 webhooks; a text or a bool is no number."""
+        with pytest.raises(ConfigurationError, match=r"^page_size must be between 1 and 100, not "):
+            GetWebhooksRequest(workspace="1", page_size=size)
+
+    @pytest.mark.parametrize("size", [1, 50, 100])
+    def test_good_page_size(self, size: int) -> None:
+        """The bounds themselves are allowed."""
+        assert GetWebhooksRequest(workspace="1", page_size=size).query()["limit"] == str(size)
+
+    @pytest.mark.parametrize("offset", ["", 0, 5, b"eyJ", ["eyJ"]], ids=repr)
+    def test_offset(self, offset: Any) -> None:
+        """An offset is what an earlier page gave; an empty one would silently start over."""
+        with pytest.raises(ConfigurationError, match=r"^offset must be the next_offset of an earlier page") as caught:
+            GetWebhooksRequest(workspace="1", offset=offset)
+
+        assert "eyJ" not in str(caught.value)
+
+    @pytest.mark.parametrize("action", [None, "added", "removed", "deleted", "undeleted", "Changed"])
+    def test_fields_need_changed(self, action: str | None) -> None:
+        """Fields only go with action="changed", as Asana's reference says."""
+        filters = (WebhookFilter(), WebhookFilter(action=action, fields=("due_on",)))
+        for make in (
+            lambda: CreateWebhookRequest(resource="21", target=TARGET, filters=filters),
+            lambda: UpdateWebhookRequest(webhook_gid="7", filters=filters),
+        ):
+            with pytest.raises(ConfigurationError, match=r"^a filter with fields needs action='changed', not "):
+                make()
+
+    @pytest.mark.parametrize("one", [{"action": "changed"}, "task", None, WebhookFilter], ids=str)
+    def test_filters_of_another_class(self, one: Any) -> None:
+        """A dict where a WebhookFilter belongs is refused by the name of its class."""
+        with pytest.raises(ConfigurationError, match=r"^filters must be WebhookFilter objects, not \w+$"):
+            CreateWebhookRequest(resource="21", target=TARGET, filters=(one,))
+
+    def test_fields_as_one_text(self) -> None:
+        """One name without the tuple would be taken apart into letters."""
+        one: Any = WebhookFilter(action="changed", fields="due_on")  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"^fields must be a tuple of names, not the text 'due_on'"):
+            UpdateWebhookRequest(webhook_gid="7", filters=(one,))
+
+    @pytest.mark.parametrize("name", ["", "a b", "a,b", "Target", "a&b=c", "a\n", "ü", 5, None], ids=repr)
+    def test_opt_fields(self, name: Any) -> None:
+        """A name of a field cannot bring other parameters with it."""
+        with pytest.raises(ConfigurationError, match=r"^opt_fields must be names of fields"):
+            GetWebhookRequest(webhook_gid="7", opt_fields=("target", name))
+
+    def test_opt_fields_as_one_text(self) -> None:
+        """One text is not silently taken for its letters (t,a,r,g,e,t)."""
+        with pytest.raises(ConfigurationError, match="opt_fields"):
+            GetWebhookRequest(webhook_gid="7", opt_fields="target")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("filters", [None, 5, WebhookFilter()], ids=repr)
+    def test_filters_that_are_no_tuple(self, filters: Any) -> None:
+        """Something else in place of the tuple is the caller's error like any other, not a bare TypeError."""
+        with pytest.raises(ConfigurationError, match="filters"):
+            CreateWebhookRequest(resource="21", target=TARGET, filters=filters)
+
+    def test_filters_are_never_lost(self) -> None:
+        """An iterator is refused or read once: one used up by the check would create a webhook without filters."""
+        lent: Any = iter((WebhookFilter(action="deleted"),))
+        try:
+            request = CreateWebhookRequest(resource="21", target=TARGET, filters=lent)
+        except ConfigurationError:
+            return
+        assert body_of(request)["data"].get("filters") == [{"action": "deleted"}]
+
+    @EACH
+    def test_only_keywords(self, request_: Request[Any]) -> None:
+        """Arguments are given by name."""
+        assert all(one.kw_only for one in attrs.fields(type(request_)))
+
+
+class TestValues:
+    @EACH
+    def test_frozen_and_hashable(self, request_: Request[Any]) -> None:
+        """A request can be kept, compared and put into a set, and does not change under its sender."""
+        for one in attrs.fields(type(request_)):
+            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                setattr(request_, one.name, None)
+        assert {request_, copy.deepcopy(request_)} == {request_}
+
+    @EACH
+    def test_asking_changes_nothing(self, request_: Request[Any]) -> None:
+        """Reading path, query and body, and changing what came back, leaves the request as it was (trap 2)."""
+        before = copy.deepcopy(request_)
+        request_.query().clear()
+        request_.query()["limit"] = "1"
+        first = request_.query(), request_.body(), request_.path
+
+        assert (request_.query(), request_.body(), request_.path) == first
+        assert request_ == before
+
+    def test_arguments_are_not_changed(self) -> None:
+        """What the caller passed in is left as it was (trap 2: the pager mutates its arguments)."""
+        filters = (WebhookFilter(action="changed", fields=("due_on",)),)
+        fields = ("target", "active")
+        arguments: dict[str, Any] = {"resource": "21", "target": TARGET, "filters": filters, "opt_fields": fields}
+        before = copy.deepcopy(arguments)
+
+        request = CreateWebhookRequest(**arguments)
+        request.query()
+        request.body()
+
+        assert arguments == before
+
+    def test_repr_hides_target_and_offset(self) -> None:
+        """A logged request does not say whose secret it is nor how to resume a walk."""
+        listing = GetWebhooksRequest(workspace="1", offset="canary-offset")
+
+        for shown in (repr(CREATE), str(CREATE), f"{listing}"):
+            assert "canary" not in shown
+        assert repr(CREATE) == "CreateWebhookRequest(opt_pretty=False, opt_fields=None, resource='21', filters=())"
+
+    @EACH
+    def test_template_is_safe_to_log(self, request_: Request[Any]) -> None:
+        """The template of a path holds no gid."""
+        assert not any(letter.isdigit() for letter in request_.path_template)

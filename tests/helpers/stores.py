@@ -1,0 +1,57 @@
+"""Stores with something in them, and a clock that tests turn."""
+
+import itertools
+import json
+from typing import Any
+
+from attrs import define
+
+from asana_webhooks.models import Secret
+from asana_webhooks.receiver.signature import sign
+from asana_webhooks.store.base import NewDelivery, Store, registration_id
+
+SECRET = Secret("0123456789abcdef0123456789abcdef")
+ENDPOINT = "Endpoint_0123456789_abcdefghijklmnopqrstuvw"
+_numbers = itertools.count(1)
+
+
+@define
+class Clock:
+    """Seconds since the epoch, moved by hand."""
+
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    """Return an event as Asana sends it, with a resource of its own."""
+    return {
+        "user": {"gid": "11", "resource_type": "user"},
+        "created_at": "2026-01-02T03:04:05.678Z",
+        "action": "changed",
+        "resource": {"gid": str(next(_numbers)), "resource_type": "task", "resource_subtype": "default_task"},
+        "parent": None,
+        "change": {"field": "due_on", "action": "changed"},
+    } | changes
+
+
+def body(*events: dict[str, Any]) -> bytes:
+    """Return the body of a delivery."""
+    return json.dumps({"events": list(events)}, separators=(",", ":")).encode()
+
+
+async def register(store: Store, endpoint: str = ENDPOINT, secret: Secret = SECRET, *, gid: str = "43214") -> str:
+    """Open and confirm a registration; return its id."""
+    id = registration_id(endpoint)
+    await store.open(id, resource="8675309", ttl=60)
+    assert await store.offer(id, secret)
+    assert await store.confirm(id, webhook_gid=gid, secret=secret)
+    return id
+
+
+async def deliver(store: Store, registration: str, content: bytes) -> None:
+    """Store a delivery as the receiver does."""
+    delivery = NewDelivery(registration=registration, signature=sign(SECRET, content), body=content)
+    assert await store.put(delivery) == "stored"
