@@ -1,0 +1,289 @@
+"""A store in the memory of one process, for tests and trials. What it holds is gone with the process."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.models import Secret
+from asana_webhooks.store.base import (
+    MAX_CANDIDATES,
+    DeadLetter,
+    Lease,
+    NewDelivery,
+    PutResult,
+    Registration,
+    RegistrationState,
+    StoreHealth,
+    candidate_id,
+)
+from asana_webhooks.store.rules import DeliveryState, check_seconds, landing, readable
+from asana_webhooks.store.shelf import Entry, Kept, Shelf
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """A `Store` that keeps everything in this process's memory.
+
+    Args:
+        clock: returns the time in seconds since the epoch.
+        max_deliveries: how many deliveries it holds (dead letters included) before `put` raises `StoreFullError`;
+            ``None`` removes the limit.
+        max_bytes: how many bytes their bodies may have together; ``None`` removes the limit.
+        max_finished: how many finished deliveries are remembered as duplicates; the oldest are forgotten first.
+            ``None`` removes the limit.
+        max_quarantined: how many deliveries one pending registration may have in quarantine.
+        max_quarantined_bytes: how many bytes their bodies may have together.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        # Limits
+        max_deliveries: int | None = 10_000,
+        max_bytes: int | None = 256 * 1024**2,
+        max_finished: int | None = 100_000,
+        max_quarantined: int = 1_000,
+        max_quarantined_bytes: int = 16 * 1024**2,
+    ) -> None:
+        self._clock = clock
+        self._shelf = Shelf(
+            max_deliveries=max_deliveries,
+            max_bytes=max_bytes,
+            max_finished=max_finished,
+            max_quarantined=max_quarantined,
+            max_quarantined_bytes=max_quarantined_bytes,
+        )
+        self._closed = False
+
+    def __repr__(self) -> str:
+        shelf = self._shelf
+        return f"<MemoryStore registrations={len(shelf.entries)} deliveries={len(shelf.held)}>"
+
+    async def __aenter__(self) -> Self:
+        self._usable()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """See `Store.aclose`; what it held is gone."""
+        self._closed = True
+
+    def _usable(self) -> Shelf:
+        if self._closed:
+            raise ConfigurationError("this store is closed")
+        return self._shelf
+
+    # Registrations
+
+    async def open(self, id: str, *, resource: str, ttl: float) -> None:
+        """See `Store.open`."""
+        entries = self._usable().entries
+        deadline = self._clock() + check_seconds("ttl", ttl)
+        if id in entries:
+            raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
+        entries[id] = Entry(id=id, resource=resource, deadline=deadline)
+
+    async def offer(self, id: str, secret: Secret) -> bool:
+        """See `Store.offer`."""
+        entry = self._usable().entries.get(id)
+        if entry is None or entry.state is not RegistrationState.PENDING or entry.deadline <= self._clock():
+            return False
+        name = candidate_id(secret)
+        if name not in entry.candidates and len(entry.candidates) >= MAX_CANDIDATES:
+            return False
+        entry.candidates.setdefault(name, secret)
+        entry.echoed = True
+        return True
+
+    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
+        """See `Store.confirm`."""
+        shelf = self._usable()
+        entry = shelf.entries.get(id)
+        if entry is None:
+            return False
+        if entry.state is RegistrationState.CONFIRMED:
+            return entry.webhook_gid == webhook_gid and entry.secret == secret
+        chosen = candidate_id(secret)
+        if chosen not in entry.candidates:
+            return False
+        entry.state, entry.webhook_gid, entry.secret = RegistrationState.CONFIRMED, webhook_gid, secret
+        entry.candidates.clear()
+        for kept in shelf.quarantined(entry):
+            if kept.candidate == chosen:
+                kept.move(DeliveryState.WAITING)
+            else:
+                shelf.drop(kept)
+        return True
+
+    async def close(self, id: str) -> bool:
+        """See `Store.close`."""
+        shelf = self._usable()
+        entry = shelf.entries.get(id)
+        if entry is None:
+            return False
+        entry.state, entry.secret = RegistrationState.CLOSED, None
+        entry.candidates.clear()
+        for kept in shelf.quarantined(entry):
+            shelf.drop(kept)
+        return entry.echoed
+
+    async def find(self, id: str) -> Registration | None:
+        """See `Store.find`."""
+        entry = self._usable().entries.get(id)
+        return entry.seen() if entry else None
+
+    async def sweep(self) -> Sequence[Registration]:
+        """See `Store.sweep`."""
+        now, entries = self._clock(), self._usable().entries.values()
+        overdue = [
+            entry.seen() for entry in entries if entry.state is RegistrationState.PENDING and entry.deadline <= now
+        ]
+        for registration in overdue:
+            await self.close(registration.id)
+        return overdue
+
+    async def heartbeat(self, id: str) -> None:
+        """See `Store.heartbeat`."""
+        entry = self._usable().entries.get(id)
+        if entry is not None and entry.state is not RegistrationState.CLOSED:
+            entry.last_heartbeat_at = self._clock()
+
+    # Inbox
+
+    async def put(self, delivery: NewDelivery) -> PutResult:
+        """See `Store.put`."""
+        shelf = self._usable()
+        entry = shelf.entries.get(delivery.registration)
+        if entry is None:
+            return "refused"
+        state = landing(entry.state, secret=entry.secret, candidates=entry.candidates, candidate=delivery.candidate)
+        if state is None:
+            return "refused"
+        if shelf.knows(delivery):
+            return "duplicate"
+        shelf.add(delivery, state, self._clock())
+        return "stored"
+
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+        """See `Store.claim`."""
+        shelf, now = self._usable(), self._clock()
+        expires_at = now + check_seconds("lease", lease)
+        open_ones = shelf.heads() if ordered else shelf.unfinished()
+        chosen = list(islice((kept for kept in open_ones if kept.due_at <= now), max(limit, 0)))
+        return [_lease(kept, expires_at) for kept in chosen]
+
+    def _held(self, lease: Lease) -> Kept | None:
+        return self._usable().leased(lease, self._clock())
+
+    async def extend(self, lease: Lease, *, seconds: float) -> bool:
+        """See `Store.extend`."""
+        due_at = self._clock() + check_seconds("seconds", seconds)
+        kept = self._held(lease)
+        if kept is not None:
+            kept.due_at = due_at
+        return kept is not None
+
+    async def done(self, lease: Lease) -> bool:
+        """See `Store.done`."""
+        kept = self._held(lease)
+        if kept is not None:
+            self._shelf.finish(kept)
+        return kept is not None
+
+    async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
+        """See `Store.fail`."""
+        due_at = None if retry_in is None else self._clock() + check_seconds("retry_in", retry_in)
+        kept = self._held(lease)
+        if kept is None:
+            return False
+        kept.error = readable(error)
+        if due_at is None:
+            kept.move(DeliveryState.DEAD)
+        else:
+            kept.move(DeliveryState.DELAYED, due_at)
+        return True
+
+    async def release(self, lease: Lease) -> bool:
+        """See `Store.release`."""
+        kept = self._held(lease)
+        if kept is not None:
+            kept.move(DeliveryState.WAITING)
+            kept.attempts -= 1
+        return kept is not None
+
+    async def health(self) -> StoreHealth:
+        """See `Store.health`."""
+        shelf, now = self._usable(), self._clock()
+        open_ones = shelf.unfinished()
+        leased = sum(kept.state is DeliveryState.LEASED and kept.due_at > now for kept in open_ones)
+        return StoreHealth(
+            waiting=len(open_ones) - leased,
+            leased=leased,
+            dead=len(shelf.dead()),
+            oldest_age=max(0.0, now - min(kept.received_at for kept in open_ones)) if open_ones else None,
+            writable=True,
+            registrations={
+                entry.id: entry.last_heartbeat_at
+                for entry in shelf.entries.values()
+                if entry.state is RegistrationState.CONFIRMED
+            },
+        )
+
+    # Maintenance
+
+    async def dead_letters(self, *, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters`."""
+        dead = (kept for kept in self._usable().dead() if kept.id > after)
+        return [_dead_letter(kept) for kept in islice(dead, max(limit, 0))]
+
+    async def requeue(self, id: int) -> bool:
+        """See `Store.requeue`."""
+        kept = self._usable().held.get(id)
+        if kept is None or kept.state is not DeliveryState.DEAD:
+            return False
+        kept.move(DeliveryState.WAITING)
+        kept.attempts = 0
+        return True
+
+    async def purge(self, *, older_than: float, dead: bool = False) -> int:
+        """See `Store.purge`."""
+        return self._usable().purge(self._clock() - check_seconds("older_than", older_than), dead=dead)
+
+
+def _lease(kept: Kept, expires_at: float) -> Lease:
+    kept.move(DeliveryState.LEASED, expires_at)
+    kept.fence += 1
+    kept.attempts += 1
+    return Lease(
+        id=kept.id,
+        fence=kept.fence,
+        attempt=kept.attempts,
+        registration=kept.entry.id,
+        webhook_gid=kept.entry.webhook_gid,
+        resource=kept.entry.resource,
+        received_at=kept.received_at,
+        expires_at=expires_at,
+        body=kept.body,
+    )
+
+
+def _dead_letter(kept: Kept) -> DeadLetter:
+    return DeadLetter(
+        id=kept.id,
+        registration=kept.entry.id,
+        webhook_gid=kept.entry.webhook_gid,
+        resource=kept.entry.resource,
+        received_at=kept.received_at,
+        attempts=kept.attempts,
+        error=kept.error,
+        body=kept.body,
+    )

@@ -1,0 +1,32 @@
+"""Stores by URL, for people who configure by environment or command line."""
+
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.store.base import Store
+from asana_webhooks.store.memory import MemoryStore
+from asana_webhooks.store.sqlite import SQLiteStore
+
+__all__ = ["open_store"]
+
+_WORKS = "use sqlite:///relative.db, sqlite:////absolute/path.db or memory:"
+
+
+def open_store(url: str) -> Store:
+    """Return the store that a URL names; it is opened by ``async with`` or by its first use.
+
+    Args:
+        url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db`` (the path is taken as it stands, without
+            percent-decoding), or ``memory:``.
+
+    Raises:
+        ConfigurationError: no store goes by such a URL.
+    """
+    if url == "memory:":
+        return MemoryStore()
+    scheme, colon, rest = url.partition(":")
+    if scheme in {"postgresql", "postgres"} and colon:
+        raise ConfigurationError(f"this version has no PostgreSQL store yet; {_WORKS}")
+    path = rest.removeprefix("///")
+    if scheme != "sqlite" or not rest.startswith("///") or not path or "?" in path:
+        # The URL itself stays out of the message: it may hold a password.
+        raise ConfigurationError(f"this is no URL of a store; {_WORKS}")
+    return SQLiteStore(path)

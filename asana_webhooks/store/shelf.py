@@ -1,0 +1,171 @@
+"""What a `MemoryStore` holds: registrations, deliveries, and how much of them."""
+
+from collections.abc import Iterator
+
+from attrs import define, field
+
+from asana_webhooks.errors import StoreFullError
+from asana_webhooks.models import Secret
+from asana_webhooks.store.base import Lease, NewDelivery, Registration, RegistrationState
+from asana_webhooks.store.rules import UNFINISHED, DeliveryState
+
+__all__ = ["Entry", "Kept", "Shelf"]
+
+
+@define(eq=False, kw_only=True)
+class Entry:
+    """A registration as it is kept."""
+
+    id: str
+    resource: str
+    deadline: float
+    state: RegistrationState = RegistrationState.PENDING
+    candidates: dict[str, Secret] = field(factory=dict, repr=False)
+    """By `candidate_id`, oldest first."""
+    echoed: bool = False
+    secret: Secret | None = None
+    webhook_gid: str | None = None
+    last_heartbeat_at: float | None = None
+
+    def seen(self) -> Registration:
+        """Return it as callers see it."""
+        return Registration(
+            id=self.id,
+            resource=self.resource,
+            state=self.state,
+            deadline=self.deadline,
+            candidates=tuple(self.candidates.values()),
+            secret=self.secret,
+            webhook_gid=self.webhook_gid,
+            last_heartbeat_at=self.last_heartbeat_at,
+        )
+
+
+@define(eq=False, kw_only=True)
+class Kept:
+    """A delivery as it is kept, until it is done."""
+
+    id: int
+    entry: Entry
+    signature: str = field(repr=False)
+    body: bytes = field(repr=False)
+    candidate: str | None
+    state: DeliveryState
+    received_at: float
+    due_at: float = 0.0
+    """When a delayed or leased delivery is waiting again."""
+    fence: int = 0
+    attempts: int = 0
+    error: str = ""
+
+    def move(self, state: DeliveryState, due_at: float = 0.0) -> None:
+        """Go over to *state*, there to stay until *due_at*."""
+        self.state, self.due_at = state, due_at
+
+
+@define(eq=False, kw_only=True)
+class Shelf:
+    """Everything one store holds, within limits; see `MemoryStore` for what they mean."""
+
+    max_deliveries: int | None
+    max_bytes: int | None
+    max_finished: int | None
+    max_quarantined: int
+    max_quarantined_bytes: int
+    entries: dict[str, Entry] = field(factory=dict)
+    held: dict[int, Kept] = field(factory=dict)
+    """All deliveries that still have a body, by id."""
+    _bytes: int = 0
+    _known: set[tuple[str, str]] = field(factory=set)
+    """Registration and signature of every delivery, done ones included."""
+    _finished: dict[tuple[str, str], float] = field(factory=dict)
+    """The keys of those that are done, in that order, and when each came in."""
+    _last_id: int = 0
+
+    def knows(self, new: NewDelivery) -> bool:
+        """Tell whether this delivery is a duplicate."""
+        return (new.registration, new.signature) in self._known
+
+    def add(self, new: NewDelivery, state: DeliveryState, now: float) -> None:
+        """Take in a delivery; `StoreFullError` if there is no room."""
+        entry = self.entries[new.registration]
+        self._check_room(entry, state, len(new.body))
+        self._last_id += 1
+        self._known.add((new.registration, new.signature))
+        self._bytes += len(new.body)
+        self.held[self._last_id] = Kept(
+            id=self._last_id,
+            entry=entry,
+            signature=new.signature,
+            body=new.body,
+            candidate=new.candidate,
+            state=state,
+            received_at=now,
+        )
+
+    def _check_room(self, entry: Entry, state: DeliveryState, size: int) -> None:
+        if state is DeliveryState.QUARANTINED:
+            sizes = [len(kept.body) for kept in self.quarantined(entry)]
+            if len(sizes) >= self.max_quarantined or sum(sizes) + size > self.max_quarantined_bytes:
+                raise StoreFullError(problem="a pending registration has too many deliveries in quarantine")
+        if self.max_deliveries is not None and len(self.held) >= self.max_deliveries:
+            raise StoreFullError(problem="it holds too many deliveries")
+        if self.max_bytes is not None and self._bytes + size > self.max_bytes:
+            raise StoreFullError(problem="the deliveries it holds are too large together")
+
+    def finish(self, kept: Kept) -> None:
+        """Let go of a delivery that is done, but for its key."""
+        self._remove(kept)
+        self._finished[kept.entry.id, kept.signature] = kept.received_at
+        if self.max_finished is not None and len(self._finished) > self.max_finished:
+            self._forget(next(iter(self._finished)))
+
+    def drop(self, kept: Kept) -> None:
+        """Let go of a delivery as if it had never come."""
+        self._remove(kept)
+        self._known.discard((kept.entry.id, kept.signature))
+
+    def purge(self, before: float, *, dead: bool) -> int:
+        """Forget those that are done and came in before a time, with *dead* the dead letters too."""
+        done = [key for key, received_at in self._finished.items() if received_at < before]
+        for key in done:
+            self._forget(key)
+        buried = [kept for kept in self.dead() if dead and kept.received_at < before]
+        for kept in buried:
+            self.drop(kept)
+        return len(done) + len(buried)
+
+    def _remove(self, kept: Kept) -> None:
+        del self.held[kept.id]
+        self._bytes -= len(kept.body)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        del self._finished[key]
+        self._known.discard(key)
+
+    def quarantined(self, entry: Entry) -> list[Kept]:
+        """Return what one registration has in quarantine, oldest first."""
+        return [kept for kept in self.held.values() if kept.entry is entry and kept.state is DeliveryState.QUARANTINED]
+
+    def unfinished(self) -> list[Kept]:
+        """Return what is waiting, delayed or leased, oldest first."""
+        return [kept for kept in self.held.values() if kept.state in UNFINISHED]
+
+    def heads(self) -> Iterator[Kept]:
+        """Yield the oldest unfinished delivery of every registration."""
+        seen: set[str] = set()
+        for kept in self.unfinished():
+            if kept.entry.id not in seen:
+                seen.add(kept.entry.id)
+                yield kept
+
+    def dead(self) -> list[Kept]:
+        """Return the dead letters, oldest first."""
+        return [kept for kept in self.held.values() if kept.state is DeliveryState.DEAD]
+
+    def leased(self, lease: Lease, now: float) -> Kept | None:
+        """Return the delivery if this very lease still holds it."""
+        kept = self.held.get(lease.id)
+        if kept is None or kept.state is not DeliveryState.LEASED or kept.fence != lease.fence or kept.due_at <= now:
+            return None
+        return kept

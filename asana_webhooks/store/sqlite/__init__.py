@@ -1,0 +1,5 @@
+"""A store in one SQLite file; several processes of one machine may share it."""
+
+from asana_webhooks.store.sqlite.store import SQLiteStore
+
+__all__ = ["SQLiteStore"]

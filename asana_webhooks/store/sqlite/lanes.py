@@ -1,0 +1,220 @@
+"""Group commit: what is asked for at the same time shares one transaction, and so one wait for the disk.
+
+A lane is one thread with one connection. Operations are gathered in the event loop; all that are ready in one turn of
+it run in the thread as one transaction, while the next ones gather.
+"""
+
+import asyncio
+import copy
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from attrs import field, frozen
+
+from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
+from asana_webhooks.store.sqlite.file import DatabaseFile, Identity, is_passing, unavailable
+
+__all__ = ["Lane", "Operation"]
+
+T = TypeVar("T")
+
+Operation = Callable[[sqlite3.Connection], T]
+"""What runs in a transaction. An error of this package leaves it before its first write, or not at all."""
+
+_FAULTS_OF_ONE = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+    sqlite3.NotSupportedError,
+    sqlite3.InterfaceError,
+)
+"""What SQLite raises for the values of one operation; its other errors concern the database."""
+
+
+@frozen(eq=False)
+class _Entry(Generic[T]):
+    operation: Operation[T]
+    answer: asyncio.Future[T]
+    adds: int | None = field(kw_only=True)
+
+    def run(self, connection: sqlite3.Connection) -> T | AsanaError:
+        try:
+            return self.operation(connection)
+        except AsanaError as error:  # nothing is written yet, so the transaction goes on
+            return error
+
+
+class Lane:
+    """One thread, one connection, one transaction at a time.
+
+    Args:
+        file: the database.
+        name: of the thread.
+        begin: the statement that begins a transaction.
+        begun: called in the thread after each beginning.
+        max_operations: how many operations that add something may be under way.
+        max_bytes: how many bytes those may bring along.
+    """
+
+    def __init__(
+        self,
+        file: DatabaseFile,
+        *,
+        name: str,
+        begin: str,
+        begun: Callable[[], None] = lambda: None,
+        max_operations: int = 0,
+        max_bytes: int = 0,
+    ) -> None:
+        self._file = file
+        self._begin = begin
+        self._begun = begun
+        self._max_operations = max_operations
+        self._max_bytes = max_bytes
+        # Used in the loop
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._ended = False
+        self._gathered: list[_Entry[Any]] = []
+        self._operations = 0
+        self._bytes = 0
+        self._busy = False
+        self._idle = asyncio.Event()
+        # Used in the thread
+        self._connection: sqlite3.Connection | None = None
+        self._identity: Identity | None = None
+
+    def submit(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
+        """Have an operation run in the next transaction; the future is done when that is committed.
+
+        Cancelling the future makes the caller stop waiting, and nothing else.
+
+        Args:
+            operation: called in the thread.
+            adds: how many bytes it brings into the store; ``None``: nothing, and it is always taken.
+
+        Raises:
+            StoreFullError: too much is under way already.
+        """
+        if adds is not None:
+            if self._operations >= self._max_operations or self._bytes + adds > self._max_bytes:
+                raise StoreFullError(problem="too much is waiting to be written")
+            self._operations += 1
+            self._bytes += adds
+        loop = asyncio.get_running_loop()
+        entry = _Entry(operation, loop.create_future(), adds=adds)
+        self._gathered.append(entry)
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            loop.call_soon(self._start)  # whatever else is ready in this turn of the loop joins
+        return entry.answer
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, then close the connection and end the thread."""
+        while self._busy:
+            await self._idle.wait()
+        if not self._ended:
+            self._ended = True
+            closing = self._executor.submit(self._disconnect)
+            self._executor.shutdown(wait=False)
+            await asyncio.shield(asyncio.wrap_future(closing))
+            self._executor.shutdown()
+
+    # In the loop
+
+    def _start(self) -> None:
+        batch, self._gathered = self._gathered, []
+        self._executor.submit(self._work, batch, asyncio.get_running_loop())
+
+    def _deliver(self, batch: Sequence[_Entry[Any]], outcomes: Sequence[Any]) -> None:
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if entry.adds is not None:
+                self._operations -= 1
+                self._bytes -= entry.adds
+            if entry.answer.done():
+                continue  # its caller has gone
+            if isinstance(outcome, Exception):
+                entry.answer.set_exception(outcome)
+            else:
+                entry.answer.set_result(outcome)
+        # The callers wake before this next turn, so what they ask for now still joins the next transaction.
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._gathered:
+            self._start()
+        else:
+            self._busy = False
+            self._idle.set()
+
+    # In the thread
+
+    def _work(self, batch: Sequence[_Entry[Any]], loop: asyncio.AbstractEventLoop) -> None:
+        outcomes = self._outcomes(batch)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._deliver, batch, outcomes)
+
+    def _outcomes(self, batch: Sequence[_Entry[Any]]) -> list[Any]:
+        try:
+            return self._transaction(batch)
+        except AsanaError as error:
+            return [_again(error) for _ in batch]
+        except Exception as error:  # noqa: BLE001 - it is handed to the caller it belongs to
+            if len(batch) == 1:
+                return [_explained(error)]
+        # One of them failed by its own fault, and it must not fail its neighbours.
+        return [outcome for entry in batch for outcome in self._outcomes([entry])]
+
+    def _transaction(self, batch: Sequence[_Entry[Any]]) -> list[Any]:
+        connection = self._connected()
+        try:
+            connection.execute(self._begin)
+            self._begun()
+            outcomes = [entry.run(connection) for entry in batch]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            if isinstance(error, _FAULTS_OF_ONE):
+                raise
+            if not is_passing(error):
+                self._disconnect()  # the next transaction tries with a new connection
+            raise unavailable(error) from error
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        return outcomes
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and self._file.identity() != self._identity:
+            self._disconnect()  # what is written to a deleted file is lost
+        if self._connection is None:
+            self._connection, self._identity = self._file.connect()
+        return self._connection
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.rollback()
+        except sqlite3.Error:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _again(error: AsanaError) -> AsanaError:
+    """Return an equal error; one that is raised in several tasks would collect all their tracebacks."""
+    copied = copy.copy(error)
+    copied.args = error.args
+    return copied
+
+
+def _explained(error: Exception) -> Exception:
+    """Return what the caller gets; neither the text nor the objects of these errors, they may hold a secret."""
+    if isinstance(error, (sqlite3.Error, ValueError, OverflowError)):
+        return ConfigurationError(f"the store cannot keep one of the values given ({type(error).__name__})")
+    return error

@@ -1,0 +1,108 @@
+"""The tables of the SQLite store."""
+
+import sqlite3
+
+from asana_webhooks.errors import ConfigurationError
+
+__all__ = ["APPLICATION_ID", "VERSION", "prepare"]
+
+VERSION = 1
+"""Kept in ``PRAGMA user_version``; raised by every change of the tables."""
+
+APPLICATION_ID = 0x41_57_48_4B
+"""Kept in ``PRAGMA application_id``: tells our files from other programs' ("AWHK")."""
+
+TABLES = (
+    # `echoed` outlives the candidates: it answers whether Asana can have created a webhook for the registration.
+    """
+    CREATE TABLE registrations (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        resource TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('pending', 'confirmed', 'closed')),
+        deadline REAL NOT NULL,
+        echoed INTEGER NOT NULL DEFAULT 0,
+        secret TEXT,
+        webhook_gid TEXT,
+        last_heartbeat_at REAL
+    )
+    """,
+    # For sweep and health.
+    "CREATE INDEX registrations_by_state ON registrations (state, deadline)",
+    """
+    CREATE TABLE candidates (
+        number INTEGER PRIMARY KEY,
+        registration INTEGER NOT NULL REFERENCES registrations (number),
+        id TEXT NOT NULL,
+        secret TEXT NOT NULL,
+        UNIQUE (registration, id)
+    )
+    """,
+    # AUTOINCREMENT: an old lease must never fit a new delivery. `due_at`: when a delayed or leased one waits again.
+    """
+    CREATE TABLE deliveries (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        registration INTEGER NOT NULL REFERENCES registrations (number),
+        signature TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('quarantined', 'waiting', 'delayed', 'leased', 'done', 'dead')),
+        received_at REAL NOT NULL,
+        due_at REAL CHECK ((due_at IS NOT NULL) = (state IN ('delayed', 'leased'))),
+        fence INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        error TEXT,
+        candidate TEXT,
+        UNIQUE (registration, signature)
+    )
+    """,
+    # For claims and dead letters, for ordered claims and quarantine, for leases and delays that ran out, for purge.
+    "CREATE INDEX deliveries_by_state ON deliveries (state, id)",
+    "CREATE INDEX deliveries_by_registration ON deliveries (state, registration, id)",
+    "CREATE INDEX deliveries_due ON deliveries (due_at) WHERE due_at IS NOT NULL",
+    "CREATE INDEX deliveries_finished ON deliveries (state, received_at) WHERE state IN ('done', 'dead')",
+    # Bodies lie apart: SQLite writes a row anew with each change of it, and a delivery changes three times.
+    """
+    CREATE TABLE bodies (
+        delivery INTEGER PRIMARY KEY REFERENCES deliveries (id) ON DELETE CASCADE,
+        body BLOB NOT NULL
+    )
+    """,
+    # One row that is written to see whether writing works.
+    "CREATE TABLE probe (one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL)",
+)
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables in an empty database; refuse one of a newer version or of another program.
+
+    Raises:
+        ConfigurationError: the file is none of ours, or too new.
+    """
+    if _is_ready(connection):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not _is_ready(connection):  # another process may have been faster
+            for statement in TABLES:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _is_ready(connection: sqlite3.Connection) -> bool:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if (application, version, tables) == (0, 0, 0):
+        return False
+    if application != APPLICATION_ID:
+        raise ConfigurationError("the database file belongs to another program; give the store a file of its own")
+    if version > VERSION:
+        raise ConfigurationError(
+            f"the database file has version {version}, and this release knows versions up to {VERSION}; "
+            "upgrade asana-webhooks"
+        )
+    return True

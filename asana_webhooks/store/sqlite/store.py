@@ -1,0 +1,251 @@
+"""`SQLiteStore`: the methods of the protocol, each handed to a lane."""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+from asana_webhooks.errors import ConfigurationError, StoreError
+from asana_webhooks.models import Secret
+from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, PutResult, Registration, StoreHealth
+from asana_webhooks.store.rules import check_seconds, readable
+from asana_webhooks.store.sqlite import inbox, registrations
+from asana_webhooks.store.sqlite.file import DatabaseFile
+from asana_webhooks.store.sqlite.lanes import Lane, Operation
+
+__all__ = ["SQLiteStore"]
+
+T = TypeVar("T")
+
+PURGED_AT_ONCE = 5_000
+"""So many deliveries go in one transaction of a purge; those who want to write meanwhile get their turn."""
+
+
+class SQLiteStore:
+    """A `Store` in one SQLite file on a local disk; several processes of one machine may share it.
+
+    A commit waits for the disk (``synchronous=FULL``), and all that is asked for at the same time shares one commit.
+    The file is opened at first use, readable for its owner alone. The store belongs to the event loop that uses it
+    first; another one gets a `ConfigurationError`.
+
+    SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) has a rare fault that can lose a commit while another process
+    writes: with such a version, keep to one process, or accept that risk.
+    Source: https://www.sqlite.org/wal.html
+
+    Args:
+        path: the database file; it is made if missing, its directory is not.
+        clock: returns the time in seconds since the epoch; called in threads.
+        busy_timeout: seconds to wait while another process writes; then it is a `StoreUnavailableError`.
+        max_operations: how many additions may wait to be written before there is a `StoreFullError`.
+        max_bytes: how many bytes of bodies may wait to be written.
+        max_deliveries: how many deliveries may be unfinished before `put` raises `StoreFullError`; ``None``: as many
+            as the disk can hold.
+        max_quarantined: how many deliveries one pending registration may have in quarantine.
+        max_quarantined_bytes: how many bytes their bodies may have together.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], float] = time.time,
+        # Timeouts
+        busy_timeout: float = 5.0,
+        # Limits
+        max_operations: int = 10_000,
+        max_bytes: int = 64 * 1024**2,
+        max_deliveries: int | None = None,
+        max_quarantined: int = 1_000,
+        max_quarantined_bytes: int = 16 * 1024**2,
+    ) -> None:
+        file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout))
+        self._clock = clock
+        self._room = inbox.Room(
+            max_deliveries=max_deliveries,
+            max_quarantined=max_quarantined,
+            max_quarantined_bytes=max_quarantined_bytes,
+        )
+        self._writer = Lane(
+            file,
+            name="asana-webhooks-writer",
+            begin="BEGIN IMMEDIATE",
+            begun=self._room.begin,
+            max_operations=max_operations,
+            max_bytes=max_bytes,
+        )
+        self._reader = Lane(file, name="asana-webhooks-reader", begin="BEGIN")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {'closed' if self._closed else 'open' if self._loop else 'new'}>"
+
+    async def __aenter__(self) -> Self:
+        await self._write(_nothing)
+        await self._read(_nothing)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """See `Store.aclose`."""
+        if not self._closed:
+            self._check_loop()
+            self._closed = True
+        await self._reader.aclose()
+        await self._writer.aclose()  # last, so that this connection folds the log into the file
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError("this store belongs to another event loop; make one for each loop")
+
+    def _check_usable(self) -> None:
+        self._check_loop()
+        if self._closed:
+            raise ConfigurationError("this store is closed")
+
+    def _write(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
+        self._check_usable()
+        return self._writer.submit(operation, adds=adds)
+
+    def _read(self, operation: Operation[T]) -> asyncio.Future[T]:
+        self._check_usable()
+        return self._reader.submit(operation)
+
+    # Registrations
+
+    async def open(self, id: str, *, resource: str, ttl: float) -> None:
+        """See `Store.open`."""
+        check_seconds("ttl", ttl)
+        await self._write(
+            lambda db: registrations.open_(db, id, resource=resource, deadline=self._clock() + ttl), adds=0
+        )
+
+    async def offer(self, id: str, secret: Secret) -> bool:
+        """See `Store.offer`."""
+        return await self._write(lambda db: registrations.offer(db, id, secret, now=self._clock()), adds=0)
+
+    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
+        """See `Store.confirm`."""
+        return await self._write(lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, secret=secret))
+
+    async def close(self, id: str) -> bool:
+        """See `Store.close`."""
+        return await self._write(lambda db: registrations.close(db, id))
+
+    async def find(self, id: str) -> Registration | None:
+        """See `Store.find`."""
+        return await self._read(lambda db: registrations.find(db, id))
+
+    async def sweep(self) -> Sequence[Registration]:
+        """See `Store.sweep`."""
+        return await self._write(lambda db: registrations.sweep(db, now=self._clock()))
+
+    async def heartbeat(self, id: str) -> None:
+        """See `Store.heartbeat`."""
+        await self._write(lambda db: registrations.heartbeat(db, id, now=self._clock()))
+
+    # Inbox
+
+    async def put(self, delivery: NewDelivery) -> PutResult:
+        """See `Store.put`."""
+        return await self._write(
+            lambda db: inbox.put(db, delivery, now=self._clock(), room=self._room), adds=len(delivery.body)
+        )
+
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+        """See `Store.claim`; leases that a cancelled caller would have got are given back."""
+        check_seconds("lease", lease)
+
+        def operation(db: sqlite3.Connection) -> Sequence[Lease]:
+            now = self._clock()
+            return inbox.claim(db, max(limit, 0), now=now, until=now + lease, ordered=ordered)
+
+        claimed = self._write(operation)
+        try:
+            return await asyncio.shield(claimed)
+        except asyncio.CancelledError:
+            if claimed.done():
+                self._give_back(claimed)
+            else:
+                claimed.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, claimed: asyncio.Future[Sequence[Lease]]) -> None:
+        if not claimed.cancelled() and claimed.exception() is None:
+            leases = claimed.result()
+            self._writer.submit(lambda db: [inbox.release(db, lease, now=self._clock()) for lease in leases])
+
+    async def extend(self, lease: Lease, *, seconds: float) -> bool:
+        """See `Store.extend`."""
+        check_seconds("seconds", seconds)
+
+        def operation(db: sqlite3.Connection) -> bool:
+            now = self._clock()
+            return inbox.extend(db, lease, now=now, until=now + seconds)
+
+        return await self._write(operation)
+
+    async def done(self, lease: Lease) -> bool:
+        """See `Store.done`."""
+        return await self._write(lambda db: inbox.done(db, lease, now=self._clock()))
+
+    async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
+        """See `Store.fail`."""
+        wait = None if retry_in is None else check_seconds("retry_in", retry_in)
+
+        def operation(db: sqlite3.Connection) -> bool:
+            now = self._clock()
+            retry_at = None if wait is None else now + wait
+            return inbox.fail(db, lease, error=readable(error), now=now, retry_at=retry_at)
+
+        return await self._write(operation)
+
+    async def release(self, lease: Lease) -> bool:
+        """See `Store.release`."""
+        return await self._write(lambda db: inbox.release(db, lease, now=self._clock()))
+
+    async def health(self) -> StoreHealth:
+        """See `Store.health`; while another process writes, it takes up to *busy_timeout*."""
+        try:
+            await self._write(lambda db: inbox.probe(db, now=self._clock()))
+        except StoreError:
+            writable = False
+        else:
+            writable = True
+        return await self._read(
+            lambda db: inbox.health(db, now=self._clock(), writable=writable, registrations=registrations.confirmed(db))
+        )
+
+    # Maintenance
+
+    async def dead_letters(self, *, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters`."""
+        return await self._read(lambda db: inbox.dead_letters(db, limit=max(limit, 0), after=after))
+
+    async def requeue(self, id: int) -> bool:
+        """See `Store.requeue`."""
+        return await self._write(lambda db: inbox.requeue(db, id))
+
+    async def purge(self, *, older_than: float, dead: bool = False) -> int:
+        """See `Store.purge`; it takes several transactions if there is much to forget."""
+        before = self._clock() - check_seconds("older_than", older_than)
+        purged = 0
+        while True:
+            count = await self._write(lambda db: inbox.purge(db, before=before, dead=dead, limit=PURGED_AT_ONCE))
+            purged += count
+            if count < PURGED_AT_ONCE:
+                return purged
+
+
+def _nothing(connection: sqlite3.Connection) -> None:
+    """Open the lane's connection, and do no more."""

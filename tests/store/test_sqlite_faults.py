@@ -1,0 +1,359 @@
+"""What a `SQLiteStore` does when the disk, the file or another process is in the way."""
+
+import asyncio
+import filecmp
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from asana_webhooks.errors import ConfigurationError, StoreError, StoreUnavailableError
+from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
+from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
+
+
+@pytest.fixture(name="path")
+def _path(tmp_path: Path) -> Path:
+    """Where the database is."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture(name="store")
+async def _store(path: Path) -> AsyncIterator[SQLiteStore]:
+    """An open store with the confirmed registration "r", which does not wait for others for long."""
+    async with SQLiteStore(path, busy_timeout=0.05) as store:
+        yield await confirmed(store)
+
+
+@pytest.fixture(name="other")
+def _other(path: Path, store: SQLiteStore) -> Iterator[sqlite3.Connection]:
+    """Another connection to the same database."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def damage(path: Path) -> None:
+    """Write nonsense over all but the first page."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+
+
+def cut(path: Path, copied: Path) -> None:
+    """Copy a database in use, without the end of its log."""
+    shutil.copy(path, copied)
+    log = path.with_name(path.name + "-wal").read_bytes()
+    copied.with_name(copied.name + "-wal").write_bytes(log[:-5000])
+
+
+def link_to_itself(path: Path) -> None:
+    """Make a path that leads nowhere."""
+    path.symlink_to(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a database with all that belongs to it."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+
+
+class TestFullDisk:
+    """No room: refused, nothing half done, and well again when there is room."""
+
+    async def test_a_full_disk(self, store: SQLiteStore, path: Path) -> None:
+        """Puts fail as a whole until there is room; nothing that was answered is lost."""
+        await in_writer(store, lambda db: db.execute("PRAGMA max_page_count = 40"))
+        stored = 0
+        with pytest.raises(StoreUnavailableError, match=r"full.*SQLITE_FULL"):
+            while stored < 100:
+                await store.put(new(stored, size=4000))
+                stored += 1
+        assert 0 < stored < 100
+        assert len(rows(path)) == stored
+        assert rows(path, "SELECT count(*) FROM bodies") == [(stored,)]
+        await in_writer(store, lambda db: db.execute("PRAGMA max_page_count = 1000000"))
+        assert await store.put(new(stored, size=4000)) == "stored"
+        assert len(await store.claim(100, lease=60)) == stored + 1
+
+    async def test_all_of_a_transaction_fail_together(self, store: SQLiteStore, path: Path) -> None:
+        """When the disk is full nobody of those who shared the transaction is told that it worked."""
+        await in_writer(store, lambda db: db.execute("PRAGMA max_page_count = 40"))
+        answers = await asyncio.gather(
+            *(store.put(new(number, size=4000)) for number in range(100)), return_exceptions=True
+        )
+        assert {type(answer) for answer in answers} == {StoreUnavailableError}
+        assert len({id(answer) for answer in answers}) == 100
+        assert rows(path) == []
+
+    async def test_a_file_that_cannot_grow(self, store: SQLiteStore, path: Path) -> None:
+        """The log itself finds no room: refused, and well again afterwards with a fresh connection."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+        try:
+            with pytest.raises(StoreUnavailableError):
+                await store.put(new(1, size=800_000))
+            assert not (await store.health()).waiting
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        assert await store.put(new(1, size=800_000)) == "stored"
+        assert len(rows(path)) == 1
+
+
+class TestLocked:
+    """Another process writes."""
+
+    async def test_who_holds_the_lock_for_long(self, store: SQLiteStore, other: sqlite3.Connection) -> None:
+        """Writing is refused after *busy_timeout*, reading goes on, and writing works again afterwards."""
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match=r"another connection.*SQLITE_BUSY"):
+                await store.put(new(1))
+        assert (await store.find("r")) is not None
+        assert (await store.health()).writable is False
+        other.execute("ROLLBACK")
+        assert await store.put(new(1)) == "stored"
+        assert (await store.health()).writable is True
+
+    async def test_who_holds_the_lock_for_a_moment(self, store: SQLiteStore, path: Path) -> None:
+        """Within *busy_timeout* nobody notices."""
+        other = sqlite3.connect(path, isolation_level=None)
+        async with SQLiteStore(path, busy_timeout=5) as patient:
+            other.execute("BEGIN IMMEDIATE")
+            put = asyncio.ensure_future(patient.put(new(1)))
+            await patient.find("r")
+            assert not put.done()
+            other.execute("COMMIT")
+            assert await put == "stored"
+        other.close()
+
+    async def test_who_holds_a_new_file(self, path: Path) -> None:
+        """A file that another program holds before it has tables is waited for, but not for ever."""
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        store = SQLiteStore(path, busy_timeout=0.02)
+        with pytest.raises(StoreUnavailableError, match="SQLITE_BUSY"):
+            await store.find("r")
+        other.execute("ROLLBACK")
+        other.close()
+        assert await store.find("r") is None
+        await store.aclose()
+
+    async def test_a_reader_elsewhere(self, store: SQLiteStore, other: sqlite3.Connection) -> None:
+        """A long read of another process keeps nobody from writing."""
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM deliveries").fetchone()
+        assert await store.put(new(1)) == "stored"
+        assert other.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
+
+
+class TestReadOnly:
+    """The file cannot be written."""
+
+    async def test_a_connection_that_may_not_write(self, store: SQLiteStore, path: Path) -> None:
+        """Writing is refused, and the next call tries with a new connection."""
+        await in_writer(store, lambda db: db.execute("PRAGMA query_only = ON"))
+        with pytest.raises(StoreUnavailableError, match=r"read-only.*SQLITE_READONLY"):
+            await store.put(new(1))
+        assert rows(path) == []
+        assert await store.put(new(1)) == "stored"
+
+    async def test_a_file_without_write_permission(self, store: SQLiteStore, path: Path) -> None:
+        """A read-only file is refused, and works once it may be written."""
+        await store.aclose()
+        allow(path, 0o400)
+        if os.access(path, os.W_OK):
+            pytest.skip("this user may write everything")
+        again = SQLiteStore(path)
+        with pytest.raises(StoreUnavailableError, match="may not be read and written"):
+            await again.put(new(1))
+        allow(path, 0o600)
+        assert await again.put(new(1)) == "stored"
+        await again.aclose()
+
+    async def test_a_file_that_says_it_is_read_only(
+        self, store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before SQLite is asked, the system is: for those who run the tests as root."""
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        again = SQLiteStore(path)
+        with pytest.raises(StoreUnavailableError, match="may not be read and written"):
+            await again.find("r")
+        await again.aclose()
+
+    async def test_a_directory_without_write_permission(self, path: Path) -> None:
+        """A file that cannot be made is a clear error, too."""
+        allow(path.parent, 0o500)
+        if os.access(path.parent, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        store = SQLiteStore(path)
+        with pytest.raises(StoreUnavailableError, match="cannot be made or kept private"):
+            await store.find("r")
+        allow(path.parent, 0o700)
+        assert await store.find("r") is None
+        await store.aclose()
+
+
+class TestWrongFile:
+    """The path leads to something else."""
+
+    async def test_a_missing_directory(self, tmp_path: Path) -> None:
+        """Directories are not made: a missing one is a mistake in a path, or a disk that is not there."""
+        with pytest.raises(ConfigurationError, match=r"directory .*missing does not exist"):
+            async with SQLiteStore(tmp_path / "missing" / "store.db"):
+                pass
+
+    async def test_a_directory(self, tmp_path: Path) -> None:
+        """A directory is no database file."""
+        with pytest.raises(ConfigurationError, match="is a directory"):
+            async with SQLiteStore(tmp_path):
+                pass
+
+    async def test_a_link_to_itself(self, path: Path) -> None:
+        """What the system refuses is an error of ours."""
+        link_to_itself(path)
+        store = SQLiteStore(path)
+        with pytest.raises(StoreUnavailableError, match="cannot be made or kept private"):
+            await store.find("r")
+        await store.aclose()
+
+    async def test_another_kind_of_file(self, path: Path) -> None:
+        """A file that SQLite does not know is refused and stays as it is."""
+        shutil.copy(__file__, path)
+        store = SQLiteStore(path)
+        with pytest.raises(StoreUnavailableError, match="no SQLite database"):
+            await store.find("r")
+        await store.aclose()
+        assert filecmp.cmp(__file__, path, shallow=False)
+
+    @pytest.mark.parametrize("application", [0, 1])
+    async def test_a_database_of_another_program(self, path: Path, application: int) -> None:
+        """We make no tables among those of others."""
+        other = sqlite3.connect(path)
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute(f"PRAGMA application_id = {application}")
+        other.close()
+        store = SQLiteStore(path)
+        with pytest.raises(ConfigurationError, match="belongs to another program"):
+            await store.find("r")
+        await store.aclose()
+        assert rows(path, "SELECT name FROM sqlite_master") == [("theirs",)]
+
+    async def test_a_newer_version(self, store: SQLiteStore, path: Path) -> None:
+        """A file of a later release is refused, with both versions named."""
+        await in_writer(store, lambda db: db.execute(f"PRAGMA user_version = {VERSION + 1}"))
+        with pytest.raises(ConfigurationError, match=rf"version {VERSION + 1}.*up to {VERSION}.*upgrade"):
+            async with SQLiteStore(path):
+                pass
+
+    async def test_the_file_is_marked(self, store: SQLiteStore, path: Path) -> None:
+        """Our files can be told from others."""
+        assert rows(path, "PRAGMA application_id") == [(APPLICATION_ID,)]
+        assert rows(path, "PRAGMA user_version") == [(VERSION,)]
+
+    async def test_tables_are_made_as_a_whole(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When making the tables fails half way, the file stays empty, and the next try works."""
+        good = "asana_webhooks.store.sqlite.schema.TABLES"
+        with monkeypatch.context() as patch:
+            patch.setattr(good, ("CREATE TABLE registrations (x)", "CREATE NONSENSE"))
+            store = SQLiteStore(path)
+            with pytest.raises(StoreUnavailableError, match="SQLITE_ERROR"):
+                await store.find("r")
+            assert rows(path, "SELECT count(*) FROM sqlite_master") == [(0,)]
+        assert await store.find("r") is None
+        await store.aclose()
+
+    async def test_a_file_system_without_shared_memory(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where SQLite cannot keep its log, durability cannot be promised."""
+        real = sqlite3.connect
+
+        def connect(*args: object, **options: object) -> sqlite3.Connection:
+            connection: sqlite3.Connection = real(":memory:", isolation_level=None)  # there is no log for these
+            return connection
+
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        store = SQLiteStore(path)
+        with pytest.raises(StoreUnavailableError, match="write-ahead log"):
+            await store.find("r")
+        await store.aclose()
+
+
+class TestDamage:
+    """The file changes under us."""
+
+    async def test_damaged_pages(self, store: SQLiteStore, path: Path) -> None:
+        """Damage is an error, never an empty answer, and it does not stop the process from trying again."""
+        for number in range(200):
+            await store.put(new(number))
+        await store.aclose()
+        whole = path.with_name("whole.db")
+        shutil.copy(path, whole)
+        damage(path)
+        damaged = SQLiteStore(path)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="damaged"):
+                await damaged.claim(1, lease=60)
+            with pytest.raises(StoreUnavailableError, match="damaged"):
+                await damaged.health()
+        await damaged.aclose()
+        async with SQLiteStore(whole) as repaired:
+            assert len(await repaired.claim(500, lease=60)) == 200
+
+    async def test_a_log_that_was_cut_off(self, store: SQLiteStore, path: Path) -> None:
+        """The rest of a torn log is gone, what came before is whole."""
+        for number in range(20):
+            await store.put(new(number))
+        torn = path.with_name("torn.db")
+        cut(path, torn)
+        async with SQLiteStore(torn) as again:
+            left = len(rows(torn))
+            assert 0 < left < 20
+            assert [lease.body for lease in await again.claim(99, lease=60)] == [
+                new(number).body for number in range(left)
+            ]
+
+    async def test_a_deleted_file(self, store: SQLiteStore, path: Path) -> None:
+        """What is written to a deleted file would be lost: it is refused until the file is back."""
+        await store.put(new(1))
+        backup = path.with_name("backup.db")
+        await in_writer(store, lambda db: None)
+        rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(path, backup)
+        remove(path)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="deleted"):
+                await store.put(new(2))
+            with pytest.raises(StoreUnavailableError, match="deleted"):
+                await store.find("r")
+        assert "store.db" not in modes(path.parent)
+        shutil.move(backup, path)
+        assert await store.put(new(1)) == "duplicate"
+        assert await store.put(new(2)) == "stored"
+        assert len(rows(path)) == 2
+
+    async def test_a_rollback_that_fails(self, store: SQLiteStore) -> None:
+        """A connection that cannot even roll back is given up, and the next call opens another."""
+        with pytest.raises(ConfigurationError, match="ProgrammingError"):
+            await in_writer(store, lambda db: db.close())
+        assert await store.put(new(1)) == "stored"
+
+
+async def test_errors_show_nothing(store: SQLiteStore, other: sqlite3.Connection) -> None:
+    """No text of an error holds a secret, a body or a signature."""
+    other.execute("BEGIN IMMEDIATE")
+    secret = SECRET.reveal()
+    calls = [store.put(new(1)), store.offer("r", SECRET), store.confirm("r", webhook_gid="9", secret=SECRET)]
+    for error in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(error, StoreError)
+        for text in (secret, new(1).signature, str(new(1).body)):
+            assert text not in f"{error} {error!r} {error.__dict__}"
+    other.execute("ROLLBACK")

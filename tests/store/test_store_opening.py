@@ -1,0 +1,64 @@
+"""Stores by URL."""
+
+from pathlib import Path
+
+import pytest
+
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.store import MemoryStore, SQLiteStore, open_store
+
+
+def test_memory() -> None:
+    """``memory:`` is a store in memory."""
+    assert isinstance(open_store("memory:"), MemoryStore)
+
+
+async def test_an_absolute_path(tmp_path: Path) -> None:
+    """Four slashes lead to an absolute path, which is taken literally."""
+    path = tmp_path / "my %20 store.db"
+    async with open_store(f"sqlite:///{path}") as store:
+        assert isinstance(store, SQLiteStore)
+    assert path.is_file()
+
+
+async def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three slashes lead to a path from the directory of that moment, whatever is the directory later."""
+    monkeypatch.chdir(tmp_path)
+    store = open_store("sqlite:///store.db")
+    monkeypatch.chdir("/")
+    async with store:
+        pass
+    assert (tmp_path / "store.db").is_file()
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_postgresql_is_not_there_yet(scheme: str) -> None:
+    """The message says so, says what works, and keeps the password to itself."""
+    with pytest.raises(ConfigurationError, match=r"no PostgreSQL store yet.*sqlite:///.*memory:") as caught:
+        open_store(f"{scheme}://user:hunter2@db/asana")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "postgres",
+        "sqlite",
+        "sqlite:",
+        "sqlite:store.db",
+        "sqlite://hunter2/store.db",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///store.db?mode=ro",
+        "memory",
+        "memory:hunter2",
+        "mysql://user:hunter2@db/asana",
+        "redis://:hunter2@db",
+    ],
+)
+def test_other_urls(url: str) -> None:
+    """Anything else is refused with what works instead, and is not repeated."""
+    with pytest.raises(ConfigurationError, match="memory") as caught:
+        open_store(url)
+    assert "hunter2" not in str(caught.value)
