@@ -1,0 +1,121 @@
+"""What a request to a webhook's target means: a handshake, a delivery, or a refusal with its status. Decisions only.
+
+A handshake is anonymous: anyone can send one. It is heard only while its registration is pending, and even then it
+only proposes a secret; Asana's own 201 decides. A delivery counts when its signature proves it, over the raw bytes,
+before anything is decoded.
+
+Source: https://developers.asana.com/docs/webhooks-guide
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from attrs import field, frozen
+
+from asana_webhooks.errors import RejectedError
+from asana_webhooks.models import Secret
+from asana_webhooks.receiver.signature import verify
+from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
+
+__all__ = ["MAX_BODY", "Handshake", "Headers", "Signed", "check_length", "is_heartbeat", "prove", "read_headers"]
+
+MAX_BODY: Final = 8 * 1024 * 1024
+"""Bytes of a body that are accepted by default. 1,000 events of the longest kind are about 0.5 MB."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""Raw header names and values in the order they came, as ASGI and aiohttp's ``raw_headers`` have them."""
+
+_SECRET: Final = re.compile(rb"[0-9A-Za-z_-]{16,256}")
+_HEARTBEAT: Final = re.compile(rb'\s*\{\s*"events"\s*:\s*\[\s*\]\s*\}\s*')
+
+
+@frozen
+class Handshake:
+    """A well-formed handshake for a pending registration: offer the secret to the store, and echo it if it is kept."""
+
+    secret: Secret
+
+
+@frozen
+class Signed:
+    """A request that claims to be a delivery: read its body, then `prove` it."""
+
+    signature: bytes = field(repr=False)
+
+
+def _values(headers: Headers, name: bytes) -> list[bytes]:
+    return [value.strip(b" \t") for key, value in headers if key.lower() == name]
+
+
+def read_headers(registration: Registration, headers: Headers, *, max_body: int = MAX_BODY) -> Handshake | Signed:
+    """Decide what a request is, before its body is read.
+
+    Args:
+        registration: what the store knows of the endpoint.
+        headers: the request's headers.
+        max_body: bytes a body may have.
+
+    Raises:
+        RejectedError: 404 closed registration, 415 encoded body, 413 announced body too long, 400 malformed
+            handshake, 401 no usable signature.
+    """
+    headers = list(headers)
+    if registration.state is RegistrationState.CLOSED:
+        raise RejectedError(status=404, reason="closed registration")
+    encodings = _values(headers, b"content-encoding")
+    if any(encoding.lower() not in (b"", b"identity") for encoding in encodings):
+        # Front ends decode silently, and the signature would be checked over other bytes than Asana signed.
+        raise RejectedError(status=415, reason="encoded body")
+    for length in _values(headers, b"content-length"):
+        check_length(int(length) if length.isdigit() and len(length) < 20 else max_body + 1, max_body=max_body)
+    signatures = _values(headers, b"x-hook-signature")
+    secrets = _values(headers, b"x-hook-secret")
+    if secrets and not signatures and registration.state is RegistrationState.PENDING:
+        return Handshake(_read_secret(secrets))
+    if len(signatures) != 1:
+        raise RejectedError(status=401, reason=f"{len(signatures)} signatures" if signatures else "no signature")
+    return Signed(signatures[0])
+
+
+def _read_secret(values: Sequence[bytes]) -> Secret:
+    if len(values) != 1 or not _SECRET.fullmatch(values[0]):
+        raise RejectedError(status=400, reason="malformed handshake")
+    return Secret(values[0].decode("ascii"))
+
+
+def check_length(length: int, *, max_body: int) -> None:
+    """Refuse a body of *length* bytes if that is more than *max_body*.
+
+    Raises:
+        RejectedError: 413.
+    """
+    if length > max_body:
+        raise RejectedError(status=413, reason=f"body longer than {max_body} bytes")
+
+
+def prove(registration: Registration, signed: Signed, body: bytes) -> NewDelivery:
+    """Check a delivery's signature; return what to store.
+
+    While the registration is pending, the signature is tried with each candidate's secret, and the delivery is
+    marked for quarantine under the one that fits.
+
+    Raises:
+        RejectedError: 401, none of the registration's secrets made the signature.
+    """
+    confirmed = registration.secret
+    secrets = registration.candidates if confirmed is None else (confirmed,)
+    for secret in secrets:
+        if verify(secret, body, signed.signature):
+            return NewDelivery(
+                registration=registration.id,
+                signature=signed.signature.decode("ascii").lower(),
+                body=body,
+                candidate=candidate_id(secret) if confirmed is None else None,
+            )
+    raise RejectedError(status=401, reason="wrong signature" if secrets else "no secret yet")
+
+
+def is_heartbeat(body: bytes) -> bool:
+    """Tell whether a proven delivery carries no events: Asana only wants to know that somebody listens."""
+    return _HEARTBEAT.fullmatch(body) is not None

@@ -1,0 +1,51 @@
+"""The door for aiohttp: routes that hand requests to a `Receiver`.
+
+Establishing a webhook from ``on_startup`` cannot work: the port is not open yet, so Asana's handshake finds nobody.
+Start the site first (``web.TCPSite(...).start()``), then establish; or establish from another process.
+
+The body is read here, so the application's ``client_max_size`` does not cut off long deliveries. Encoded bodies are
+refused; with ``web.AppRunner(app, auto_decompress=False)`` aiohttp does not even try to decode them. Its access log
+prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if others read it.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from aiohttp import ClientPayloadError, web
+
+from asana_webhooks.receiver.receiver import Receiver, Reply
+
+__all__ = ["webhook_routes"]
+
+
+def webhook_routes(receiver: Receiver, prefix: str = "/asana") -> list[web.RouteDef]:
+    """Return the routes to add to an application: ``app.add_routes(webhook_routes(receiver))``.
+
+    Args:
+        receiver: what answers.
+        prefix: the path before the endpoint; ``public_url`` of `establish_webhook` must end with it.
+    """
+    return [web.post(f"{prefix.rstrip('/')}/{{endpoint}}", _handler(receiver))]
+
+
+def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        async with aclosing(_chunks(request)) as body:
+            return _response(await receiver.receive(request.match_info["endpoint"], request.raw_headers, body))
+
+    return handle
+
+
+async def _chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
+    try:
+        async for chunk in request.content.iter_any():
+            yield chunk
+    except ClientPayloadError as error:
+        raise ConnectionResetError("the body was cut off") from error
+
+
+def _response(reply: Reply) -> web.Response:
+    response = web.Response(status=reply.status, body=reply.body)
+    for name, value in reply.headers:
+        response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
+    return response

@@ -1,0 +1,204 @@
+"""The doors on real ports: aiohttp, plain ASGI, and mounted in FastAPI and Starlette on uvicorn."""
+
+import asyncio
+import io
+import socket
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from asana_webhooks import AsanaSession, MemoryStore, Receiver, TargetRejectedError, establish_webhook, sign
+from asana_webhooks.receiver.asgi import ReceiverApp
+from asana_webhooks.receiver.web import webhook_routes
+from asana_webhooks.testing import FakeAsana
+from tests.helpers.doors import DOORS
+from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client."""
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    """A store."""
+    async with MemoryStore() as opened:
+        yield opened
+
+
+def signature(content: bytes) -> dict[str, str]:
+    return {"X-Hook-Signature": sign(SECRET, content)}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_webhook_is_established_and_delivers(door: str, store: MemoryStore) -> None:
+    """Handshake, heartbeat and deliveries of the fake get through every door."""
+    async with (
+        FakeAsana() as fake,
+        AsanaSession(fake.token, base_url=fake.url) as asana,
+        DOORS[door](Receiver(store)) as public_url,
+    ):
+        [project] = fake.projects
+        established = await establish_webhook(asana, store, public_url=public_url, resource=project)
+        fake.change(project, field="due_on")
+        await fake.settle()
+
+        assert [delivery.status for delivery in fake.deliveries] == [200, 200]
+        [lease] = await store.claim(9, lease=60)
+        assert lease.webhook_gid == established.webhook_gid
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_refusals_have_their_status_and_an_empty_body(
+    door: str, store: MemoryStore, http: aiohttp.ClientSession
+) -> None:
+    """401, 404, 405 with Allow, 413 and 415 look the same from outside whichever door it is."""
+    await register(store)
+    content = body(event())
+    async with DOORS[door](Receiver(store, max_body=1000)) as public_url:
+        target = f"{public_url}/{ENDPOINT}"
+        requests = [
+            (target, content, {"X-Hook-Signature": "0" * 64}, 401),
+            (target, content, {"X-Hook-Secret": "f" * 32}, 401),
+            (f"{public_url}/{'x' * 43}", content, signature(content), 404),
+            (target, b"x" * 1001, signature(content), 413),
+            (target, content, signature(content) | {"Content-Encoding": "br"}, 415),
+        ]
+        for url, data, headers, status in requests:
+            async with http.post(url, data=data, headers=headers) as response:
+                assert (response.status, await response.read()) == (status, b"")
+        async with http.get(target) as response:
+            assert response.status == 405
+            assert response.headers["Allow"] == "POST"
+        assert not await store.claim(9, lease=60)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_body_in_many_chunks_is_put_together(
+    door: str, store: MemoryStore, http: aiohttp.ClientSession
+) -> None:
+    """Transfer chunks mean nothing; the signature is checked over all of it, query string or not."""
+    await register(store)
+    content = body(*(event() for _ in range(3)))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 100):
+            yield content[start : start + 100]
+
+    async with DOORS[door](Receiver(store)) as public_url:
+        url = f"{public_url}/{ENDPOINT}?app_specific=1"
+        async with http.post(url, data=chunks(), headers=signature(content)) as response:
+            assert response.status == 200
+
+    [lease] = await store.claim(9, lease=60)
+    assert lease.body == content
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_peer_that_goes_away_in_the_middle_leaves_nothing(door: str, store: MemoryStore) -> None:
+    """Half a body is not stored, and the server goes on."""
+    await register(store)
+    content = body(event())
+    async with DOORS[door](Receiver(store)) as public_url:
+        host, _, port = public_url.removeprefix("http://").partition("/")[0].partition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        path = f"/{public_url.partition('//')[2].partition('/')[2]}/{ENDPOINT}"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign(SECRET, content)}\r\n"
+        writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:50])
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+        async with aiohttp.ClientSession() as http:
+            async with http.post(f"{public_url}/{ENDPOINT}", data=content, headers=signature(content)) as response:
+                assert response.status == 200
+
+    assert len(await store.claim(9, lease=60)) == 1
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_body_that_breaks_off_inside_a_chunk_is_refused(door: str, store: MemoryStore) -> None:
+    """Chunks that make no sense are a 400, whatever was signed, and nothing is kept."""
+    await register(store)
+    content = body(event())
+    async with DOORS[door](Receiver(store)) as public_url:
+        host, _, port = public_url.removeprefix("http://").partition("/")[0].partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        path = f"/{public_url.partition('//')[2].partition('/')[2]}/{ENDPOINT}"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign(SECRET, content)}\r\n"
+        writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        await writer.drain()
+        writer.write(b"5\r\n{'eve\r\nno hex\r\n")
+        answer = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+        assert b" 400 " in answer
+    assert not await store.claim(9, lease=60)
+
+
+async def test_a_small_client_max_size_of_the_users_app_does_not_cut_deliveries(
+    store: MemoryStore, http: aiohttp.ClientSession
+) -> None:
+    """The door reads the body itself, so aiohttp's limit of 1 MiB in the user's own app does not apply."""
+    await register(store)
+    content = body(*(event(note="x" * 1000) for _ in range(3000)))
+    assert len(content) > 2 * 1024**2
+    sub = web.Application()
+    sub.add_routes(webhook_routes(Receiver(store), "/"))
+    app = web.Application(client_max_size=1024)
+    app.add_subapp("/hooks", sub)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/hooks/{ENDPOINT}"
+        async with http.post(url, data=io.BytesIO(content), headers=signature(content)) as response:
+            assert response.status == 200
+    finally:
+        await runner.cleanup()
+
+
+async def test_establishing_before_the_port_is_open_cannot_work(store: MemoryStore) -> None:
+    """From on_startup nobody can answer the handshake: Asana refuses. Once the site has started, it works."""
+    not_listening = socket.socket()
+    not_listening.bind(("127.0.0.1", 0))
+    async with FakeAsana() as fake, AsanaSession(fake.token, base_url=fake.url) as asana:
+        public_url = f"http://127.0.0.1:{not_listening.getsockname()[1]}/asana"
+        failures = []
+
+        async def too_early(_: web.Application) -> None:
+            with pytest.raises(TargetRejectedError) as caught:
+                await establish_webhook(asana, store, public_url=public_url, resource=fake.projects[0])
+            failures.append(caught.value.status)
+
+        app = web.Application()
+        app.add_routes(webhook_routes(Receiver(store)))
+        app.on_startup.append(too_early)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        assert failures == [400]
+        assert not fake.webhooks
+        await web.SockSite(runner, not_listening).start()
+        await establish_webhook(asana, store, public_url=public_url, resource=fake.projects[0])
+        await runner.cleanup()
+
+        assert len(fake.webhooks) == 1
+
+
+async def test_the_asgi_app_speaks_http_only(store: MemoryStore) -> None:
+    """A websocket mounted by mistake is a clear error."""
+
+    async def nothing() -> dict[str, object]:
+        raise AssertionError
+
+    async def swallow(_: object) -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="HTTP only"):
+        await ReceiverApp(Receiver(store))({"type": "websocket"}, nothing, swallow)

@@ -1,0 +1,381 @@
+"""The receiver without any web framework: what it answers, what it stores, what it says in the log."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+
+from asana_webhooks import MemoryStore, Receiver, Secret, SQLiteStore, StoreFullError, StoreUnavailableError, sign
+from asana_webhooks.store.base import NewDelivery, PutResult, RegistrationState, Store, registration_id
+from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
+
+OTHER = Secret("ffffffffffffffffffffffffffffffff")
+HEARTBEAT = b'{"events":[]}'
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """A store of each kind."""
+    opened: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "asana.db")
+    async with opened:
+        yield opened
+
+
+def signed(content: bytes, secret: Secret = SECRET) -> list[tuple[bytes, bytes]]:
+    return [(b"X-Hook-Signature", sign(secret, content).encode())]
+
+
+def handshake(secret: Secret = SECRET) -> list[tuple[bytes, bytes]]:
+    return [(b"X-Hook-Secret", secret.reveal().encode())]
+
+
+async def pending(store: Store) -> str:
+    id = registration_id(ENDPOINT)
+    await store.open(id, resource="8675309", ttl=60)
+    return id
+
+
+async def waiting(store: Store) -> list[bytes]:
+    return [lease.body for lease in await store.claim(100, lease=60)]
+
+
+async def test_a_handshake_is_committed_and_then_echoed(store: Store) -> None:
+    """The very secret comes back, and by then the store knows it."""
+    id = await pending(store)
+
+    reply = await Receiver(store).receive(ENDPOINT, handshake(), b"")
+
+    assert (reply.status, reply.body) == (200, b"")
+    assert reply.headers == ((b"X-Hook-Secret", SECRET.reveal().encode()),)
+    found = await store.find(id)
+    assert found is not None
+    assert found.candidates == (SECRET,)
+
+
+async def test_a_handshake_after_confirmation_changes_nothing(store: Store) -> None:
+    """A stored secret cannot be replaced by a POST (django-asana's mistake): 401, and deliveries still verify."""
+    registration = await register(store)
+    receiver = Receiver(store)
+
+    reply = await receiver.receive(ENDPOINT, handshake(OTHER), b"")
+
+    assert (reply.status, reply.headers, reply.body) == (401, (), b"")
+    found = await store.find(registration)
+    assert found is not None
+    assert found.secret == SECRET
+    content = body(event())
+    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 200
+    assert (await receiver.receive(ENDPOINT, signed(content, OTHER), content)).status == 401
+
+
+async def test_a_strangers_handshake_does_not_block_the_true_one(store: Store) -> None:
+    """Both are kept as candidates; the 201 decides (paperclip's mistake was to keep the first)."""
+    id = await pending(store)
+    receiver = Receiver(store)
+
+    assert (await receiver.receive(ENDPOINT, handshake(OTHER), b"")).status == 200
+    assert (await receiver.receive(ENDPOINT, handshake(), b"")).status == 200
+    assert await store.confirm(id, webhook_gid="1", secret=SECRET)
+
+    content = body(event())
+    assert (await receiver.receive(ENDPOINT, signed(content, OTHER), content)).status == 401
+    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 200
+
+
+async def test_a_flood_of_handshakes_is_bounded(store: Store) -> None:
+    """Four candidates are kept; the fifth is not echoed, and one that is known already is."""
+    await pending(store)
+    receiver = Receiver(store)
+    secrets = [Secret(f"{number}" * 32) for number in range(5)]
+
+    statuses = [(await receiver.receive(ENDPOINT, handshake(secret), b"")).status for secret in (*secrets, secrets[0])]
+
+    assert statuses == [200, 200, 200, 200, 401, 200]
+
+
+@pytest.mark.parametrize("state", ["unknown", "closed", "strange"])
+async def test_where_nothing_is_expected_everything_is_404(store: Store, state: str) -> None:
+    """Unknown and closed endpoints answer 404 to handshakes and deliveries alike, and keep nothing."""
+    content = body(event())
+    endpoint = "x" * 43
+    if state == "closed":
+        endpoint = ENDPOINT
+        await store.close(await register(store))
+    if state == "strange":
+        endpoint = "\udcff/../\x00" * 10
+
+    receiver = Receiver(store)
+    replies = [await receiver.receive(endpoint, headers, content) for headers in (handshake(), signed(content), [])]
+
+    assert [(reply.status, reply.body) for reply in replies] == [(404, b"")] * 3
+    assert await waiting(store) == []
+
+
+async def test_a_proven_delivery_is_stored_before_it_is_answered(store: Store) -> None:
+    """200 means that the raw bytes are in the store, whatever they are."""
+    await register(store)
+    contents = [body(event()), b"no json at all", b"[]", b"\xff\x00"]
+    receiver = Receiver(store)
+
+    assert [(await receiver.receive(ENDPOINT, signed(one), one)).status for one in contents] == [200] * 4
+    assert await waiting(store) == contents
+
+
+async def test_the_signature_counts_over_the_raw_bytes(store: Store) -> None:
+    """The same JSON written otherwise is another body (AWM's mistake was to write it anew)."""
+    await register(store)
+    content = body(event())
+    rewritten = json.dumps(json.loads(content)).encode()
+
+    reply = await Receiver(store).receive(ENDPOINT, signed(content), rewritten)
+
+    assert reply.status == 401
+    assert await waiting(store) == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"x-hook-signature", b"")],
+        [(b"x-hook-signature", b"0" * 64)],
+        [(b"x-hook-signature", "ü".encode())],
+        [(b"x-hook-signature", b"\xff" * 64)],
+        [(b"x-hook-signature", b"a" * 8192)],
+        [*signed(b"{}", SECRET), *signed(b"{}", SECRET)],
+        signed(b"{}", OTHER),
+        [(b"x-hook-signature", sign(SECRET, b"{}").encode()[:63])],
+    ],
+    ids=["none", "empty", "wrong", "non-ascii", "high bytes", "long", "two", "other secret", "short"],
+)
+async def test_every_unproven_delivery_gets_the_same_empty_401(
+    store: Store, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Nobody learns from the answer what was wrong, and nothing ends in a 500."""
+    await register(store)
+
+    reply = await Receiver(store).receive(ENDPOINT, headers, b"{}")
+
+    assert (reply.status, reply.headers, reply.body) == (401, (), b"")
+    assert await waiting(store) == []
+
+
+async def test_no_secret_is_no_reason_to_believe(store: Store) -> None:
+    """Before any handshake there is no secret, and no delivery passes: not even one signed with an empty key."""
+    await pending(store)
+    empty_key = b"b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad"  # HMAC of nothing with nothing
+
+    reply = await Receiver(store).receive(ENDPOINT, [(b"x-hook-signature", empty_key)], b"")
+
+    assert reply.status == 401
+
+
+async def test_an_empty_delivery_is_verified_like_any_other(store: Store) -> None:
+    """A heartbeat with a wrong signature is refused (empty events must not skip the check)."""
+    await register(store)
+    receiver = Receiver(store)
+
+    assert (await receiver.receive(ENDPOINT, signed(HEARTBEAT, OTHER), HEARTBEAT)).status == 401
+    assert (await receiver.receive(ENDPOINT, [], HEARTBEAT)).status == 401
+
+
+async def test_heartbeats_are_noted_and_not_stored(store: Store) -> None:
+    """They are all alike, so they would be duplicates of each other."""
+    registration = await register(store)
+    receiver = Receiver(store)
+
+    for _ in range(2):
+        assert (await receiver.receive(ENDPOINT, signed(HEARTBEAT), HEARTBEAT)).status == 200
+
+    assert await waiting(store) == []
+    assert (await store.health()).registrations[registration] is not None
+
+
+async def test_duplicates_are_answered_200_and_kept_once(store: Store) -> None:
+    """Asana sends again what was answered too late."""
+    await register(store)
+    content = body(event())
+    receiver = Receiver(store)
+
+    replies = await asyncio.gather(*(receiver.receive(ENDPOINT, signed(content), content) for _ in range(50)))
+
+    assert {reply.status for reply in replies} == {200}
+    assert await waiting(store) == [content]
+
+
+async def test_what_comes_before_the_201_is_kept_back_until_it_decides(store: Store) -> None:
+    """A heartbeat is answered at once, events are stored where no worker sees them, and the 201 releases them."""
+    id = await pending(store)
+    receiver = Receiver(store)
+    await receiver.receive(ENDPOINT, handshake(OTHER), b"")
+    await receiver.receive(ENDPOINT, handshake(), b"")
+    true, forged = body(event()), body(event())
+
+    assert (await receiver.receive(ENDPOINT, signed(HEARTBEAT), HEARTBEAT)).status == 200
+    assert (await receiver.receive(ENDPOINT, signed(true), true)).status == 200
+    assert (await receiver.receive(ENDPOINT, signed(forged, OTHER), forged)).status == 200
+    assert await waiting(store) == []
+
+    assert await store.confirm(id, webhook_gid="1", secret=SECRET)
+    assert await waiting(store) == [true]
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"br", b"GZIP", b"identity, gzip", b"zstd"])
+async def test_encoded_bodies_are_refused_unread(store: Store, encoding: bytes) -> None:
+    """415, before a byte of the body was asked for."""
+    await register(store)
+
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    chunks = never()
+    headers = [*signed(b""), (b"Content-Encoding", encoding)]
+    assert (await Receiver(store).receive(ENDPOINT, headers, chunks)).status == 415
+
+
+async def stream(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_long_bodies_are_refused(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """413 by the announced length or by the bytes that come, and loudly: a true delivery would cost the webhook."""
+    await register(store)
+    receiver = Receiver(store, max_body=1000)
+    headers = signed(b"")
+
+    for chunks, extra in (([b"x" * 600] * 2, []), ([], [(b"content-length", b"1001")])):
+        assert (await receiver.receive(ENDPOINT, [*headers, *extra], stream(chunks))).status == 413
+    assert (await receiver.receive(ENDPOINT, headers, b"x" * 1001)).status == 413
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+async def test_slow_bodies_are_given_up(store: Store) -> None:
+    """408 after body_timeout."""
+    await register(store)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    assert (await Receiver(store, body_timeout=0.01).receive(ENDPOINT, signed(b""), trickle())).status == 408
+
+
+async def test_a_peer_that_goes_away_is_no_error(store: Store) -> None:
+    """A body that is cut off is a 400 nobody reads, and keeps nothing."""
+    await register(store)
+
+    async def cut() -> AsyncIterator[bytes]:
+        yield b"{"
+        raise ConnectionResetError
+
+    assert (await Receiver(store).receive(ENDPOINT, signed(b"{"), cut())).status == 400
+    assert await waiting(store) == []
+
+
+class Broken(MemoryStore):
+    """A store whose put does what it is told."""
+
+    def __init__(self, *, error: Exception | None = None, result: PutResult | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.result = result
+
+    async def put(self, delivery: NewDelivery) -> PutResult:
+        if self.error is not None:
+            raise self.error
+        if self.result is not None:
+            return self.result
+        await asyncio.Event().wait()
+        raise AssertionError(delivery)
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        Broken(error=StoreUnavailableError(problem="disk I/O error")),
+        Broken(error=StoreFullError(problem="10000 deliveries wait")),
+        Broken(),
+    ],
+    ids=["unavailable", "full", "hangs"],
+)
+async def test_what_cannot_be_stored_is_503_with_a_fixed_text(store: Broken, caplog: pytest.LogCaptureFixture) -> None:
+    """Asana shows the text to others, so it says nothing; the log does."""
+    await register(store)
+    content = body(event())
+
+    reply = await Receiver(store, timeout=0.02).receive(ENDPOINT, signed(content), content)
+
+    assert (reply.status, reply.body) == (503, b"store unavailable")
+    assert "answered 503" in caplog.text
+
+
+async def test_a_registration_that_ends_meanwhile_is_404() -> None:
+    """The store has the last word, in the transaction that would keep the delivery."""
+    store = Broken(result="refused")
+    await register(store)
+    content = body(event())
+
+    assert (await Receiver(store).receive(ENDPOINT, signed(content), content)).status == 404
+
+
+async def test_an_answer_nobody_waits_for_keeps_the_delivery(tmp_path: Path) -> None:
+    """If the peer gives up while the store is writing, the delivery is kept and the next try is a duplicate."""
+    async with SQLiteStore(tmp_path / "asana.db") as store:
+        await register(store)
+        content = body(event())
+        receiver = Receiver(store)
+        putting = asyncio.Event()
+        put = store.put
+
+        async def noticed(delivery: NewDelivery) -> PutResult:
+            putting.set()
+            return await put(delivery)
+
+        store.put = noticed  # type: ignore[method-assign]
+        answering = asyncio.create_task(receiver.receive(ENDPOINT, signed(content), content))
+        await putting.wait()
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+
+        assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 200
+        assert await waiting(store) == [content]
+
+
+async def test_the_log_says_why_and_shows_no_secret(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each refusal, with the reason; no endpoint, secret, signature, body or header, and no line break."""
+    caplog.set_level(logging.DEBUG, logger="asana_webhooks")
+    await register(store)
+    content = body(event(action="s3cret-content"))
+    receiver = Receiver(store)
+    await receiver.receive(ENDPOINT, signed(content), content)
+    await receiver.receive(ENDPOINT, signed(content, OTHER), content)
+    await receiver.receive(ENDPOINT, [(b"x-hook-signature", b"evil\r\nline")], content)
+    await receiver.receive("evil\r\nendpoint", signed(content), content)
+    await receiver.receive(ENDPOINT, handshake(OTHER), content)
+
+    refusals = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line.split(" (")[0] for line in refusals] == [
+        "refused with 401: wrong signature",
+        "refused with 401: wrong signature",
+        "refused with 404: unknown endpoint",
+        "refused with 401: no signature",
+    ]
+    hidden = [SECRET.reveal(), OTHER.reveal(), ENDPOINT, sign(SECRET, content), "s3cret-content", "evil"]
+    assert [text for text in hidden if text in caplog.text] == []
+
+
+async def test_the_state_of_a_closed_registration_stays_closed(store: Store) -> None:
+    """Neither handshakes nor deliveries bring it back."""
+    id = await register(store)
+    await store.close(id)
+    await Receiver(store).receive(ENDPOINT, handshake(), b"")
+
+    found = await store.find(id)
+    assert found is not None
+    assert found.state is RegistrationState.CLOSED

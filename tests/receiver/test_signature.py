@@ -1,0 +1,208 @@
+"""Signatures: Asana's way of signing, and every way of getting it wrong."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from asana_webhooks.models import Secret
+from asana_webhooks.receiver.signature import sign, verify
+
+# The two vectors of reference/protocol.md, computed there from the algorithm that a real delivery proves.
+SECRET = Secret("0123456789abcdef0123456789abcdef")
+HEARTBEAT = b'{"events":[]}'
+HEARTBEAT_SIGNATURE = "b8e5e1612f52653b9177d6a1b25773f910e9317fb1f3df63f0d0cf2efdfc02a3"
+DELIVERY = (
+    b'{"events":[{"user":null,"created_at":"2026-01-02T03:04:05.678Z","action":"deleted","resource":{"gid":"2002",'
+    b'"resource_type":"task","resource_subtype":"default_task"},"parent":null}]}'
+)
+DELIVERY_SIGNATURE = "54c8dde9546bb0e224feb173ecc637736b44e96e38166bd9bdc0b82088e21437"
+VECTORS = pytest.mark.parametrize(
+    ("body", "signature"), [(HEARTBEAT, HEARTBEAT_SIGNATURE), (DELIVERY, DELIVERY_SIGNATURE)], ids=["empty", "event"]
+)
+
+OPENSSL = shutil.which("openssl")
+
+secrets = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=300)
+
+
+def hmac_by_hand(key: bytes, body: bytes) -> str:
+    """HMAC-SHA256 as RFC 2104 writes it down, from hashlib alone."""
+    key = hashlib.sha256(key).digest() if len(key) > 64 else key
+    key = key.ljust(64, b"\0")
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + body).digest()
+    return hashlib.sha256(bytes(byte ^ 0x5C for byte in key) + inner).hexdigest()
+
+
+class TestSign:
+    @VECTORS
+    def test_vectors(self, body: bytes, signature: str) -> None:
+        """Known bodies have known signatures: the secret's text is the key, it is not hex-decoded."""
+        assert len(DELIVERY) == 182
+        assert sign(SECRET, body) == signature
+
+    @given(secrets, st.binary())
+    @example("x" * 64, b"")
+    @example("x" * 65, b"")
+    def test_against_the_definition(self, secret: str, body: bytes) -> None:
+        """Signatures are those of RFC 2104, for keys shorter and longer than a block."""
+        assert sign(Secret(secret), body) == hmac_by_hand(secret.encode(), body)
+
+    @pytest.mark.skipif(OPENSSL is None, reason="there is no openssl on this machine")
+    @pytest.mark.parametrize("body", [b"", HEARTBEAT, DELIVERY, bytes(range(256)) * 9])
+    @pytest.mark.parametrize("secret", ["k", SECRET.reveal(), "long-" * 50])
+    def test_against_openssl(self, secret: str, body: bytes) -> None:
+        """Another implementation agrees."""
+        command = [str(OPENSSL), "dgst", "-sha256", "-hmac", secret, "-r"]
+        said = subprocess.run(command, input=body, capture_output=True, check=True, timeout=30)
+
+        assert said.stdout.split()[0].decode() == sign(Secret(secret), body)
+
+    def test_empty_secret_signs_nothing(self) -> None:
+        """An empty key would let anybody sign (trap 10), so there is no signature."""
+        with pytest.raises(ValueError, match="an empty secret signs nothing"):
+            sign(Secret(""), HEARTBEAT)
+
+
+class TestVerify:
+    @VECTORS
+    def test_vectors(self, body: bytes, signature: str) -> None:
+        """Asana's signature is accepted."""
+        assert verify(SECRET, body, signature.encode())
+
+    @given(secrets, st.binary())
+    def test_what_was_signed(self, secret: str, body: bytes) -> None:
+        """Whatever sign() made is accepted, in lower and upper case."""
+        signature = sign(Secret(secret), body)
+
+        assert verify(Secret(secret), body, signature.encode())
+        assert verify(Secret(secret), body, signature.upper().encode())
+
+    def test_mixed_case(self) -> None:
+        """Hex digits may come in any case."""
+        mixed = HEARTBEAT_SIGNATURE[:32].upper() + HEARTBEAT_SIGNATURE[32:]
+
+        assert verify(SECRET, HEARTBEAT, mixed.encode())
+
+    @given(st.binary(min_size=1), st.data())
+    def test_one_bit_of_the_body(self, body: bytes, data: st.DataObject) -> None:
+        """A body with one bit turned is another body."""
+        signature = sign(SECRET, body).encode()
+        place = data.draw(st.integers(0, len(body) * 8 - 1))
+        turned = bytearray(body)
+        turned[place // 8] ^= 1 << place % 8
+
+        assert not verify(SECRET, bytes(turned), signature)
+
+    @given(st.binary(), st.integers(0, 64 * 8 - 1))
+    def test_one_bit_of_the_header(self, body: bytes, place: int) -> None:
+        """A header with one bit turned is refused, unless the bit only changes the case of a letter."""
+        signature = bytearray(sign(SECRET, body).encode())
+        original = bytes(signature)
+        signature[place // 8] ^= 1 << place % 8
+        assume(bytes(signature).lower() != original)
+
+        assert not verify(SECRET, body, bytes(signature))
+
+    @given(secrets, st.binary(), st.data())
+    def test_one_bit_of_the_secret(self, secret: str, body: bytes, data: st.DataObject) -> None:
+        """A secret with one bit turned verifies nothing."""
+        place = data.draw(st.integers(0, len(secret) - 1))
+        bit = data.draw(st.integers(0, 6))
+        other = secret[:place] + chr(ord(secret[place]) ^ 1 << bit) + secret[place + 1 :]
+        # HMAC fills short keys up with NUL, so a key and the same key with NUL after it are one key.
+        assume(other.rstrip("\0") != secret)
+
+        assert not verify(Secret(other), body, sign(Secret(secret), body).encode())
+
+    @given(st.binary(), st.binary())
+    def test_longer_and_shorter_bodies(self, body: bytes, more: bytes) -> None:
+        """A body with something added is another body."""
+        assume(more)
+        signature = sign(SECRET, body).encode()
+
+        assert not verify(SECRET, body + more, signature)
+        assert not verify(SECRET, more + body, signature) or more + body == body
+
+    @given(st.binary(max_size=200))
+    @example(HEARTBEAT_SIGNATURE.encode() + b"\n")
+    def test_any_header(self, header: bytes) -> None:
+        """Whatever bytes the header holds, the answer is no, and never an exception (traps 13 and 14)."""
+        assert verify(SECRET, HEARTBEAT, header) is False
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"",
+            b" ",
+            HEARTBEAT_SIGNATURE[:63].encode(),
+            HEARTBEAT_SIGNATURE.encode() + b"0",
+            HEARTBEAT_SIGNATURE.encode() * 2,
+            HEARTBEAT_SIGNATURE.encode() + b"," + HEARTBEAT_SIGNATURE.encode(),
+            b"sha256=" + HEARTBEAT_SIGNATURE.encode(),
+            b"0x" + HEARTBEAT_SIGNATURE[2:].encode(),
+            b" " + HEARTBEAT_SIGNATURE.encode(),
+            HEARTBEAT_SIGNATURE.encode() + b"\n",
+            HEARTBEAT_SIGNATURE.encode() + b"\0",
+            bytes.fromhex(HEARTBEAT_SIGNATURE),
+            HEARTBEAT_SIGNATURE.encode("utf-16"),
+            "٣".encode() * 64,
+            b"\xff" * 64,
+            "é".encode("latin-1") + HEARTBEAT_SIGNATURE[1:].encode(),
+            "\udcff".encode("utf-8", "surrogateescape") + HEARTBEAT_SIGNATURE[1:].encode(),
+            "\udcff".encode("utf-8", "surrogatepass") + HEARTBEAT_SIGNATURE[3:].encode(),
+            b"g" * 64,
+            b"0" * 64,
+            b"a" * 8192,
+        ],
+        ids=lambda header: repr(header[:12]),
+    )
+    def test_bad_headers(self, header: bytes) -> None:
+        """Empty, short, long, doubled, prefixed, padded, raw or outside ASCII: no (traps 13 and 14)."""
+        assert verify(SECRET, HEARTBEAT, header) is False
+
+    @given(st.binary())
+    @example(HEARTBEAT)
+    def test_empty_secret_verifies_nothing(self, body: bytes) -> None:
+        """Not even the HMAC that an empty key makes (trap 10: no stored secret means an empty key)."""
+        assert verify(Secret(""), body, hmac_by_hand(b"", body).encode()) is False
+
+    def test_key_is_not_decoded(self) -> None:
+        """A signature made with the hex-decoded secret is not Asana's."""
+        forged = hmac_by_hand(bytes.fromhex(SECRET.reveal()), HEARTBEAT)
+
+        assert not verify(SECRET, HEARTBEAT, forged.encode())
+
+    def test_raw_bytes_count(self) -> None:
+        """The same JSON written anew is another body (trap 12: HMAC over re-serialised JSON)."""
+        again = json.dumps(json.loads(DELIVERY)).encode()
+
+        assert json.loads(again) == json.loads(DELIVERY)
+        assert not verify(SECRET, again, DELIVERY_SIGNATURE.encode())
+
+    def test_plain_hash_is_no_signature(self) -> None:
+        """Hashing key and body one after the other does not sign."""
+        forged = hashlib.sha256(SECRET.reveal().encode() + HEARTBEAT).hexdigest()
+
+        assert not verify(SECRET, HEARTBEAT, forged.encode())
+
+    def test_comparison_takes_constant_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The comparison is compare_digest's, over bytes of equal length: a wrong guess costs the same everywhere."""
+        calls: list[tuple[object, object]] = []
+
+        def noted(one: bytes, two: bytes) -> bool:
+            calls.append((one, two))
+            return one == two
+
+        monkeypatch.setattr("asana_webhooks.receiver.signature.hmac.compare_digest", noted)
+
+        assert verify(SECRET, HEARTBEAT, HEARTBEAT_SIGNATURE.upper().encode())
+        assert not verify(SECRET, HEARTBEAT, b"0" * 64)
+        assert calls == [
+            (HEARTBEAT_SIGNATURE.encode(), HEARTBEAT_SIGNATURE.encode()),
+            (HEARTBEAT_SIGNATURE.encode(), b"0" * 64),
+        ]
