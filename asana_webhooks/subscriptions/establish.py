@@ -1,0 +1,185 @@
+"""Establishing a webhook: where asking and being called meet.
+
+A registration is opened before the create request is sent, the receiver lets Asana's handshake in while the request
+is open, and Asana's authenticated 201 decides which of the secrets that came is the true one.
+
+Source: https://developers.asana.com/reference/createwebhook
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from attrs import define, field, frozen
+from yarl import URL
+
+from asana_webhooks.cleanup import finish
+from asana_webhooks.client.operations import create_webhook, delete_webhook, get_webhooks
+from asana_webhooks.client.requests import CreateWebhookRequest
+from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.errors import (
+    AsanaError,
+    ConfigurationError,
+    CreateOutcomeUnknownError,
+    HandshakeMismatchError,
+    NotFoundError,
+)
+from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
+from asana_webhooks.store.base import Store, registration_id
+
+__all__ = ["EstablishedWebhook", "establish_webhook"]
+
+_SLACK_SECONDS: Final = 60.0
+"""How long a pending registration outlives the longest create call."""
+
+_log = logging.getLogger(__name__)
+
+
+@frozen(kw_only=True)
+class EstablishedWebhook:
+    """A webhook that is live: Asana sends, and its deliveries can be verified."""
+
+    webhook: Webhook = field(repr=False)
+    """Asana's record of it; its target holds the endpoint."""
+    webhook_gid: str
+    registration: str
+    """The id of its registration in the store; ``store.close`` it after deleting the webhook."""
+    orphans: int = 0
+    """Webhooks of earlier attempts that may exist and could not be found. Their deliveries are answered 404, and Asana
+    deletes them after 24 hours."""
+
+
+async def establish_webhook(
+    asana: AsanaSession,
+    store: Store,
+    *,
+    public_url: str,
+    resource: str,
+    filters: Iterable[WebhookFilter] = (),
+    workspace: str | None = None,
+) -> EstablishedWebhook:
+    """Create a webhook whose deliveries the receivers on *store* will accept.
+
+    A receiver must be listening at *public_url* already, in this process or another with the same store. So this
+    cannot be awaited from an application's start-up hook, where the port is not open yet.
+
+    Awaits the store and one create call, at most two if the first one's outcome stays unknown. On failure or
+    cancellation the registration is closed again, so a handshake that is still under way comes to nothing.
+
+    Args:
+        asana: the session to create it with.
+        store: the store the receivers use.
+        public_url: where Asana reaches them; a random endpoint is appended as the last segment of its path.
+        resource: the gid of the task, project, portfolio, … to watch.
+        filters: which events to let pass; by default all.
+        workspace: the resource's workspace. With it, a webhook of which no answer tells can be found and deleted.
+
+    Raises:
+        TargetRejectedError: Asana could not reach *public_url*, or got a wrong answer to its handshake.
+        HandshakeMismatchError: the handshake came through somebody who changed it; the webhook is deleted again.
+        CreateOutcomeUnknownError: twice no answer told whether the webhook was created.
+        StoreError: the store failed; a webhook that was created by then is deleted again.
+        ConfigurationError: an argument cannot work.
+        AsanaError: whatever else `create_webhook` raises.
+    """
+    base = _check_public_url(public_url)
+    wanted = tuple(filters)
+    CreateWebhookRequest(resource=resource, target=str(base), filters=wanted)  # bad arguments fail before we begin
+    orphans = 0
+    for last in (False, True):
+        pending = _Pending.at(base)
+        try:
+            async with _open(store, pending, resource=resource, ttl=asana.timeout + _SLACK_SECONDS):
+                created = await create_webhook(asana, resource=resource, target=pending.target, filters=wanted)
+                await _confirm(asana, store, pending, created)
+        except CreateOutcomeUnknownError:
+            orphans += await _clear(asana, pending, resource=resource, workspace=workspace)
+            if last:
+                raise
+        else:
+            break
+    return EstablishedWebhook(
+        webhook=created.webhook, webhook_gid=created.webhook.gid, registration=pending.id, orphans=orphans
+    )
+
+
+def _check_public_url(public_url: str) -> URL:
+    try:
+        url = URL(public_url)
+    except (TypeError, ValueError):
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
+        raise ConfigurationError(
+            f"public_url must be an absolute URL without query like https://example.com/asana, not {public_url!r:.200}"
+        )
+    return url
+
+
+@define
+class _Pending:
+    """One attempt: a fresh endpoint and what became of its registration."""
+
+    id: str
+    target: str
+    confirmed: bool = False
+    echoed: bool = True
+    """Whether a handshake may have been echoed; known only once the registration is closed."""
+
+    @classmethod
+    def at(cls, base: URL) -> "_Pending":
+        endpoint = secrets.token_urlsafe(32)
+        return cls(id=registration_id(endpoint), target=str(base / endpoint))
+
+
+@asynccontextmanager
+async def _open(store: Store, pending: _Pending, *, resource: str, ttl: float) -> AsyncIterator[None]:
+    """Keep a registration open inside, and close it on the way out unless it was confirmed."""
+    try:
+        await store.open(pending.id, resource=resource, ttl=ttl)
+        yield
+    finally:
+        if not pending.confirmed:
+            echoed = await finish(store.close(pending.id))
+            pending.echoed = echoed is not False
+
+
+async def _confirm(asana: AsanaSession, store: Store, pending: _Pending, created: CreatedWebhook) -> None:
+    gid = created.webhook.gid
+    deleted: bool | None = None
+    try:
+        if created.secret is not None:
+            pending.confirmed = await store.confirm(pending.id, webhook_gid=gid, secret=created.secret)
+    finally:
+        if not pending.confirmed:
+            deleted = await finish(_delete(asana, gid))
+    if not pending.confirmed:
+        raise HandshakeMismatchError(webhook_gid=gid, deleted=deleted is True)
+
+
+async def _delete(asana: AsanaSession, gid: str) -> bool:
+    try:
+        await delete_webhook(asana, gid)
+    except NotFoundError:
+        _log.info("webhook %s was gone already", gid)
+    return True
+
+
+async def _clear(asana: AsanaSession, pending: _Pending, *, resource: str, workspace: str | None) -> int:
+    """Undo a create request of unknown outcome; its registration is closed. Return how many webhooks it may leave."""
+    if not pending.echoed:
+        # Asana has not seen its handshake answered and never will, so it cannot finish this creation.
+        return 0
+    if workspace is None:
+        _log.warning("a webhook on %s may be left over; without a workspace it cannot be looked for", resource)
+        return 1
+    try:
+        pager = get_webhooks(asana, workspace=workspace, resource=resource, opt_fields=("target",))
+        found = [webhook.gid async for webhook in pager if webhook.target == pending.target]
+        for gid in found:
+            await _delete(asana, gid)
+    except AsanaError as error:
+        _log.warning("a webhook on %s may be left over; looking for it failed: %s", resource, error)
+        return 1
+    return 0

@@ -1,0 +1,416 @@
+"""establish_webhook against the fake: the handshake proposes, the 201 decides, and failures leave nothing open."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from asana_webhooks import (
+    AsanaSession,
+    ConfigurationError,
+    CreateOutcomeUnknownError,
+    DuplicateWebhookError,
+    EstablishedWebhook,
+    HandshakeMismatchError,
+    MemoryStore,
+    Receiver,
+    RetryPolicy,
+    Secret,
+    SQLiteStore,
+    StoreUnavailableError,
+    TargetRejectedError,
+    WebhookFilter,
+    Worker,
+    establish_webhook,
+)
+from asana_webhooks.models import Delivery
+from asana_webhooks.store.base import Registration, RegistrationState, Store
+from asana_webhooks.testing import FakeAsana, Fault
+from asana_webhooks.testing.serving import serve_receiver
+
+
+@frozen
+class Scene:
+    """A fake Asana, a session with it, a store, and a receiver on a port."""
+
+    fake: FakeAsana
+    asana: AsanaSession
+    store: Store
+    public_url: str
+
+    async def establish(self, **options: Any) -> EstablishedWebhook:
+        wanted = {"public_url": self.public_url, "resource": self.fake.projects[0]} | options
+        return await establish_webhook(self.asana, self.store, **wanted)
+
+    async def registration(self, established: EstablishedWebhook) -> Registration:
+        found = await self.store.find(established.registration)
+        assert found is not None
+        return found
+
+
+class Remembering(MemoryStore):
+    """A store that remembers which registrations were opened, and can fail on demand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.fail_confirm = False
+        self.fail_close = False
+
+    async def open(self, id: str, *, resource: str, ttl: float) -> None:
+        self.opened.append(id)
+        await super().open(id, resource=resource, ttl=ttl)
+
+    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
+        if self.fail_confirm:
+            raise StoreUnavailableError(problem="disk I/O error")
+        return await super().confirm(id, webhook_gid=webhook_gid, secret=secret)
+
+    async def close(self, id: str) -> bool:
+        if self.fail_close:
+            raise StoreUnavailableError(problem="disk I/O error")
+        return await super().close(id)
+
+    async def states(self) -> list[RegistrationState]:
+        found = [await self.find(id) for id in self.opened]
+        return [one.state for one in found if one is not None]
+
+
+@asynccontextmanager
+async def scene(store: Store, **options: Any) -> AsyncIterator[Scene]:
+    async with (
+        FakeAsana() as fake,
+        AsanaSession(fake.token, base_url=fake.url, **options) as asana,
+        store,
+        serve_receiver(Receiver(store)) as public_url,
+    ):
+        yield Scene(fake, asana, store, public_url)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
+    """The scene, on a store of each kind."""
+    store: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "asana.db")
+    async with scene(store) as opened:
+        yield opened
+
+
+async def arrived(store: Store) -> list[Delivery]:
+    got: list[Delivery] = []
+
+    async def handle(delivery: Delivery) -> None:
+        got.append(delivery)
+
+    await Worker(store, handle).drain()
+    return got
+
+
+async def test_the_201_confirms_the_registration(stage: Scene) -> None:
+    """Afterwards the store knows the gid and the very secret Asana signs with, and deliveries arrive."""
+    established = await stage.establish(filters=[WebhookFilter(resource_type="task", action="changed")])
+
+    registration = await stage.registration(established)
+    gid = established.webhook_gid
+    assert registration.state is RegistrationState.CONFIRMED
+    assert (registration.webhook_gid, registration.resource) == (gid, stage.fake.projects[0])
+    assert registration.secret == stage.fake.secret(gid)
+    assert established.webhook.target == stage.fake.webhook(gid).target
+    assert established.webhook.filters == (WebhookFilter(resource_type="task", action="changed"),)
+    assert established.orphans == 0
+
+    task = stage.fake.add_task(parent=stage.fake.projects[0])
+    stage.fake.change(task, field="due_on")
+    await stage.fake.settle()
+    [delivery] = await arrived(stage.store)
+    assert delivery.webhook_gid == gid
+    assert delivery.events[0].resource.gid == task
+
+
+async def test_every_webhook_has_an_endpoint_and_a_secret_of_its_own(stage: Scene) -> None:
+    """Many created at once do not mix their secrets up (n8n's mistake)."""
+    projects = [stage.fake.add_project() for _ in range(12)]
+
+    all_of_them = await asyncio.gather(*(stage.establish(resource=project) for project in projects))
+
+    assert len({one.registration for one in all_of_them}) == 12
+    for one in all_of_them:
+        assert (await stage.registration(one)).secret == stage.fake.secret(one.webhook_gid)
+
+
+async def test_establishing_again_after_closing_uses_the_new_secret(stage: Scene) -> None:
+    """A webhook made anew on the same resource is not verified with the old one's secret (AWM's mistake)."""
+    first = await stage.establish()
+    await stage.store.close(first.registration)
+    second = await stage.establish()
+    stage.fake.change(stage.fake.projects[0], field="name")
+    await stage.fake.settle()
+
+    statuses = {delivery.webhook_gid: delivery.status for delivery in stage.fake.deliveries[-2:]}
+    assert statuses == {first.webhook_gid: 404, second.webhook_gid: 200}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_strangers_handshake_neither_blocks_nor_wins(stage: Scene, when: str) -> None:
+    """Whoever else posts a secret to the target, the 201 names the true one, and forgeries stay outside."""
+    stage.fake.script(Fault(at="handshake", do="stranger", when=when, secret="f" * 32))
+    established = await stage.establish()
+
+    registration = await stage.registration(established)
+    assert registration.secret == stage.fake.secret(established.webhook_gid)
+    forged = await stage.fake.forge_delivery(established.webhook_gid, secret="f" * 32)
+    late = await stage.fake.stranger_handshake(established.webhook.target or "", secret="f" * 32)
+    assert (forged, late) == (401, 401)
+    stage.fake.change(stage.fake.projects[0], field="name")
+    await stage.fake.settle()
+    assert len(await arrived(stage.store)) == 1
+
+
+async def test_an_event_before_the_201_arrives_after_it(stage: Scene) -> None:
+    """What Asana sends while create is still open waits in quarantine and is released."""
+    stage.fake.script(Fault(at="createWebhook", do="early_event"))
+    await stage.establish()
+
+    assert len(await arrived(stage.store)) == 1
+    assert {delivery.status for delivery in stage.fake.deliveries} == {200}
+
+
+@pytest.mark.parametrize("do", ["wrong_secret", "no_secret", "skip_handshake"])
+async def test_a_201_that_does_not_fit_the_handshake_is_undone(do: str) -> None:
+    """The webhook is deleted, the registration closed, and what came for it dropped."""
+    store = Remembering()
+    async with scene(store) as here:
+        here.fake.script(Fault(at="createWebhook", do=do), Fault(at="createWebhook", do="early_event"))
+        with pytest.raises(HandshakeMismatchError, match="deleted again") as caught:
+            await here.establish()
+
+        assert caught.value.deleted
+        assert here.fake.webhooks == {}
+        assert await store.states() == [RegistrationState.CLOSED]
+        assert await arrived(store) == []
+
+
+async def test_a_mismatch_that_cannot_be_undone_says_so() -> None:
+    """If deleting fails too, the error tells, and Asana deletes the webhook in its own time."""
+    async with scene(MemoryStore(), retry=RetryPolicy(attempts=1)) as here:
+        here.fake.script(Fault(at="createWebhook", do="wrong_secret"), Fault(at="deleteWebhook", status=500))
+        with pytest.raises(HandshakeMismatchError, match="Deleting it failed") as caught:
+            await here.establish()
+
+        assert not caught.value.deleted
+
+
+async def test_a_mismatch_whose_webhook_is_gone_is_undone() -> None:
+    """A 404 on deleting means that nothing is left."""
+    async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="wrong_secret"), Fault(at="deleteWebhook", status=404))
+        with pytest.raises(HandshakeMismatchError) as caught:
+            await here.establish()
+
+        assert caught.value.deleted
+
+
+async def test_an_unreachable_target_is_a_clean_failure() -> None:
+    """Nobody listens: TargetRejectedError in Asana's words, nothing left open."""
+    store = Remembering()
+    async with scene(store) as here:
+        with pytest.raises(TargetRejectedError, match="remote server"):
+            await here.establish(public_url="http://127.0.0.1:1/asana")
+
+        assert here.fake.webhooks == {}
+        assert await store.states() == [RegistrationState.CLOSED]
+
+
+async def test_a_receiver_of_another_store_is_a_clean_failure() -> None:
+    """A receiver that does not know the endpoint answers 404: the error shows the status it answered."""
+    async with scene(Remembering()) as here, serve_receiver(Receiver(MemoryStore())) as elsewhere:
+        with pytest.raises(TargetRejectedError, match="incorrect status code: 404"):
+            await here.establish(public_url=elsewhere)
+
+
+async def test_a_server_that_does_not_echo_is_a_clean_failure() -> None:
+    """Something that answers 200 to everything is no receiver."""
+
+    async def answer_anything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer_anything, "127.0.0.1", 0)
+    async with server, scene(Remembering()) as here:
+        with pytest.raises(TargetRejectedError, match="did not respond with the handshake secret"):
+            await here.establish(public_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+
+
+async def test_asanas_refusal_of_localhost_is_a_rejected_target() -> None:
+    """With the switch on, the fake refuses this machine with 403, as Asana does."""
+    store = MemoryStore()
+    async with (
+        FakeAsana(allow_loopback=False) as fake,
+        AsanaSession(fake.token, base_url=fake.url) as asana,
+        serve_receiver(Receiver(store)) as public_url,
+    ):
+        with pytest.raises(TargetRejectedError) as caught:
+            await establish_webhook(asana, store, public_url=public_url, resource=fake.projects[0])
+
+        assert caught.value.status == 403
+
+
+async def test_a_duplicate_is_a_clean_failure() -> None:
+    """Asana's 403 comes through as what it is, and the registration is closed."""
+    store = Remembering()
+    async with scene(store) as here:
+        text = "Duplicated webhook. You already have an existing webhook for the given resource and target."
+        here.fake.script(Fault(at="createWebhook", status=403, message=text))
+        with pytest.raises(DuplicateWebhookError):
+            await here.establish()
+
+        assert await store.states() == [RegistrationState.CLOSED]
+
+
+@pytest.mark.parametrize("do", ["reset", "lose_answer", "answer"])
+async def test_an_unknown_outcome_is_resolved(do: str) -> None:
+    """Whether the first request was executed or not, one live webhook is left in the end."""
+    store = Remembering()
+    async with scene(store) as here:
+        here.fake.script(Fault(at="createWebhook", do=do))
+        established = await here.establish(workspace=here.fake.workspace)
+
+        assert list(here.fake.webhooks) == [established.webhook_gid]
+        assert await store.states() == [RegistrationState.CLOSED, RegistrationState.CONFIRMED]
+        assert established.orphans == 0
+
+
+async def test_without_a_workspace_an_orphan_is_reported() -> None:
+    """The webhook nobody can find is counted; the endpoint it posts to answers 404."""
+    async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        established = await here.establish()
+
+        assert established.orphans == 1
+        [orphan] = set(here.fake.webhooks) - {established.webhook_gid}
+        here.fake.change(here.fake.projects[0], field="name")
+        await here.fake.settle()
+        assert {one.webhook_gid: one.status for one in here.fake.deliveries[-2:]} == {
+            orphan: 404,
+            established.webhook_gid: 200,
+        }
+
+
+async def test_a_search_that_fails_reports_the_orphan() -> None:
+    """If the workspace cannot be listed either, the webhook counts as left over."""
+    async with scene(MemoryStore(), retry=RetryPolicy(attempts=1)) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"), Fault(at="getWebhooks", status=500))
+
+        assert (await here.establish(workspace=here.fake.workspace)).orphans == 1
+
+
+async def test_two_unknown_outcomes_are_given_up() -> None:
+    """A third webhook is not tried; the error says what happened, and no live webhook is left that we could find."""
+    store = Remembering()
+    async with scene(store) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer", times=2))
+        with pytest.raises(CreateOutcomeUnknownError):
+            await here.establish(workspace=here.fake.workspace)
+
+        assert here.fake.webhooks == {}
+        assert await store.states() == [RegistrationState.CLOSED] * 2
+
+
+@pytest.mark.parametrize("when", ["before", "after_handshake", "before_answer"])
+async def test_cancelling_closes_the_registration(when: str) -> None:
+    """Wherever the create call is held, a cancelled establish leaves no registration open."""
+    store = Remembering()
+    async with scene(store) as here:
+        hold = here.fake.hold("createWebhook", when=when)
+        establishing = asyncio.create_task(here.establish())
+        await hold.reached()
+        establishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await establishing
+        hold.release()
+
+        assert await store.states() == [RegistrationState.CLOSED]
+
+
+async def test_a_store_that_fails_at_the_end_leaves_no_webhook() -> None:
+    """If the secret cannot be kept, the webhook is deleted again, and the store's error comes through."""
+    store = Remembering()
+    store.fail_confirm = True
+    async with scene(store) as here:
+        with pytest.raises(StoreUnavailableError):
+            await here.establish()
+
+        assert here.fake.webhooks == {}
+        assert await store.states() == [RegistrationState.CLOSED]
+
+
+async def test_a_store_that_cannot_close_does_not_hide_the_reason() -> None:
+    """The first error is the one that is raised."""
+    store = Remembering()
+    store.fail_close = True
+    async with scene(store) as here:
+        with pytest.raises(TargetRejectedError):
+            await here.establish(public_url="http://127.0.0.1:1/asana")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"public_url": "not a url"},
+        {"public_url": "/asana"},
+        {"public_url": "ftp://example.com/"},
+        {"public_url": "https://example.com/?x=1"},
+        {"public_url": "https://example.com/#x"},
+        {"public_url": None},
+        {"resource": "my project"},
+        {"filters": [WebhookFilter(action="added", fields=("due_on",))]},
+    ],
+    ids=str,
+)
+async def test_bad_arguments_open_nothing(bad: dict[str, Any]) -> None:
+    """They fail before anything is sent or stored."""
+    store = Remembering()
+    async with scene(store) as here:
+        with pytest.raises(ConfigurationError):
+            await here.establish(**bad)
+
+        assert (here.fake.requests, store.opened) == ([], [])
+
+
+RECEIVER = """
+import asyncio, sys
+from asana_webhooks import Receiver, open_store
+from asana_webhooks.testing.serving import serve_receiver
+
+async def main():
+    async with open_store(sys.argv[1]) as store, serve_receiver(Receiver(store)) as url:
+        print(url, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_the_receiver_may_be_another_process(tmp_path: Path) -> None:
+    """Receiver and creator meet in the store's file."""
+    path = tmp_path / "asana.db"
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-c", RECEIVER, f"sqlite:///{path}")
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert process.stdout is not None
+    public_url = (await process.stdout.readline()).decode().strip()
+    async with FakeAsana() as fake, AsanaSession(fake.token, base_url=fake.url) as asana, SQLiteStore(path) as store:
+        await establish_webhook(asana, store, public_url=public_url, resource=fake.projects[0])
+        fake.change(fake.projects[0], field="name")
+        await fake.settle()
+
+        assert len(await arrived(store)) == 1
+    await process.communicate(b"")
+    assert process.returncode == 0
