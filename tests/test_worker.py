@@ -1,0 +1,434 @@
+"""The worker on a real store: handling, failing, dead letters, leases, stopping."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asana_webhooks import ConfigurationError, Delivery, StoreUnavailableError, Worker
+from asana_webhooks.store.base import Lease, Store
+from asana_webhooks.store.memory import MemoryStore
+from asana_webhooks.store.sqlite import SQLiteStore
+from asana_webhooks.worker import Backoff
+from tests.helpers.stores import Clock, body, deliver, event, register
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> AsyncIterator[Store]:
+    """A store of each kind."""
+    opened: Store = (
+        MemoryStore(clock=clock) if request.param == "memory" else SQLiteStore(tmp_path / "asana.db", clock=clock)
+    )
+    async with opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The store's clock."""
+    return Clock()
+
+
+class Handler:
+    """A handler that writes down what it got, and can be told to fail or to wait."""
+
+    def __init__(self, *, failures: int = 0) -> None:
+        self.got: list[Delivery] = []
+        self.failures = failures
+        self.running = 0
+        self.most = 0
+        self.started = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(self, delivery: Delivery) -> None:
+        self.got.append(delivery)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.started.set()
+        try:
+            await self.go.wait()
+        finally:
+            self.running -= 1
+        if len(self.got) <= self.failures:
+            raise LookupError("the other service is away")
+
+
+async def test_a_handler_gets_the_delivery_and_acknowledges_by_returning(store: Store) -> None:
+    """Everything a handler needs is in the delivery; afterwards nothing is left in the store."""
+    registration = await register(store)
+    content = body(event(), event(action="deleted", user=None))
+    await deliver(store, registration, content)
+    handler = Handler()
+
+    await Worker(store, handler).drain()
+
+    [delivery] = handler.got
+    assert (delivery.registration, delivery.webhook_gid, delivery.resource) == (registration, "43214", "8675309")
+    assert (delivery.attempt, delivery.body) == (1, content)
+    assert [one.action for one in delivery.events] == ["changed", "deleted"]
+    assert len({one.fingerprint for one in delivery.events}) == 2
+    assert delivery.received_at.timestamp() == 1_800_000_000.0
+    health = await store.health()
+    assert (health.waiting, health.leased, health.dead) == (0, 0, 0)
+
+
+async def test_a_failure_is_tried_again_after_its_backoff(store: Store, clock: Clock) -> None:
+    """Not before the wait is over, and with the attempt counted."""
+    await deliver(store, await register(store), body(event()))
+    handler = Handler(failures=1)
+    worker = Worker(store, handler, backoff=Backoff(first=10, random=lambda: 1.0))
+
+    await worker.drain()
+    clock.now += 9.9
+    await worker.drain()
+    assert len(handler.got) == 1
+    clock.now += 0.2
+    await worker.drain()
+
+    assert [delivery.attempt for delivery in handler.got] == [1, 2]
+    assert (await store.health()).waiting == 0
+
+
+async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, clock: Clock) -> None:
+    """After max_attempts the delivery is set aside with its error; a new one is handled meanwhile."""
+    registration = await register(store)
+    await deliver(store, registration, body(event()))
+    handler = Handler(failures=3)
+    worker = Worker(store, handler, max_attempts=3)
+    for _ in range(3):
+        await worker.drain()
+        clock.now += 3600
+    await deliver(store, registration, body(event()))
+    await worker.drain()
+
+    [letter] = await store.dead_letters()
+    assert letter.attempts == 3
+    assert letter.error == "LookupError: the other service is away"
+    assert [delivery.attempt for delivery in handler.got] == [1, 2, 3, 1]
+
+    assert await store.requeue(letter.id)
+    await worker.drain()
+    assert handler.got[-1].body == letter.body
+    assert list(await store.dead_letters()) == []
+
+
+@pytest.mark.parametrize("content", [b"no json", b"[]", b"{}", b'{"events":null}', b'{"events":[{}]}', b"\xff"])
+async def test_unreadable_bodies_are_dead_letters_at_once(store: Store, content: bytes) -> None:
+    """No handler sees them, and no attempt is wasted on them."""
+    await deliver(store, await register(store), content)
+    handler = Handler()
+
+    await Worker(store, handler).drain()
+
+    [letter] = await store.dead_letters()
+    assert letter.error.startswith("unreadable")
+    assert letter.body == content
+    assert handler.got == []
+
+
+async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock: Clock) -> None:
+    """Attempts count even when no worker lived to tell, so that one delivery cannot kill for ever."""
+    await deliver(store, await register(store), body(event()))
+    for _ in range(2):
+        assert len(await store.claim(1, lease=60)) == 1
+        clock.now += 61
+    handler = Handler()
+
+    await Worker(store, handler, max_attempts=2).drain()
+
+    [letter] = await store.dead_letters()
+    assert "ended without an answer" in letter.error
+    assert handler.got == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_as_many_handlers_run_at_once_as_allowed(store: Store, concurrency: int) -> None:
+    """Concurrency is used fully and never exceeded."""
+    registration = await register(store)
+    for _ in range(7):
+        await deliver(store, registration, body(event()))
+    handler = Handler()
+    handler.go.clear()
+    full = asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        if handler.running + 1 == concurrency:
+            full.set()
+        await handler(delivery)
+
+    working = asyncio.create_task(Worker(store, handle, concurrency=concurrency).drain())
+    await full.wait()
+    handler.go.set()
+    await working
+
+    assert handler.most == concurrency
+    assert len(handler.got) == 7
+
+
+async def test_ordered_deliveries_come_one_after_the_other(store: Store, clock: Clock) -> None:
+    """With ordered=True a failing delivery holds up its own registration and no other."""
+    first = await register(store)
+    second = await register(store, "Another_endpoint_0123456789", gid="43215")
+    for registration in (first, first, second):
+        await deliver(store, registration, body(event()))
+    order: list[tuple[int, int]] = []
+
+    async def handle(delivery: Delivery) -> None:
+        order.append((delivery.id, delivery.attempt))
+        if order == [(delivery.id, 1)]:
+            raise RuntimeError("not yet")
+
+    worker = Worker(store, handle, ordered=True)
+    await worker.drain()
+    clock.now += 3600
+    await worker.drain()
+
+    ids = sorted({id for id, _ in order})
+    assert order == [(ids[0], 1), (ids[2], 1), (ids[0], 2), (ids[1], 1)]
+
+
+async def test_run_waits_for_work_and_stops_when_asked(store: Store) -> None:
+    """Deliveries that come later are handled; stop lets the running handler finish."""
+    registration = await register(store)
+    handler = Handler()
+    handler.go.clear()
+    async with Worker(store, handler, poll=0.01) as worker:
+        running = asyncio.create_task(worker.run())
+        await asyncio.sleep(0)
+        await deliver(store, registration, body(event()))
+        await handler.started.wait()
+        worker.stop()
+        assert not running.done()
+        handler.go.set()
+        await running
+
+    health = await store.health()
+    assert (health.waiting, health.leased) == (0, 0)
+
+
+async def test_leaving_the_block_stops_and_waits(store: Store) -> None:
+    """Async with ends the worker that runs in a task of the user's."""
+    handler = Handler()
+    async with Worker(store, handler, poll=0.01) as worker:
+        running = asyncio.create_task(worker.run())
+        await asyncio.sleep(0)
+
+    assert running.done()
+    await running
+
+
+async def test_stopping_before_running_is_fine(store: Store) -> None:
+    """A signal may come early, and twice."""
+    worker = Worker(store, Handler())
+    worker.stop()
+    worker.stop()
+    await deliver(store, await register(store), body(event()))
+
+    await worker.run()
+
+    assert (await store.health()).waiting == 1
+
+
+async def test_what_does_not_finish_in_time_is_given_back(store: Store) -> None:
+    """After stop_timeout the handler is cancelled, and the delivery waits again as if it had not been tried."""
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    handler.go.clear()
+    worker = Worker(store, handler, stop_timeout=0)
+    running = asyncio.create_task(worker.run())
+    await handler.started.wait()
+    worker.stop()
+    await running
+
+    assert handler.running == 0
+    [lease] = await store.claim(1, lease=60)
+    assert lease.attempt == 1
+
+
+async def test_cancelling_gives_back_everything_that_is_held(store: Store) -> None:
+    """Cancelled handlers and those that had not even begun: nothing stays leased."""
+    registration = await register(store)
+    for _ in range(3):
+        await deliver(store, registration, body(event()))
+    handler = Handler()
+    handler.go.clear()
+    running = asyncio.create_task(Worker(store, handler, concurrency=3).run())
+    await handler.started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    health = await store.health()
+    assert (health.waiting, health.leased) == (3, 0)
+    assert [lease.attempt for lease in await store.claim(3, lease=60)] == [1, 1, 1]
+
+
+async def test_a_handlers_own_cancellation_is_a_failure_like_any_other(store: Store) -> None:
+    """CancelledError out of something the handler awaited does not stop the worker."""
+    await deliver(store, await register(store), body(event()))
+
+    async def handle(_: Delivery) -> None:
+        raise asyncio.CancelledError
+
+    await Worker(store, handle, max_attempts=1).drain()
+
+    [letter] = await store.dead_letters()
+    assert letter.error == "CancelledError"
+
+
+async def test_leases_are_extended_while_a_handler_runs(store: Store, clock: Clock) -> None:
+    """A handler that takes longer than its lease keeps it."""
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    handler.go.clear()
+    ticks: asyncio.Queue[float] = asyncio.Queue()
+
+    async def sleep(seconds: float) -> None:
+        await ticks.put(seconds)
+        await tick.wait()
+        tick.clear()
+
+    tick = asyncio.Event()
+    working = asyncio.create_task(Worker(store, handler, lease=60, sleep=sleep).drain())
+    await handler.started.wait()
+    for _ in range(4):
+        assert await ticks.get() == 20
+        clock.now += 20
+        tick.set()
+    await ticks.get()  # the fourth extension is done: 80 seconds have passed
+    assert list(await store.claim(1, lease=60)) == []
+    handler.go.set()
+    await working
+
+    assert (await store.health()).waiting == 0
+    assert len(handler.got) == 1
+
+
+async def test_a_lost_lease_is_noticed(store: Store, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """When another worker took over meanwhile, this one's acknowledgement changes nothing and says so."""
+    await deliver(store, await register(store), body(event()))
+
+    async def handle(_: Delivery) -> None:
+        clock.now += 61
+        assert len(await store.claim(1, lease=60)) == 1
+
+    await Worker(store, handle, lease=60).drain()
+
+    assert "lease was lost" in caplog.text
+    assert (await store.health()).leased == 1
+
+
+class Flaky(MemoryStore):
+    """A store that fails as often as it is told, by method."""
+
+    def __init__(self, clock: Clock, **failures: int) -> None:
+        super().__init__(clock=clock)
+        self.failures = failures
+        self.failed = asyncio.Event()
+
+    def _maybe(self, method: str) -> None:
+        if self.failures.get(method, 0):
+            self.failures[method] -= 1
+            self.failed.set()
+            raise StoreUnavailableError(problem="disk I/O error")
+
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+        self._maybe("claim")
+        return await super().claim(limit, lease=lease, ordered=ordered)
+
+    async def done(self, lease: Lease) -> bool:
+        self._maybe("done")
+        return await super().done(lease)
+
+    async def extend(self, lease: Lease, *, seconds: float) -> bool:
+        self._maybe("extend")
+        return await super().extend(lease, seconds=seconds)
+
+
+async def test_a_store_that_fails_for_a_while_is_asked_again(clock: Clock) -> None:
+    """Run survives a store that is away, and handles what is there when it comes back."""
+    store = Flaky(clock, claim=2)
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    async with Worker(store, handler, poll=0.001) as worker:
+        running = asyncio.create_task(worker.run())
+        await handler.started.wait()
+        worker.stop()
+        await running
+
+    assert store.failures["claim"] == 0
+
+
+async def test_drain_reports_a_store_that_fails(clock: Clock) -> None:
+    """Drain is for people who want to know."""
+    with pytest.raises(StoreUnavailableError):
+        await Worker(Flaky(clock, claim=1), Handler()).drain()
+
+
+async def test_a_delivery_that_could_not_be_acknowledged_comes_again(clock: Clock) -> None:
+    """At least once: if done fails, the lease runs out and the delivery is handled a second time."""
+    store = Flaky(clock, done=1)
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    worker = Worker(store, handler, lease=60)
+    await worker.drain()
+    clock.now += 61
+    await worker.drain()
+
+    assert [delivery.attempt for delivery in handler.got] == [1, 2]
+    assert handler.got[0].events[0].fingerprint == handler.got[1].events[0].fingerprint
+
+
+async def test_a_failed_extension_is_logged_and_tried_again(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A store that is away while a handler runs does not disturb the handler."""
+    store = Flaky(clock, extend=1)
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    handler.go.clear()
+    passed = 0
+
+    async def sleep(_: float) -> None:
+        nonlocal passed
+        passed += 1
+        if passed > 2:
+            handler.go.set()
+            await asyncio.Event().wait()
+
+    caplog.set_level(logging.DEBUG)
+    await Worker(store, handler, sleep=sleep).drain()
+
+    assert "could not be extended" in caplog.text
+    assert len(handler.got) == 1
+
+
+async def test_one_worker_runs_once_at_a_time(store: Store) -> None:
+    """Running it twice at once is a clear error."""
+    async with Worker(store, Handler()) as worker:
+        running = asyncio.create_task(worker.run())
+        await asyncio.sleep(0)
+        with pytest.raises(ConfigurationError, match="running already"):
+            await worker.run()
+        worker.stop()
+        await running
+
+
+@pytest.mark.parametrize(
+    "options", [{"concurrency": 0}, {"max_attempts": 0}, {"lease": 0}, {"poll": 0}, {"stop_timeout": -1}]
+)
+def test_bad_options_are_refused(options: dict[str, int]) -> None:
+    """A worker that could not work is not made."""
+    with pytest.raises(ConfigurationError):
+        Worker(MemoryStore(), Handler(), **options)  # type: ignore[arg-type]
+
+
+@given(attempt=st.integers(1, 10_000), chance=st.floats(0, 1))
+def test_the_backoff_grows_and_is_bounded(attempt: int, chance: float) -> None:
+    """The wait lies between half and all of the doubled time, and never above the longest."""
+    full = min(3600.0, 2.0 ** min(attempt - 1, 60))
+
+    assert full / 2 <= Backoff(random=lambda: chance).after(attempt) <= full
