@@ -1,0 +1,226 @@
+"""What a store promises about deliveries that come in, and about leases."""
+
+import asyncio
+from contextlib import suppress
+
+from asana_webhooks.store.base import NewDelivery, Store
+from asana_webhooks.testing.conformance.tools import (
+    FORGED,
+    GID,
+    ID,
+    LEASE,
+    OTHER,
+    RESOURCE,
+    SECRET,
+    TTL,
+    SettableClock,
+    bodies_of,
+    check,
+    confirm_one,
+    expect,
+    expect_lost,
+    expect_misuse,
+    lease_one,
+    new_delivery,
+)
+
+__all__ = ["InboxPromises"]
+
+
+class InboxPromises:
+    """Putting and claiming, leases, attempts."""
+
+    # Putting
+
+    @check
+    async def test_a_put_delivery_can_be_claimed(self, store: Store, clock: SettableClock) -> None:
+        """What was put comes out byte for byte, with what is known about it."""
+        await confirm_one(store)
+        body = bytes(range(256)) * 3
+        new = NewDelivery(registration=ID, signature="ab" * 32, body=body)
+        expect(await store.put(new), "stored", "a new delivery")
+        received_at = clock.now
+        clock.advance(5)
+        (lease,) = await store.claim(10, lease=LEASE)
+        expect((lease.body, lease.registration, lease.resource), (body, ID, RESOURCE), "the delivery")
+        expect((lease.webhook_gid, lease.attempt), (GID, 1), "its webhook and attempt")
+        expect((lease.received_at, lease.expires_at), (received_at, clock.now + LEASE), "its times")
+
+    @check
+    async def test_a_delivery_is_stored_once(self, store: Store) -> None:
+        """A signature is known while the delivery waits, is held, failed or done, and only for its registration."""
+        await confirm_one(store)
+        await confirm_one(store, OTHER)
+        lease = await lease_one(store)
+        expect(await store.put(new_delivery(1)), "duplicate", "while it is held")
+        await store.fail(lease, error="", retry_in=None)
+        expect(await store.put(new_delivery(1)), "duplicate", "while it is dead")
+        await store.requeue(lease.id)
+        expect(await store.put(new_delivery(1)), "duplicate", "while it waits")
+        await store.done((await store.claim(1, lease=LEASE))[0])
+        expect(await store.put(new_delivery(1)), "duplicate", "when it is done")
+        expect(await store.put(new_delivery(1, registration=OTHER)), "stored", "for another registration")
+
+    @check
+    async def test_many_put_the_same_at_once(self, store: Store) -> None:
+        """Of many who put the same delivery at the same time, one stores it."""
+        await confirm_one(store)
+        answers = await asyncio.gather(*(store.put(new_delivery(1)) for _ in range(20)))
+        expect(sorted(answers), ["duplicate"] * 19 + ["stored"], "the answers")
+        expect(len(await store.claim(30, lease=LEASE)), 1, "what is stored")
+
+    @check
+    async def test_what_nobody_verified_is_refused(self, store: Store) -> None:
+        """An unknown or closed registration takes nothing, nor does a pending one without a known candidate."""
+        expect(await store.put(new_delivery(1)), "refused", "an unknown registration")
+        await store.open(ID, resource=RESOURCE, ttl=TTL)
+        expect(await store.put(new_delivery(1)), "refused", "a pending one, without a candidate")
+        expect(await store.put(new_delivery(1, secret=FORGED)), "refused", "a pending one, with an unknown candidate")
+        await store.offer(ID, SECRET)
+        await store.confirm(ID, webhook_gid=GID, secret=SECRET)
+        await store.put(new_delivery(2))
+        await store.close(ID)
+        expect(await store.put(new_delivery(1)), "refused", "a closed registration")
+        expect(await store.put(new_delivery(2)), "refused", "a closed registration, even for a duplicate")
+
+    @check
+    async def test_a_caller_may_go_away(self, store: Store) -> None:
+        """Cancelling who waits for `put` leaves the store whole: the delivery is there once, or not at all."""
+        await confirm_one(store)
+        for turns in range(4):
+            task = asyncio.ensure_future(store.put(new_delivery(turns)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        answers = [await store.put(new_delivery(turns)) for turns in range(4)]
+        expect(set(answers) <= {"stored", "duplicate"}, True, "putting again")
+        held = await store.claim(10, lease=LEASE)
+        expect(sorted(bodies_of(held)), [b"body %d" % number for number in range(4)], "what is stored")
+
+    # Claiming
+
+    @check
+    async def test_the_oldest_are_claimed_first(self, store: Store) -> None:
+        """Claims give up to the limit, oldest first, and nobody gets what another holds."""
+        await confirm_one(store)
+        for number in (5, 3, 9, 1):
+            await store.put(new_delivery(number))
+        expect(list(await store.claim(0, lease=LEASE)), [], "a claim for nothing")
+        expect(bodies_of(await store.claim(3, lease=LEASE)), [b"body 5", b"body 3", b"body 9"], "the first claim")
+        expect(bodies_of(await store.claim(3, lease=LEASE)), [b"body 1"], "the second")
+        expect(list(await store.claim(3, lease=LEASE)), [], "the third")
+
+    @check
+    async def test_claims_at_once_share_nothing(self, store: Store) -> None:
+        """Workers that claim at the same time get different deliveries."""
+        await confirm_one(store)
+        for number in range(20):
+            await store.put(new_delivery(number))
+        claims = await asyncio.gather(*(store.claim(3, lease=LEASE) for _ in range(10)))
+        ids = [lease.id for held in claims for lease in held]
+        expect((len(ids), len(set(ids))), (20, 20), "the deliveries")
+
+    @check
+    async def test_a_lease_runs_out(self, store: Store, clock: SettableClock) -> None:
+        """When its lease has run out a delivery waits again, and the attempt counts."""
+        await confirm_one(store)
+        first = await lease_one(store)
+        clock.advance(LEASE - 1)
+        expect(list(await store.claim(1, lease=LEASE)), [], "while the lease lasts")
+        clock.advance(2)
+        (second,) = await store.claim(1, lease=LEASE)
+        expect((second.id, second.attempt), (first.id, 2), "the second lease")
+        expect(second.fence == first.fence, False, "that the fences are equal")
+
+    @check
+    async def test_what_a_lost_lease_says_is_ignored(self, store: Store, clock: SettableClock) -> None:
+        """A holder whose lease ran out changes nothing, before and after the next holder came."""
+        await confirm_one(store)
+        old = await lease_one(store)
+        clock.advance(LEASE + 1)
+        await expect_lost(store, old)
+        (new,) = await store.claim(1, lease=LEASE)
+        await expect_lost(store, old)
+        expect(await store.done(new), True, "the holder is done")
+        await expect_lost(store, old)
+        await expect_lost(store, new)
+
+    @check
+    async def test_an_extended_lease_lasts_longer(self, store: Store, clock: SettableClock) -> None:
+        """`extend` counts from now, and the lease stays the same."""
+        await confirm_one(store)
+        lease = await lease_one(store)
+        clock.advance(LEASE - 1)
+        expect(await store.extend(lease, seconds=LEASE), True, "extending")
+        clock.advance(LEASE - 1)
+        expect(list(await store.claim(1, lease=LEASE)), [], "what can be claimed")
+        expect(await store.done(lease), True, "finishing")
+
+    @check
+    async def test_order_is_kept_where_asked_for(self, store: Store, clock: SettableClock) -> None:
+        """With *ordered* only the oldest unfinished delivery of each registration is leased."""
+        await confirm_one(store)
+        await confirm_one(store, OTHER)
+        for number, name in ((1, ID), (2, ID), (3, OTHER), (4, ID), (5, OTHER)):
+            await store.put(new_delivery(number, registration=name))
+        one, three = await store.claim(10, lease=LEASE, ordered=True)
+        expect(bodies_of([one, three]), [b"body 1", b"body 3"], "the first of each")
+        expect(list(await store.claim(10, lease=LEASE, ordered=True)), [], "while both are held")
+        await store.fail(one, error="later", retry_in=10)
+        await store.done(three)
+        expect(bodies_of(await store.claim(10, lease=LEASE, ordered=True)), [b"body 5"], "while the first is delayed")
+        clock.advance(11)
+        (one,) = await store.claim(1, lease=LEASE, ordered=True)
+        expect(one.body, b"body 1", "the first, again")
+        await store.fail(one, error="for good", retry_in=None)
+        (two,) = await store.claim(1, lease=LEASE, ordered=True)
+        expect(two.body, b"body 2", "the next, when the first is dead")
+        await store.release(two)
+        expect(bodies_of(await store.claim(1, lease=LEASE, ordered=True)), [b"body 2"], "a released one")
+
+    # Attempts
+
+    @check
+    async def test_a_released_delivery_was_not_tried(self, store: Store) -> None:
+        """`release` makes it wait at once, in its old place, and does not count."""
+        await confirm_one(store)
+        lease = await lease_one(store)
+        await store.put(new_delivery(2))
+        expect(await store.release(lease), True, "releasing")
+        await expect_lost(store, lease)
+        again, _ = await store.claim(2, lease=LEASE)
+        expect((again.id, again.attempt), (lease.id, 1), "the next lease")
+        await expect_lost(store, lease)
+
+    @check
+    async def test_a_failed_delivery_is_tried_again(self, store: Store, clock: SettableClock) -> None:
+        """`fail` with a time makes it wait so long, and the next attempt counts one more."""
+        await confirm_one(store)
+        lease = await lease_one(store)
+        expect(await store.fail(lease, error="a", retry_in=10), True, "failing")
+        await expect_lost(store, lease)
+        expect((await store.health()).waiting, 1, "what is waiting")
+        clock.advance(9)
+        expect(list(await store.claim(1, lease=LEASE)), [], "before its time")
+        clock.advance(2)
+        (lease,) = await store.claim(1, lease=LEASE)
+        expect(lease.attempt, 2, "the attempt")
+        await store.fail(lease, error="b", retry_in=0)
+        (lease,) = await store.claim(1, lease=LEASE)
+        expect(lease.attempt, 3, "the attempt after one that waits for nothing")
+
+    @check
+    async def test_durations_are_checked(self, store: Store) -> None:
+        """A time that is negative or no number is refused, and nothing changes."""
+        await confirm_one(store)
+        lease = await lease_one(store)
+        for value in (float("nan"), float("inf"), -1.0):
+            await expect_misuse(store.open(OTHER, resource=RESOURCE, ttl=value), f"ttl={value}")
+            await expect_misuse(store.claim(1, lease=value), f"lease={value}")
+            await expect_misuse(store.extend(lease, seconds=value), f"seconds={value}")
+            await expect_misuse(store.fail(lease, error="", retry_in=value), f"retry_in={value}")
+            await expect_misuse(store.purge(older_than=value), f"older_than={value}")
+        expect(await store.find(OTHER), None, "the registration")
+        expect(await store.done(lease), True, "the lease")

@@ -1,0 +1,121 @@
+"""The fake's one way out: a POST to a target, which must be this machine itself."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from ipaddress import ip_address
+
+import aiohttp
+from attrs import field, frozen
+from yarl import URL
+
+__all__ = ["Postman", "Reply", "is_loopback"]
+
+# What is kept of a target's answer for ``last_failure_content``, in bytes.
+MAX_ANSWER = 4096
+
+
+@frozen(kw_only=True)
+class Reply:
+    """What a target answered, or why there is no answer."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    text: str = ""
+    failure: str | None = None
+    late: bool = False
+    """There was no answer because the time ran out."""
+    seconds: float = 0.0
+    """Seconds of real time until the answer, or until it was given up."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether Asana takes it for a success: 200 and 204 alone."""
+        # https://developers.asana.com/docs/webhooks-guide
+        return self.status in (200, 204)
+
+    @property
+    def content(self) -> str:
+        """The text of ``last_failure_content``, such as ``500 Server Error`` with the body below."""
+        if self.status is None:
+            return self.failure or ""
+        phrase = "Server Error" if self.status == 500 else _phrase(self.status)
+        return f"{self.status} {phrase}\n\n{self.text}"
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Unknown"
+
+
+def is_loopback(target: str) -> bool:
+    """Tell whether *target* is on this machine: 127.0.0.0/8, ::1 or localhost."""
+    try:
+        host = URL(target, encoded=True).host or ""
+    except ValueError:
+        return False
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> str:
+    body = b""
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) >= MAX_ANSWER:
+            break
+    return body[:MAX_ANSWER].decode(errors="replace")
+
+
+class Postman:
+    """Posts to targets. It connects to this machine only; every other target cannot be reached.
+
+    Args:
+        timeout: seconds of real time a target has for its whole answer.
+    """
+
+    def __init__(self, *, timeout: float) -> None:
+        self.timeout = timeout
+        self._http: aiohttp.ClientSession | None = None
+
+    def start(self) -> None:
+        """Make the session; needs a running event loop."""
+        self._http = aiohttp.ClientSession(
+            # A connection kept from before might be dead, and a failed delivery would be the fake's fault.
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            trust_env=False,
+        )
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    async def post(self, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Send one request and read its answer; whatever happens comes back as a `Reply`."""
+        started = time.monotonic()
+        if self._http is None or not is_loopback(target):
+            return Reply(failure="The target could not be reached")
+        try:
+            async with (
+                asyncio.timeout(self.timeout),
+                self._http.post(
+                    URL(target, encoded=True),  # the URL goes out as it was given, query string and all
+                    data=body,
+                    headers={"Content-Type": "application/json", **headers},
+                    allow_redirects=False,
+                ) as response,
+            ):
+                text = await _beginning(response)
+                seconds = time.monotonic() - started
+                return Reply(status=response.status, headers=response.headers, text=text, seconds=seconds)
+        except TimeoutError:
+            failure = f"The target did not answer within {self.timeout:g} seconds"
+            return Reply(failure=failure, late=True, seconds=time.monotonic() - started)
+        except (aiohttp.ClientError, OSError, ValueError):
+            return Reply(failure="The target could not be reached", seconds=time.monotonic() - started)

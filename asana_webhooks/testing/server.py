@@ -1,0 +1,69 @@
+"""A server on 127.0.0.1 that is gone without a trace once it is closed, whatever its requests wait for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from asana_webhooks.errors import ConfigurationError
+
+__all__ = ["Server"]
+
+HOST: Final = "127.0.0.1"
+_MAX_BODY = 16 * 1024 * 1024
+
+
+class Server:
+    """Hands every request to one function.
+
+    Args:
+        handle: answers a request.
+        port: where to listen; 0 for any free port.
+    """
+
+    def __init__(self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]], *, port: int) -> None:
+        self._handle = handle
+        self._port = port
+        self._runner: web.AppRunner | None = None
+        self._handlers: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> str:
+        """Listen, and return the URL of the server's root, without a slash.
+
+        Raises:
+            ConfigurationError: the port cannot be had.
+        """
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.router.add_route("*", "/{path:.*}", self._track)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, HOST, self._port).start()
+        except (OSError, OverflowError) as problem:
+            await runner.cleanup()
+            raise ConfigurationError(f"the fake cannot listen on {HOST}:{self._port}: {problem}") from None
+        self._runner = runner
+        return f"http://{HOST}:{runner.addresses[0][1]}"
+
+    async def aclose(self) -> None:
+        """Stop listening and cut off every request under way."""
+        if self._runner is None:
+            return
+        for site in list(self._runner.sites):
+            await site.stop()
+        handlers = list(self._handlers)
+        for handler in handlers:
+            handler.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        await self._runner.cleanup()
+        self._runner = None
+
+    async def _track(self, request: web.Request) -> web.StreamResponse:
+        # aiohttp runs each handler to its end even if the client has gone; closing must not wait for that.
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._handlers.add(task)
+        try:
+            return await self._handle(request)
+        finally:
+            self._handlers.discard(task)

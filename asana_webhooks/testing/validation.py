@@ -1,0 +1,198 @@
+"""A request's input, and what Asana says to the parts of it that are wrong. Decisions only.
+
+Sources: https://developers.asana.com/docs/errors, https://developers.asana.com/docs/inputoutput-options and
+https://developers.asana.com/reference/webhooks
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from attrs import frozen
+
+from asana_webhooks import wire
+from asana_webhooks.client.requests import CreateWebhookRequest
+from asana_webhooks.errors import ConfigurationError, PayloadError
+from asana_webhooks.models import WebhookFilter
+from asana_webhooks.testing.answers import ApiError
+from asana_webhooks.testing.fields import Path, parse
+from asana_webhooks.testing.world import ACTIONS, FILTERED_TYPES, Resource
+
+__all__ = [
+    "Input",
+    "check_limit",
+    "create_request",
+    "find_resource",
+    "gid_in_path",
+    "legible",
+    "new_filters",
+    "read_input",
+]
+
+_FORM = "application/x-www-form-urlencoded"
+_TYPE_NAMES = {bool: "boolean", int: "number", float: "number", list: "array", dict: "object", type(None): "null"}
+
+
+@frozen(kw_only=True)
+class Input:
+    """What a request says, however it says it: in JSON, as a form, or in the query string."""
+
+    data: Mapping[str, Any]
+    fields: frozenset[Path]
+    """The selection of ``opt_fields``; empty for none."""
+    pretty: bool
+
+
+def read_input(*, content_type: str, body: bytes, query: Mapping[str, str]) -> Input:
+    """Read the body and the query string of a request.
+
+    Raises:
+        ApiError: 400, the body makes no sense.
+    """
+    tree = _read_form(body) if content_type == _FORM else _read_json(body)
+    options: dict[str, Any] = {name: query[name] for name in query if name.startswith("opt_")}
+    if content_type == _FORM:
+        data = tree
+        options |= {name: tree[name] for name in tree if name.startswith("opt_")}
+    else:
+        data = _member(tree, "data")
+        options |= {f"opt_{name}": value for name, value in _member(tree, "options").items()}
+    fields = options.get("opt_fields", "")
+    return Input(
+        # "-d resource=…" and a bare query string are both understood: the query is asked last.
+        data={**query, **data},
+        fields=parse(",".join(map(str, fields)) if isinstance(fields, list) else str(fields)),
+        pretty=options.get("opt_pretty", False) not in (False, "false", "0"),
+    )
+
+
+def legible(content_type: str, body: bytes) -> Any:
+    """The body as JSON or as a form, whatever it says; ``None`` if it is neither."""
+    if content_type == _FORM:
+        return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+    try:
+        return wire.parse(body)
+    except PayloadError:
+        return None
+
+
+def _read_json(body: bytes) -> dict[str, Any]:
+    if not body:
+        return {}
+    try:
+        tree = wire.parse(body)
+    except PayloadError:
+        raise ApiError(400, "Could not parse request data, invalid JSON") from None
+    if not isinstance(tree, dict):
+        raise ApiError(400, "Could not parse request data, invalid JSON")
+    for key in tree:
+        if key not in ("data", "options"):
+            raise ApiError(
+                400,
+                f"Unrecognized request field {key} . The only allowed keys at the top level are: data, options.",
+            )
+    return tree
+
+
+def _read_form(body: bytes) -> dict[str, Any]:
+    form: dict[str, Any] = legible(_FORM, body)
+    if any(name.startswith("filters") for name in form):
+        # Nobody says how filters would be written in a form.
+        raise ApiError(400, "filters: Not supported in a form, send JSON instead")
+    return form
+
+
+def _member(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = tree.get(name, {})
+    if not isinstance(value, dict):
+        raise ApiError(400, f"{name}: Not a valid object: {_type_name(value)}")
+    return value
+
+
+def _type_name(value: Any) -> str:
+    return _TYPE_NAMES.get(type(value), "string")
+
+
+def _gid(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ApiError(400, f"{name}: Not a valid GID type: {_type_name(value)}")
+    if not re.fullmatch(r"[0-9]{1,64}", value):
+        raise ApiError(400, f"{name}: Not a recognized ID: {value}")
+    return value
+
+
+def gid_in_path(value: str) -> str:
+    """Check the gid of a webhook in a path."""
+    return _gid("webhook_gid", value)
+
+
+def find_resource(name: str, value: Any, resources: Mapping[str, Resource]) -> Resource:
+    """The resource a parameter names.
+
+    Raises:
+        ApiError: 400 for no gid and for an unknown one, 403 for one the user may not see.
+    """
+    gid = _gid(name, value)
+    if gid not in resources:
+        raise ApiError(400, f"{name}: Unknown object: {gid}")
+    if not resources[gid].accessible:
+        raise ApiError(403, f"You do not have access to this {resources[gid].resource_type}.")
+    return resources[gid]
+
+
+def create_request(given: Input, resources: Mapping[str, Resource]) -> tuple[CreateWebhookRequest, Resource]:
+    """Read the input of createWebhook.
+
+    Raises:
+        ApiError: 400 or 403, and the first thing that is wrong with it.
+    """
+    data = given.data
+    if data.get("resource") is None:
+        raise ApiError(400, "You should specify one of resource")
+    resource = find_resource("resource", data["resource"], resources)
+    if data.get("target") is None:
+        raise ApiError(400, "target: Missing input")
+    filters = new_filters(data.get("filters"), resource)
+    try:
+        request = CreateWebhookRequest(resource=resource.gid, target=data["target"], filters=filters)
+    except ConfigurationError:
+        raise ApiError(400, "target: Not a valid URL") from None
+    return request, resource
+
+
+@frozen(kw_only=True)
+class _Filters:
+    filters: tuple[WebhookFilter, ...]
+
+
+def new_filters(tree: Any, resource: Resource) -> tuple[WebhookFilter, ...]:
+    """Read the filters of createWebhook and updateWebhook.
+
+    Raises:
+        ApiError: 400, they have the wrong shape, or this resource needs others.
+    """
+    high = resource.resource_type in FILTERED_TYPES
+    if high and not tree:
+        raise ApiError(400, "filters: Missing input")
+    try:
+        filters = wire.structure({"filters": [] if tree is None else tree}, _Filters).filters
+    except PayloadError as problem:
+        raise ApiError(400, f"filters: {problem}") from None
+    for one in filters:
+        if one.action not in (None, *ACTIONS):
+            raise ApiError(400, f"filters: Not a valid action: {one.action}")
+        if one.fields and one.action != "changed":
+            raise ApiError(400, "filters: fields is only valid for action changed")
+        if one.fields and high:
+            raise ApiError(400, f"filters: fields is not supported for a {resource.resource_type}")
+    return filters
+
+
+def check_limit(text: str | None) -> int | None:
+    """Read ``limit``: 1 to 100, or none given. Source: https://developers.asana.com/docs/pagination"""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 100:
+        raise ApiError(400, "limit: Must be between 1 and 100")
+    return int(text)

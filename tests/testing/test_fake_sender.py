@@ -1,0 +1,499 @@
+"""Deliveries: signatures, batches, retries, heartbeats, deletion, and everything scripted to go wrong with them."""
+
+import hashlib
+import hmac
+import itertools
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from asana_webhooks.models import Secret
+from asana_webhooks.receiver.signature import sign
+from asana_webhooks.testing import FakeAsana, Fault
+from asana_webhooks.testing.clock import format_time
+from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, Got, Target, playing, serving
+
+VECTOR_KEY = "0123456789abcdef0123456789abcdef"
+VECTORS = [
+    (b'{"events":[]}', "b8e5e1612f52653b9177d6a1b25773f910e9317fb1f3df63f0d0cf2efdfc02a3"),
+    (
+        (
+            b'{"events":[{"user":null,"created_at":"2026-01-02T03:04:05.678Z","action":"deleted","resource":'
+            b'{"gid":"2002","resource_type":"task","resource_subtype":"default_task"},"parent":null}]}'
+        ),
+        "54c8dde9546bb0e224feb173ecc637736b44e96e38166bd9bdc0b82088e21437",
+    ),
+]
+
+
+def _events(got: Got) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = json.loads(got.body)["events"]
+    return events
+
+
+def _is_signed(got: Got, secret: Secret) -> bool:
+    expected = hmac.new(secret.reveal().encode("ascii"), got.body, hashlib.sha256).hexdigest()
+    return (got.headers["X-Hook-Signature"], got.headers["X-Asana-Request-Signature"]) == (expected, expected)
+
+
+@pytest.mark.parametrize(("body", "signature"), VECTORS)
+async def test_signature_vectors(body: bytes, signature: str) -> None:
+    """What the fake sends is signed as Asana signs: over the bytes, with the secret's text as the key."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        assert await fake.forge_delivery(gid, body=body, secret=VECTOR_KEY) == 200
+        assert target.deliveries[-1].headers["X-Hook-Signature"] == signature
+        assert target.deliveries[-1].body == body
+
+
+async def test_delivery() -> None:
+    """A change arrives as compact, signed JSON with Asana's shapes, at the whole URL of the target."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        task = fake.add_task()
+        event = fake.change(task, field="assignee", new_value={"gid": "12", "resource_type": "user"})
+        await fake.settle()
+        got = target.deliveries[-1]
+        assert _events(got) == [event]
+        assert _is_signed(got, fake.secret(gid))
+        assert got.body == json.dumps({"events": [event]}, separators=(",", ":")).encode()
+        assert (got.path, got.headers["Content-Type"]) == ("/hook/1?mine=a%20b", "application/json")
+        jsonschema.validate(event, EVENT_SCHEMA)
+        record = fake.deliveries[-1]
+        assert (record.webhook_gid, record.events, record.status, record.failure) == (gid, 1, 200, None)
+        assert (record.heartbeat, record.retry, record.duplicate, record.forged) == (False, False, False, False)
+        assert record.body == got.body
+        assert record.signature == got.headers["X-Hook-Signature"]
+        assert record.seconds > 0
+        assert got.headers["X-Hook-Signature"] not in repr(record)
+
+
+async def test_batches() -> None:
+    """Changes since the last delivery travel together, a hundred at most; only one delivery is under way."""
+    async with playing() as (fake, api, target):
+        await api.create_gid(target.url)
+        hold = fake.hold("delivery")
+        fake.change(PROJECT, field="name")
+        await hold.reached()
+        for _ in range(205):
+            fake.change(PROJECT, field="notes")
+        hold.release()
+        await fake.settle()
+        assert [one.events for one in fake.deliveries] == [0, 1, 100, 100, 5]
+
+
+async def test_key_order_varies() -> None:
+    """The members of events come in varying order, the same in every run with the same seed."""
+
+    async def orders(seed: int) -> list[list[str]]:
+        async with playing(seed=seed) as (fake, api, target):
+            await api.create_gid(target.url)
+            for _ in range(8):
+                fake.change(PROJECT, field="name")
+            await fake.settle()
+            return [list(event) for got in target.deliveries for event in _events(got)]
+
+    first = await orders(5)
+    assert len({tuple(order) for order in first}) > 1
+    assert first == await orders(5) != await orders(6)
+
+
+async def test_filters_decide() -> None:
+    """Only events that pass a filter are sent; others make no delivery at all."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        gid = await api.create_gid(target.url, filters=[{"action": "changed", "fields": ["due_on"]}])
+        task = fake.add_task()
+        fake.change(task, field="name")
+        await fake.settle()
+        assert target.deliveries == []
+        fake.change(task, field="due_on")
+        await fake.settle()
+        assert len(target.deliveries) == 1
+        await api.call("PUT", f"/webhooks/{gid}", json={"data": {"filters": [{"action": "deleted"}]}})
+        fake.change(task, field="due_on")
+        fake.change(task, action="deleted")
+        await fake.settle()
+        assert [event["action"] for got in target.deliveries for event in _events(got)] == ["changed", "deleted"]
+
+
+async def test_each_webhook_gets_its_own() -> None:
+    """Webhooks get what happens in their resources, each signed with its own secret."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        other = fake.add_project()
+        first = await api.create_gid(target.root + "/first")
+        second = await api.create_gid(target.root + "/second", other)
+        fake.change(fake.add_task(parent=other), field="name")
+        both = fake.add_resource("task", parents=[PROJECT, other])
+        fake.change(both, field="name")
+        await fake.settle()
+        assert {got.path: len(_events(got)) for got in target.deliveries} == {"/first": 1, "/second": 2}
+        for got in target.deliveries:
+            assert _is_signed(got, fake.secret(first if got.path == "/first" else second))
+
+
+@pytest.mark.parametrize("status", [201, 202, 301, 400, 410, 500])
+async def test_only_200_and_204_succeed(status: int) -> None:
+    """Any other answer is a failure, shown in the record until a delivery succeeds."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        await fake.advance(1)
+        target.fail(status, "body of the answer")
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        record = (await api.call("GET", f"/webhooks/{gid}")).tree["data"]
+        assert record["last_failure_content"].startswith(f"{status} ")
+        assert record["last_failure_content"].endswith("\n\nbody of the answer")
+        assert record["last_failure_at"] == "2026-01-02T03:04:06.678Z"
+        assert record["next_attempt_after"] == "2026-01-02T03:04:16.678Z"
+        assert record["failure_deletion_timestamp"] == "2026-01-03T03:04:06.678Z"
+        assert record["last_success_at"] == "2026-01-02T03:04:05.678Z"
+        await fake.advance(10)
+        healed = (await api.call("GET", f"/webhooks/{gid}")).tree["data"]
+        assert (healed["delivery_retry_count"], healed["next_attempt_after"]) == (0, None)
+        assert (healed["failure_deletion_timestamp"], healed["last_success_at"]) == (None, "2026-01-02T03:04:16.678Z")
+        assert healed["last_failure_at"] == record["last_failure_at"]
+
+
+async def test_500_reads_as_in_the_documentation() -> None:
+    """The content of a failure has the form of Asana's own example."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(500, "Could not complete the request")
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        assert fake.webhook(gid).last_failure_content == "500 Server Error\n\nCould not complete the request"
+
+
+async def test_long_answers_are_cut() -> None:
+    """Only the beginning of a long answer is kept."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(503, "x" * 1_000_000)
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        content = fake.webhook(gid).last_failure_content
+        assert content == "503 Service Unavailable\n\n" + "x" * 4096
+
+
+async def test_unusual_status() -> None:
+    """A status nobody knows is a failure like any other."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(299)
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        assert fake.webhook(gid).last_failure_content == "299 Unknown\n\nno"
+
+
+async def test_retries_back_off() -> None:
+    """The same bytes come again after 10, 20, 40 … seconds, at most an hour, and nothing overtakes them."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(times=12)
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        fake.change(PROJECT, field="notes")
+        await fake.advance(7 * 3600)
+        attempts = [one for one in fake.deliveries if one.events]
+        waits = [
+            (later.sent_at - sooner.sent_at).total_seconds() for sooner, later in itertools.pairwise(attempts[:13])
+        ]
+        assert waits == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+        assert len({one.body for one in attempts[:13]}) == 1
+        assert [one.retry for one in attempts] == [False] + [True] * 12 + [False]
+        assert [one.status for one in attempts[-2:]] == [200, 200]
+        assert fake.webhook(gid).delivery_retry_count == 0
+
+
+async def test_retry_count() -> None:
+    """delivery_retry_count is how often the delivery has been sent again."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(times=3)
+        fake.change(PROJECT, field="name")
+        counts = []
+        for seconds in (0, 10, 20, 40):
+            await fake.advance(seconds)
+            counts.append(fake.webhook(gid).delivery_retry_count)
+        assert counts == [0, 1, 2, 0]
+
+
+async def test_retries_grow() -> None:
+    """With retries_grow new events join the delivery that failed, up to a hundred."""
+    async with playing(retries_grow=True) as (fake, api, target):
+        await api.create_gid(target.url)
+        target.fail()
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        for _ in range(120):
+            fake.change(PROJECT, field="notes")
+        await fake.advance(10)
+        sent = [one for one in fake.deliveries if one.events]
+        assert [one.events for one in sent] == [1, 100, 21]
+        assert sent[0].body[:-2] in sent[1].body
+
+
+async def test_heartbeat_every_eight_hours() -> None:
+    """A signed empty delivery comes every eight hours."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        await fake.advance(8 * 3600 - 1)
+        assert len(target.deliveries) == 1
+        await fake.advance(1)
+        assert len(target.deliveries) == 2
+        await fake.advance(16 * 3600)
+        beats = [one for one in fake.deliveries if one.heartbeat]
+        assert [(one.sent_at - beats[0].sent_at).total_seconds() / 3600 for one in beats] == [0, 8, 16, 24]
+        assert all(_is_signed(got, fake.secret(gid)) for got in target.deliveries)
+        assert fake.webhook(gid).last_success_at == fake.clock.now()
+
+
+async def test_heartbeats_rest_while_deliveries_fail() -> None:
+    """A heartbeat that falls due while a delivery fails is not sent besides; the beat goes on from the recovery."""
+    async with playing() as (fake, api, target):
+        await api.create_gid(target.url)
+        target.fail(times=17)
+        fake.change(PROJECT, field="name")
+        await fake.advance(12 * 3600)
+        assert [one.heartbeat for one in fake.deliveries] == [True] + [False] * 18
+        await fake.advance(8 * 3600)
+        assert fake.deliveries[-1].heartbeat
+
+
+async def test_deleted_after_a_day() -> None:
+    """24 hours after the first failure the webhook is deleted, not a second sooner."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(times=1000)
+        fake.change(PROJECT, field="name")
+        await fake.advance(24 * 3600 - 1)
+        assert (await api.call("GET", f"/webhooks/{gid}")).status == 200
+        attempts = len(fake.deliveries)
+        await fake.advance(1)
+        answered = await api.call("GET", f"/webhooks/{gid}")
+        assert (answered.status, answered.message) == (404, f"webhook_gid: Unknown object: {gid}")
+        assert len(fake.deliveries) == attempts
+        await fake.advance(24 * 3600)
+        assert len(fake.deliveries) == attempts
+
+
+async def test_success_stops_the_deletion() -> None:
+    """One success within the day, and the day begins anew with the next failure."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(times=20)
+        fake.change(PROJECT, field="name")
+        await fake.advance(23 * 3600)
+        assert fake.webhook(gid).failure_deletion_timestamp is None
+        await fake.advance(24 * 3600)
+        assert gid in fake.webhooks
+
+
+async def test_target_gone() -> None:
+    """A target that cannot be reached any more is a failure with a sentence instead of a status."""
+    async with playing() as (fake, api, _):
+        async with serving(Target()) as target:
+            gid = await api.create_gid(target.url)
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        record = fake.deliveries[-1]
+        assert (record.status, record.failure) == (None, "The target could not be reached")
+        assert fake.webhook(gid).last_failure_content == "The target could not be reached"
+
+
+async def test_slow_target_is_sent_again() -> None:
+    """An answer after the limit counts as none: the same delivery comes again."""
+    async with playing(answer_timeout=0.05) as (fake, api, target):
+        await api.create_gid(target.url)
+        target.pause.clear()
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        assert fake.deliveries[-1].failure == "The target did not answer within 0.05 seconds"
+        assert fake.deliveries[-1].seconds >= 0.05
+        target.pause.set()
+        await fake.advance(10)
+        assert fake.deliveries[-1].status == 200
+        assert fake.deliveries[-1].body == fake.deliveries[-2].body
+
+
+async def test_quiet_webhooks_are_never_contacted() -> None:
+    """Webhooks made beforehand send nothing, whatever changes and however much time passes."""
+    async with playing(webhooks=3) as (fake, _, _):
+        quiet = next(iter(fake.webhooks.values()))
+        fake.change(quiet.resource.gid, field="name")
+        await fake.advance(48 * 3600)
+        assert fake.deliveries == []
+        assert len(fake.webhooks) == 3
+
+
+async def test_in_flight_after_delete() -> None:
+    """A delivery under way when the webhook is deleted still arrives; those behind it do not."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        hold = fake.hold("delivery")
+        fake.change(PROJECT, field="name")
+        await hold.reached()
+        fake.change(PROJECT, field="notes")
+        assert (await api.call("DELETE", f"/webhooks/{gid}")).status == 200
+        hold.release()
+        await fake.settle()
+        assert len(target.deliveries) == 2
+        await fake.advance(24 * 3600)
+        assert len(target.deliveries) == 2
+
+
+async def _one_change(fault: Fault, *, changes: int = 1) -> tuple[FakeAsana, Target, Secret]:
+    async with playing(heartbeat=None) as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        secret = fake.secret(gid)
+        fake.script(fault)
+        for _ in range(changes):
+            fake.change(PROJECT, field="name")
+            await fake.settle()
+        await fake.advance(60)
+        return fake, target, secret
+
+
+async def test_duplicate() -> None:
+    """The same bytes can come twice although they were accepted."""
+    fake, target, _ = await _one_change(Fault(at="delivery", do="duplicate"))
+    assert len(target.deliveries) == 2
+    assert target.deliveries[0].body == target.deliveries[1].body
+    assert [one.duplicate for one in fake.deliveries] == [False, True]
+
+
+async def test_lose() -> None:
+    """A delivery can be lost without anyone knowing."""
+    fake, target, _ = await _one_change(Fault(at="delivery", do="lose"), changes=2)
+    assert len(target.deliveries) == 1
+    assert [(one.status, one.failure) for one in fake.deliveries] == [(None, "lost on the way"), (200, None)]
+    assert next(iter(fake.webhooks.values())).failure_deletion_timestamp is None
+
+
+async def test_lose_a_retry() -> None:
+    """A retry can be lost too; then the failure is over as far as Asana knows."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        fake.script(Fault(at="delivery", do="lose", after=1))
+        target.fail()
+        fake.change(PROJECT, field="name")
+        await fake.advance(3600)
+        assert len(target.deliveries) == 1
+        assert fake.webhook(gid).next_attempt_after is None
+
+
+async def test_reorder() -> None:
+    """A delivery can let the next one go first; nothing is lost."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        await api.create_gid(target.url)
+        fake.script(Fault(at="delivery", do="reorder"))
+        for field in ("first", "second", "third"):
+            fake.change(PROJECT, field=field)
+            await fake.settle()
+        assert [_events(got)[0]["change"]["field"] for got in target.deliveries] == ["second", "first", "third"]
+
+
+async def test_reorder_for_ever() -> None:
+    """Even if every delivery is to let the next one go first, each overtaken one comes in the end."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        await api.create_gid(target.url)
+        fake.script(Fault(at="delivery", do="reorder", times=None))
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        assert target.deliveries == []
+        await fake.advance(8 * 3600)
+        assert [len(_events(got)) for got in target.deliveries] == [0, 1]
+
+
+async def test_tamper() -> None:
+    """The body can be changed after signing; once refused, the true one follows."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        fake.script(Fault(at="delivery", do="tamper"), Fault(at="delivery", do="tamper", body='{"events":[]}'))
+        target.fail(401, times=2)
+        fake.change(PROJECT, field="name")
+        await fake.advance(60)
+        signed = [_is_signed(got, fake.secret(gid)) for got in target.deliveries]
+        assert signed == [False, False, True]
+        assert json.loads(target.deliveries[0].body)["tampered"] is True
+        assert target.deliveries[1].body == b'{"events":[]}'
+        assert [one.forged for one in fake.deliveries] == [True, True, False]
+
+
+@pytest.mark.parametrize("secret", [None, "mine"])
+async def test_forge(secret: str | None) -> None:
+    """A delivery can be signed with another secret; once refused, the true one follows."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        fake.script(Fault(at="delivery", do="forge", secret=secret))
+        target.fail(401)
+        fake.change(PROJECT, field="name")
+        await fake.advance(10)
+        assert [_is_signed(got, fake.secret(gid)) for got in target.deliveries] == [False, True]
+        assert target.deliveries[0].body == target.deliveries[1].body
+        if secret:
+            assert _is_signed(target.deliveries[0], Secret(secret))
+
+
+async def test_delay() -> None:
+    """A delivery can be late, in real time."""
+    fake, target, _ = await _one_change(Fault(at="delivery", do="delay", seconds=0.01))
+    assert len(target.deliveries) == len(fake.deliveries) == 1
+
+
+async def test_heartbeats_can_go_wrong() -> None:
+    """Faults of heartbeats are scripted apart from those of deliveries with events."""
+    async with playing() as (fake, api, target):
+        fake.script(Fault(at="heartbeat", do="duplicate"), Fault(at="delivery", do="lose"))
+        await api.create_gid(target.url)
+        assert [got.body for got in target.deliveries] == [b'{"events":[]}'] * 2
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        assert len(target.deliveries) == 2
+
+
+async def test_fault_of_one_webhook() -> None:
+    """A fault can be for one webhook only."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        await api.create_gid(target.root + "/first")
+        second = await api.create_gid(target.root + "/second")
+        fake.script(Fault(at="delivery", do="lose", webhook=second))
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        assert [got.path for got in target.deliveries] == ["/first"]
+
+
+async def test_forge_delivery_helper() -> None:
+    """A forged delivery goes out at once and its status comes back, with whatever signature is wanted."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        target.fail(401)
+        assert await fake.forge_delivery(gid) == 401
+        assert _events(target.deliveries[-1])[0]["action"] == "deleted"
+        assert not _is_signed(target.deliveries[-1], fake.secret(gid))
+        assert await fake.forge_delivery(gid, secret=fake.secret(gid)) == 200
+        assert _is_signed(target.deliveries[-1], fake.secret(gid))
+        await fake.forge_delivery(gid, signature="é")
+        assert target.deliveries[-1].headers["X-Hook-Signature"] == "é"
+        await fake.forge_delivery(gid, signature="", body=b"{}", headers={"X-More": "1"})
+        assert "X-Hook-Signature" not in target.deliveries[-1].headers
+        assert (target.deliveries[-1].headers["X-More"], target.deliveries[-1].body) == ("1", b"{}")
+        assert [one.forged for one in fake.deliveries] == [False, True, True, True, True]
+        assert [one.heartbeat for one in fake.deliveries] == [True, False, False, False, False]
+        assert fake.webhook(gid).last_failure_at is None
+
+
+async def test_two_changes_share_a_moment() -> None:
+    """On a frozen clock two changes have the same time."""
+    async with playing() as (fake, _, _):
+        one, two = fake.change(PROJECT, field="name"), fake.change(PROJECT, field="notes")
+        assert one["created_at"] == two["created_at"] == format_time(fake.clock.now())
+
+
+async def test_sign_is_the_packages_own() -> None:
+    """A test can sign what it likes with the secret the fake tells."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        assert target.deliveries[0].headers["X-Hook-Signature"] == sign(fake.secret(gid), b'{"events":[]}')
