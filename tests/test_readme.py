@@ -1,0 +1,153 @@
+"""README's programs, run as printed."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from asana_webhooks import AsanaSession, Receiver, open_store
+from asana_webhooks.subscriptions.establish import establish_webhook
+from asana_webhooks.testing import FakeAsana, serve_receiver
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def program(heading: str) -> str:
+    """Return the Python program below a heading."""
+    _, _, section = README.partition(f"## {heading}\n")
+    found = re.search(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    assert found is not None, heading
+    return found[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def running(
+    fake: FakeAsana, folder: Path, *command: str, **environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command in *folder* against the fake; end it with SIGTERM."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=folder,
+        env=os.environ | {"ASANA_ACCESS_TOKEN": fake.token, "ASANA_BASE_URL": fake.url} | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.communicate()
+
+
+async def next_line(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if not line:
+        assert process.stderr is not None
+        raise AssertionError((await process.stderr.read()).decode())
+    return line.decode().strip()
+
+
+@pytest.mark.slow
+async def test_ask(tmp_path: Path) -> None:
+    """The first program counts all webhooks over three pages, changes one's filters, and shows it."""
+    async with FakeAsana(webhooks=250) as fake:
+        async with running(fake, tmp_path, "-c", program("Ask"), ASANA_WORKSPACE=fake.workspace) as process:
+            assert await next_line(process) == "250 webhooks"
+            assert "due_on" in await next_line(process)
+            assert await process.wait() == 0
+
+
+@pytest.mark.slow
+async def test_receive_in_aiohttp_and_work(tmp_path: Path) -> None:
+    """The second program establishes a webhook and keeps what comes; the worker's program handles it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/asana"
+    async with FakeAsana() as fake:
+        project = fake.projects[0]
+        receive = ("-c", program("Receive, in aiohttp"))
+        where = {"PORT": str(port), "PUBLIC_URL": url, "ASANA_PROJECT": project}
+        async with running(fake, tmp_path, *receive, **where) as receiver:
+            assert (await next_line(receiver)).startswith("listening for webhook ")
+            fake.change(project, field="name")
+            await fake.settle()
+            assert fake.deliveries[-1].status == 200
+
+            async with running(fake, tmp_path, "-c", program("Work through what arrives")) as worker:
+                assert (await next_line(worker)).endswith(f"changed project {project}")
+                worker.send_signal(signal.SIGTERM)
+                assert await worker.wait() == 0
+
+
+@pytest.mark.slow
+async def test_receive_in_fastapi(tmp_path: Path) -> None:
+    """The FastAPI program subscribes by a request of its own and keeps what comes."""
+    port = free_port()
+    (tmp_path / "service.py").write_text(program("Receive, in FastAPI"))
+    async with FakeAsana() as fake:
+        serve = ("-m", "uvicorn", "service:app", "--port", str(port))
+        async with running(fake, tmp_path, *serve, PUBLIC_URL=f"http://127.0.0.1:{port}/asana") as process:
+            assert process.stderr is not None
+            async for line in process.stderr:
+                if b"Uvicorn running" in line:
+                    break
+            project = fake.projects[0]
+            async with aiohttp.ClientSession() as http:
+                async with http.post(f"http://127.0.0.1:{port}/subscriptions/{project}") as response:
+                    assert (await response.json())["webhook"] in fake.webhooks
+            fake.change(project, field="name")
+            await fake.settle()
+            assert fake.deliveries[-1].status == 200
+
+    async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+        assert (await store.health()).waiting == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_testing_with_the_fake(tmp_path: Path, mode: str) -> None:
+    """The test as printed passes in a user's own project, where the fixture is there without being asked for."""
+    text = program("Test your service with the fake")
+    if mode == "strict":
+        text = "import pytest\n" + text.replace("async def test_", "@pytest.mark.asyncio\nasync def test_")
+    (tmp_path / "test_mine.py").write_text(text)
+    scope = "asyncio_default_fixture_loop_scope=function"
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", f"--asyncio-mode={mode}", "-o", scope]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "1 passed" in ended.stdout, ended.stdout + ended.stderr
+
+
+def test_every_program_of_readme_is_run() -> None:
+    """Five programs, and no sixth that nobody runs."""
+    assert README.count("```python\n") == 5
+
+
+async def test_the_url_of_a_lent_receiver_is_the_printed_one() -> None:
+    """serve_receiver's URL is what establish_webhook wants, with the prefix README names."""
+    async with (
+        FakeAsana() as fake,
+        AsanaSession(fake.token, base_url=fake.url) as asana,
+        open_store("memory:") as store,
+    ):
+        async with serve_receiver(Receiver(store)) as public_url:
+            assert public_url.endswith("/asana")
+            await establish_webhook(asana, store, public_url=public_url, resource=fake.projects[0])
