@@ -1,0 +1,142 @@
+"""The commands and their options; what they do is in `demo` and `fake`."""
+
+import json as json_module
+import sys
+import time
+from typing import Annotated, Any, Final
+
+import attrs
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from asana_webhooks.cli.demo import choose_store, run_demo
+from asana_webhooks.cli.fake import serve_fake
+from asana_webhooks.cli.report import summarize
+from asana_webhooks.cli.show import render, watch_on
+from asana_webhooks.errors import AsanaError, ConfigurationError
+from asana_webhooks.store.opening import open_store
+from asana_webhooks.testing import DEFAULT_TOKEN
+from asana_webhooks.version import __version__
+
+__all__ = ["app", "run"]
+
+_FAKE_HELP: Final = """\
+Serve a fake Asana on 127.0.0.1 until it is stopped by Ctrl-C or SIGTERM.
+
+Once it is ready it prints one line of JSON: url, token, workspace and projects. Its clock runs, and targets must be
+on this machine too.
+
+**Steering it over HTTP.** Beside Asana's API the fake has a door of its own. It wants no token, and takes and
+gives JSON.
+
+```text
+POST /_fake/changes     something changes, and the webhooks hear of it: 202
+                        {"resource": "8675309", "action": "changed",
+                         "field": "due_on"}
+                        what is not known yet is created below its parent
+                        {"resource": "99", "action": "added",
+                         "parent": "8675309"}
+GET  /_fake/webhooks    every webhook, with its secret
+GET  /_fake/deliveries  every attempt to deliver, and how it was answered
+POST /_fake/faults      one fault or a list of them to come: 202
+                        refuse the next two calls that create a webhook
+                        {"at": "createWebhook", "status": 429,
+                         "retry_after": 2, "times": 2}
+                        send the next delivery twice
+                        {"at": "delivery", "do": "duplicate"}
+POST /_fake/clock       turn the clock: 200 when all that fell due is done
+                        {"advance": 28800}
+POST /_fake/settle      200 when nothing is under way any more
+```
+
+`asana_webhooks.testing.Fault` explains all faults, `FakeAsana.change` all members of a change.
+"""
+
+
+app = App(
+    name="asana-webhooks",
+    help="Try Asana's webhooks without Asana.",
+    version=__version__,
+    help_format="markdown",
+)
+
+
+def run() -> None:
+    """Run the command line with the arguments of this process, and exit."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except CycloptsError as mistake:
+        mistake.verbose = False  # no Python in the sentence
+        _complain(f"{mistake} See asana-webhooks --help.")
+        raise SystemExit(2) from None
+    except AsanaError as problem:
+        _complain(str(problem))
+        raise SystemExit(1) from None
+
+
+def _complain(problem: str) -> None:
+    Console(stderr=True).print(f"asana-webhooks: {problem}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command
+async def demo(
+    *,
+    store: Annotated[str | None, Parameter(help="Where to keep things: a path, sqlite:///path, or memory:.")] = None,
+    json: Annotated[bool, Parameter(negative=(), help="Print nothing but the summary, as one JSON object.")] = False,
+) -> int:
+    """See everything this package does, in a few seconds and on this machine alone.
+
+    Starts a fake Asana with 250 webhooks, a receiver, a store and a worker; establishes three webhooks, sets a
+    filter, lets 1,000 changes happen, and sends what happens to webhooks in real life: duplicates, forgeries,
+    strangers, spoiled deliveries. Then it checks that everything arrived, once. The exit status is 0 if so, else 1.
+
+    Without --store it uses SQLite in a temporary folder.
+    """
+    console = Console(stderr=json)
+    began_at = time.monotonic()
+    with choose_store(store) as used, watch_on(console, quiet=json and not console.is_terminal) as watch:
+        async with open_store(used.url) as opened:
+            samples = await run_demo(opened, watch)
+    summary = summarize(samples, store=used, seconds=time.monotonic() - began_at)
+    if json:
+        sys.stdout.write(json_module.dumps(attrs.asdict(summary), indent=2) + "\n")
+    else:
+        console.print(render(summary, ascii_only=console.options.ascii_only), soft_wrap=True)
+    return 0 if summary.ok else 1
+
+
+def _check_token(_: Any, token: str) -> None:
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError("A token is a text without spaces, and not empty.")
+
+
+@app.command(help=_FAKE_HELP)
+async def fake(
+    *,
+    port: Annotated[
+        int, Parameter(validator=Number(gte=0, lte=65535), help="Where to listen; 0 takes a free port.")
+    ] = 0,
+    token: Annotated[str, Parameter(validator=_check_token, help="The access token that is good.")] = DEFAULT_TOKEN,
+    workspace: Annotated[str, Parameter(help="The gid of its workspace.")] = "1331",
+    project: Annotated[
+        tuple[str, ...],
+        Parameter(consume_multiple=True, negative=(), show_default=" ".join, help="The gids of its projects."),
+    ] = ("8675309",),
+    webhooks: Annotated[int, Parameter(validator=Number(gte=0), help="How many webhooks it has at first.")] = 0,
+    loopback: Annotated[
+        bool, Parameter(help="--no-loopback refuses targets on this machine with 403, as Asana does.")
+    ] = True,
+) -> int:
+    """Serve a fake Asana; see `_FAKE_HELP`."""
+    if not project:
+        raise ConfigurationError("--project needs at least one gid")
+    await serve_fake(
+        port=port,
+        token=token,
+        workspace=workspace,
+        projects=project,
+        webhooks=webhooks,
+        allow_loopback=loopback,
+    )
+    return 0
