@@ -115,7 +115,7 @@ class ResponseError(AsanaError):
     advice = "Asana's messages above say what it wants."
 
     def __str__(self) -> str:
-        said = "; ".join(self.messages) or "no message"
+        said = "; ".join(message.rstrip(".") for message in self.messages) or "no message"
         phrase = f" (phrase for Asana's support: {self.phrase!r})" if self.phrase else ""
         wait = f" Asana asked to wait {self.retry_after:g} seconds." if self.retry_after is not None else ""
         return (

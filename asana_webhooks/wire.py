@@ -112,7 +112,7 @@ def parse(body: bytes) -> Any:
 
 
 def structure(tree: Any, cls: type[T]) -> T:
-    """Make an object of the attrs class *cls*, or a tuple of them, from what `parse` returned.
+    """Make an object of the attrs class *cls* from what `parse` returned.
 
     Raises:
         PayloadError: *tree* does not have the shape of *cls*.

@@ -2,6 +2,12 @@
 
 import os
 
-os.environ.pop("PYTEST_ADDOPTS", None)  # it is for this run, not for those that tests start
+from hypothesis import settings
+
+# The time one example takes says something about the machine, not about the code.
+settings.register_profile("asana_webhooks", deadline=None)
+settings.load_profile("asana_webhooks")
 
 pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]
+
+os.environ.pop("PYTEST_ADDOPTS", None)  # it is for this run, not for those that tests start

@@ -24,14 +24,16 @@ __all__ = ["create_webhook", "delete_webhook", "get_webhook", "get_webhooks", "u
 
 
 def _names(opt_fields: Iterable[str] | None) -> tuple[str, ...] | None:
-    if isinstance(opt_fields, str):  # it would be taken apart into letters
-        raise ConfigurationError(f"opt_fields must be a list of names such as [{opt_fields!r:.80}], not one text")
-    return None if opt_fields is None else tuple(opt_fields)
+    if opt_fields is None:
+        return None
+    if isinstance(opt_fields, str) or not isinstance(opt_fields, Iterable):  # a text would be taken apart into letters
+        raise ConfigurationError(f"opt_fields must be a list of names such as ['target'], not {opt_fields!r:.80}")
+    return tuple(opt_fields)
 
 
 def _filters(filters: Iterable[WebhookFilter]) -> tuple[WebhookFilter, ...]:
-    if isinstance(filters, WebhookFilter):
-        raise ConfigurationError("filters must be a list of WebhookFilter objects, not one of them")
+    if not isinstance(filters, Iterable):
+        raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
     return tuple(filters)
 
 

@@ -7,6 +7,7 @@ harm is repeated; creating a webhook is repeated only when the request cannot ha
 import asyncio
 import math
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -149,10 +150,11 @@ def parse_retry_after(values: Sequence[str], date: str | None) -> float | None:
     """
     if len(values) != 1:
         return None
-    try:
-        seconds = float(values[0])
-    except ValueError:
-        seconds = _seconds_between(date, values[0])
+    value = values[0].strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):  # float() alone takes more than that
+        seconds = float(value)
+    else:
+        seconds = _seconds_between(date, value)
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 

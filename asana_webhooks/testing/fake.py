@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from aiohttp import web
 
+from asana_webhooks.client.auth import check_token
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import schedule
 from asana_webhooks.testing.answers import error_answer
@@ -85,6 +86,8 @@ class FakeAsana(Steering):
             raise ConfigurationError(f"heartbeat must be 'before', 'after' or None, not {heartbeat!r:.80}")
         if clock not in ("frozen", "running") and not isinstance(clock, FakeClock):
             raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
+        if webhooks < 0:
+            raise ConfigurationError(f"webhooks must be 0 or more, not {webhooks!r:.80}")
         super().__init__(
             workspace=workspace,
             clock=clock if isinstance(clock, FakeClock) else FakeClock(running=clock == "running"),
@@ -92,7 +95,7 @@ class FakeAsana(Steering):
             answer_timeout=answer_timeout,
             retries_grow=retries_grow,
         )
-        self.token = token
+        self.token = check_token(token)
         self.requests: list[RequestRecord] = []
         """Every request to the API, in the order they came in."""
 

@@ -1,6 +1,7 @@
 """A server on 127.0.0.1 that is gone without a trace once it is closed, whatever its requests wait for."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -42,7 +43,8 @@ class Server:
             await web.TCPSite(runner, HOST, self._port).start()
         except (OSError, OverflowError) as problem:
             await runner.cleanup()
-            raise ConfigurationError(f"the fake cannot listen on {HOST}:{self._port}: {problem}") from None
+            why = os.strerror(problem.errno) if isinstance(problem, OSError) and problem.errno else problem
+            raise ConfigurationError(f"the fake cannot listen on {HOST}:{self._port}: {why}") from None
         self._runner = runner
         return f"http://{HOST}:{runner.addresses[0][1]}"
 

@@ -168,6 +168,8 @@ async def test_asanas_refusals_have_their_classes(fake: FakeAsana, asana: AsanaS
         ({"target": "/asana"}, "absolute URL"),
         ({"filters": [WebhookFilter(action="added", fields=("due_on",))]}, "action='changed'"),
         ({"filters": DUE_DATES}, "list of WebhookFilter"),
+        ({"filters": None}, "list of WebhookFilter"),
+        ({"opt_fields": 5}, "list of names"),
         ({"filters": [{"action": "changed"}]}, "WebhookFilter objects"),
         ({"opt_fields": "target"}, "list of names"),
         ({"opt_fields": ["a b"]}, "names of fields"),

@@ -36,6 +36,8 @@ async def test_options() -> None:
     [
         ({"heartbeat": "sometimes"}, "heartbeat must be"),
         ({"clock": "sundial"}, "clock must be"),
+        ({"token": ""}, "access token"),
+        ({"webhooks": -1}, "webhooks must be"),
         ({"projects": ["a"]}, "a gid is a text of digits"),
         ({"projects": ["1331"]}, "there is a resource 1331 already"),
     ],
