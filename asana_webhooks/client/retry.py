@@ -151,10 +151,8 @@ def parse_retry_after(values: Sequence[str], date: str | None) -> float | None:
     if len(values) != 1:
         return None
     value = values[0].strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):  # float() alone takes more than that
-        seconds = float(value)
-    else:
-        seconds = _seconds_between(date, value)
+    is_number = re.fullmatch(r"[0-9]+(\.[0-9]+)?", value)  # float() alone takes more than that
+    seconds = float(value) if is_number else _seconds_between(date, value)
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
