@@ -9,7 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,8 @@ class TestFloors:
     def test_no_circles(self) -> None:
         """Modules import each other in one direction, so any can be read before those that use it."""
         graph = {module: set(own_imports(module)) - {module} for module in SOURCES}
-        try:
-            TopologicalSorter(graph).prepare()
-        except CycleError as error:
-            pytest.fail(" -> ".join(error.args[1]))
+
+        assert set(TopologicalSorter(graph).static_order()) == set(SOURCES)  # CycleError names the circle
 
     @pytest.mark.parametrize(
         ("module", "imported"),

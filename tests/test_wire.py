@@ -549,9 +549,10 @@ class TestHostileBytes:
     @example(b'"\\ud800"')
     @example(b'{"data":[\xf0\x28\x8c\x28]}')
     def test_any_bytes(self, body: bytes) -> None:
-        """Whatever the bytes are, only PayloadError comes out."""
+        """Whatever the bytes are, only PayloadError comes out, and it says where."""
         for decode in DECODERS:
-            read_or_refused(decode, body)
+            error = read_or_refused(decode, body)
+            assert error is None or error.path.startswith("$")
 
     @given(json_trees | near_trees)
     def test_any_json(self, tree: Any) -> None:
@@ -571,7 +572,9 @@ class TestHostileBytes:
         broken[place] = data.draw(st.integers(0, 255))
         for decode in DECODERS:
             read_or_refused(decode, bytes(broken))
-            read_or_refused(decode, bytes(text[:place]))
+            cut_off = read_or_refused(decode, bytes(text[:place]))
+            assert cut_off is not None
+            assert cut_off.malformed
 
     @given(st.data())
     def test_errors_never_quote_the_body(self, data: st.DataObject) -> None:

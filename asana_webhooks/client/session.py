@@ -16,7 +16,7 @@ from yarl import URL
 
 from asana_webhooks.client.answers import error_of, hide, outcome_of, unknown_outcome
 from asana_webhooks.client.auth import TokenProvider, check_token, token_provider
-from asana_webhooks.client.requests import CreateWebhookRequest, Request
+from asana_webhooks.client.requests import CreateWebhookRequest, DeleteWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome, RetryPolicy, verdict
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.version import __version__
@@ -237,8 +237,10 @@ class AsanaSession:
         headers = self._headers | {"Authorization": f"Bearer {token}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        options: dict[str, Any] = {"middlewares": (sendings.note,)} if self._owns_http else {}
-        sendings.count = 0 if self._owns_http else 1
+        # Only a DELETE's 404 depends on the count. A lent session keeps its own middlewares.
+        counting = isinstance(request, DeleteWebhookRequest) and self._owns_http
+        options: dict[str, Any] = {"middlewares": (sendings.note,)} if counting else {}
+        sendings.count = 0 if counting else 1
         try:
             async with http.request(
                 request.method,

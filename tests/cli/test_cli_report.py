@@ -17,7 +17,7 @@ from asana_webhooks.models import Change, Delivery, Event, ResourceRef
 from asana_webhooks.testing import DeliveryRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-STORE = StoreUsed(url="sqlite:////tmp/x/demo.db", kept=False)
+STORE = StoreUsed(url="sqlite:////srv/x/demo.db", kept=False)
 
 
 def occurrence(number: int) -> Occurrence:

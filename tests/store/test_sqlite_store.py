@@ -468,7 +468,7 @@ class TestOpening:
 
         asyncio.run(leave())
         held.set()
-        store._writer._executor.submit(store._writer._disconnect)
+        assert store._writer._executor.submit(store._writer._disconnect).result(5) is None
         store._writer._executor.shutdown()
 
     @pytest.mark.parametrize("path", ["", ":memory:"])

@@ -78,7 +78,9 @@ async def test_lifetime() -> None:
 
 async def test_closed_unstarted() -> None:
     """Closing what was never started is fine."""
-    await FakeAsana().aclose()
+    fake = FakeAsana()
+    await fake.aclose()
+    assert repr(fake) == "<FakeAsana closed, 0 webhooks>"
 
 
 async def test_nothing_happens_after_closing() -> None:

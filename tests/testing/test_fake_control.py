@@ -134,7 +134,10 @@ async def test_values_in_changes() -> None:
 
 
 async def test_settle_ends_with_the_fake() -> None:
-    """Whoever waits for something held is let go when the fake closes."""
+    """A closed fake has nothing under way, so that settling returns at once, whatever was still waiting."""
     async with FakeAsana() as fake:
         await fake.settle()
+    fake.change(fake.projects[0], field="name")
     await fake.settle()
+
+    assert fake.deliveries == []
