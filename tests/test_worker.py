@@ -14,6 +14,7 @@ from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.worker import Backoff
+from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.stores import Clock, body, deliver, event, register
 
 
@@ -432,3 +433,26 @@ def test_the_backoff_grows_and_is_bounded(attempt: int, chance: float) -> None:
     full = min(3600.0, 2.0 ** min(attempt - 1, 60))
 
     assert full / 2 <= Backoff(random=lambda: chance).after(attempt) <= full
+
+
+async def test_a_worker_may_be_cancelled_at_every_step(store: Store) -> None:
+    """Wherever it is cancelled, nothing stays leased and no attempt is lost; in the end everything was handled."""
+    registration = await register(store)
+    handled: set[int] = set()
+    for _ in range(5):
+        await deliver(store, registration, body(event()))
+
+    async def handle(delivery: Delivery) -> None:
+        await asyncio.sleep(0)
+        assert delivery.attempt == 1
+        handled.add(delivery.id)
+        await asyncio.sleep(0)
+
+    async def check() -> None:
+        assert (await store.health()).leased == 0
+
+    await cancel_at_every_step(lambda: Worker(store, handle, concurrency=2).drain(), check)
+
+    assert len(handled) == 5
+    health = await store.health()
+    assert (health.waiting, health.dead) == (0, 0)

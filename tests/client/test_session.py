@@ -33,6 +33,7 @@ from asana_webhooks.errors import (
     UnexpectedResponseError,
 )
 from asana_webhooks.models import WebhookFilter
+from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.servers import ScriptedServer, Step, answer, errors, scripted_server
 
 TOKEN = "2/1331/7654:0123456789abcdef"
@@ -542,3 +543,20 @@ async def test_a_session_installs_no_log_handlers() -> None:
     names = [name for name in logging.root.manager.loggerDict if name.startswith("asana_webhooks")]
     assert all(not logging.getLogger(name).handlers for name in names)
     assert all(logging.getLogger(name).level == logging.NOTSET for name in names)
+
+
+@pytest.mark.parametrize("request_", [GET, PUT, DELETE, CREATE], ids=lambda one: one.operation)
+async def test_a_call_may_be_cancelled_at_every_step(request_: Any) -> None:
+    """Wherever a call is cancelled, no connection or task is left, and the session works on."""
+    good = {GET: OK, PUT: OK, DELETE: EMPTY, CREATE: answer(201, CREATED)}[request_]
+    async with asking(good) as (asana, _, _):
+        tasks = len(asyncio.all_tasks())
+
+        async def check() -> None:
+            assert asana._http is not None
+            assert asana._http.connector is not None
+            assert not asana._http.connector._acquired
+            assert len(asyncio.all_tasks()) <= tasks + 3  # the server's own, one for each connection that is kept
+
+        assert await cancel_at_every_step(lambda: asana.send(request_), check) > 3
+        await asana.send(request_)

@@ -29,9 +29,10 @@ from asana_webhooks import (
     establish_webhook,
 )
 from asana_webhooks.models import Delivery
-from asana_webhooks.store.base import Registration, RegistrationState, Store
+from asana_webhooks.store.base import Registration, RegistrationState, Store, registration_id
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.serving import serve_receiver
+from tests.helpers.cancelling import cancel_at_every_step
 
 
 @frozen
@@ -387,6 +388,7 @@ RECEIVER = """
 import asyncio, sys
 from asana_webhooks import Receiver, open_store
 from asana_webhooks.testing.serving import serve_receiver
+from tests.helpers.cancelling import cancel_at_every_step
 
 async def main():
     async with open_store(sys.argv[1]) as store, serve_receiver(Receiver(store)) as url:
@@ -414,3 +416,20 @@ async def test_the_receiver_may_be_another_process(tmp_path: Path) -> None:
         assert len(await arrived(store)) == 1
     await process.communicate(b"")
     assert process.returncode == 0
+
+
+async def test_establishing_may_be_cancelled_at_every_step() -> None:
+    """Wherever it is cancelled, no registration stays pending; one that was confirmed has its webhook."""
+    store = Remembering()
+    async with scene(store) as here:
+
+        async def check() -> None:
+            assert RegistrationState.PENDING not in await store.states()
+            await here.fake.settle()
+
+        turns = await cancel_at_every_step(here.establish, check)
+        assert turns > 20
+        assert (await store.states()).count(RegistrationState.CONFIRMED) >= 1
+        confirmed = set((await store.health()).registrations)
+        live = {registration_id(one.target.rpartition("/")[2]) for one in here.fake.webhooks.values()}
+        assert confirmed <= live
