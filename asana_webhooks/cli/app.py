@@ -88,8 +88,9 @@ async def demo(
     """See everything this package does, in a few seconds and on this machine alone.
 
     Starts a fake Asana with 250 webhooks, a receiver, a store and a worker; establishes three webhooks, sets a
-    filter, lets 1,000 changes happen, and sends what happens to webhooks in real life: duplicates, forgeries,
-    strangers, spoiled deliveries. Then it checks that everything arrived, once. The exit status is 0 if so, else 1.
+    filter, lets 1,000 changes happen and some more that the filter holds back, and sends what happens to webhooks in
+    real life: duplicates, forgeries, strangers, spoiled deliveries. Then it checks that everything arrived, once. The
+    exit status is 0 if so, else 1.
 
     Without --store it uses SQLite in a temporary folder.
     """
