@@ -52,10 +52,14 @@ def candidate_id(secret: Secret) -> str:
 
 
 class RegistrationState(enum.Enum):
-    """Where a registration stands; it only ever moves down this list."""
+    """Where a registration stands; it only ever moves down this list.
+
+    A pending registration whose deadline has passed counts as closed in all that a store answers, whether `Store.sweep`
+    has ended it yet or not: whoever opened it may be gone.
+    """
 
     PENDING = "pending"
-    """The create call is open: handshakes are remembered as candidates and echoed."""
+    """The create call is open: handshakes are remembered as candidates and echoed, until the deadline."""
     CONFIRMED = "confirmed"
     """Asana's 201 named the secret: deliveries are verified with it."""
     CLOSED = "closed"
@@ -72,7 +76,7 @@ class Registration:
     """The gid of the resource the webhook watches."""
     state: RegistrationState
     deadline: float
-    """When a pending registration may be swept, in seconds since the epoch."""
+    """When a pending registration is over, in seconds since the epoch."""
     candidates: tuple[Secret, ...] = ()
     """While pending: the secrets of the handshakes so far, oldest first."""
     secret: Secret | None = None
@@ -169,7 +173,7 @@ class Store(Protocol):
         Args:
             id: `registration_id` of a fresh endpoint; one that is known already is a `ConfigurationError`.
             resource: the gid the webhook will watch.
-            ttl: seconds after which `sweep` may close it.
+            ttl: seconds until its deadline; it counts as closed from then on, unless it was confirmed before.
         """
 
     async def offer(self, id: str, secret: Secret) -> bool:
@@ -182,9 +186,9 @@ class Store(Protocol):
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """Let Asana's 201 decide. True: the registration is confirmed.
 
-        True only if it was pending with *secret* among its candidates (or is confirmed with this very gid and
-        secret). The other candidates go; the deliveries quarantined under *secret* are released in the order they
-        came, the others dropped.
+        True only if it was pending, within its deadline, with *secret* among its candidates (or is confirmed with
+        this very gid and secret). The other candidates go; the deliveries quarantined under *secret* are released in
+        the order they came, the others dropped.
         """
 
     async def close(self, id: str) -> bool:
@@ -195,13 +199,21 @@ class Store(Protocol):
         """
 
     async def find(self, id: str) -> Registration | None:
-        """Return the registration, or ``None`` if there never was one."""
+        """Return the registration, or ``None`` if there never was one.
+
+        A pending one whose deadline has passed is returned as closed, without candidates.
+        """
 
     async def sweep(self) -> Sequence[Registration]:
-        """Close all pending registrations whose deadline has passed; return them as they were before."""
+        """End all pending registrations whose deadline has passed, and drop what they have in quarantine.
+
+        Returns:
+            What was ended, as it was: pending, with its candidates. Asana may have created a webhook for one that has
+            candidates.
+        """
 
     async def heartbeat(self, id: str) -> None:
-        """Note that a signed heartbeat came for the registration just now."""
+        """Note that a signed heartbeat came for the registration just now; a closed or unknown one is left alone."""
 
     # Inbox
 
@@ -215,14 +227,16 @@ class Store(Protocol):
     async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
         """Lease up to *limit* waiting deliveries for *lease* seconds, oldest first; it does not wait for any.
 
-        A delivery whose lease ran out is waiting again. With *ordered*, a registration's delivery is leased only when
-        all its earlier ones are done or dead.
+        A delivery whose lease ran out is waiting again. So is one whose lease or delay began more than a minute from
+        now, for then the clock was set back, and its end may be years away. With *ordered*, a registration's delivery
+        is leased only when all its earlier ones are done or dead.
         """
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """Hold the delivery for *seconds* from now. False: the lease was lost, nothing changed.
 
-        A lease that ran out is lost, whether anybody else has claimed the delivery since or not.
+        A lease that ran out is lost, whether anybody else has claimed the delivery since or not; so is one that began
+        more than a minute from now.
         """
 
     async def done(self, lease: Lease) -> bool:

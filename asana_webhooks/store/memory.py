@@ -19,7 +19,15 @@ from asana_webhooks.store.base import (
     StoreHealth,
     candidate_id,
 )
-from asana_webhooks.store.rules import DeliveryState, check_seconds, landing, readable
+from asana_webhooks.store.rules import (
+    DeliveryState,
+    as_found,
+    check_integer,
+    check_seconds,
+    check_texts,
+    landing,
+    readable,
+)
 from asana_webhooks.store.shelf import Entry, Kept, Shelf
 
 __all__ = ["MemoryStore"]
@@ -32,7 +40,7 @@ class MemoryStore:
         clock: returns the time in seconds since the epoch.
         max_deliveries: how many deliveries it holds (dead letters included) before `put` raises `StoreFullError`;
             ``None`` removes the limit.
-        max_bytes: how many bytes their bodies may have together; ``None`` removes the limit.
+        max_bytes: how many bytes their bodies may have together, and so each of them; ``None`` removes the limit.
         max_finished: how many finished deliveries are remembered as duplicates; the oldest are forgotten first.
             ``None`` removes the limit.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
@@ -87,6 +95,7 @@ class MemoryStore:
     async def open(self, id: str, *, resource: str, ttl: float) -> None:
         """See `Store.open`."""
         entries = self._usable().entries
+        check_texts(id, resource)
         deadline = self._clock() + check_seconds("ttl", ttl)
         if id in entries:
             raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
@@ -95,7 +104,8 @@ class MemoryStore:
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`."""
         entry = self._usable().entries.get(id)
-        if entry is None or entry.state is not RegistrationState.PENDING or entry.deadline <= self._clock():
+        check_texts(secret.reveal())
+        if entry is None or entry.standing(self._clock()) is not RegistrationState.PENDING:
             return False
         name = candidate_id(secret)
         if name not in entry.candidates and len(entry.candidates) >= MAX_CANDIDATES:
@@ -107,13 +117,14 @@ class MemoryStore:
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
         shelf = self._usable()
+        check_texts(webhook_gid, secret.reveal())
         entry = shelf.entries.get(id)
         if entry is None:
             return False
         if entry.state is RegistrationState.CONFIRMED:
             return entry.webhook_gid == webhook_gid and entry.secret == secret
         chosen = candidate_id(secret)
-        if chosen not in entry.candidates:
+        if entry.standing(self._clock()) is RegistrationState.CLOSED or chosen not in entry.candidates:
             return False
         entry.state, entry.webhook_gid, entry.secret = RegistrationState.CONFIRMED, webhook_gid, secret
         entry.candidates.clear()
@@ -139,38 +150,39 @@ class MemoryStore:
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
         entry = self._usable().entries.get(id)
-        return entry.seen() if entry else None
+        return as_found(entry.recorded(), now=self._clock()) if entry else None
 
     async def sweep(self) -> Sequence[Registration]:
         """See `Store.sweep`."""
         now, entries = self._clock(), self._usable().entries.values()
-        overdue = [
-            entry.seen() for entry in entries if entry.state is RegistrationState.PENDING and entry.deadline <= now
-        ]
+        overdue = [entry.recorded() for entry in entries if entry.standing(now) is not entry.state]
         for registration in overdue:
             await self.close(registration.id)
         return overdue
 
     async def heartbeat(self, id: str) -> None:
         """See `Store.heartbeat`."""
-        entry = self._usable().entries.get(id)
-        if entry is not None and entry.state is not RegistrationState.CLOSED:
-            entry.last_heartbeat_at = self._clock()
+        entry, now = self._usable().entries.get(id), self._clock()
+        if entry is not None and entry.standing(now) is not RegistrationState.CLOSED:
+            entry.last_heartbeat_at = now
 
     # Inbox
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
-        shelf = self._usable()
+        shelf, now = self._usable(), self._clock()
+        check_texts(delivery.registration, delivery.signature, delivery.candidate or "")
         entry = shelf.entries.get(delivery.registration)
         if entry is None:
             return "refused"
-        state = landing(entry.state, secret=entry.secret, candidates=entry.candidates, candidate=delivery.candidate)
+        state = landing(
+            entry.standing(now), secret=entry.secret, candidates=entry.candidates, candidate=delivery.candidate
+        )
         if state is None:
             return "refused"
         if shelf.knows(delivery):
             return "duplicate"
-        shelf.add(delivery, state, self._clock())
+        shelf.add(delivery, state, now)
         return "stored"
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
@@ -178,18 +190,20 @@ class MemoryStore:
         shelf, now = self._usable(), self._clock()
         expires_at = now + check_seconds("lease", lease)
         open_ones = shelf.heads() if ordered else shelf.unfinished()
-        chosen = list(islice((kept for kept in open_ones if kept.due_at <= now), max(limit, 0)))
-        return [_lease(kept, expires_at) for kept in chosen]
+        claimable = (kept for kept in open_ones if not kept.runs(now))
+        chosen = list(islice(claimable, max(check_integer("limit", limit), 0)))
+        return [kept.lease(now, expires_at) for kept in chosen]
 
     def _held(self, lease: Lease) -> Kept | None:
         return self._usable().leased(lease, self._clock())
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
-        due_at = self._clock() + check_seconds("seconds", seconds)
+        now = self._clock()
+        due_at = now + check_seconds("seconds", seconds)
         kept = self._held(lease)
         if kept is not None:
-            kept.due_at = due_at
+            kept.move(DeliveryState.LEASED, now, due_at)
         return kept is not None
 
     async def done(self, lease: Lease) -> bool:
@@ -201,15 +215,16 @@ class MemoryStore:
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
         """See `Store.fail`."""
-        due_at = None if retry_in is None else self._clock() + check_seconds("retry_in", retry_in)
+        wait = None if retry_in is None else check_seconds("retry_in", retry_in)
+        now = self._clock()
         kept = self._held(lease)
         if kept is None:
             return False
         kept.error = readable(error)
-        if due_at is None:
+        if wait is None:
             kept.move(DeliveryState.DEAD)
         else:
-            kept.move(DeliveryState.DELAYED, due_at)
+            kept.move(DeliveryState.DELAYED, now, now + wait)
         return True
 
     async def release(self, lease: Lease) -> bool:
@@ -224,7 +239,7 @@ class MemoryStore:
         """See `Store.health`."""
         shelf, now = self._usable(), self._clock()
         open_ones = shelf.unfinished()
-        leased = sum(kept.state is DeliveryState.LEASED and kept.due_at > now for kept in open_ones)
+        leased = sum(kept.state is DeliveryState.LEASED and kept.runs(now) for kept in open_ones)
         return StoreHealth(
             waiting=len(open_ones) - leased,
             leased=leased,
@@ -242,12 +257,13 @@ class MemoryStore:
 
     async def dead_letters(self, *, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
         """See `Store.dead_letters`."""
+        check_integer("after", after)
         dead = (kept for kept in self._usable().dead() if kept.id > after)
-        return [_dead_letter(kept) for kept in islice(dead, max(limit, 0))]
+        return [kept.dead_letter() for kept in islice(dead, max(check_integer("limit", limit), 0))]
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
-        kept = self._usable().held.get(id)
+        kept = self._usable().held.get(check_integer("id", id))
         if kept is None or kept.state is not DeliveryState.DEAD:
             return False
         kept.move(DeliveryState.WAITING)
@@ -257,33 +273,3 @@ class MemoryStore:
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`."""
         return self._usable().purge(self._clock() - check_seconds("older_than", older_than), dead=dead)
-
-
-def _lease(kept: Kept, expires_at: float) -> Lease:
-    kept.move(DeliveryState.LEASED, expires_at)
-    kept.fence += 1
-    kept.attempts += 1
-    return Lease(
-        id=kept.id,
-        fence=kept.fence,
-        attempt=kept.attempts,
-        registration=kept.entry.id,
-        webhook_gid=kept.entry.webhook_gid,
-        resource=kept.entry.resource,
-        received_at=kept.received_at,
-        expires_at=expires_at,
-        body=kept.body,
-    )
-
-
-def _dead_letter(kept: Kept) -> DeadLetter:
-    return DeadLetter(
-        id=kept.id,
-        registration=kept.entry.id,
-        webhook_gid=kept.entry.webhook_gid,
-        resource=kept.entry.resource,
-        received_at=kept.received_at,
-        attempts=kept.attempts,
-        error=kept.error,
-        body=kept.body,
-    )

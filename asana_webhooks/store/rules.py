@@ -2,17 +2,41 @@
 
 import enum
 import math
+import re
 from collections.abc import Container
+
+from attrs import evolve
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.store.base import RegistrationState, candidate_id
+from asana_webhooks.store.base import Registration, RegistrationState, candidate_id
 
-__all__ = ["UNFINISHED", "DeliveryState", "check_seconds", "landing", "readable"]
+__all__ = [
+    "MAX_SKEW",
+    "UNFINISHED",
+    "DeliveryState",
+    "as_found",
+    "check_integer",
+    "check_seconds",
+    "check_texts",
+    "landing",
+    "readable",
+    "runs",
+    "standing",
+]
+
+MAX_SKEW = 60.0
+"""By how many seconds the clocks of those who share a store may differ."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DeliveryState(enum.StrEnum):
-    """Where a delivery stands. Sources speak of waiting; a store splits it, so that claiming need not look far."""
+    """Where a delivery stands.
+
+    `Store` calls waiting all that nobody holds. Here `WAITING` can be claimed now, and `DELAYED` cannot yet, so that a
+    claim need not look through those that are not due.
+    """
 
     QUARANTINED = "quarantined"
     """Verified with a candidate; nobody gets it before the 201 decides."""
@@ -31,13 +55,35 @@ class DeliveryState(enum.StrEnum):
 UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED)
 
 
+def standing(state: RegistrationState, *, deadline: float, now: float) -> RegistrationState:
+    """Return the state a registration counts as: a pending one is closed once its deadline has passed."""
+    if state is RegistrationState.PENDING and deadline <= now:
+        return RegistrationState.CLOSED
+    return state
+
+
+def as_found(registration: Registration, *, now: float) -> Registration:
+    """Return a registration as `Store.find` does: one that counts as closed has no candidates."""
+    state = standing(registration.state, deadline=registration.deadline, now=now)
+    return registration if state is registration.state else evolve(registration, state=state, candidates=())
+
+
+def runs(*, since: float, until: float, now: float) -> bool:
+    """Tell whether a lease or delay still runs.
+
+    One that began in the future is void: the clock was ahead then and was set right, and to wait for its end could
+    take years.
+    """
+    return since <= now + MAX_SKEW and now < until
+
+
 def landing(
     state: RegistrationState, *, secret: Secret | None, candidates: Container[str], candidate: str | None
 ) -> DeliveryState | None:
     """Decide where a new delivery goes.
 
     Args:
-        state: of its registration.
+        state: of its registration, as `standing` tells it.
         secret: the registration's secret, once it is confirmed.
         candidates: the registration's `candidate_id` values, while it is pending.
         candidate: `NewDelivery.candidate`.
@@ -57,6 +103,20 @@ def check_seconds(name: str, value: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ConfigurationError(f"{name} must be a finite number of seconds and not negative, not {value!r}")
     return value
+
+
+def check_integer(name: str, value: int) -> int:
+    """Return *value*; one of more than 64 bits, which not every store can hold, is a `ConfigurationError`."""
+    if not -(2**63) <= value < 2**63:
+        raise ConfigurationError(f"{name} must be an integer of at most 64 bits")
+    return value
+
+
+def check_texts(*values: str) -> None:
+    """Raise `ConfigurationError` if one of these holds a lone surrogate, which no store can keep."""
+    if any(_SURROGATE.search(value) for value in values):
+        # No value in the message, and no UnicodeError behind it: either may show a secret.
+        raise ConfigurationError("the store cannot keep one of the values given: it holds a lone surrogate")
 
 
 def readable(error: str) -> str:

@@ -6,8 +6,8 @@ from attrs import define, field
 
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.models import Secret
-from asana_webhooks.store.base import Lease, NewDelivery, Registration, RegistrationState
-from asana_webhooks.store.rules import UNFINISHED, DeliveryState
+from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, Registration, RegistrationState
+from asana_webhooks.store.rules import UNFINISHED, DeliveryState, runs, standing
 
 __all__ = ["Entry", "Kept", "Shelf"]
 
@@ -27,8 +27,12 @@ class Entry:
     webhook_gid: str | None = None
     last_heartbeat_at: float | None = None
 
-    def seen(self) -> Registration:
-        """Return it as callers see it."""
+    def standing(self, now: float) -> RegistrationState:
+        """Return the state it counts as."""
+        return standing(self.state, deadline=self.deadline, now=now)
+
+    def recorded(self) -> Registration:
+        """Return it as it is kept, whatever the time."""
         return Registration(
             id=self.id,
             resource=self.resource,
@@ -52,15 +56,51 @@ class Kept:
     candidate: str | None
     state: DeliveryState
     received_at: float
+    since: float = 0.0
+    """When its lease or delay began."""
     due_at: float = 0.0
     """When a delayed or leased delivery is waiting again."""
     fence: int = 0
     attempts: int = 0
     error: str = ""
 
-    def move(self, state: DeliveryState, due_at: float = 0.0) -> None:
-        """Go over to *state*, there to stay until *due_at*."""
-        self.state, self.due_at = state, due_at
+    def move(self, state: DeliveryState, since: float = 0.0, due_at: float = 0.0) -> None:
+        """Go over to *state*, there to stay from *since* until *due_at*."""
+        self.state, self.since, self.due_at = state, since, due_at
+
+    def runs(self, now: float) -> bool:
+        """Tell whether it is held or delayed now."""
+        return self.state is not DeliveryState.WAITING and runs(since=self.since, until=self.due_at, now=now)
+
+    def lease(self, now: float, expires_at: float) -> Lease:
+        """Give it to a worker."""
+        self.move(DeliveryState.LEASED, now, expires_at)
+        self.fence += 1
+        self.attempts += 1
+        return Lease(
+            id=self.id,
+            fence=self.fence,
+            attempt=self.attempts,
+            registration=self.entry.id,
+            webhook_gid=self.entry.webhook_gid,
+            resource=self.entry.resource,
+            received_at=self.received_at,
+            expires_at=expires_at,
+            body=self.body,
+        )
+
+    def dead_letter(self) -> DeadLetter:
+        """Return it as callers see it once it is dead."""
+        return DeadLetter(
+            id=self.id,
+            registration=self.entry.id,
+            webhook_gid=self.entry.webhook_gid,
+            resource=self.entry.resource,
+            received_at=self.received_at,
+            attempts=self.attempts,
+            error=self.error,
+            body=self.body,
+        )
 
 
 @define(eq=False, kw_only=True)
@@ -107,9 +147,11 @@ class Shelf:
         if state is DeliveryState.QUARANTINED:
             sizes = [len(kept.body) for kept in self.quarantined(entry)]
             if len(sizes) >= self.max_quarantined or sum(sizes) + size > self.max_quarantined_bytes:
-                raise StoreFullError(problem="a pending registration has too many deliveries in quarantine")
+                raise StoreFullError(problem="a pending registration has no room for more in quarantine")
         if self.max_deliveries is not None and len(self.held) >= self.max_deliveries:
             raise StoreFullError(problem="it holds too many deliveries")
+        if self.max_bytes is not None and size > self.max_bytes:
+            raise StoreFullError(problem="the delivery is larger than max_bytes allows")
         if self.max_bytes is not None and self._bytes + size > self.max_bytes:
             raise StoreFullError(problem="the deliveries it holds are too large together")
 
@@ -166,6 +208,6 @@ class Shelf:
     def leased(self, lease: Lease, now: float) -> Kept | None:
         """Return the delivery if this very lease still holds it."""
         kept = self.held.get(lease.id)
-        if kept is None or kept.state is not DeliveryState.LEASED or kept.fence != lease.fence or kept.due_at <= now:
+        if kept is None or kept.state is not DeliveryState.LEASED or kept.fence != lease.fence or not kept.runs(now):
             return None
         return kept

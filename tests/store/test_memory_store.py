@@ -5,6 +5,7 @@ import pytest
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store import MemoryStore, NewDelivery, candidate_id
+from asana_webhooks.testing.conformance import SettableClock
 
 SECRET = Secret("a" * 32)
 
@@ -45,6 +46,8 @@ async def test_max_bytes() -> None:
     await store.put(new(1, 60))
     with pytest.raises(StoreFullError, match="too large together"):
         await store.put(new(2, 41))
+    with pytest.raises(StoreFullError, match="larger than max_bytes"):
+        await store.put(new(2, 101))
     await store.put(new(2, 40))
     (lease,) = await store.claim(1, lease=60)
     await store.done(lease)
@@ -87,6 +90,24 @@ async def test_the_quarantine_is_bounded(store: MemoryStore) -> None:
     assert await store.put(new(4)) == "stored"
     await store.close("pending")
     assert len(await store.claim(9, lease=60)) == 1
+
+
+@pytest.mark.parametrize("end", ["close", "sweep"])
+async def test_an_ended_registration_makes_room(end: str) -> None:
+    """What a registration had in quarantine is gone with it."""
+    clock = SettableClock()
+    store = await confirmed(MemoryStore(clock=clock, max_deliveries=1))
+    await store.open("pending", resource="1", ttl=60)
+    await store.offer("pending", SECRET)
+    await store.put(quarantined(1))
+    with pytest.raises(StoreFullError, match="too many deliveries"):
+        await store.put(new(2))
+    clock.advance(60)
+    if end == "close":
+        await store.close("pending")
+    else:
+        await store.sweep()
+    assert await store.put(new(2)) == "stored"
 
 
 async def test_repr() -> None:

@@ -322,12 +322,11 @@ class TestDamage:
             ]
 
     async def test_a_deleted_file(self, store: SQLiteStore, path: Path) -> None:
-        """What is written to a deleted file would be lost: it is refused until the file is back."""
+        """What is written to a file without its name would be lost: it is refused until the name is back."""
         await store.put(new(1))
-        backup = path.with_name("backup.db")
-        await in_writer(store, lambda db: None)
         rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
-        shutil.copy(path, backup)
+        kept = path.with_name("kept.db")
+        kept.hardlink_to(path)
         remove(path)
         for _ in range(2):
             with pytest.raises(StoreUnavailableError, match="deleted"):
@@ -335,10 +334,22 @@ class TestDamage:
             with pytest.raises(StoreUnavailableError, match="deleted"):
                 await store.find("r")
         assert "store.db" not in modes(path.parent)
-        shutil.move(backup, path)
+        kept.rename(path)
         assert await store.put(new(1)) == "duplicate"
         assert await store.put(new(2)) == "stored"
         assert len(rows(path)) == 2
+
+    async def test_a_file_that_another_process_made_anew(self, store: SQLiteStore, path: Path) -> None:
+        """An empty database in the place of ours knows no registration: it is refused, and nothing is written to it."""
+        remove(path)
+        async with SQLiteStore(path) as restarted:
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match="replaced by another"):
+                    await store.put(new(1))
+                with pytest.raises(StoreUnavailableError, match="replaced by another"):
+                    await store.find("r")
+            await confirmed(restarted)
+        assert rows(path) == []
 
     async def test_a_rollback_that_fails(self, store: SQLiteStore) -> None:
         """A connection that cannot even roll back is given up, and the next call opens another."""

@@ -48,9 +48,14 @@ class Model:
             one["offered"].append(secret)
         return True
 
+    def state_of(self, id: str) -> str:
+        one = self.registrations[id]
+        overdue = one["state"] == "pending" and one["deadline"] <= self.now
+        return "closed" if overdue else str(one["state"])
+
     def confirm(self, id: str, secret: Secret) -> bool:
         one = self.registrations.get(id)
-        if not one or one["state"] == "closed":
+        if not one or self.state_of(id) == "closed":
             return False
         if one["state"] == "confirmed":
             return bool(one["secret"] == secret)
@@ -87,7 +92,7 @@ class Model:
 
     def put(self, id: str, number: int, secret: Secret | None) -> str:
         one = self.registrations.get(id)
-        if not one or one["state"] == "closed":
+        if not one or self.state_of(id) == "closed":
             return "refused"
         if one["state"] == "pending" and secret not in one["offered"]:
             return "refused"
@@ -180,7 +185,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        assert [one.id for one in self.ask("sweep")] == self.model.sweep()
+        swept = self.ask("sweep")
+        assert {one.state for one in swept} <= {RegistrationState.PENDING}
+        assert [one.id for one in swept] == self.model.sweep()
 
     @rule(id=IDS, number=NUMBERS, secret=st.none() | SECRETS)
     def put(self, id: str, number: int, secret: Secret | None) -> None:
@@ -272,7 +279,7 @@ class StoreMachine(RuleBasedStateMachine):
         if found is None or expected is None:
             assert found is expected is None
         else:
-            assert found.state.value == expected["state"]
+            assert found.state.value == self.model.state_of(id)
             pending = found.state is RegistrationState.PENDING
             assert found.candidates == (tuple(expected["offered"]) if pending else ())
 

@@ -4,8 +4,18 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.store import RegistrationState, candidate_id
-from asana_webhooks.store.rules import DeliveryState, check_seconds, landing, readable
+from asana_webhooks.store import Registration, RegistrationState, candidate_id
+from asana_webhooks.store.rules import (
+    DeliveryState,
+    as_found,
+    check_integer,
+    check_seconds,
+    check_texts,
+    landing,
+    readable,
+    runs,
+    standing,
+)
 
 SECRET = Secret("a" * 32)
 NAME = candidate_id(SECRET)
@@ -31,6 +41,57 @@ def test_landing(state: RegistrationState, candidate: str | None, expected: Deli
     """A delivery goes where its registration's state and secrets allow."""
     secret = SECRET if state is CONFIRMED else None
     assert expected is landing(state, secret=secret, candidates={NAME}, candidate=candidate)
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "expected"),
+    [
+        (PENDING, 99, PENDING),
+        (PENDING, 100, CLOSED),
+        (CONFIRMED, 99, CONFIRMED),
+        (CONFIRMED, 101, CONFIRMED),
+        (CLOSED, 99, CLOSED),
+        (CLOSED, 101, CLOSED),
+    ],
+)
+def test_standing(state: RegistrationState, now: float, expected: RegistrationState) -> None:
+    """Only a pending registration has a deadline; at that it is closed, and keeps no candidate."""
+    assert standing(state, deadline=100, now=now) is expected
+    registration = Registration(id="r", resource="1", state=state, deadline=100, candidates=(SECRET,))
+    found = as_found(registration, now=now)
+    assert found.state is expected
+    assert found.candidates == ((SECRET,) if expected is state else ())
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"), [(39, False), (40, True), (100, True), (109, True), (110, False), (1000, False)]
+)
+def test_runs(now: float, expected: bool) -> None:
+    """A lease or delay lasts from a minute before its beginning, for clocks differ, to its end."""
+    assert runs(since=100, until=110, now=now) is expected
+
+
+@pytest.mark.parametrize("value", [-(2**63), 0, 2**63 - 1])
+def test_integers_pass(value: int) -> None:
+    """Integers of 64 bits come back as they are."""
+    assert check_integer("limit", value) == value
+
+
+@pytest.mark.parametrize("value", [-(2**63) - 1, 2**63])
+def test_other_integers_are_refused(value: int) -> None:
+    """The message names the argument."""
+    with pytest.raises(ConfigurationError, match=r"^limit must be an integer of at most 64 bits"):
+        check_integer("limit", value)
+
+
+def test_texts() -> None:
+    """Every text can be kept but one with a lone surrogate, and the error does not show it."""
+    check_texts("", "\0", "\ud7ff\ue000\U0001f600")
+    for bad in ("hunter2\ud800", "\udfffhunter2"):
+        with pytest.raises(ConfigurationError) as caught:
+            check_texts("a", bad)
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("value", [0, 0.5, 60])

@@ -11,10 +11,7 @@ from pathlib import Path
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.store.sqlite.schema import prepare
 
-__all__ = ["DatabaseFile", "Identity", "is_passing", "unavailable"]
-
-Identity = tuple[int, int]
-"""Device and inode: which file it is, whatever its name."""
+__all__ = ["DatabaseFile", "is_passing", "unavailable"]
 
 _PROBLEMS = {
     sqlite3.SQLITE_BUSY: "another connection holds the database for too long",
@@ -58,21 +55,25 @@ class DatabaseFile:
         self._path = Path(path).absolute()
         self._busy_timeout = busy_timeout
         self._connecting = threading.Lock()
-        self._existed = False
+        self._opened: tuple[int, int] | None = None
+        """Device and inode of the file that was opened first: which file it is, whatever its name."""
 
-    def identity(self) -> Identity | None:
-        """Return which file has the path now; ``None`` if there is none or it cannot be seen."""
+    def is_in_place(self) -> bool:
+        """Tell whether the path still leads to the file that was opened first."""
+        return self._identity() == self._opened
+
+    def _identity(self) -> tuple[int, int] | None:
         try:
             found = self._path.stat()
         except OSError:
             return None
         return found.st_dev, found.st_ino
 
-    def connect(self) -> tuple[sqlite3.Connection, Identity | None]:
+    def connect(self) -> sqlite3.Connection:
         """Open the database, making the file and its tables the first time.
 
         Returns:
-            The connection, for this thread only, and which file it leads to.
+            The connection, for this thread only.
 
         Raises:
             ConfigurationError: the path cannot work, or the file is not ours.
@@ -81,7 +82,7 @@ class DatabaseFile:
         with self._connecting:  # two threads making the same file would get into each other's way
             try:
                 self._secure()
-                return self._open(), self.identity()
+                return self._open()
             except OSError as error:
                 raise StoreUnavailableError(
                     problem=f"the database file cannot be made or kept private ({error.strerror})"
@@ -91,9 +92,10 @@ class DatabaseFile:
 
     def _secure(self) -> None:
         """Make the file, readable for its owner alone; SQLite gives ``-wal`` and ``-shm`` the same mode."""
-        if self._existed and not self._path.exists():
-            # A new and empty one would answer every delivery with "unknown".
-            raise StoreUnavailableError(problem="the database file was deleted")
+        if self._opened is not None and not self.is_in_place():
+            # Another one knows none of our registrations, and would answer every delivery with "unknown".
+            what = "replaced by another; restart to use that one" if self._path.exists() else "deleted"
+            raise StoreUnavailableError(problem=f"the database file was {what}")
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"the directory {self._path.parent} does not exist")
         if self._path.is_dir():
@@ -119,7 +121,7 @@ class DatabaseFile:
         except BaseException:
             connection.close()
             raise
-        self._existed = True
+        self._opened = self._opened or self._identity()
         return connection
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:

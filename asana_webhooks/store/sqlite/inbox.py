@@ -9,7 +9,7 @@ from attrs import define, field
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, PutResult, RegistrationState, StoreHealth
-from asana_webhooks.store.rules import UNFINISHED, DeliveryState, landing
+from asana_webhooks.store.rules import MAX_SKEW, UNFINISHED, DeliveryState, landing, standing
 
 __all__ = [
     "Room",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # put
-REGISTRATION = "SELECT number, state, secret FROM registrations WHERE id = ?"
+REGISTRATION = "SELECT number, state, deadline, secret FROM registrations WHERE id = ?"
 CANDIDATES = "SELECT id FROM candidates WHERE registration = ?"
 KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND signature = ?"
 QUARANTINED = """
@@ -40,7 +40,7 @@ ADD = "INSERT INTO deliveries (registration, signature, state, received_at, cand
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
 
 # claim
-WAKE = "UPDATE deliveries SET state = 'waiting', due_at = NULL WHERE due_at <= ?"
+WAKE = "UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL WHERE due_at <= ? OR since > ?"
 OLDEST = "SELECT id FROM deliveries WHERE state = 'waiting' ORDER BY id LIMIT ?"
 # Steps from one registration that has something waiting to the next, so that a long queue of one costs nothing; its
 # oldest may be leased if nothing before it is delayed or leased.
@@ -63,7 +63,10 @@ OLDEST_IN_ORDER = """
     )
     ORDER BY id LIMIT ?
 """
-LEASE = "UPDATE deliveries SET state = 'leased', due_at = ?, fence = fence + 1, attempts = attempts + 1 WHERE id = ?"
+LEASE = """
+    UPDATE deliveries SET state = 'leased', since = ?, due_at = ?, fence = fence + 1, attempts = attempts + 1
+    WHERE id = ?
+"""
 LEASED = """
     SELECT deliveries.id AS id, fence, attempts AS attempt, registrations.id AS registration, webhook_gid, resource,
         received_at, due_at AS expires_at, body
@@ -74,16 +77,20 @@ LEASED = """
 """
 
 # Leases
-HELD = "id = ? AND fence = ? AND state = 'leased' AND due_at > ?"
-EXTEND = f"UPDATE deliveries SET due_at = ? WHERE {HELD}"  # noqa: S608 - made of constants, as the next ones
-DONE = f"UPDATE deliveries SET state = 'done', due_at = NULL, error = NULL, candidate = NULL WHERE {HELD}"  # noqa: S608
+HELD = "id = ? AND fence = ? AND state = 'leased' AND due_at > ? AND since <= ?"
+EXTEND = f"UPDATE deliveries SET since = ?, due_at = ? WHERE {HELD}"  # noqa: S608 - made of constants, as the next ones
+DONE = f"""
+    UPDATE deliveries SET state = 'done', since = NULL, due_at = NULL, error = NULL, candidate = NULL WHERE {HELD}
+"""  # noqa: S608
 DROP_BODY = "DELETE FROM bodies WHERE delivery = ?"
-FAIL = f"UPDATE deliveries SET state = ?, due_at = ?, error = ? WHERE {HELD}"  # noqa: S608
-RELEASE = f"UPDATE deliveries SET state = 'waiting', due_at = NULL, attempts = attempts - 1 WHERE {HELD}"  # noqa: S608
+FAIL = f"UPDATE deliveries SET state = ?, since = ?, due_at = ?, error = ? WHERE {HELD}"  # noqa: S608
+RELEASE = f"""
+    UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL, attempts = attempts - 1 WHERE {HELD}
+"""  # noqa: S608
 
 # health
 DEPTHS = "SELECT state, count(*) FROM deliveries WHERE state IN ('waiting', 'delayed', 'leased', 'dead') GROUP BY state"
-EXPIRED = "SELECT count(*) FROM deliveries WHERE state = 'leased' AND due_at <= ?"
+EXPIRED = "SELECT count(*) FROM deliveries WHERE state = 'leased' AND (due_at <= ? OR since > ?)"
 FIRST = "SELECT received_at FROM deliveries WHERE state = ? ORDER BY id LIMIT 1"
 PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
 
@@ -133,7 +140,7 @@ class Room:
         """Raise `StoreFullError` if this registration may have nothing more in quarantine."""
         count, total = connection.execute(QUARANTINED, (number,)).fetchone()
         if count >= self.max_quarantined or total + size > self.max_quarantined_bytes:
-            raise StoreFullError(problem="a pending registration has too many deliveries in quarantine")
+            raise StoreFullError(problem="a pending registration has no room for more in quarantine")
 
 
 def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: Room) -> PutResult:
@@ -141,9 +148,9 @@ def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: R
     found = connection.execute(REGISTRATION, (new.registration,)).fetchone()
     if found is None:
         return "refused"
-    number, state, secret = found
+    number, state, deadline, secret = found
     place = landing(
-        RegistrationState(state),
+        standing(RegistrationState(state), deadline=deadline, now=now),
         secret=None if secret is None else Secret(secret),
         candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
         candidate=new.candidate,
@@ -163,15 +170,15 @@ def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: R
 
 def claim(connection: sqlite3.Connection, limit: int, *, now: float, until: float, ordered: bool) -> list[Lease]:
     """See `Store.claim`."""
-    connection.execute(WAKE, (now,))
+    connection.execute(WAKE, (now, now + MAX_SKEW))
     chosen = connection.execute(OLDEST_IN_ORDER if ordered else OLDEST, (limit,)).fetchall()
-    connection.executemany(LEASE, [(until, number) for (number,) in chosen])
+    connection.executemany(LEASE, [(now, until, number) for (number,) in chosen])
     return [Lease(**values) for one in chosen for values in _named(connection.execute(LEASED, one))]
 
 
 def extend(connection: sqlite3.Connection, lease: Lease, *, now: float, until: float) -> bool:
     """See `Store.extend`."""
-    return _changed(connection, EXTEND, until, lease=lease, now=now)
+    return _changed(connection, EXTEND, now, until, lease=lease, now=now)
 
 
 def done(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool:
@@ -185,7 +192,8 @@ def done(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool:
 def fail(connection: sqlite3.Connection, lease: Lease, *, error: str, now: float, retry_at: float | None) -> bool:
     """See `Store.fail`."""
     state = DeliveryState.DEAD if retry_at is None else DeliveryState.DELAYED
-    return _changed(connection, FAIL, state, retry_at, error, lease=lease, now=now)
+    since = None if retry_at is None else now
+    return _changed(connection, FAIL, state, since, retry_at, error, lease=lease, now=now)
 
 
 def release(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool:
@@ -195,7 +203,7 @@ def release(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool
 
 def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease: Lease, now: float) -> bool:
     """Run a statement that ends in `HELD`; tell whether the lease held the delivery."""
-    return connection.execute(statement, (*values, lease.id, lease.fence, now)).rowcount == 1
+    return connection.execute(statement, (*values, lease.id, lease.fence, now, now + MAX_SKEW)).rowcount == 1
 
 
 def health(
@@ -203,7 +211,7 @@ def health(
 ) -> StoreHealth:
     """See `Store.health`."""
     counts = dict(connection.execute(DEPTHS).fetchall())
-    (expired,) = connection.execute(EXPIRED, (now,)).fetchone()
+    (expired,) = connection.execute(EXPIRED, (now, now + MAX_SKEW)).fetchone()
     leased = counts.get(DeliveryState.LEASED, 0) - expired
     first = [received_at for state in UNFINISHED for (received_at,) in connection.execute(FIRST, (state,))]
     return StoreHealth(

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from attrs import field, frozen
 
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
-from asana_webhooks.store.sqlite.file import DatabaseFile, Identity, is_passing, unavailable
+from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, unavailable
 
 __all__ = ["Lane", "Operation"]
 
@@ -84,7 +84,6 @@ class Lane:
         self._idle = asyncio.Event()
         # Used in the thread
         self._connection: sqlite3.Connection | None = None
-        self._identity: Identity | None = None
 
     def submit(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
         """Have an operation run in the next transaction; the future is done when that is committed.
@@ -96,9 +95,11 @@ class Lane:
             adds: how many bytes it brings into the store; ``None``: nothing, and it is always taken.
 
         Raises:
-            StoreFullError: too much is under way already.
+            StoreFullError: too much is under way already, or this alone is too much.
         """
         if adds is not None:
+            if adds > self._max_bytes:
+                raise StoreFullError(problem="the delivery is larger than max_bytes allows")
             if self._operations >= self._max_operations or self._bytes + adds > self._max_bytes:
                 raise StoreFullError(problem="too much is waiting to be written")
             self._operations += 1
@@ -188,10 +189,10 @@ class Lane:
         return outcomes
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is not None and self._file.identity() != self._identity:
+        if self._connection is not None and not self._file.is_in_place():
             self._disconnect()  # what is written to a deleted file is lost
         if self._connection is None:
-            self._connection, self._identity = self._file.connect()
+            self._connection = self._file.connect()
         return self._connection
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:

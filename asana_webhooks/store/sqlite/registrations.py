@@ -6,17 +6,16 @@ from typing import Any
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState, candidate_id
+from asana_webhooks.store.rules import as_found
 
 __all__ = ["close", "confirm", "confirmed", "find", "heartbeat", "offer", "open_", "sweep"]
 
-FIND = """
-    SELECT number, id, resource, state, deadline, secret, webhook_gid, last_heartbeat_at
-    FROM registrations WHERE id = ?
-"""
-OVERDUE = """
-    SELECT number, id, resource, state, deadline, secret, webhook_gid, last_heartbeat_at
-    FROM registrations WHERE state = 'pending' AND deadline <= ? ORDER BY number
-"""
+COLUMNS = "number, id, resource, state, deadline, secret, webhook_gid, last_heartbeat_at"
+"""What `_registration` reads."""
+FIND = f"SELECT {COLUMNS} FROM registrations WHERE id = ?"  # noqa: S608 - made of constants, as the next one
+OVERDUE = f"""
+    SELECT {COLUMNS} FROM registrations WHERE state = 'pending' AND deadline <= ? ORDER BY number
+"""  # noqa: S608
 EXISTS = "SELECT 1 FROM registrations WHERE id = ?"
 ADD = "INSERT INTO registrations (id, resource, state, deadline) VALUES (?, ?, 'pending', ?)"
 CANDIDATES = "SELECT secret FROM candidates WHERE registration = ? ORDER BY number"
@@ -32,7 +31,10 @@ RELEASE = """
     WHERE state = 'quarantined' AND registration = ? AND candidate = ?
 """
 DROP_QUARANTINED = "DELETE FROM deliveries WHERE state = 'quarantined' AND registration = ?"
-BEAT = "UPDATE registrations SET last_heartbeat_at = ? WHERE id = ? AND state <> 'closed'"
+BEAT = """
+    UPDATE registrations SET last_heartbeat_at = ?
+    WHERE id = ? AND (state = 'confirmed' OR (state = 'pending' AND deadline > ?))
+"""
 CONFIRMED = "SELECT id, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
 
 
@@ -59,12 +61,12 @@ def offer(connection: sqlite3.Connection, id: str, secret: Secret, *, now: float
     return True
 
 
-def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, secret: Secret) -> bool:
+def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, secret: Secret, now: float) -> bool:
     """See `Store.confirm`."""
     row = connection.execute(FIND, (id,)).fetchone()
     if row is None:
         return False
-    number, registration = row[0], _registration(connection, row)
+    number, registration = row[0], as_found(_registration(connection, row), now=now)
     if registration.state is RegistrationState.CONFIRMED:
         return registration.webhook_gid == webhook_gid and registration.secret == secret
     if secret not in registration.candidates:
@@ -86,10 +88,10 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
     return bool(echoed)
 
 
-def find(connection: sqlite3.Connection, id: str) -> Registration | None:
+def find(connection: sqlite3.Connection, id: str, *, now: float) -> Registration | None:
     """See `Store.find`."""
     row = connection.execute(FIND, (id,)).fetchone()
-    return None if row is None else _registration(connection, row)
+    return None if row is None else as_found(_registration(connection, row), now=now)
 
 
 def sweep(connection: sqlite3.Connection, *, now: float) -> list[Registration]:
@@ -103,7 +105,7 @@ def sweep(connection: sqlite3.Connection, *, now: float) -> list[Registration]:
 
 def heartbeat(connection: sqlite3.Connection, id: str, *, now: float) -> None:
     """See `Store.heartbeat`."""
-    connection.execute(BEAT, (now, id))
+    connection.execute(BEAT, (now, id, now))
 
 
 def confirmed(connection: sqlite3.Connection) -> dict[str, float | None]:

@@ -38,7 +38,8 @@ TABLES = (
         UNIQUE (registration, id)
     )
     """,
-    # AUTOINCREMENT: an old lease must never fit a new delivery. `due_at`: when a delayed or leased one waits again.
+    # AUTOINCREMENT: an old lease must never fit a new delivery. `since` and `due_at`: when a delay or lease began, and
+    # when it ends.
     """
     CREATE TABLE deliveries (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -46,6 +47,7 @@ TABLES = (
         signature TEXT NOT NULL,
         state TEXT NOT NULL CHECK (state IN ('quarantined', 'waiting', 'delayed', 'leased', 'done', 'dead')),
         received_at REAL NOT NULL,
+        since REAL CHECK ((since IS NOT NULL) = (state IN ('delayed', 'leased'))),
         due_at REAL CHECK ((due_at IS NOT NULL) = (state IN ('delayed', 'leased'))),
         fence INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
@@ -54,10 +56,12 @@ TABLES = (
         UNIQUE (registration, signature)
     )
     """,
-    # For claims and dead letters, for ordered claims and quarantine, for leases and delays that ran out, for purge.
+    # For claims and dead letters, for ordered claims and quarantine, for leases and delays that ran out, for those that
+    # began in the future, for purge.
     "CREATE INDEX deliveries_by_state ON deliveries (state, id)",
     "CREATE INDEX deliveries_by_registration ON deliveries (state, registration, id)",
     "CREATE INDEX deliveries_due ON deliveries (due_at) WHERE due_at IS NOT NULL",
+    "CREATE INDEX deliveries_since ON deliveries (since) WHERE since IS NOT NULL",
     "CREATE INDEX deliveries_finished ON deliveries (state, received_at) WHERE state IN ('done', 'dead')",
     # Bodies lie apart: SQLite writes a row anew with each change of it, and a delivery changes three times.
     """

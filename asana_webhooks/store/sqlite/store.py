@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 from asana_webhooks.errors import ConfigurationError, StoreError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, PutResult, Registration, StoreHealth
-from asana_webhooks.store.rules import check_seconds, readable
+from asana_webhooks.store.rules import check_integer, check_seconds, check_texts, readable
 from asana_webhooks.store.sqlite import inbox, registrations
 from asana_webhooks.store.sqlite.file import DatabaseFile
 from asana_webhooks.store.sqlite.lanes import Lane, Operation
@@ -40,7 +40,7 @@ class SQLiteStore:
         clock: returns the time in seconds since the epoch; called in threads.
         busy_timeout: seconds to wait while another process writes; then it is a `StoreUnavailableError`.
         max_operations: how many additions may wait to be written before there is a `StoreFullError`.
-        max_bytes: how many bytes of bodies may wait to be written.
+        max_bytes: how many bytes of bodies may wait to be written; a larger delivery is never taken.
         max_deliveries: how many deliveries may be unfinished before `put` raises `StoreFullError`; ``None``: as many
             as the disk can hold.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
@@ -136,7 +136,10 @@ class SQLiteStore:
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
-        return await self._write(lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, secret=secret))
+        check_texts(webhook_gid, secret.reveal())
+        return await self._write(
+            lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, secret=secret, now=self._clock())
+        )
 
     async def close(self, id: str) -> bool:
         """See `Store.close`."""
@@ -144,7 +147,7 @@ class SQLiteStore:
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        return await self._read(lambda db: registrations.find(db, id))
+        return await self._read(lambda db: registrations.find(db, id, now=self._clock()))
 
     async def sweep(self) -> Sequence[Registration]:
         """See `Store.sweep`."""
@@ -164,6 +167,7 @@ class SQLiteStore:
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
         """See `Store.claim`; leases that a cancelled caller would have got are given back."""
+        check_integer("limit", limit)
         check_seconds("lease", lease)
 
         def operation(db: sqlite3.Connection) -> Sequence[Lease]:
@@ -183,7 +187,11 @@ class SQLiteStore:
     def _give_back(self, claimed: asyncio.Future[Sequence[Lease]]) -> None:
         if not claimed.cancelled() and claimed.exception() is None:
             leases = claimed.result()
-            self._writer.submit(lambda db: [inbox.release(db, lease, now=self._clock()) for lease in leases])
+            given_back = self._writer.submit(
+                lambda db: [inbox.release(db, lease, now=self._clock()) for lease in leases]
+            )
+            # Nobody is left to hear that it failed, and the leases run out by themselves then.
+            given_back.add_done_callback(lambda done: done.exception())
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
@@ -230,10 +238,13 @@ class SQLiteStore:
 
     async def dead_letters(self, *, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
         """See `Store.dead_letters`."""
+        check_integer("limit", limit)
+        check_integer("after", after)
         return await self._read(lambda db: inbox.dead_letters(db, limit=max(limit, 0), after=after))
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
+        check_integer("id", id)
         return await self._write(lambda db: inbox.requeue(db, id))
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:

@@ -26,6 +26,9 @@ from asana_webhooks.testing.conformance.tools import (
 
 __all__ = ["InboxPromises"]
 
+AGES = 400 * 86_400.0
+"""How far ahead a clock may be that was never set, or badly."""
+
 
 class InboxPromises:
     """Putting and claiming, leases, attempts."""
@@ -76,8 +79,10 @@ class InboxPromises:
         await store.open(ID, resource=RESOURCE, ttl=TTL)
         expect(await store.put(new_delivery(1)), "refused", "a pending one, without a candidate")
         expect(await store.put(new_delivery(1, secret=FORGED)), "refused", "a pending one, with an unknown candidate")
+        bad = NewDelivery(registration=ID, signature="\ud800", body=b"")
         await store.offer(ID, SECRET)
         await store.confirm(ID, webhook_gid=GID, secret=SECRET)
+        await expect_misuse(store.put(bad), "a signature that cannot be kept")
         await store.put(new_delivery(2))
         await store.close(ID)
         expect(await store.put(new_delivery(1)), "refused", "a closed registration")
@@ -165,8 +170,9 @@ class InboxPromises:
         await confirm_one(store, OTHER)
         for number, name in ((1, ID), (2, ID), (3, OTHER), (4, ID), (5, OTHER)):
             await store.put(new_delivery(number, registration=name))
-        one, three = await store.claim(10, lease=LEASE, ordered=True)
-        expect(bodies_of([one, three]), [b"body 1", b"body 3"], "the first of each")
+        heads = await store.claim(10, lease=LEASE, ordered=True)
+        expect(bodies_of(heads), [b"body 1", b"body 3"], "the first of each")
+        one, three = heads
         expect(list(await store.claim(10, lease=LEASE, ordered=True)), [], "while both are held")
         await store.fail(one, error="later", retry_in=10)
         await store.done(three)
@@ -179,6 +185,42 @@ class InboxPromises:
         expect(two.body, b"body 2", "the next, when the first is dead")
         await store.release(two)
         expect(bodies_of(await store.claim(1, lease=LEASE, ordered=True)), [b"body 2"], "a released one")
+
+    # Clocks that are set
+
+    @check
+    async def test_a_clock_that_was_ahead_holds_nothing_back(self, store: Store, clock: SettableClock) -> None:
+        """A lease or delay that began in the future is void: its end may be years away."""
+        await confirm_one(store)
+        for number in (1, 2, 3):
+            await store.put(new_delivery(number))
+        (long,) = await store.claim(1, lease=AGES * 2)
+        clock.advance(AGES)
+        held, failed = await store.claim(2, lease=LEASE)
+        await store.fail(failed, error="", retry_in=10)
+        await store.extend(long, seconds=LEASE)
+        clock.advance(-AGES)
+        health = await store.health()
+        expect((health.waiting, health.leased), (3, 0), "the numbers")
+        await expect_lost(store, held)
+        await expect_lost(store, long)
+        again = await store.claim(9, lease=LEASE)
+        expect([lease.id for lease in again], [long.id, held.id, failed.id], "what can be claimed")
+        expect([lease.attempt for lease in again], [2, 2, 2], "the attempts")
+        expect([await store.done(lease) for lease in again], [True] * 3, "finishing them")
+
+    @check
+    async def test_a_clock_may_be_set_back_a_little(self, store: Store, clock: SettableClock) -> None:
+        """Clocks that differ by up to a minute void nothing."""
+        await confirm_one(store)
+        await store.put(new_delivery(1))
+        await store.put(new_delivery(2))
+        held, failed = await store.claim(2, lease=LEASE)
+        await store.fail(failed, error="", retry_in=10)
+        clock.advance(-60)
+        expect(list(await store.claim(9, lease=LEASE)), [], "what can be claimed")
+        expect((await store.health()).leased, 1, "what is held")
+        expect(await store.done(held), True, "finishing")
 
     # Attempts
 
@@ -224,3 +266,15 @@ class InboxPromises:
             await expect_misuse(store.purge(older_than=value), f"older_than={value}")
         expect(await store.find(OTHER), None, "the registration")
         expect(await store.done(lease), True, "the lease")
+
+    @check
+    async def test_integers_are_checked(self, store: Store) -> None:
+        """A number of more than 64 bits is refused, whatever the store could do with it."""
+        await confirm_one(store)
+        for value in (2**63, 2**70, -(2**70)):
+            await expect_misuse(store.claim(value, lease=LEASE), f"a limit of {value}")
+            await expect_misuse(store.dead_letters(limit=value), f"a limit of {value}")
+            await expect_misuse(store.dead_letters(after=value), f"after={value}")
+            await expect_misuse(store.requeue(value), f"an id of {value}")
+        await store.put(new_delivery(1))
+        expect(len(await store.claim(2**63 - 1, lease=LEASE)), 1, "what the largest limit leases")

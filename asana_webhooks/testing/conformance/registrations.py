@@ -79,7 +79,47 @@ class RegistrationPromises:
         clock.advance(TTL + 1)
         expect(await store.offer(ID, SECRET), False, "a known secret after the deadline")
         expect(await store.offer(ID, FORGED), False, "a new secret after the deadline")
-        expect((await find_one(store)).candidates, (SECRET,), "the candidates")
+        (overdue,) = await store.sweep()
+        expect(overdue.candidates, (SECRET,), "the candidates")
+
+    @check
+    async def test_a_registration_ends_at_its_deadline(self, store: Store, clock: SettableClock) -> None:
+        """A pending registration whose deadline has passed is closed for all who ask, before `sweep` as well."""
+        await store.open(ID, resource=RESOURCE, ttl=TTL)
+        await store.offer(ID, SECRET)
+        clock.advance(TTL - 1)
+        expect(await store.put(new_delivery(1, secret=SECRET)), "stored", "before the deadline")
+        clock.advance(1)
+        found = await find_one(store)
+        expect((found.state, found.candidates), (RegistrationState.CLOSED, ()), "what is found")
+        expect(await store.put(new_delivery(1, secret=SECRET)), "refused", "a duplicate after the deadline")
+        expect(await store.put(new_delivery(2, secret=SECRET)), "refused", "a new delivery after the deadline")
+        await store.heartbeat(ID)
+        expect(await store.confirm(ID, webhook_gid=GID, secret=SECRET), False, "confirming after the deadline")
+        expect(await store.find(ID), found, "the registration")
+        expect(list(await store.claim(9, lease=LEASE)), [], "what can be claimed")
+
+    @check
+    async def test_closing_after_the_deadline_tells_the_same(self, store: Store, clock: SettableClock) -> None:
+        """`close` still tells whether a handshake had been remembered, and nothing is left to sweep."""
+        for name in (ID, OTHER):
+            await store.open(name, resource=RESOURCE, ttl=TTL)
+        await store.offer(OTHER, SECRET)
+        clock.advance(TTL)
+        expect(await store.close(ID), False, "without a handshake")
+        expect(await store.close(OTHER), True, "with a handshake")
+        expect(list(await store.sweep()), [], "what is overdue")
+
+    @check
+    async def test_a_confirmed_registration_has_no_deadline(self, store: Store, clock: SettableClock) -> None:
+        """Once confirmed, a registration goes on for ever."""
+        await confirm_one(store)
+        before = await find_one(store)
+        clock.advance(TTL * 100)
+        expect(await store.find(ID), before, "the registration")
+        expect(list(await store.sweep()), [], "what is overdue")
+        expect(await store.confirm(ID, webhook_gid=GID, secret=SECRET), True, "confirming again")
+        expect(await store.put(new_delivery(1)), "stored", "a delivery")
 
     @check
     async def test_only_a_pending_registration_takes_offers(self, store: Store) -> None:
@@ -138,6 +178,8 @@ class RegistrationPromises:
         expect(await store.close(OTHER), True, "again")
         found = await store.find(OTHER)
         expect(found and (found.state, found.candidates), (RegistrationState.CLOSED, ()), "the registration")
+        await store.heartbeat(OTHER)
+        expect(await store.find(OTHER), found, "the registration after a heartbeat")
 
     @check
     async def test_sweeping_closes_what_is_overdue(self, store: Store, clock: SettableClock) -> None:
@@ -170,6 +212,20 @@ class RegistrationPromises:
         expect((await find_one(store)).last_heartbeat_at, clock.now, "the time")
         expect(await store.find(OTHER), None, "an unknown registration")
 
+    @check
+    async def test_texts_are_checked(self, store: Store) -> None:
+        """A lone surrogate cannot be kept; it is refused, and nothing changes."""
+        bad = "\ud800"
+        await store.open(ID, resource=RESOURCE, ttl=TTL)
+        await store.offer(ID, SECRET)
+        before = await find_one(store)
+        await expect_misuse(store.open(OTHER, resource=bad, ttl=TTL), "a resource")
+        await expect_misuse(store.offer(ID, Secret(bad)), "a secret that was offered")
+        await expect_misuse(store.confirm(ID, webhook_gid=GID, secret=Secret(bad)), "a secret that was confirmed")
+        await expect_misuse(store.confirm(ID, webhook_gid=bad, secret=SECRET), "a webhook")
+        expect(await store.find(ID), before, "the registration")
+        expect(await store.find(OTHER), None, "the other registration")
+
     # Quarantine
 
     @check
@@ -189,6 +245,7 @@ class RegistrationPromises:
         expect(bodies_of(held), [b"body 3", b"body 1", b"body 2"], "what was released")
         expect({lease.webhook_gid for lease in held}, {GID}, "their webhook")
         expect(await store.put(new_delivery(1, secret=SECRET)), "duplicate", "a released one, again")
+        expect(await store.put(new_delivery(11, secret=SECRET)), "stored", "a dropped one, with the right secret")
 
     @check
     async def test_a_delivery_may_miss_the_201(self, store: Store) -> None:

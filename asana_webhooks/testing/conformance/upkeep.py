@@ -87,13 +87,15 @@ class UpkeepPromises:
         await store.done(await lease_with_body(store, b"body 4"))
         await store.put(new_delivery(5))
         expect(await store.purge(older_than=200), 0, "nothing is so old")
+        expect(await store.purge(older_than=100, dead=True), 0, "nothing is older than just this")
         expect(await store.purge(older_than=50), 2, "the first and the third")
         expect(await store.purge(older_than=50), 0, "again")
         expect(await store.put(new_delivery(4)), "duplicate", "one too young to be forgotten")
         expect(await store.purge(older_than=50, dead=True), 1, "the dead letter")
         expect(list(await store.dead_letters()), [], "the dead letters")
-        expect(await store.put(new_delivery(1)), "stored", "one that was forgotten")
-        expect(bodies_of(await store.claim(9, lease=LEASE)), [b"body 5", b"body 1"], "what can be claimed")
+        for number in (1, 2):
+            expect(await store.put(new_delivery(number)), "stored", "one that was forgotten")
+        expect(bodies_of(await store.claim(9, lease=LEASE)), [b"body 5", b"body 1", b"body 2"], "what can be claimed")
 
     @check
     async def test_a_new_delivery_never_fits_an_old_lease(self, store: Store, clock: SettableClock) -> None:
@@ -135,3 +137,11 @@ class UpkeepPromises:
         expect((health.waiting, health.leased, health.dead), (3, 0, 1), "the numbers after the lease")
         await store.close(ID)
         expect((await store.health()).registrations, {}, "the registrations after the end")
+
+    @check
+    async def test_no_age_is_negative(self, store: Store, clock: SettableClock) -> None:
+        """What came in before the clock was set back is new."""
+        await confirm_one(store)
+        await store.put(new_delivery(1))
+        clock.advance(-10)
+        expect((await store.health()).oldest_age, 0, "the age")
