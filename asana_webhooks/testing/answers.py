@@ -10,6 +10,7 @@ from typing import Any
 from attrs import field, frozen
 
 from asana_webhooks import wire
+from asana_webhooks.testing.texts import merge_headers
 
 __all__ = ["JSON_TYPE", "STATUS_MESSAGES", "Answer", "ApiError", "error_answer"]
 
@@ -47,7 +48,7 @@ class Answer:
     def of(cls, status: int, tree: Any, *, pretty: bool = False, headers: Mapping[str, str] | None = None) -> "Answer":
         """An answer with the JSON *tree* as its body."""
         body = json.dumps(tree, indent=2, ensure_ascii=False).encode() if pretty else wire.encode(tree)
-        return cls(status=status, body=body, headers={"Content-Type": JSON_TYPE, **(headers or {})})
+        return cls(status=status, body=body, headers=merge_headers({"Content-Type": JSON_TYPE}, headers or {}))
 
 
 class ApiError(Exception):

@@ -13,6 +13,7 @@ from asana_webhooks.testing.faults import Fault
 from asana_webhooks.testing.operations import Operations
 from asana_webhooks.testing.records import RequestRecord, WebhookRecord
 from asana_webhooks.testing.script import FaultScript, Plan
+from asana_webhooks.testing.texts import merge_headers
 from asana_webhooks.testing.validation import Input, legible, read_input
 
 __all__ = ["BASE_PATH", "Api", "route"]
@@ -75,15 +76,17 @@ class Api:
         headers = {name.lower(): value for name, value in request.headers.items()}
         headers.pop("authorization", None)
         record = RequestRecord(
-            operation=operation, method=request.method, path=path, query=dict(request.query), headers=headers
+            operation=operation,
+            webhook_gid=gid,
+            method=request.method,
+            path=path,
+            query=dict(request.query),
+            headers=headers,
         )
         self._records.append(record)
         with self._activity.under_way():
-            try:
-                # Now, while the client is there: what it asks for is done even if it does not wait for the answer.
-                body = await request.read()
-            except ConnectionError:
-                return web.Response()
+            # Now, while the client is there: what it asks for is done even if it does not wait for the answer.
+            body = await request.read()
             record.body = legible(request.content_type, body)
             plan = Plan() if operation is None else self._faults.take(operation, webhook=gid)
             await plan.wait("before")
@@ -125,13 +128,13 @@ class Api:
 
     def _admit(self, request: web.Request, record: RequestRecord) -> None:
         if record.operation is None:
-            raise ApiError(404, "No matching route for request")
+            raise ApiError(404, STATUS_MESSAGES[404])
         expected = f"Bearer {self._token()}".encode()
         if not hmac.compare_digest(request.headers.get("Authorization", "").encode(errors="replace"), expected):
-            raise ApiError(401, "Not Authorized")
+            raise ApiError(401, STATUS_MESSAGES[401])
 
     async def _perform(self, record: RequestRecord, given: Input, plan: Plan) -> tuple[Answer, WebhookRecord | None]:
-        _, gid = route(record.method, record.path)
+        gid = record.webhook_gid
         match record.operation:
             case "createWebhook":
                 return await self._operations.create(given, plan, self._base_url())
@@ -147,17 +150,18 @@ class Api:
 
 def scripted_answer(fault: Fault) -> Answer:
     """The answer a fault wants instead of the true one."""
-    headers = dict(fault.headers)
-    if fault.retry_after is not None:
-        headers["Retry-After"] = str(fault.retry_after)
+    retry_after = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    headers = merge_headers({"Content-Type": fault.content_type}, fault.headers, retry_after)
     if fault.body is None and fault.status >= 400:
-        message = fault.message or STATUS_MESSAGES.get(fault.status, "Error")
-        phrase = fault.phrase or (_PHRASE if fault.status == 500 else None)
+        usual = _PHRASE if fault.status == 500 else None
         return error_answer(
-            fault.status, message, phrase=phrase, headers={"Content-Type": fault.content_type, **headers}
+            fault.status,
+            STATUS_MESSAGES.get(fault.status, "Error") if fault.message is None else fault.message,
+            phrase=usual if fault.phrase is None else fault.phrase,
+            headers=headers,
         )
     body = (fault.body.encode() if isinstance(fault.body, str) else fault.body) or b""
-    return Answer(status=fault.status, body=body, headers={"Content-Type": fault.content_type, **headers})
+    return Answer(status=fault.status, body=body, headers=headers)
 
 
 async def send(request: web.Request, answer: Answer, *, size: int | None = None) -> web.StreamResponse:

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import attrs
 from attrs import frozen
 
+from asana_webhooks import wire
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing.world import ACTIONS, Resource, World, make_event
 
@@ -52,6 +54,7 @@ def record_change(
     """
     if change.action not in ACTIONS:
         raise ConfigurationError(f"action must be one of {', '.join(ACTIONS)}, not {change.action!r:.80}")
+    _check_sendable(change)
     details = _details(world, change)
     parent = None if change.parent is None else world.get(change.parent)
     resource = _place(world, change, parent)
@@ -71,6 +74,13 @@ def record_change(
         rng=rng,
     )
     return event, resource, lineage
+
+
+def _check_sendable(change: ChangeRequest) -> None:
+    try:
+        wire.encode(attrs.asdict(change))
+    except (TypeError, ValueError):
+        raise ConfigurationError("a change is sent as JSON, which cannot hold this one") from None
 
 
 def _place(world: World, change: ChangeRequest, parent: Resource | None) -> Resource:

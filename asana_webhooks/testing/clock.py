@@ -2,12 +2,14 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from asana_webhooks.errors import ConfigurationError
 
-__all__ = ["FakeClock", "format_time"]
+__all__ = ["FakeClock", "check_advance", "format_time"]
 
 FROZEN_START = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+_LONGEST_ADVANCE = timedelta(days=366)
 
 
 class FakeClock:
@@ -45,6 +47,18 @@ class FakeClock:
 
     def __repr__(self) -> str:
         return f"<FakeClock {'running' if self.running else 'frozen'} at {format_time(self.now())}>"
+
+
+def check_advance(seconds: Any) -> timedelta:
+    """How far a clock is to be turned.
+
+    Raises:
+        ConfigurationError: that is no number of seconds, or backwards, or more than a year.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= _LONGEST_ADVANCE.total_seconds():
+        raise ConfigurationError(f"the clock goes forward by up to a year of seconds, not by {seconds!r:.80}")
+    return timedelta(seconds=seconds)
 
 
 def format_time(moment: datetime) -> str:

@@ -10,13 +10,14 @@ from aiohttp import web
 from asana_webhooks.client.auth import check_token
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import schedule
-from asana_webhooks.testing.answers import error_answer
+from asana_webhooks.testing.answers import STATUS_MESSAGES, error_answer
 from asana_webhooks.testing.api import BASE_PATH, Api, send
 from asana_webhooks.testing.clock import FakeClock
 from asana_webhooks.testing.control import CONTROL_PATH, Control
 from asana_webhooks.testing.operations import HeartbeatMoment, Operations
-from asana_webhooks.testing.records import RequestRecord, WebhookRecord
+from asana_webhooks.testing.records import Kept, RequestRecord, WebhookRecord
 from asana_webhooks.testing.server import Server
+from asana_webhooks.testing.signing import new_secret
 from asana_webhooks.testing.steering import Steering
 
 __all__ = ["DEFAULT_TOKEN", "FakeAsana"]
@@ -59,6 +60,8 @@ class FakeAsana(Steering):
         clock: ``frozen`` (it moves by `advance` only), ``running`` (beside the real one), or a clock of yours.
         seed: of everything random: secrets, the order of members, offsets.
 
+        keep: how many of `requests`, `deliveries` and `handshakes` are remembered, of each; the oldest go first.
+
     Raises:
         ConfigurationError: an argument makes no sense.
     """
@@ -81,6 +84,8 @@ class FakeAsana(Steering):
         # The same in every run
         clock: FakeClock | Literal["frozen", "running"] = "frozen",
         seed: int = 0,
+        # Memory
+        keep: int = 10_000,
     ) -> None:
         if heartbeat not in ("before", "after", None):
             raise ConfigurationError(f"heartbeat must be 'before', 'after' or None, not {heartbeat!r:.80}")
@@ -88,16 +93,19 @@ class FakeAsana(Steering):
             raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
         if webhooks < 0:
             raise ConfigurationError(f"webhooks must be 0 or more, not {webhooks!r:.80}")
+        if keep < 1:
+            raise ConfigurationError(f"keep must be 1 or more, not {keep!r:.80}")
         super().__init__(
             workspace=workspace,
             clock=clock if isinstance(clock, FakeClock) else FakeClock(running=clock == "running"),
             seed=seed,
             answer_timeout=answer_timeout,
             retries_grow=retries_grow,
+            keep=keep,
         )
         self.token = check_token(token)
-        self.requests: list[RequestRecord] = []
-        """Every request to the API, in the order they came in."""
+        self.requests: list[RequestRecord] = Kept(keep)
+        """Every request to the API, in the order they came in; of more than `keep`, the last ones."""
 
         for gid in projects:
             self.add_project(gid)
@@ -120,7 +128,7 @@ class FakeAsana(Steering):
             resource=project,
             target=f"https://example.com/receive-webhook/{number}",
             filters=(),
-            secret=self._handshaker.new_secret(),
+            secret=new_secret(self._rng),
             created_at=now,
             last_success_at=now,
             next_heartbeat=now + schedule.HEARTBEAT_EVERY,
@@ -201,7 +209,7 @@ class FakeAsana(Steering):
             return await send(request, await self._control.handle(request))
         if request.path.startswith(f"{BASE_PATH}/"):
             return await self._api.handle(request)
-        return await send(request, error_answer(404, "No matching route for request"))
+        return await send(request, error_answer(404, STATUS_MESSAGES[404]))
 
     def _after_created(self, webhook: WebhookRecord) -> None:
         if self._heartbeat == "after":

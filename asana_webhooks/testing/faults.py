@@ -6,6 +6,7 @@ from typing import Any, Final
 from attrs import Attribute, field, frozen
 
 from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.testing.texts import check_header, check_text
 
 __all__ = ["BESIDES", "OPERATIONS", "Fault", "check_moment"]
 
@@ -35,12 +36,7 @@ _MOMENTS: Final[Mapping[str, Sequence[str]]] = {
 def _is_retry_after(_: object, attribute: "Attribute[Any]", value: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
         raise ConfigurationError(f"{attribute.name} must be a text or a number, not {value!r:.80}")
-    _check_header(attribute.name, str(value))
-
-
-def _check_header(name: str, text: str) -> None:
-    if any(character in text for character in "\r\n\0"):
-        raise ConfigurationError(f"{name} cannot be a header: {text!r:.80}")
+    check_header(attribute.name, str(value))
 
 
 def _is(kind: type) -> Callable[[object, "Attribute[Any]", Any], None]:
@@ -49,6 +45,8 @@ def _is(kind: type) -> Callable[[object, "Attribute[Any]", Any], None]:
             return
         if not isinstance(value, kind):
             raise ConfigurationError(f"{attribute.name} must be of type {kind.__name__}, not {value!r:.80}")
+        if isinstance(value, str):
+            check_text(attribute.name, value)
 
     return check
 
@@ -63,16 +61,16 @@ def _is_number(least: float, *, whole: bool = True) -> Callable[[object, "Attrib
     return check
 
 
-def _is_times(_: object, attribute: "Attribute[Any]", value: Any) -> None:
+def _is_times(fault: object, attribute: "Attribute[Any]", value: Any) -> None:
     if value is not None:
-        _is_number(1)(_, attribute, value)
+        _is_number(1)(fault, attribute, value)
 
 
 def _is_headers(_: object, attribute: "Attribute[Any]", value: Any) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
         raise ConfigurationError(f"{attribute.name} must be names with texts, not {value!r:.80}")
-    for pair in value.items():
-        _check_header(attribute.name, ": ".join(pair))
+    for header, text in value.items():
+        check_header(attribute.name, text, header=header)
 
 
 @frozen(kw_only=True)
@@ -107,9 +105,9 @@ class Fault:
 
     - ``duplicate``: once accepted, the same bytes are sent again;
     - ``lose``: it is never sent, and Asana does not know;
-    - ``reorder``: the webhook's next delivery goes first;
-    - ``tamper``: the body is changed after signing (to `body`, if given); the true one follows as a retry;
-    - ``forge``: it is signed with another secret (`secret`, or a random one); the true one follows as a retry;
+    - ``reorder``: the webhook's next delivery goes first; a retry is sent as if nothing were said;
+    - ``tamper``: the body is changed after signing (to `body`, if given); once refused, the true one follows;
+    - ``forge``: it is signed with another secret (`secret`, or a random one); once refused, the true one follows;
     - ``delay``: it comes `seconds` later.
 
     For each request the first fault that fits decides; ``delay``, ``stranger``, ``early_event`` and
@@ -142,6 +140,7 @@ class Fault:
     body: str | bytes | None = field(default=None)
     """Sent as it is, instead of the error envelope or, with ``tamper``, of the true body."""
     headers: Mapping[str, str] = field(factory=dict, validator=_is_headers)
+    """They count for more than `content_type`; none may say how long the answer is."""
     content_type: str = field(default="application/json; charset=UTF-8", validator=_is(str))
     executed: bool = field(default=False, validator=_is(bool))
     """For ``answer``: whether the operation is carried out although the answer says otherwise."""
@@ -151,7 +150,7 @@ class Fault:
     seconds: float = field(default=0.0, validator=_is_number(0, whole=False))
     """For ``delay``: seconds of real time."""
     secret: str | None = field(default=None, repr=False, validator=_is(str))
-    """For the hostile ones: the secret they use."""
+    """For the hostile ones: the secret they use, which may be empty."""
 
     def __attrs_post_init__(self) -> None:
         if self.at not in _KINDS:
@@ -161,9 +160,11 @@ class Fault:
                 f"do at {self.at} must be one of {', '.join(_KINDS[self.at])}, not {self.do!r:.80}"
             )
         check_moment(self.at, self.when)
-        _check_header("content_type", self.content_type)
+        check_header("content_type", self.content_type)
         if not isinstance(self.body, str | bytes | None):
             raise ConfigurationError(f"body must be a text or bytes, not {self.body!r:.80}")
+        if isinstance(self.body, str):
+            check_text("body", self.body)
         if self.status > 599:
             raise ConfigurationError(f"status must be between 200 and 599, not {self.status}")
 

@@ -10,6 +10,7 @@ from asana_webhooks.testing.answers import ApiError
 from asana_webhooks.testing.postman import Postman, Reply
 from asana_webhooks.testing.records import HandshakeRecord
 from asana_webhooks.testing.script import FaultScript
+from asana_webhooks.testing.signing import secret_of
 
 __all__ = ["Handshaker"]
 
@@ -34,10 +35,6 @@ class Handshaker:
         self._rng = rng
         self._records = records
 
-    def new_secret(self) -> Secret:
-        """A fresh secret: 32 hex digits, as Asana has made them since 2021."""
-        return Secret(f"{self._rng.getrandbits(128):032x}")
-
     async def shake(self, target: str, secret: Secret) -> None:
         """Make sure that *target* wants the webhook.
 
@@ -46,7 +43,7 @@ class Handshaker:
         """
         plan = self._faults.take("handshake")
         if (stranger := plan.find("stranger", "before")) is not None:
-            await self.send(target, _secret_of(stranger.secret, self.new_secret()), stranger=True)
+            await self.send(target, secret_of(stranger.secret, self._rng), stranger=True)
         await plan.wait("before")
         if plan.find("drop"):
             raise ApiError(400, f"{_SERVER} could not be reached")
@@ -54,7 +51,7 @@ class Handshaker:
         if plan.find("duplicate"):
             await self._post(target, secret, stranger=False)
         if (stranger := plan.find("stranger", "after")) is not None:
-            await self.send(target, _secret_of(stranger.secret, self.new_secret()), stranger=True)
+            await self.send(target, secret_of(stranger.secret, self._rng), stranger=True)
         await plan.wait("after")
         _judge(record, reply)
 
@@ -71,10 +68,6 @@ class Handshaker:
         record.status, record.failure, record.seconds = reply.status, reply.failure, reply.seconds
         record.echoed = reply.headers.get("X-Hook-Secret") == secret.reveal()
         return record, reply
-
-
-def _secret_of(text: str | None, otherwise: Secret) -> Secret:
-    return otherwise if text is None else Secret(text)
 
 
 def _judge(record: HandshakeRecord, reply: Reply) -> None:

@@ -55,7 +55,7 @@ def read_offset(token: str, *, list_of: list[str], now: datetime, key: bytes) ->
     claims = wire.decode(_bytes(signed.rpartition(".")[2]), _Claims)
     if claims.list_of != list_of:
         raise ApiError(400, "offset: Your pagination token is invalid.")
-    if now.timestamp() > claims.exp:
+    if now.timestamp() >= claims.exp:
         raise ApiError(400, "offset: Your pagination token has expired.")
     return claims.after
 

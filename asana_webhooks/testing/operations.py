@@ -20,6 +20,7 @@ from asana_webhooks.testing.records import WebhookRecord
 from asana_webhooks.testing.schedule import HEARTBEAT_EVERY
 from asana_webhooks.testing.script import Plan
 from asana_webhooks.testing.sender import Sender
+from asana_webhooks.testing.signing import new_secret, secret_of
 from asana_webhooks.testing.validation import (
     Input,
     check_limit,
@@ -47,7 +48,7 @@ class Operations:
         clock: what time it is.
         handshaker: who asks targets whether they want a webhook.
         sender: who sends heartbeats.
-        rng: where the key of offsets comes from.
+        rng: where secrets and the key of offsets come from.
         allow_loopback: whether targets on this machine are fine; Asana refuses them.
         heartbeat: when the first heartbeat of a webhook is sent, relative to the 201.
         change: records a change, for faults that need one.
@@ -71,6 +72,7 @@ class Operations:
         self._clock = clock
         self._handshaker = handshaker
         self._sender = sender
+        self._rng = rng
         self._key = rng.randbytes(32)
         self._allow_loopback = allow_loopback
         self._heartbeat = heartbeat
@@ -122,7 +124,7 @@ class Operations:
             resource=resource,
             target=request.target,
             filters=request.filters,
-            secret=self._handshaker.new_secret(),
+            secret=new_secret(self._rng),
             created_at=now,
             next_heartbeat=now + HEARTBEAT_EVERY,
         )
@@ -132,7 +134,7 @@ class Operations:
         if plan.find("no_secret"):
             del tree["X-Hook-Secret"]
         elif (wrong := plan.find("wrong_secret")) is not None:
-            tree["X-Hook-Secret"] = wrong.secret or self._handshaker.new_secret().reveal()
+            tree["X-Hook-Secret"] = secret_of(wrong.secret, self._rng).reveal()
         location = {"Location": f"{base_url}/webhooks/{webhook.gid}"}
         return Answer.of(201, tree, pretty=given.pretty, headers=location)
 

@@ -5,17 +5,16 @@ is needed: pytest-asyncio in either mode, or anyio's own (``@pytest.mark.anyio``
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from asana_webhooks.testing.fake import FakeAsana
+from asana_webhooks.testing.fake import FakeAsana
 
 __all__ = ["fake_asana"]
 
 
-def _async_fixture(function: Callable[[], AsyncIterator["FakeAsana"]]) -> Any:
+def _async_fixture(function: Callable[[], AsyncIterator[FakeAsana]]) -> Any:
     try:
         import pytest_asyncio  # noqa: PLC0415
     except ImportError:
@@ -25,10 +24,7 @@ def _async_fixture(function: Callable[[], AsyncIterator["FakeAsana"]]) -> Any:
 
 
 @_async_fixture
-async def fake_asana() -> AsyncIterator["FakeAsana"]:
+async def fake_asana() -> AsyncIterator[FakeAsana]:
     """A `FakeAsana` that runs for one test: one workspace, one project, a clock that stands still."""
-    # Imported when it is needed: pytest loads this module in every run, whether or not anything here is used.
-    from asana_webhooks.testing.fake import FakeAsana  # noqa: PLC0415
-
     async with FakeAsana() as fake:
         yield fake

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, field, frozen
 
@@ -11,7 +11,26 @@ from asana_webhooks.models import Secret, WebhookFilter
 from asana_webhooks.testing.clock import format_time
 from asana_webhooks.testing.world import Resource
 
-__all__ = ["Batch", "DeliveryRecord", "HandshakeRecord", "RequestRecord", "WebhookRecord"]
+__all__ = ["Batch", "DeliveryRecord", "HandshakeRecord", "Kept", "RequestRecord", "WebhookRecord"]
+
+_Record = TypeVar("_Record")
+
+
+class Kept(list[_Record]):
+    """A list that forgets its oldest records, so that a fake may run for months.
+
+    Args:
+        keep: how many it remembers.
+    """
+
+    def __init__(self, keep: int) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def append(self, record: _Record) -> None:
+        """Remember one more."""
+        super().append(record)
+        del self[: -self._keep]
 
 
 @frozen(kw_only=True, eq=False)
@@ -118,6 +137,8 @@ class RequestRecord:
     query: Mapping[str, str]
     headers: Mapping[str, str] = field(repr=False)
     """As they came, in lower case, without Authorization."""
+    webhook_gid: str = ""
+    """The gid in the path; empty if there is none."""
     body: Any = None
     """The body read as JSON (or as a form); ``None`` if there was none or it made no sense."""
     status: int | None = None

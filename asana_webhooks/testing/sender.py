@@ -10,7 +10,6 @@ from typing import Any, cast
 from attrs import evolve
 
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.signature import sign
 from asana_webhooks.testing import schedule
 from asana_webhooks.testing.activity import Activity
 from asana_webhooks.testing.clock import FakeClock
@@ -18,6 +17,7 @@ from asana_webhooks.testing.faults import Fault
 from asana_webhooks.testing.postman import Postman, Reply
 from asana_webhooks.testing.records import Batch, DeliveryRecord, WebhookRecord
 from asana_webhooks.testing.script import FaultScript
+from asana_webhooks.testing.signing import secret_of, sign_with
 
 __all__ = ["Sender"]
 
@@ -129,13 +129,13 @@ class Sender:
         webhook: WebhookRecord,
         body: bytes,
         *,
-        secret: Secret | None = None,
+        secret: Secret,
         signature: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int | None:
         """Send a delivery that is not Asana's, and return the status it was answered with."""
         if signature is None:
-            signature = sign(secret or self._other_secret(), body)
+            signature = sign_with(secret, body)
         reply = await self._post(webhook, Batch(body=body), signature=signature, forged=True, headers=headers)
         return reply.status
 
@@ -157,7 +157,7 @@ class Sender:
     async def _run(self, webhook: WebhookRecord) -> None:
         try:
             while (batch := self._next(webhook)) is not None:
-                await self._deliver(webhook, batch)
+                await self._deliver_or_keep(webhook, batch)
         finally:
             del self._tasks[webhook.gid]
             self.wake()
@@ -169,15 +169,24 @@ class Sender:
             self._webhooks.pop(webhook.gid, None)
         return schedule.take(webhook, now, retries_grow=self._retries_grow)
 
+    async def _deliver_or_keep(self, webhook: WebhookRecord, batch: Batch) -> None:
+        try:
+            await self._deliver(webhook, batch)
+        except Exception as problem:
+            # A mistake of the fake's own: it shows, and what was to be delivered still comes, as a retry.
+            schedule.note_failure(webhook, batch, self._clock.now(), f"The fake failed: {type(problem).__name__}")
+            raise
+
     async def _deliver(self, webhook: WebhookRecord, batch: Batch) -> None:
         plan = self._faults.take("delivery" if batch.events else "heartbeat", webhook=webhook.gid)
         await plan.wait("before")
         do = plan.fault.do if plan.fault else None
-        if do == "reorder" and not batch.late:
+        # A retry holds back everything behind it, so nothing could go before it.
+        if do == "reorder" and not (batch.late or batch.retry):
             webhook.overtaken.append(evolve(batch, late=True))
             return
         if do == "lose":
-            self._note(webhook, batch, batch.body, sign(webhook.secret, batch.body)).failure = "lost on the way"
+            self._note(webhook, batch, batch.body, sign_with(webhook.secret, batch.body)).failure = "lost on the way"
             schedule.note_success(webhook, None)
             return
         reply = await self._post_altered(webhook, batch, plan.fault)
@@ -193,8 +202,8 @@ class Sender:
             tampered = batch.body[:-1] + b',"tampered":true}' if fault.body is None else _bytes(fault.body)
             return await self._post(webhook, batch, body=tampered, forged=True)
         if fault is not None and fault.do == "forge":
-            secret = self._other_secret() if fault.secret is None else Secret(fault.secret)
-            return await self._post(webhook, batch, signature=sign(secret, batch.body), forged=True)
+            signature = sign_with(secret_of(fault.secret, self._rng), batch.body)
+            return await self._post(webhook, batch, signature=signature, forged=True)
         return await self._post(webhook, batch)
 
     async def _post(
@@ -209,7 +218,7 @@ class Sender:
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
         body = batch.body if body is None else body
-        signature = sign(webhook.secret, batch.body) if signature is None else signature
+        signature = sign_with(webhook.secret, batch.body) if signature is None else signature
         record = self._note(webhook, batch, body, signature, forged=forged)
         record.duplicate = duplicate
         signatures = {"X-Hook-Signature": signature, "X-Asana-Request-Signature": signature} if signature else {}
@@ -232,9 +241,6 @@ class Sender:
         )
         self._records.append(record)
         return record
-
-    def _other_secret(self) -> Secret:
-        return Secret(f"{self._rng.getrandbits(128):032x}")
 
 
 def _bytes(body: str | bytes) -> bytes:

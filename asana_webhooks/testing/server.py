@@ -37,7 +37,8 @@ class Server:
         """
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._track)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        # Nobody says that Asana takes compressed bodies; without inflating, a broken one is a body like any other.
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, auto_decompress=False)
         await runner.setup()
         try:
             await web.TCPSite(runner, HOST, self._port).start()
@@ -67,5 +68,7 @@ class Server:
         self._handlers.add(task)
         try:
             return await self._handle(request)
+        except ConnectionError:
+            return web.Response()  # The client has gone in the middle of its request; nobody gets this.
         finally:
             self._handlers.discard(task)

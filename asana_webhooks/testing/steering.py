@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from asana_webhooks import wire
@@ -10,18 +9,17 @@ from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.testing.activity import Activity
 from asana_webhooks.testing.changes import DEFAULT_USER, ChangeRequest, Value, record_change
-from asana_webhooks.testing.clock import FakeClock, format_time
+from asana_webhooks.testing.clock import FakeClock, check_advance, format_time
 from asana_webhooks.testing.faults import Fault
 from asana_webhooks.testing.handshake import Handshaker
 from asana_webhooks.testing.postman import Postman
-from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, WebhookRecord
+from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, Kept, WebhookRecord
 from asana_webhooks.testing.script import FaultScript, Hold
 from asana_webhooks.testing.sender import Sender
+from asana_webhooks.testing.signing import secret_of
 from asana_webhooks.testing.world import World, passes, reaches
 
 __all__ = ["Steering"]
-
-_LONGEST_ADVANCE = timedelta(days=366)
 
 
 class Steering:
@@ -33,17 +31,18 @@ class Steering:
         seed: of everything random.
         answer_timeout: seconds of real time a target has to answer.
         retries_grow: whether new events join a delivery that is sent again.
+        keep: how many records of each kind are remembered.
     """
 
     def __init__(
-        self, *, workspace: str, clock: FakeClock, seed: int, answer_timeout: float, retries_grow: bool
+        self, *, workspace: str, clock: FakeClock, seed: int, answer_timeout: float, retries_grow: bool, keep: int
     ) -> None:
         self.workspace = workspace
         self.clock = clock
-        self.handshakes: list[HandshakeRecord] = []
-        """Every handshake, strangers' too."""
-        self.deliveries: list[DeliveryRecord] = []
-        """Every attempt to deliver, heartbeats and forgeries too."""
+        self.handshakes: list[HandshakeRecord] = Kept(keep)
+        """Every handshake, strangers' too; of more than `keep`, the last ones."""
+        self.deliveries: list[DeliveryRecord] = Kept(keep)
+        """Every attempt to deliver, heartbeats and forgeries too; of more than `keep`, the last ones."""
         self.webhooks: dict[str, WebhookRecord] = {}
         """Every webhook there is, by gid."""
         self._activity = Activity(lambda: self.faults.held)
@@ -185,7 +184,8 @@ class Steering:
         """The same as `change`, with its arguments as one object."""
         event, resource, lineage = record_change(self._world, change, now=self.clock.now(), rng=self._rng)
         for webhook in self.webhooks.values():
-            if reaches(webhook.resource, lineage, resource) and passes(webhook.filters, event):
+            hears = reaches(webhook.resource, lineage, resource) and passes(webhook.filters, event)
+            if hears and not webhook.quiet:
                 webhook.waiting.append(dict(event))
         self._sender.start_due()
         return event
@@ -208,9 +208,7 @@ class Steering:
         Args:
             seconds: how far, up to a year.
         """
-        if not 0 <= seconds <= _LONGEST_ADVANCE.total_seconds():
-            raise ConfigurationError(f"the clock goes forward by up to a year of seconds, not by {seconds!r:.80}")
-        end = self.clock.now() + timedelta(seconds=seconds)
+        end = self.clock.now() + check_advance(seconds)
         await self.settle()
         while (due := self._sender.next_due()) is not None and due[0] <= end:
             self.clock.move_to(due[0])
@@ -252,7 +250,7 @@ class Steering:
         Args:
             gid: the webhook.
             body: what it says; by default that the webhook's resource was deleted.
-            secret: what it is signed with; a random one by default.
+            secret: what it is signed with, which may be empty; a random one by default.
             signature: sent as it is instead of a signature; the empty text sends none at all.
             headers: more headers.
 
@@ -261,16 +259,13 @@ class Steering:
         """
         webhook = self.webhook(gid)
         if body is None:
-            event = {
-                "action": "deleted",
-                "resource": webhook.resource.compact(),
-                "created_at": format_time(self.clock.now()),
-            }
-            body = wire.encode({"events": [event | {"user": None, "parent": None}]})
+            circumstances = {"created_at": format_time(self.clock.now()), "user": None, "parent": None}
+            event = {"action": "deleted", "resource": webhook.resource.compact(), **circumstances}
+            body = wire.encode({"events": [event]})
         return await self._sender.forge(
             webhook,
             body,
-            secret=Secret(secret) if isinstance(secret, str) else secret,
+            secret=secret_of(secret, self._rng),
             signature=signature,
             headers=headers,
         )
@@ -285,8 +280,7 @@ class Steering:
         Returns:
             The status, or ``None`` if there was no answer. `handshakes` tells whether the secret was echoed.
         """
-        chosen = Secret(secret) if isinstance(secret, str) else secret or self._handshaker.new_secret()
-        return (await self._handshaker.send(target, chosen, stranger=True)).status
+        return (await self._handshaker.send(target, secret_of(secret, self._rng), stranger=True)).status
 
     # What it knows
 

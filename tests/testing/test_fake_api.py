@@ -181,7 +181,7 @@ async def test_offset_expires() -> None:
     """An offset is good for fifteen minutes of the fake's clock."""
     async with playing(webhooks=3) as (fake, api, _):
         path = (await api.call("GET", f"/webhooks?workspace={WORKSPACE}&limit=1")).tree["next_page"]["path"]
-        await fake.advance(900)
+        await fake.advance(899)
         assert (await api.call("GET", path)).status == 200
         await fake.advance(1)
         answered = await api.call("GET", path)
@@ -292,6 +292,38 @@ async def test_requests_are_recorded() -> None:
         assert (request.query, request.body) == ({"opt_pretty": ""}, {"data": {"resource": "x"}})
         assert (request.status, request.headers["x-mine"]) == (400, "yes")
         assert "secret-token" not in json.dumps([request.headers, request.body, request.query]) + repr(request)
+
+
+@pytest.mark.parametrize("body", [b"{", b"5", b'{"a":1}', b'{"data":5}', b'{"options":{"fields":["target"]}}'])
+async def test_bodies_that_nobody_reads(body: bytes) -> None:
+    """GET and DELETE take no input from their bodies, whatever is in them."""
+    async with playing(webhooks=1) as (fake, api, _):
+        path = f"/webhooks/{next(iter(fake.webhooks))}"
+        json_type = {"Content-Type": "application/json"}
+        plain = await api.call("GET", path)
+        assert (await api.call("GET", path, data=body, headers=json_type)).tree == plain.tree
+        assert (await api.call("GET", "/webhooks?workspace=1331", data=body, headers=json_type)).status == 200
+        assert (await api.call("DELETE", path, data=body, headers=json_type)).tree == {"data": {}}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+async def test_compressed_bodies(encoding: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that is compressed, or says so, is no JSON; where no body is read, it does no harm."""
+    headers = {"Content-Encoding": encoding}
+    async with playing() as (fake, api, _):
+        posted = await api.call("POST", "/webhooks", data=b"abc", headers=headers, skip_auto_headers=["Content-Type"])
+        assert (posted.status, posted.message) == (400, "Could not parse request data, invalid JSON")
+        listed = await api.call("GET", "/webhooks?workspace=1331", data=b"abc", headers=headers)
+        assert (listed.status, [one.status for one in fake.requests]) == (200, [400, 200])
+    assert caplog.records == []
+
+
+async def test_requests_name_their_webhook() -> None:
+    """A request's record tells which webhook it was about, if any."""
+    async with playing() as (fake, api, _):
+        for path in ("/webhooks?workspace=1331", "/webhooks/77", "/tasks/77"):
+            await api.call("GET", path)
+        assert [request.webhook_gid for request in fake.requests] == ["", "77", ""]
 
 
 async def test_delete_body_is_recorded() -> None:

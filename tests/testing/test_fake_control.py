@@ -1,5 +1,6 @@
 """Steering the fake over HTTP, as a program in another language would."""
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -87,6 +88,10 @@ async def test_clock() -> None:
         ("faults", {"at": "*", "doo": "reset"}, "a fault has no member 'doo'; it may have: at, do,"),
         ("faults", {"at": "*", "status": "x"}, "status must be a whole number from 200 up, not 'x'"),
         ("faults", [{"at": "*"}, {"at": "nowhere"}], "at must be one of *"),
+        ("faults", {"at": "*", "headers": {"X": "\x07"}}, "headers cannot be a header: '\\x07'"),
+        ("faults", {"at": "*", "headers": {"a b": "c"}}, "headers cannot hold a header called 'a b'"),
+        ("faults", {"at": "*", "content_type": "a\x01"}, "content_type cannot be a header: 'a\\x01'"),
+        ("faults", '{"at": "*", "body": "\\ud800"}', "the body is not JSON"),
         ("clock", "x", "the body is not JSON"),
         ("clock", {}, 'the clock takes {"advance": seconds}'),
         ("clock", {"advance": "5"}, 'the clock takes {"advance": seconds}'),
@@ -104,6 +109,29 @@ async def test_bad_input(path: str, body: Any, message: str) -> None:
         assert answered.message.startswith(message)
         assert (await api.call("GET", "/webhooks?workspace=1331")).status == 200
         assert len(fake.requests) == 1, "steering is no request to the API"
+
+
+@pytest.mark.parametrize("path", ["changes", "faults", "clock"])
+async def test_compressed_bodies(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that says it is compressed is no JSON, and no reason for a traceback."""
+    async with playing() as (_, api, _):
+        answered = await api.call("POST", f"//_fake/{path}", data=b"abc", headers={"Content-Encoding": "gzip"})
+        assert (answered.status, answered.message) == (400, "the body is not JSON")
+    assert caplog.records == []
+
+
+async def test_client_gone_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
+    """Half a request is no request: nothing happens, and nothing is logged."""
+    async with playing() as (fake, api, _):
+        host, port = fake.url.split("/")[2].split(":")
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"POST /_fake/settle HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        await api.call("POST", "//_fake/settle")  # by now the other request has begun
+        writer.close()
+        await writer.wait_closed()
+        assert await reader.read() == b""
+        await api.call("POST", "//_fake/settle")
+    assert caplog.records == []
 
 
 async def test_unknown_routes() -> None:

@@ -52,6 +52,27 @@ async def test_own_words() -> None:
         assert answered.headers["Asana-Change"] == "name=x"
 
 
+async def test_empty_words() -> None:
+    """An empty message or phrase is one too."""
+    async with playing() as (fake, api, _):
+        fake.script(Fault(at="*", status=500, message="", phrase=""))
+        detail = (await api.call("GET", LIST)).tree["errors"][0]
+        assert (detail["message"], detail["phrase"]) == ("", "")
+
+
+@pytest.mark.parametrize("body", [None, "<x/>"])
+async def test_one_header_of_a_name(body: str | None) -> None:
+    """Names that differ in case alone are one header: headers go before content_type, retry_after before headers."""
+    async with playing() as (fake, api, _):
+        headers = {"content-type": "x/y", "RETRY-AFTER": "1", "X-Tab": "a\tb", "X-E": "é☃"}
+        fake.script(Fault(at="*", status=503, body=body, headers=headers, retry_after=2))
+        url = fake.url + LIST
+        async with api.http.get(url) as response:
+            assert response.headers.getall("Content-Type") == ["x/y"]
+            assert response.headers.getall("Retry-After") == ["2"]
+            assert (response.headers["X-Tab"], response.headers["X-E"]) == ("a\tb", "é☃")
+
+
 @pytest.mark.parametrize(
     ("retry_after", "header"),
     [(30, "30"), (0.5, "0.5"), ("Fri, 02 Jan 2026 03:04:05 GMT",) * 2, ("soon", "soon"), (-1, "-1")],
@@ -248,6 +269,23 @@ def test_fits_only_its_place() -> None:
         ({"at": "*", "headers": [1]}, "headers must be names with texts"),
         ({"at": "*", "headers": {"a": 1}}, "headers must be names with texts"),
         ({"at": "*", "headers": {"a": "b\n"}}, "headers cannot be a header"),
+        ({"at": "*", "headers": {"a": "\x07"}}, "headers cannot be a header: '\\x07'"),
+        ({"at": "*", "headers": {"a": "\x7f"}}, "headers cannot be a header"),
+        ({"at": "*", "headers": {"a": "\ud800"}}, "headers holds a lone surrogate"),
+        ({"at": "*", "headers": {"a b": "c"}}, "headers cannot hold a header called 'a b'"),
+        ({"at": "*", "headers": {"": "c"}}, "headers cannot hold a header called ''"),
+        ({"at": "*", "headers": {"é": "c"}}, "headers cannot hold a header called 'é'"),
+        ({"at": "*", "headers": {"a\n": "c"}}, "headers cannot hold a header called 'a\\n'"),
+        ({"at": "*", "headers": {"content-Length": "5"}}, "headers cannot hold a header called 'content-Length'"),
+        ({"at": "*", "headers": {"Transfer-Encoding": "chunked"}}, "headers cannot hold a header called 'Transfer-"),
+        ({"at": "*", "retry_after": "\x00"}, "retry_after cannot be a header"),
+        ({"at": "*", "content_type": "a\x01"}, "content_type cannot be a header"),
+        ({"at": "*", "content_type": "\ud800"}, "content_type holds a lone surrogate"),
+        ({"at": "*", "body": "\ud800"}, "body holds a lone surrogate"),
+        ({"at": "*", "message": "\ud800"}, "message holds a lone surrogate"),
+        ({"at": "*", "phrase": "\ud800"}, "phrase holds a lone surrogate"),
+        ({"at": "delivery", "do": "forge", "secret": "\ud800"}, "secret holds a lone surrogate"),
+        ({"at": "delivery", "do": "tamper", "body": "\ud800"}, "body holds a lone surrogate"),
         ({"at": "*", "content_type": None}, "content_type must be of type str"),
         ({"at": "*", "content_type": "a\r\nb"}, "content_type cannot be a header"),
         ({"at": "*", "body": 5}, "body must be a text or bytes"),

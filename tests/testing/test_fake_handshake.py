@@ -280,6 +280,8 @@ async def test_wrong_secret() -> None:
         random = await api.create(target.root)
         named = random.tree["X-Hook-Secret"]
         assert Secret(named) not in [webhook.secret for webhook in fake.webhooks.values()]
+        fake.script(Fault(at="createWebhook", do="wrong_secret", secret=""))
+        assert (await api.create(target.root + "/empty")).tree["X-Hook-Secret"] == ""
 
 
 async def test_no_secret() -> None:

@@ -1,5 +1,6 @@
 """Deliveries: signatures, batches, retries, heartbeats, deletion, and everything scripted to go wrong with them."""
 
+import gc
 import hashlib
 import hmac
 import itertools
@@ -9,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.signature import sign
 from asana_webhooks.testing import FakeAsana, Fault
@@ -407,6 +409,30 @@ async def test_reorder_for_ever() -> None:
         assert [len(_events(got)) for got in target.deliveries] == [0, 1]
 
 
+async def test_overtaken_deliveries_keep_their_order() -> None:
+    """Of several overtaken deliveries the first comes first."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        await api.create_gid(target.url)
+        fake.script(Fault(at="delivery", do="reorder", times=2))
+        for field in ("first", "second", "third"):
+            fake.change(PROJECT, field=field)
+            await fake.settle()
+        assert [_events(got)[0]["change"]["field"] for got in target.deliveries] == ["third", "first", "second"]
+
+
+@pytest.mark.parametrize("times", [1, None])
+async def test_retries_are_not_reordered(times: int | None) -> None:
+    """A retry holds back what is behind it: a fault that reorders leaves it alone, and it is sent once."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        await api.create_gid(target.url)
+        fake.script(Fault(at="delivery", do="reorder", after=1, times=times))
+        target.fail()
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        await fake.advance(60)
+        assert [(one.status, one.retry) for one in fake.deliveries] == [(500, False), (200, True)]
+
+
 async def test_tamper() -> None:
     """The body can be changed after signing; once refused, the true one follows."""
     async with playing(heartbeat=None) as (fake, api, target):
@@ -422,7 +448,7 @@ async def test_tamper() -> None:
         assert [one.forged for one in fake.deliveries] == [True, True, False]
 
 
-@pytest.mark.parametrize("secret", [None, "mine"])
+@pytest.mark.parametrize("secret", [None, "mine", ""])
 async def test_forge(secret: str | None) -> None:
     """A delivery can be signed with another secret; once refused, the true one follows."""
     async with playing(heartbeat=None) as (fake, api, target):
@@ -433,7 +459,7 @@ async def test_forge(secret: str | None) -> None:
         await fake.advance(10)
         assert [_is_signed(got, fake.secret(gid)) for got in target.deliveries] == [False, True]
         assert target.deliveries[0].body == target.deliveries[1].body
-        if secret:
+        if secret is not None:
             assert _is_signed(target.deliveries[0], Secret(secret))
 
 
@@ -483,6 +509,35 @@ async def test_forge_delivery_helper() -> None:
         assert [one.forged for one in fake.deliveries] == [False, True, True, True, True]
         assert [one.heartbeat for one in fake.deliveries] == [True, False, False, False, False]
         assert fake.webhook(gid).last_failure_at is None
+
+
+async def test_forge_delivery_with_the_empty_key() -> None:
+    """The key an attacker tries first can be tried; a text that is none is refused at once."""
+    async with playing() as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        for secret in ("", Secret("")):
+            await fake.forge_delivery(gid, secret=secret)
+            assert _is_signed(target.deliveries[-1], Secret(""))
+        with pytest.raises(ConfigurationError, match="secret holds a lone surrogate"):
+            await fake.forge_delivery(gid, secret="\ud800")
+
+
+async def test_nothing_is_lost_by_a_mistake_of_the_fake(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If delivering fails in a way nobody thought of, that is logged, and the same delivery comes again."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        gid = await api.create_gid(target.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(fake._postman, "post", None)
+            event = fake.change(PROJECT, field="name")
+            await fake.settle()
+        assert fake.webhook(gid).last_failure_content == "The fake failed: TypeError"
+        await fake.advance(10)
+        assert [_events(got) for got in target.deliveries] == [[event]]
+        assert fake.webhook(gid).delivery_retry_count == 0
+        gc.collect()
+    assert "'NoneType' object is not callable" in caplog.text
 
 
 async def test_two_changes_share_a_moment() -> None:
