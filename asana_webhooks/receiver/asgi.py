@@ -3,6 +3,9 @@
 Establishing a webhook inside an ASGI lifespan's start cannot work: the port is not open yet, so Asana's handshake
 finds nobody. Establish from a request handler, a task started later, or another process.
 
+Servers print paths in their access logs, endpoints included; switch those off (``uvicorn --no-access-log``) if others
+read them.
+
 Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
@@ -36,12 +39,12 @@ class ReceiverApp:
         elif scope["type"] != "http":
             raise ValueError(f"an Asana receiver speaks HTTP only, not {scope['type']!r}")
         elif scope["method"] != "POST":
-            await _reply(send, Reply(status=405, headers=((b"allow", b"POST"),)))
+            await _reply(scope, send, Reply(status=405, headers=((b"allow", b"POST"),), close=True))
         else:
             endpoint = scope["path"].rpartition("/")[2]
             async with aclosing(_chunks(receive)) as body:
                 reply = await self._receiver.receive(endpoint, scope["headers"], body)
-            await _reply(send, reply)
+            await _reply(scope, send, reply)
 
 
 async def _chunks(receive: _Receive) -> AsyncGenerator[bytes, None]:
@@ -54,9 +57,11 @@ async def _chunks(receive: _Receive) -> AsyncGenerator[bytes, None]:
         more = message.get("more_body", False)
 
 
-async def _reply(send: _Send, reply: Reply) -> None:
+async def _reply(scope: _Message, send: _Send, reply: Reply) -> None:
     length = str(len(reply.body)).encode()
     headers = [(b"content-length", length), *((name.lower(), value) for name, value in reply.headers)]
+    if reply.close and scope.get("http_version", "1.1") < "2":  # HTTP/2 knows no such header
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from attrs import frozen
 
-from asana_webhooks.errors import RejectedError, StoreError
+from asana_webhooks.errors import AsanaError, RejectedError
 from asana_webhooks.receiver.inbound import (
     MAX_BODY,
     Handshake,
@@ -35,6 +35,8 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
     """A fixed short text: Asana shows it to others as ``last_failure_content``."""
+    close: bool = False
+    """Whether the connection ends with this answer: what a refused peer goes on sending is not worth reading."""
 
 
 class Receiver:
@@ -49,6 +51,7 @@ class Receiver:
     Args:
         store: where registrations are looked up and deliveries kept.
         max_body: bytes a body may have; more is 413.
+        max_unproven: bytes of all bodies under way that are not proven yet; more is 503. Anyone can send those.
         body_timeout: seconds a peer may take to send its body; more is 408.
         timeout: seconds until the answer, reading and storing together; more is 503. Asana gives up after 10.
 
@@ -56,10 +59,20 @@ class Receiver:
     """
 
     def __init__(
-        self, store: Store, *, max_body: int = MAX_BODY, body_timeout: float = 5.0, timeout: float = 8.0
+        self,
+        store: Store,
+        *,
+        # Limits
+        max_body: int = MAX_BODY,
+        max_unproven: int = 64 * 1024 * 1024,
+        # Timeouts
+        body_timeout: float = 5.0,
+        timeout: float = 8.0,
     ) -> None:
         self._store = store
         self._max_body = max_body
+        self._max_unproven = max_unproven
+        self._unproven = 0
         self._body_timeout = body_timeout
         self._timeout = timeout
 
@@ -83,9 +96,10 @@ class Receiver:
             # A true delivery that is too long would cost the webhook after 24 hours.
             level = logging.ERROR if refusal.status == 413 else logging.WARNING
             _log.log(level, "refused with %d: %s (registration %.12s)", refusal.status, refusal.reason, registration)
-            return Reply(status=refusal.status)
-        except (StoreError, TimeoutError) as error:
-            problem = str(error) or f"not stored within {self._timeout:g} seconds"
+            return Reply(status=refusal.status, close=True)
+        except Exception as error:  # noqa: BLE001 - whatever a store does, Asana shall send again
+            # Only our own texts are known to hold no secret.
+            problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
             _log.error("answered 503: %s (registration %.12s)", problem, registration)
             return Reply(status=503, body=b"store unavailable")
 
@@ -127,9 +141,14 @@ class Receiver:
             async with asyncio.timeout(self._body_timeout):
                 async for chunk in body:
                     read += chunk
+                    self._unproven += len(chunk)
                     check_length(len(read), max_body=self._max_body)
+                    if self._unproven > self._max_unproven:
+                        raise RejectedError(status=503, reason="too many bytes under way")
         except TimeoutError:
             raise RejectedError(status=408, reason=f"body not sent within {self._body_timeout:g} seconds") from None
         except OSError:
             raise RejectedError(status=400, reason="body cut off") from None
+        finally:
+            self._unproven -= len(read)
         return bytes(read)

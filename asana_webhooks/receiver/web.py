@@ -11,7 +11,8 @@ prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from asana_webhooks.receiver.receiver import Receiver, Reply
 
@@ -31,7 +32,14 @@ def webhook_routes(receiver: Receiver, prefix: str = "/asana") -> list[web.Route
 def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         async with aclosing(_chunks(request)) as body:
-            return _response(await receiver.receive(request.match_info["endpoint"], request.raw_headers, body))
+            reply = await receiver.receive(request.match_info["endpoint"], request.raw_headers, body)
+        response = _response(reply)
+        if reply.close and not request.content.is_eof():
+            # aiohttp would go on reading for ten seconds what a refused peer still sends.
+            await response.prepare(request)
+            await response.write_eof()
+            request.protocol.force_close()
+        return response
 
     return handle
 
@@ -40,12 +48,14 @@ async def _chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
     try:
         async for chunk in request.content.iter_any():
             yield chunk
-    except ClientPayloadError as error:
+    except (web.RequestPayloadError, HttpProcessingError) as error:  # chunks that make no sense
         raise ConnectionResetError("the body was cut off") from error
 
 
 def _response(reply: Reply) -> web.Response:
     response = web.Response(status=reply.status, body=reply.body)
+    if reply.close:
+        response.force_close()
     for name, value in reply.headers:
         response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
     return response

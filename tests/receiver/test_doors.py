@@ -122,6 +122,26 @@ async def test_a_peer_that_goes_away_in_the_middle_leaves_nothing(door: str, sto
 
 
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "headers", ["X-Hook-Signature: 0", "X-Hook-Secret: " + "f" * 32], ids=["delivery", "handshake"]
+)
+async def test_a_refused_peer_cannot_keep_the_connection(door: str, store: MemoryStore, headers: str) -> None:
+    """Whoever announces ten gigabytes is answered, and cut off without anybody reading them."""
+    await register(store)
+    async with DOORS[door](Receiver(store)) as public_url:
+        host, _, port = public_url.removeprefix("http://").partition("/")[0].partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        path = f"/{public_url.partition('//')[2].partition('/')[2]}/{ENDPOINT}"
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\nContent-Length: {10**10}\r\n\r\nx".encode())
+        answer = await reader.read()  # to the end: the server closes
+        writer.close()
+        await writer.wait_closed()
+
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize("door", DOORS)
 async def test_a_body_that_breaks_off_inside_a_chunk_is_refused(door: str, store: MemoryStore) -> None:
     """Chunks that make no sense are a 400, whatever was signed, and nothing is kept."""
     await register(store)

@@ -1,6 +1,7 @@
 """The receiver without any web framework: what it answers, what it stores, what it says in the log."""
 
 import asyncio
+import inspect
 import json
 import logging
 from collections.abc import AsyncIterator, Iterable
@@ -8,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from asana_webhooks import MemoryStore, Receiver, Secret, SQLiteStore, StoreFullError, StoreUnavailableError, sign
+from asana_webhooks import (
+    ConfigurationError,
+    MemoryStore,
+    Receiver,
+    Secret,
+    SQLiteStore,
+    StoreFullError,
+    StoreUnavailableError,
+    sign,
+)
 from asana_webhooks.store.base import NewDelivery, PutResult, RegistrationState, Store, registration_id
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
@@ -299,9 +309,12 @@ class Broken(MemoryStore):
     [
         Broken(error=StoreUnavailableError(problem="disk I/O error")),
         Broken(error=StoreFullError(problem="10000 deliveries wait")),
+        Broken(error=ConfigurationError("this store is closed")),
+        Broken(error=RuntimeError("secret connection string")),
+        Broken(error=OSError("secret path")),
         Broken(),
     ],
-    ids=["unavailable", "full", "hangs"],
+    ids=["unavailable", "full", "closed", "somebody's own", "system", "hangs"],
 )
 async def test_what_cannot_be_stored_is_503_with_a_fixed_text(store: Broken, caplog: pytest.LogCaptureFixture) -> None:
     """Asana shows the text to others, so it says nothing; the log does."""
@@ -312,6 +325,54 @@ async def test_what_cannot_be_stored_is_503_with_a_fixed_text(store: Broken, cap
 
     assert (reply.status, reply.body) == (503, b"store unavailable")
     assert "answered 503" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_the_limits_are_asanas() -> None:
+    """Asana gives up after 10 seconds, so the answer comes within 8, and a body within 5."""
+    parameters = inspect.signature(Receiver).parameters
+
+    assert (parameters["timeout"].default, parameters["body_timeout"].default) == (8.0, 5.0)
+    assert (parameters["max_body"].default, parameters["max_unproven"].default) == (8 * 1024**2, 64 * 1024**2)
+
+
+async def test_bodies_of_strangers_have_a_bound_together(store: Store) -> None:
+    """Many long bodies at once, none of them proven: 503 past the bound, and all is well again when they are gone."""
+    await register(store)
+    receiver = Receiver(store, max_unproven=1000)
+    go, waiting_for_more = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 900
+        waiting_for_more.set()
+        await go.wait()
+
+    first = asyncio.create_task(receiver.receive(ENDPOINT, signed(b""), slow()))
+    await waiting_for_more.wait()
+    content = body(event())
+    assert (await receiver.receive(ENDPOINT, signed(content), stream([content]))).status == 503
+    go.set()
+    assert (await first).status == 401
+    assert (await receiver.receive(ENDPOINT, signed(content), stream([content]))).status == 200
+
+
+@pytest.mark.parametrize("length", [15, 129, 5000])
+async def test_endpoints_nobody_minted_do_not_reach_the_store(length: int) -> None:
+    """What cannot be an endpoint is answered without asking."""
+    store = Broken(error=RuntimeError("asked"))
+    store.find = None  # type: ignore[assignment, method-assign]
+
+    assert (await Receiver(store).receive("x" * length, handshake(), b"")).status == 404
+
+
+async def test_refusals_end_the_connection(store: Store) -> None:
+    """What a refused peer goes on sending is not read; an accepted one may keep its connection."""
+    await register(store)
+    content = body(event())
+    receiver = Receiver(store)
+
+    assert (await receiver.receive(ENDPOINT, [], content)).close
+    assert not (await receiver.receive(ENDPOINT, signed(content), content)).close
 
 
 async def test_a_registration_that_ends_meanwhile_is_404() -> None:
