@@ -5,6 +5,7 @@ The names below are the public ones. Beside them stand the doors, imported from 
 `asana_webhooks.testing` (a fake Asana).
 """
 
+from asana_webhooks.backoff import Backoff
 from asana_webhooks.client.auth import TokenProvider
 from asana_webhooks.client.operations import (
     create_webhook,
@@ -69,7 +70,7 @@ from asana_webhooks.store.opening import open_store
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.version import __version__
-from asana_webhooks.worker import Backoff, Worker
+from asana_webhooks.worker import Worker
 
 __all__ = [
     "AsanaError",

@@ -15,7 +15,8 @@ ResultT = TypeVar("ResultT")
 async def finish(cleanup: Coroutine[Any, Any, ResultT], *, seconds: float = 5.0) -> ResultT | None:
     """Await *cleanup* to its end and return its result; ``None``, with a warning logged, if it failed.
 
-    Cancellation waits until it is over, for *seconds* at most, and goes on then. Nothing keeps running afterwards.
+    After *seconds* it is cancelled. Cancellation of the caller waits until it is over and goes on then, so nothing
+    keeps running afterwards. (A clean-up that ignores being cancelled itself takes as long as it likes.)
     """
     task = asyncio.ensure_future(asyncio.wait_for(cleanup, seconds))
     cancelled: asyncio.CancelledError | None = None
@@ -24,9 +25,9 @@ async def finish(cleanup: Coroutine[Any, Any, ResultT], *, seconds: float = 5.0)
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
-    failed = None if task.cancelled() else task.exception()
+    failed = asyncio.CancelledError() if task.cancelled() else task.exception()  # the loop may be shutting down
     if failed is not None:
         _log.warning("cleaning up failed with %s", type(failed).__name__)
     if cancelled is not None:
         raise cancelled
-    return None if failed is not None or task.cancelled() else task.result()
+    return None if failed is not None else task.result()

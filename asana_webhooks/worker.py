@@ -6,22 +6,20 @@ acknowledging, or loses its lease; `Event.fingerprint` is there to notice.
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 
-from attrs import field, frozen
-
+from asana_webhooks.backoff import Backoff, check_count, check_seconds
 from asana_webhooks.cleanup import finish
-from asana_webhooks.errors import ConfigurationError, PayloadError, StoreError
+from asana_webhooks.errors import AsanaError, ConfigurationError, PayloadError, StoreError
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.wire import decode_events
 
-__all__ = ["Backoff", "Handler", "Worker"]
+__all__ = ["Handler", "Worker"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
 """The user's coroutine function. Returning acknowledges the delivery; raising has it tried again later."""
@@ -29,23 +27,6 @@ Handler = Callable[[Delivery], Awaitable[object]]
 _MAX_ERROR: Final = 500
 
 _log = logging.getLogger(__name__)
-
-
-@frozen(kw_only=True)
-class Backoff:
-    """How long a failed delivery waits for its next attempt; times are in seconds.
-
-    The wait after attempt n is random between half and all of ``min(longest, first * 2**(n-1))``.
-    """
-
-    first: float = 1.0
-    longest: float = 3600.0
-    random: Callable[[], float] = field(default=random.random, repr=False)
-
-    def after(self, attempt: int) -> float:
-        """Return the seconds to wait after attempt number *attempt*, counted from 1."""
-        full = min(self.longest, self.first * 2.0 ** min(attempt - 1, 60))
-        return full * (0.5 + self.random() / 2)
 
 
 class Worker:
@@ -56,9 +37,10 @@ class Worker:
         async with Worker(store, handle) as worker:
             await worker.run()
 
-    Returning from *handle* acknowledges a delivery. Raising has it tried again after a wait, and after *max_attempts*
-    it becomes a dead letter with its error; so does, at once, a delivery whose body is not what Asana documents. While
-    a handler runs its lease is extended. Any number of workers, in any number of processes, may share a store.
+    Returning from *handle* acknowledges a delivery. Raising has it tried again after a wait (the traceback is logged),
+    and after *max_attempts* it becomes a dead letter with its error; so does, at once, a delivery whose body is not
+    what Asana documents. While a handler runs its lease is extended. Any number of workers, in any number of
+    processes, may share a store.
 
     Args:
         store: where deliveries are leased from.
@@ -71,7 +53,7 @@ class Worker:
         backoff: how long a failed delivery waits.
         poll: seconds between looks at the store while it has nothing to do.
         stop_timeout: seconds running handlers may take after `stop`; then they are cancelled and what they held is
-            given back.
+            given back. A handler that ignores being cancelled is waited for.
         sleep: what the lease keeper sleeps with, for tests.
     """
 
@@ -91,10 +73,11 @@ class Worker:
         stop_timeout: float = 30.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if concurrency < 1 or max_attempts < 1:
-            raise ConfigurationError("concurrency and max_attempts must be at least 1")
-        if not (lease > 0 and poll > 0 and stop_timeout >= 0):
-            raise ConfigurationError("lease and poll must be more than 0 seconds, stop_timeout not negative")
+        check_count("concurrency", concurrency)
+        check_count("max_attempts", max_attempts)
+        check_seconds("lease", lease)
+        check_seconds("poll", poll)
+        check_seconds("stop_timeout", stop_timeout, or_none_at_all=True)
         self._store = store
         self._handle = handle
         self._concurrency = concurrency
@@ -135,7 +118,7 @@ class Worker:
         the end is given back to the store, as if it had not been tried. A store that fails for a while is asked again.
 
         Raises:
-            ConfigurationError: this worker is running already.
+            ConfigurationError: this worker is running already, or its store is closed.
         """
         await self._work_through(until_idle=False)
 
@@ -144,27 +127,30 @@ class Worker:
 
         Raises:
             StoreError: the store failed.
-            ConfigurationError: this worker is running already.
+            ConfigurationError: this worker is running already, or its store is closed.
         """
         await self._work_through(until_idle=True)
 
     async def _work_through(self, *, until_idle: bool) -> None:
         if not self._ended.is_set():
             raise ConfigurationError("this worker is running already; make another one, or raise its concurrency")
-        self._ended.clear()
-        failure: StoreError | None = None
+        self._wake = asyncio.Event()  # anew: the next run may be in another loop
+        self._ended = asyncio.Event()
+        failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 keeper = group.create_task(self._keep_leases())
                 try:
                     await self._lease_and_start(group, until_idle=until_idle)
-                except StoreError as error:  # the group would wrap it
+                except Exception as error:  # noqa: BLE001 - raised below; the group would wrap it
                     failure = error
                 await self._let_finish()
                 keeper.cancel()
         finally:
-            await finish(self._give_back())
-            self._ended.set()
+            try:
+                await finish(self._give_back())
+            finally:
+                self._ended.set()
         if failure is not None:
             raise failure
 
@@ -199,7 +185,7 @@ class Worker:
 
     def _let_go(self, task: "asyncio.Task[None]") -> None:
         lease = self._held.pop(task)
-        if task.cancelled():  # perhaps before it took its first step
+        if task.cancelled() or task.exception() is not None:  # perhaps before it took its first step
             self._unsettled.append(lease)
         self._wake.set()
 
@@ -210,26 +196,33 @@ class Worker:
                 task.cancel()
 
     async def _give_back(self) -> None:
-        while self._unsettled:
-            lease = self._unsettled.pop()
-            _log.info("delivery %d: given back: %s", lease.id, await self._store.release(lease))
+        unsettled, self._unsettled = self._unsettled, []
+        released = await asyncio.gather(*map(self._store.release, unsettled), return_exceptions=True)
+        for lease, result in zip(unsettled, released, strict=True):
+            if result is True:
+                _log.info("delivery %d: given back", lease.id)
+            else:  # lost already, or its lease has to run out first
+                _log.warning("delivery %d: could not be given back", lease.id)
 
     async def _keep_leases(self) -> None:
         while True:
             await self._sleep(self._lease / 3)
-            for lease in list(self._held.values()):
-                try:
-                    kept = await self._store.extend(lease, seconds=self._lease)
-                except StoreError as error:
-                    _log.warning("delivery %d: its lease could not be extended: %s", lease.id, error)
-                else:
-                    _log.log(logging.DEBUG if kept else logging.WARNING, "delivery %d: lease kept: %s", lease.id, kept)
+            await asyncio.gather(*map(self._extend, list(self._held.values())))
+
+    async def _extend(self, lease: Lease) -> None:
+        try:
+            kept = await self._store.extend(lease, seconds=self._lease)
+        except Exception as error:  # noqa: BLE001 - the handler goes on, and this is tried again
+            _log.warning("delivery %d: its lease could not be extended: %s", lease.id, _shown(error))
+        else:
+            if not kept:
+                _log.warning("delivery %d: its lease is lost, so another worker may handle it too", lease.id)
 
     async def _work(self, lease: Lease) -> None:
         try:
             kept = await self._settle(lease)
-        except StoreError as error:
-            _log.error("delivery %d: not acknowledged, so it will come again: %s", lease.id, error)
+        except Exception as error:  # noqa: BLE001 - one delivery's trouble must not end the others
+            _log.error("delivery %d: not acknowledged, so it will come again: %s", lease.id, _shown(error))
         else:
             if not kept:
                 _log.warning("delivery %d: the lease was lost meanwhile, so it may be handled twice", lease.id)
@@ -255,14 +248,34 @@ class Worker:
         try:
             await self._handle(delivery)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if _is_being_cancelled():
                 raise
             return "CancelledError"  # the handler's own, from something it awaited
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failed attempt
+        except Exception as error:
+            if _is_being_cancelled():  # it made something else of its cancellation; no fault of the delivery
+                raise asyncio.CancelledError from error
             _log.warning("delivery %d: attempt %d failed", delivery.id, delivery.attempt, exc_info=True)
-            return f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+            return _described(error)
         return None
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _described(error: Exception) -> str:
+    """Return what a dead letter says of *error*, even if the error cannot say it itself."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - its own code fails
+        text = "(no text)"
+    return f"{type(error).__name__}: {text}"[:_MAX_ERROR]
+
+
+def _shown(error: Exception) -> str:
+    """Return what the log says of a store's *error*: our own texts hold no secrets, others' may."""
+    return str(error) if isinstance(error, AsanaError) else type(error).__name__
 
 
 def _delivery(lease: Lease) -> Delivery:

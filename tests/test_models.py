@@ -192,7 +192,7 @@ EVENTS = st.builds(
 
 
 def identity(event: Event) -> tuple[object, ...]:
-    """What the design says tells one event from another, written down a second time."""
+    """What tells one event from another, written down a second time."""
 
     def gid(ref: ResourceRef | None) -> str | None:
         return ref.gid if ref else None

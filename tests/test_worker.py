@@ -4,16 +4,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asana_webhooks import ConfigurationError, Delivery, StoreUnavailableError, Worker
+from asana_webhooks import Backoff, ConfigurationError, Delivery, StoreUnavailableError, Worker
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.sqlite import SQLiteStore
-from asana_webhooks.worker import Backoff
+from asana_webhooks.wire import decode_events
 from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.stores import Clock, body, deliver, event, register
 
@@ -69,6 +70,7 @@ async def test_a_handler_gets_the_delivery_and_acknowledges_by_returning(store: 
     await Worker(store, handler).drain()
 
     [delivery] = handler.got
+    assert delivery.events == decode_events(content, registration)
     assert (delivery.registration, delivery.webhook_gid, delivery.resource) == (registration, "43214", "8675309")
     assert (delivery.attempt, delivery.body) == (1, content)
     assert [one.action for one in delivery.events] == ["changed", "deleted"]
@@ -407,6 +409,182 @@ async def test_a_failed_extension_is_logged_and_tried_again(clock: Clock, caplog
     assert len(handler.got) == 1
 
 
+class UnsayableError(Exception):
+    """Cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(UnsayableError(), "UnsayableError: (no text)"), (LookupError("x" * 9999), "LookupError: " + "x" * 487)],
+    ids=["unsayable", "long"],
+)
+async def test_whatever_a_handler_raises_is_a_failed_attempt(
+    store: Store, error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Poison that cannot say what it is, or says too much, is a dead letter like any other."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # a log handler may stumble over it too
+    registration = await register(store)
+    for _ in range(2):
+        await deliver(store, registration, body(event()))
+
+    async def handle(_: Delivery) -> None:
+        raise error
+
+    await Worker(store, handle, max_attempts=1).drain()
+
+    assert [letter.error for letter in await store.dead_letters()] == [text] * 2
+
+
+async def test_the_wait_grows_with_the_attempts(store: Store, clock: Clock) -> None:
+    """The second failure waits twice as long as the first."""
+    await deliver(store, await register(store), body(event()))
+    handler = Handler(failures=2)
+    worker = Worker(store, handler, backoff=Backoff(first=10, random=lambda: 1.0))
+    for wait, attempts in ((0, 1), (10.1, 2), (10.1, 2), (10.1, 3)):
+        clock.now += wait
+        await worker.drain()
+        assert len(handler.got) == attempts
+
+
+async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(store: Store) -> None:
+    """Stopping costs no attempt, whatever a handler makes of its cancellation."""
+    await deliver(store, await register(store), body(event()))
+    started = asyncio.Event()
+
+    async def handle(_: Delivery) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("rolled back") from None
+
+    worker = Worker(store, handle, max_attempts=1, stop_timeout=0)
+    running = asyncio.create_task(worker.run())
+    await started.wait()
+    worker.stop()
+    await running
+
+    assert list(await store.dead_letters()) == []
+    [lease] = await store.claim(1, lease=60)
+    assert lease.attempt == 1
+
+
+class Rude(MemoryStore):
+    """A store, somebody else's, that raises what no store should."""
+
+    def __init__(self, clock: Clock, method: str) -> None:
+        super().__init__(clock=clock)
+        self.method = method
+
+    def _maybe(self, method: str) -> None:
+        if method == self.method:
+            raise RuntimeError("secret connection string")
+
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+        self._maybe("claim")
+        return await super().claim(limit, lease=lease, ordered=ordered)
+
+    async def done(self, lease: Lease) -> bool:
+        self._maybe("done")
+        return await super().done(lease)
+
+    async def release(self, lease: Lease) -> bool:
+        self._maybe("release")
+        return await super().release(lease)
+
+
+async def test_a_store_that_misbehaves_ends_no_other_delivery(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be acknowledged comes again; the other handlers go on, and the log does not quote the store."""
+    store = Rude(clock, "done")
+    registration = await register(store)
+    for _ in range(3):
+        await deliver(store, registration, body(event()))
+    handler = Handler()
+    await Worker(store, handler).drain()
+
+    assert len(handler.got) == 3
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_store_that_cannot_be_asked_at_all_is_reported_as_it_is(clock: Clock) -> None:
+    """What claim raises comes out of run unwrapped: a closed store, or somebody's own error."""
+    with pytest.raises(RuntimeError, match="connection"):
+        await Worker(Rude(clock, "claim"), Handler()).run()
+    store = MemoryStore(clock=clock)
+    await store.aclose()
+    worker = Worker(store, Handler())
+    with pytest.raises(ConfigurationError, match="closed"):
+        await worker.run()
+    with pytest.raises(ConfigurationError, match="closed"):  # and the worker can be tried again
+        await worker.drain()
+
+
+async def test_giving_back_goes_on_when_one_cannot_be(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A release that fails keeps no other delivery leased, and is not tried again by the next run."""
+    store = Rude(clock, "release")
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    handler.go.clear()
+    worker = Worker(store, handler, stop_timeout=0)
+    running = asyncio.create_task(worker.run())
+    await handler.started.wait()
+    worker.stop()
+    await running
+
+    assert "could not be given back" in caplog.text
+    assert worker._unsettled == []
+
+
+async def test_a_worker_may_serve_two_loops_one_after_the_other(tmp_path: Path) -> None:
+    """Nothing in it is bound to the loop it ran in first."""
+    worker = Worker(MemoryStore(), Handler(), poll=0.001)
+
+    def once() -> None:
+        async def run() -> None:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await worker.run()
+
+        asyncio.run(run())
+
+    for _ in range(2):
+        await asyncio.to_thread(once)
+    assert worker._ended.is_set()
+
+
+@pytest.mark.parametrize("cancels", [1, 2, 3])
+async def test_however_often_it_is_cancelled_the_worker_ends(store: Store, cancels: int) -> None:
+    """Cancelled at every step, several times in a row, the block is left, nothing is leased, and it can run again."""
+    registration = await register(store)
+
+    async def handle(_: Delivery) -> None:
+        await asyncio.sleep(0)
+
+    for turns in range(40):
+        await deliver(store, registration, body(event()))
+        worker = Worker(store, handle)
+
+        async def serve(worker: Worker = worker) -> None:
+            async with worker:
+                await worker.run()
+
+        serving = asyncio.create_task(serve())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for _ in range(cancels):
+            serving.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait({serving}, timeout=5)
+
+        assert serving.done()
+        assert worker._ended.is_set()
+        assert (await store.health()).leased == 0
+
+
 async def test_one_worker_runs_once_at_a_time(store: Store) -> None:
     """Running it twice at once is a clear error."""
     async with Worker(store, Handler()) as worker:
@@ -418,13 +596,36 @@ async def test_one_worker_runs_once_at_a_time(store: Store) -> None:
         await running
 
 
+NAN, INFINITY = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    "options", [{"concurrency": 0}, {"max_attempts": 0}, {"lease": 0}, {"poll": 0}, {"stop_timeout": -1}]
+    "options",
+    [
+        {"concurrency": 0},
+        {"concurrency": 2.5},
+        {"max_attempts": 0},
+        {"max_attempts": NAN},
+        {"lease": 0},
+        {"lease": INFINITY},
+        {"poll": 0},
+        {"poll": NAN},
+        {"stop_timeout": -1},
+        {"stop_timeout": "5"},
+    ],
+    ids=str,
 )
-def test_bad_options_are_refused(options: dict[str, int]) -> None:
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     """A worker that could not work is not made."""
     with pytest.raises(ConfigurationError):
-        Worker(MemoryStore(), Handler(), **options)  # type: ignore[arg-type]
+        Worker(MemoryStore(), Handler(), **options)
+
+
+@pytest.mark.parametrize("options", [{"first": -1}, {"first": INFINITY}, {"longest": NAN}, {"longest": 0}], ids=str)
+def test_bad_backoffs_are_refused(options: dict[str, Any]) -> None:
+    """Waits that a store could not keep are not made."""
+    with pytest.raises(ConfigurationError, match="number of seconds"):
+        Backoff(**options)
 
 
 @given(attempt=st.integers(1, 10_000), chance=st.floats(0, 1))
