@@ -17,7 +17,7 @@ from yarl import URL
 
 from asana_webhooks.cleanup import finish
 from asana_webhooks.client.operations import create_webhook, delete_webhook, get_webhooks
-from asana_webhooks.client.requests import CreateWebhookRequest
+from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
     AsanaError,
@@ -33,6 +33,8 @@ __all__ = ["EstablishedWebhook", "establish_webhook"]
 
 _SLACK_SECONDS: Final = 60.0
 """How long a pending registration outlives the longest create call."""
+_DELETE_SECONDS: Final = 15.0
+"""How long deleting a webhook that cannot be confirmed may take."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ class EstablishedWebhook:
     registration: str
     """The id of its registration in the store; ``store.close`` it after deleting the webhook."""
     orphans: int = 0
-    """Webhooks of earlier attempts that may exist and could not be found. Their deliveries are answered 404, and Asana
-    deletes them after 24 hours."""
+    """Webhooks of an earlier attempt that may exist and could not be found. Their deliveries are answered 404, and
+    Asana deletes them after 24 hours."""
 
 
 async def establish_webhook(
@@ -65,8 +67,10 @@ async def establish_webhook(
     A receiver must be listening at *public_url* already, in this process or another with the same store. So this
     cannot be awaited from an application's start-up hook, where the port is not open yet.
 
-    Awaits the store and one create call, at most two if the first one's outcome stays unknown. On failure or
-    cancellation the registration is closed again, so a handshake that is still under way comes to nothing.
+    Awaits the store and one create call; if its outcome stays unknown, also a list and a delete call to clear it up,
+    and a second create call. On failure or cancellation the registration is closed again, so a handshake that is
+    still under way comes to nothing. Registrations that an earlier process left open beyond their time are ended
+    first.
 
     Args:
         asana: the session to create it with.
@@ -79,29 +83,34 @@ async def establish_webhook(
     Raises:
         TargetRejectedError: Asana could not reach *public_url*, or got a wrong answer to its handshake.
         HandshakeMismatchError: the handshake came through somebody who changed it; the webhook is deleted again.
-        CreateOutcomeUnknownError: twice no answer told whether the webhook was created.
-        StoreError: the store failed; a webhook that was created by then is deleted again.
+        CreateOutcomeUnknownError: twice no answer told whether the webhook was created, or once, and the store could
+            not close its registration.
+        StoreError: the store failed; a webhook that was created by then is deleted again, or named in the log.
         ConfigurationError: an argument cannot work.
         AsanaError: whatever else `create_webhook` raises.
     """
     base = _check_public_url(public_url)
-    wanted = tuple(filters)
-    CreateWebhookRequest(resource=resource, target=str(base), filters=wanted)  # bad arguments fail before we begin
-    orphans = 0
+    wanted = _check_arguments(resource=resource, filters=filters, workspace=workspace)
+    await _sweep(store)
+    unclear: list[_Pending] = []
     for last in (False, True):
         pending = _Pending.at(base)
         try:
-            async with _open(store, pending, resource=resource, ttl=asana.timeout + _SLACK_SECONDS):
+            async with _registration(store, pending, resource=resource, ttl=asana.timeout + _SLACK_SECONDS):
                 created = await create_webhook(asana, resource=resource, target=pending.target, filters=wanted)
                 await _confirm(asana, store, pending, created)
         except CreateOutcomeUnknownError:
-            orphans += await _clear(asana, pending, resource=resource, workspace=workspace)
-            if last:
+            if not await _clear(asana, pending, resource=resource, workspace=workspace):
+                unclear.append(pending)
+            # Creating again is safe only after the registration is closed: no late handshake is echoed then.
+            if last or pending.echoed is None:
                 raise
         else:
             break
+    # What had not shown up in the workspace yet may be there by now.
+    orphans = [one for one in unclear if not await _clear(asana, one, resource=resource, workspace=workspace)]
     return EstablishedWebhook(
-        webhook=created.webhook, webhook_gid=created.webhook.gid, registration=pending.id, orphans=orphans
+        webhook=created.webhook, webhook_gid=created.webhook.gid, registration=pending.id, orphans=len(orphans)
     )
 
 
@@ -110,11 +119,34 @@ def _check_public_url(public_url: str) -> URL:
         url = URL(public_url)
     except (TypeError, ValueError):
         url = URL()
-    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
+    text = str(public_url)
+    is_plain = text.isprintable() and " " not in text
+    has_extras = url.query_string or url.fragment or url.user or url.password
+    if not is_plain or url.scheme not in ("http", "https") or not url.host or has_extras:
+        # The value is not shown: it may hold a password.
         raise ConfigurationError(
-            f"public_url must be an absolute URL without query like https://example.com/asana, not {public_url!r:.200}"
+            "public_url must be an absolute URL without user, query and fragment, such as https://example.com/asana"
         )
     return url
+
+
+def _check_arguments(
+    *, resource: str, filters: Iterable[WebhookFilter], workspace: str | None
+) -> tuple[WebhookFilter, ...]:
+    """Have the requests check what they will be made of, before anything is sent or stored."""
+    if not isinstance(filters, Iterable):
+        raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
+    wanted = tuple(filters)
+    CreateWebhookRequest(resource=resource, target="https://example.com/", filters=wanted)
+    if workspace is not None:
+        GetWebhooksRequest(workspace=workspace, resource=resource)
+    return wanted
+
+
+async def _sweep(store: Store) -> None:
+    """End what an earlier process left open; if Asana has a webhook for it, its deliveries are answered 404 now."""
+    for overdue in await store.sweep():
+        _log.warning("registration %.12s on %s was never confirmed, and has ended", overdue.id, overdue.resource)
 
 
 @define
@@ -124,8 +156,8 @@ class _Pending:
     id: str
     target: str
     confirmed: bool = False
-    echoed: bool = True
-    """Whether a handshake may have been echoed; known only once the registration is closed."""
+    echoed: bool | None = None
+    """Once the registration is closed: whether a handshake had been echoed. ``None`` while nobody knows."""
 
     @classmethod
     def at(cls, base: URL) -> "_Pending":
@@ -134,28 +166,30 @@ class _Pending:
 
 
 @asynccontextmanager
-async def _open(store: Store, pending: _Pending, *, resource: str, ttl: float) -> AsyncIterator[None]:
+async def _registration(store: Store, pending: _Pending, *, resource: str, ttl: float) -> AsyncIterator[None]:
     """Keep a registration open inside, and close it on the way out unless it was confirmed."""
     try:
         await store.open(pending.id, resource=resource, ttl=ttl)
         yield
     finally:
         if not pending.confirmed:
-            echoed = await finish(store.close(pending.id))
-            pending.echoed = echoed is not False
+            pending.echoed = await finish(store.close(pending.id))
 
 
 async def _confirm(asana: AsanaSession, store: Store, pending: _Pending, created: CreatedWebhook) -> None:
+    """Let the 201 decide; a webhook that cannot be confirmed is deleted again, whatever the reason."""
     gid = created.webhook.gid
-    deleted: bool | None = None
+    deleted = False
     try:
         if created.secret is not None:
             pending.confirmed = await store.confirm(pending.id, webhook_gid=gid, secret=created.secret)
     finally:
         if not pending.confirmed:
-            deleted = await finish(_delete(asana, gid))
+            deleted = await finish(_delete(asana, gid), seconds=_DELETE_SECONDS) is True
+            if not deleted:
+                _log.warning("webhook %s is left over: it could be neither confirmed nor deleted", gid)
     if not pending.confirmed:
-        raise HandshakeMismatchError(webhook_gid=gid, deleted=deleted is True)
+        raise HandshakeMismatchError(webhook_gid=gid, deleted=deleted)
 
 
 async def _delete(asana: AsanaSession, gid: str) -> bool:
@@ -166,14 +200,14 @@ async def _delete(asana: AsanaSession, gid: str) -> bool:
     return True
 
 
-async def _clear(asana: AsanaSession, pending: _Pending, *, resource: str, workspace: str | None) -> int:
-    """Undo a create request of unknown outcome; its registration is closed. Return how many webhooks it may leave."""
-    if not pending.echoed:
-        # Asana has not seen its handshake answered and never will, so it cannot finish this creation.
-        return 0
+async def _clear(asana: AsanaSession, pending: _Pending, *, resource: str, workspace: str | None) -> bool:
+    """Undo a create request of unknown outcome. Return whether certainly nothing is left of it."""
+    if pending.echoed is False:
+        # The registration is closed, and Asana has not seen its handshake answered: it cannot finish this creation.
+        return True
     if workspace is None:
         _log.warning("a webhook on %s may be left over; without a workspace it cannot be looked for", resource)
-        return 1
+        return False
     try:
         pager = get_webhooks(asana, workspace=workspace, resource=resource, opt_fields=("target",))
         found = [webhook.gid async for webhook in pager if webhook.target == pending.target]
@@ -181,5 +215,7 @@ async def _clear(asana: AsanaSession, pending: _Pending, *, resource: str, works
             await _delete(asana, gid)
     except AsanaError as error:
         _log.warning("a webhook on %s may be left over; looking for it failed: %s", resource, error)
-        return 1
-    return 0
+        return False
+    if not found:
+        _log.warning("a webhook on %s may still appear; it was not to be found", resource)
+    return bool(found)

@@ -1,6 +1,7 @@
 """establish_webhook against the fake: the handshake proposes, the 201 decides, and failures leave nothing open."""
 
 import asyncio
+import base64
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,14 +26,17 @@ from asana_webhooks import (
     StoreUnavailableError,
     TargetRejectedError,
     WebhookFilter,
+    WebhookPager,
     Worker,
     establish_webhook,
+    get_webhooks,
 )
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Registration, RegistrationState, Store, registration_id
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.serving import serve_receiver
 from tests.helpers.cancelling import cancel_at_every_step
+from tests.helpers.stores import Clock
 
 
 @frozen
@@ -195,14 +199,15 @@ async def test_a_201_that_does_not_fit_the_handshake_is_undone(do: str) -> None:
         assert await arrived(store) == []
 
 
-async def test_a_mismatch_that_cannot_be_undone_says_so() -> None:
-    """If deleting fails too, the error tells, and Asana deletes the webhook in its own time."""
+async def test_a_mismatch_that_cannot_be_undone_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """If deleting fails too, the error and the log tell, and Asana deletes the webhook in its own time."""
     async with scene(MemoryStore(), retry=RetryPolicy(attempts=1)) as here:
         here.fake.script(Fault(at="createWebhook", do="wrong_secret"), Fault(at="deleteWebhook", status=500))
         with pytest.raises(HandshakeMismatchError, match="Deleting it failed") as caught:
             await here.establish()
 
         assert not caught.value.deleted
+        assert f"webhook {caught.value.webhook_gid} is left over" in caplog.text
 
 
 async def test_a_mismatch_whose_webhook_is_gone_is_undone() -> None:
@@ -304,11 +309,96 @@ async def test_without_a_workspace_an_orphan_is_reported() -> None:
 
 
 async def test_a_search_that_fails_reports_the_orphan() -> None:
-    """If the workspace cannot be listed either, the webhook counts as left over."""
-    async with scene(MemoryStore(), retry=RetryPolicy(attempts=1)) as here:
-        here.fake.script(Fault(at="createWebhook", do="lose_answer"), Fault(at="getWebhooks", status=500))
+    """If the workspace cannot be listed, it is tried once more at the end; then the webhook counts as left over."""
+    for failures, orphans in ((1, 0), (2, 1)):
+        async with scene(MemoryStore(), retry=RetryPolicy(attempts=1)) as here:
+            lost = Fault(at="createWebhook", do="lose_answer")
+            here.fake.script(lost, Fault(at="getWebhooks", status=500, times=failures))
 
-        assert (await here.establish(workspace=here.fake.workspace)).orphans == 1
+            assert (await here.establish(workspace=here.fake.workspace)).orphans == orphans
+            assert len(here.fake.webhooks) == 1 + orphans
+
+
+async def test_only_the_webhook_of_this_very_target_is_deleted() -> None:
+    """Clearing up after a lost answer leaves all other webhooks on the resource alone."""
+    async with scene(MemoryStore()) as here:
+        first = await here.establish()
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        second = await here.establish(workspace=here.fake.workspace)
+
+        assert set(here.fake.webhooks) == {first.webhook_gid, second.webhook_gid}
+
+
+async def test_without_a_handshake_there_is_nothing_to_look_for() -> None:
+    """A request whose handshake never came cannot have created anything: no search, and nothing counts as left over."""
+    async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="reset"))
+        established = await here.establish()
+
+        assert established.orphans == 0
+        assert [one.operation for one in here.fake.requests] == ["createWebhook", "createWebhook"]
+
+
+@pytest.mark.parametrize(("blind_for", "orphans"), [(1, 0), (2, 1)])
+async def test_a_webhook_that_shows_up_late_is_found_in_the_end_or_counted(
+    blind_for: int, orphans: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty search proves nothing: it is repeated after the second create, and then reported."""
+    searches = 0
+
+    def blind(asana: AsanaSession, **options: Any) -> WebhookPager:
+        nonlocal searches
+        searches += 1
+        return get_webhooks(asana, **(options | ({"resource": "1331"} if searches <= blind_for else {})))
+
+    monkeypatch.setattr("asana_webhooks.subscriptions.establish.get_webhooks", blind)
+    async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        established = await here.establish(workspace=here.fake.workspace)
+
+        assert (established.orphans, len(here.fake.webhooks), searches) == (orphans, 1 + orphans, 2)
+
+
+async def test_it_is_not_created_again_while_its_registration_may_be_open() -> None:
+    """If the store cannot close the registration, a late handshake could still be echoed: two webhooks for one call."""
+    store = Remembering()
+    store.fail_close = True
+    async with scene(store) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        with pytest.raises(CreateOutcomeUnknownError):
+            await here.establish()
+
+        assert len(here.fake.requests) == 1
+
+
+async def test_what_an_earlier_process_left_open_is_ended_first(caplog: pytest.LogCaptureFixture) -> None:
+    """A process that died between its request and the 201 leaves a registration; the next establish sweeps it."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    async with scene(store) as here:
+        await store.open("a" * 64, resource="8675309", ttl=60)
+        clock.now += 61
+        await here.establish()
+
+        assert "never confirmed" in caplog.text
+        assert list(await store.sweep()) == []
+
+
+async def test_a_registration_outlives_the_call_and_its_endpoint_cannot_be_guessed() -> None:
+    """The deadline lies a minute behind the session's timeout, and the endpoint is 32 random bytes."""
+    clock = Clock()
+    async with scene(MemoryStore(clock=clock), timeout=30.0) as here:
+        hold = here.fake.hold("createWebhook", when="before_answer")
+        establishing = asyncio.create_task(here.establish())
+        await hold.reached()
+        target = here.fake.handshakes[0].target
+        pending = await here.store.find(registration_id(target.rpartition("/")[2]))
+        hold.release()
+        await establishing
+
+        assert pending is not None
+        assert pending.deadline == clock.now + 90
+        assert len(base64.urlsafe_b64decode(target.rpartition("/")[2] + "=")) == 32
 
 
 async def test_two_unknown_outcomes_are_given_up() -> None:
@@ -369,7 +459,14 @@ async def test_a_store_that_cannot_close_does_not_hide_the_reason() -> None:
         {"public_url": "https://example.com/?x=1"},
         {"public_url": "https://example.com/#x"},
         {"public_url": None},
+        {"public_url": "https://user:password@example.com/"},
+        {"public_url": "https://example.com/ a"},
+        {"public_url": "https://example.com/\n"},
         {"resource": "my project"},
+        {"workspace": "my workspace"},
+        {"workspace": 12},
+        {"filters": None},
+        {"filters": WebhookFilter(action="added")},
         {"filters": [WebhookFilter(action="added", fields=("due_on",))]},
     ],
     ids=str,
