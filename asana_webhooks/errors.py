@@ -17,7 +17,7 @@
     │   └── UnexpectedResponseError    an answer that is not what Asana documents
     ├── PaginationError                a walk over pages cannot go on
     │   ├── PaginationExpiredError     the offset is too old
-    │   └── PaginationRepeatedError    the same offset came twice
+    │   └── PaginationRepeatedError    the same offset came twice, or nothing new for 100 pages
     ├── NetworkError                   no usable answer arrived
     │   ├── ConnectionFailedError      refused, reset, cut off, unresolvable, bad TLS
     │   ├── DeadlineExceededError      the time for the whole call ran out
@@ -83,7 +83,7 @@ class AsanaError(Exception):
 
 
 class ConfigurationError(AsanaError, ValueError):
-    """An argument, a setting or a use of this package that cannot work; raised before anything is sent."""
+    """An argument or a setting that cannot work (raised before anything is sent), or a use that makes no sense."""
 
 
 def _times(attempts: int) -> str:
@@ -221,14 +221,16 @@ class PaginationExpiredError(PaginationError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class PaginationRepeatedError(PaginationError):
-    """The server sent an offset it had sent before, so the walk would never end."""
+    """The walk would never end: the server sent an offset twice, or page after page with nothing new."""
 
     items_so_far: int
     """How many items the walk had yielded."""
+    problem: str = "the server repeated an offset"
+    """How that shows."""
 
     def __str__(self) -> str:
         return (
-            f"getWebhooks: the server repeated an offset after {self.items_so_far} items, so the walk would never end. "
+            f"getWebhooks: {self.problem} after {self.items_so_far} items, so the walk would never end. "
             "Walk again from the start; if it stays, tell Asana's support."
         )
 
