@@ -283,7 +283,7 @@ class CreateOutcomeUnknownError(NetworkError):
     target: str = attrs.field(repr=False)
     """The target of the webhook that may exist."""
     sent_at: datetime
-    """When the request was sent, in UTC."""
+    """When the request was last sent, in UTC."""
 
     def __str__(self) -> str:
         return (

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from attrs import evolve
 
@@ -11,7 +11,10 @@ from asana_webhooks import errors, wire
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome, parse_retry_after
 
-__all__ = ["error_of", "hide", "outcome_of", "unknown_outcome"]
+__all__ = ["error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
+
+_MOST_DETAILS: Final = 10
+"""Errors read of one answer. Asana sends one or two; a page of thousands would flood a log."""
 
 _BY_STATUS: dict[int, type[errors.ResponseError]] = {
     400: errors.BadRequestError,
@@ -59,7 +62,7 @@ def outcome_of(
 
 def _error_details(body: bytes | None) -> tuple[wire.ErrorDetail, ...]:
     try:
-        return wire.decode_error_details(body or b"")
+        return wire.decode_error_details(body or b"")[:_MOST_DETAILS]
     except errors.PayloadError:  # a proxy's page, say: the status still tells enough
         return ()
 
@@ -73,6 +76,15 @@ def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "d
     if status in (400, 403) and re.search(r"remote server|\btarget\b|hostname", text):
         return "target"
     return ""
+
+
+def secrets_of(request: Request[Any], token: str) -> tuple[str, ...]:
+    """Return what no text about *request* may show: the token, and for a create its target and endpoint."""
+    if not isinstance(request, CreateWebhookRequest):
+        return (token,)
+    endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
+    # A short one is no secret, and cutting it out would spoil the message.
+    return (token, request.target, endpoint) if len(endpoint) >= 16 else (token, request.target)
 
 
 def hide(outcome: Outcome, secrets: Iterable[str]) -> Outcome:
@@ -107,18 +119,28 @@ def error_of(
         timeout: seconds the whole call was allowed.
         time_left: seconds of it that are left.
     """
-    if outcome.kind == "refused" and not 300 <= outcome.status < 400:
-        return _response_error(request, outcome, attempts)
-    if outcome.kind in ("refused", "garbled"):
-        problem = outcome.problem if outcome.kind == "garbled" else "it is a redirect, and redirects are never followed"
+    problem = _unexpected(outcome)
+    if problem:
         return errors.UnexpectedResponseError(
             operation=request.operation, status=outcome.status, attempts=attempts, problem=problem
         )
+    if outcome.kind == "refused":
+        return _response_error(request, outcome, attempts)
     if time_left <= 0:
         return errors.DeadlineExceededError(
             operation=request.operation, attempts=attempts, problem=outcome.problem, timeout=timeout
         )
     return errors.ConnectionFailedError(operation=request.operation, attempts=attempts, problem=outcome.problem)
+
+
+def _unexpected(outcome: Outcome) -> str:
+    if outcome.kind == "garbled":
+        return outcome.problem
+    if outcome.kind == "refused" and 300 <= outcome.status < 400:
+        return "it is a redirect, and redirects are never followed"
+    if outcome.kind == "refused" and outcome.status >= 600:
+        return "HTTP has no such status"
+    return ""
 
 
 def unknown_outcome(

@@ -9,7 +9,7 @@ Source: https://developers.asana.com/docs/pagination
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from attrs import evolve, field, frozen
 
@@ -25,6 +25,11 @@ from asana_webhooks.models import Webhook
 from asana_webhooks.wire import WebhookList
 
 __all__ = ["WebhookPage", "WebhookPager"]
+
+_MOST_STALE_PAGES: Final = 100
+"""Pages in a row with no webhook that is new, after which a walk is given up. Some come empty; so many do not."""
+
+_LEFT: Final = "a pager with prefetch=True works only inside its 'async with', which was left; walk again in a new one"
 
 
 @frozen(kw_only=True)
@@ -42,31 +47,34 @@ class WebhookPager:
 
     ``async for webhook in pager`` yields webhooks, ``async for page in pager.pages()`` pages. Each loop is a walk of
     its own from the start (or from *offset*). No webhook comes twice in a walk. Leaving a loop early, or being
-    cancelled in it, leaves nothing behind.
+    cancelled in it, leaves nothing behind, and a cancelled step can be taken again. A walk belongs to one task at a
+    time.
 
     With prefetch the next page is fetched while the last one is being worked on. That is a task, and tasks need an
-    owner: ``async with pager`` is required then, and cancels what is still being fetched on the way out.
+    owner: ``async with pager`` is required then, and cancels what is still being fetched on the way out; the walks
+    begun in it end there.
 
     Raises, while it is walked, whatever `AsanaSession.send` does, and:
         PaginationExpiredError: an offset became too old.
-        PaginationRepeatedError: the server sent an offset a second time.
+        PaginationRepeatedError: the server sent an offset a second time, or 100 pages in a row with nothing new.
+        ConfigurationError: two tasks walk on with one iterator, or it is used after its ``async with``.
     """
 
     def __init__(self, session: AsanaSession, request: GetWebhooksRequest, *, prefetch: bool = False) -> None:
         self._session = session
         self._request = request
         self._prefetch = prefetch
-        self._entered = False
+        self._visit: object | None = None  # stands for one 'async with'; its walks end with it
         self._tasks: set[asyncio.Task[WebhookList]] = set()
 
     async def __aenter__(self) -> Self:
-        self._entered = True
+        self._visit = object()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered = False
+        self._visit = None
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -77,9 +85,14 @@ class WebhookPager:
 
     def pages(self) -> AsyncIterator[WebhookPage]:
         """Return an iterator over the pages of a new walk."""
-        if self._prefetch and not self._entered:
+        if not self._prefetch:
+            return _Pages(self._request.offset, fetch=self._fetch)
+        visit = self._visit
+        if visit is None:
             raise ConfigurationError("a pager with prefetch=True needs 'async with pager:' around its loops")
-        return _Pages(self._request.offset, fetch=self._fetch, spawn=self._spawn if self._prefetch else None)
+        return _Pages(
+            self._request.offset, fetch=self._fetch, spawn=self._spawn, may_go_on=lambda: self._visit is visit
+        )
 
     async def _fetch(self, offset: str | None, items_so_far: int) -> WebhookList:
         try:
@@ -109,43 +122,82 @@ class _Pages:
         offset: str | None,
         *,
         fetch: Callable[[str | None, int], Coroutine[Any, Any, WebhookList]],
-        spawn: Callable[[Coroutine[Any, Any, WebhookList]], "asyncio.Task[WebhookList]"] | None,
+        spawn: Callable[[Coroutine[Any, Any, WebhookList]], "asyncio.Task[WebhookList]"] | None = None,
+        may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
         self._offset = offset
         self._fetch = fetch
         self._spawn = spawn
+        self._may_go_on = may_go_on
         self._ahead: asyncio.Task[WebhookList] | None = None
+        self._page: WebhookPage | None = None
         self._offsets_used: set[str | None] = set()
         self._gids: set[str] = set()
+        self._stale = 0
         self._finished = False
+        self._busy = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> WebhookPage:
+        if self._busy:
+            raise ConfigurationError("two tasks walk on with one iterator; give each a walk of its own")
+        self._busy = True
+        try:
+            return await self._next()
+        finally:
+            self._busy = False
+
+    async def _next(self) -> WebhookPage:
+        # Whatever is cancelled here, the next call goes on where this one stood: a page that has come is kept.
+        if not self._may_go_on():
+            raise ConfigurationError(_LEFT)
+        if self._page is None:
+            self._check_for_an_end()
+            self._page = self._take(await self._fetch_next())
+            self._fetch_ahead()
+        if self._ahead is not None:
+            await asyncio.sleep(0)  # puts the request on the wire even if the loop's body never awaits
+        page, self._page = self._page, None
+        return page
+
+    def _check_for_an_end(self) -> None:
         if self._finished:
             raise StopAsyncIteration
         if self._offset in self._offsets_used:
             raise PaginationRepeatedError(items_so_far=len(self._gids))
-        fetched = await self._fetch_next()
+        if self._stale >= _MOST_STALE_PAGES:
+            problem = f"the server sent {self._stale} pages in a row with nothing new"
+            raise PaginationRepeatedError(items_so_far=len(self._gids), problem=problem)
+
+    def _take(self, fetched: WebhookList) -> WebhookPage:
         self._offsets_used.add(self._offset)
-        items = tuple(webhook for webhook in fetched.data if webhook.gid not in self._gids)
-        self._gids.update(webhook.gid for webhook in items)
+        new: dict[str, Webhook] = {}
+        for webhook in fetched.data:
+            if webhook.gid not in self._gids:
+                new.setdefault(webhook.gid, webhook)
+        self._gids.update(new)
+        self._stale = 0 if new else self._stale + 1
         # Only next_page tells whether more follow; a short page says nothing.
         self._finished = fetched.next_page is None
         self._offset = None if fetched.next_page is None else fetched.next_page.offset
-        await self._fetch_ahead()
-        return WebhookPage(items=items, next_offset=self._offset)
+        return WebhookPage(items=tuple(new.values()), next_offset=self._offset)
 
     async def _fetch_next(self) -> WebhookList:
+        if self._ahead is None:
+            return await self._fetch(self._offset, len(self._gids))
+        await asyncio.wait({self._ahead})  # unlike awaiting the task itself, this leaves it alone when cancelled
         ahead, self._ahead = self._ahead, None
-        return await (ahead or self._fetch(self._offset, len(self._gids)))
+        if ahead.cancelled():
+            raise ConfigurationError(_LEFT)
+        return ahead.result()
 
-    async def _fetch_ahead(self) -> None:
-        if self._spawn is None or self._finished or self._offset in self._offsets_used:
+    def _fetch_ahead(self) -> None:
+        if self._spawn is None or not self._may_go_on():
             return
-        self._ahead = self._spawn(self._fetch(self._offset, len(self._gids)))
-        await asyncio.sleep(0)  # puts the request on the wire even if the loop's body never awaits
+        if not self._finished and self._offset not in self._offsets_used and self._stale < _MOST_STALE_PAGES:
+            self._ahead = self._spawn(self._fetch(self._offset, len(self._gids)))
 
 
 class _Items:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
 from attrs import field, frozen
-from yarl import URL
 
 from asana_webhooks import wire
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.client.options import is_encodable, parse_url
+from asana_webhooks.errors import ConfigurationError, PayloadError
 from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
 
 __all__ = [
@@ -65,10 +65,7 @@ def _check_gid(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None
 
 
 def _check_target(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    try:
-        url = URL(value)
-    except (TypeError, ValueError):
-        url = URL()
+    url = parse_url(value)
     printable = isinstance(value, str) and value.isprintable() and " " not in value
     if not (printable and url.scheme in ("http", "https") and url.host):
         # The value itself is not shown: the last segment of a target tells whose secret it is.
@@ -81,11 +78,20 @@ def _check_filters(_: object, _attribute: "attrs.Attribute[Any]", value: Any) ->
     for one in value:
         if not isinstance(one, WebhookFilter):
             raise ConfigurationError(f"filters must be WebhookFilter objects, not {type(one).__name__}")
-        if one.fields is not None and isinstance(one.fields, str):
-            raise ConfigurationError(f"fields must be a tuple of names, not the text {one.fields!r:.80}")
+        _check_members(one)
         # "This field is only valid for `action` of type `changed`": https://developers.asana.com/reference/createwebhook
         if one.fields and one.action != "changed":
             raise ConfigurationError(f"a filter with fields needs action='changed', not {one.action!r:.80}")
+
+
+def _check_members(one: WebhookFilter) -> None:
+    for name in ("resource_type", "resource_subtype", "action"):
+        value = getattr(one, name)
+        if value is not None and not is_encodable(value):
+            raise ConfigurationError(f"a filter's {name} must be a text such as 'task', not {value!r:.80}")
+    fields: Any = one.fields  # whatever was given, hints or not
+    if fields is not None and not (isinstance(fields, tuple) and all(map(is_encodable, fields))):
+        raise ConfigurationError(f"a filter's fields must be a tuple of names, not {fields!r:.80}")
 
 
 def _check_opt_fields(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -103,7 +109,7 @@ def _check_page_size(_: object, _attribute: "attrs.Attribute[Any]", value: Any) 
 
 
 def _check_offset(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    if value is not None and (not isinstance(value, str) or not value):
+    if value is not None and (value == "" or not is_encodable(value)):
         raise ConfigurationError("offset must be the next_offset of an earlier page, or None to start")
 
 
@@ -122,7 +128,7 @@ class Request(Generic[AnswerT]):
     @property
     def path(self) -> str:
         """The path below the base URL."""
-        return self.path_template
+        return self.path_template.format(**attrs.asdict(self, recurse=False))
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
@@ -167,11 +173,6 @@ class _OnOneWebhook(_WithFields[AnswerT]):
     path_template = "/webhooks/{webhook_gid}"
 
     webhook_gid: str = field(validator=_check_gid)
-
-    @property
-    def path(self) -> str:
-        """The path below the base URL."""
-        return f"/webhooks/{self.webhook_gid}"
 
 
 @frozen(kw_only=True)
@@ -232,7 +233,10 @@ class GetWebhooksRequest(_WithFields[wire.WebhookList]):
 
     def answer(self, body: bytes) -> wire.WebhookList:
         """Read the body of a successful answer."""
-        return wire.decode_webhook_list(body)
+        page = wire.decode_webhook_list(body)
+        if page.next_page is not None and not page.next_page.offset:
+            raise PayloadError(problem="Expected an offset, got an empty text", path="$.next_page.offset")
+        return page
 
 
 @frozen(kw_only=True)
@@ -262,11 +266,6 @@ class DeleteWebhookRequest(Request[None]):
     path_template = "/webhooks/{webhook_gid}"
 
     webhook_gid: str = field(validator=_check_gid)
-
-    @property
-    def path(self) -> str:
-        """The path below the base URL."""
-        return f"/webhooks/{self.webhook_gid}"
 
     def answer(self, body: bytes) -> None:
         """Nothing: Asana answers with an empty object, so there is nothing to learn from it and nothing to refuse."""

@@ -13,11 +13,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
+import attrs
 from attrs import field, frozen
 
+from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.wire import ErrorDetail
 
 __all__ = ["Outcome", "RetryPolicy", "Verdict", "parse_retry_after", "verdict"]
+
+
+def _check_count(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{attribute.name} must be a whole number of at least 1, not {value!r:.80}")
+
+
+def _check_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    # A wait of nothing is fine; a time limit of nothing would let nothing happen.
+    is_wait = attribute.name.startswith("wait_")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (value == 0 and not is_wait):
+        bound = "0 or more" if is_wait else "more than 0"
+        raise ConfigurationError(f"{attribute.name} must be seconds, {bound}, not {value!r:.80}")
 
 
 @frozen(kw_only=True)
@@ -26,19 +42,22 @@ class RetryPolicy:
 
     The wait before attempt n+1 is random between 0 and ``min(wait_max, wait_initial * 2**(n-1))``; if Asana asked for
     more with ``Retry-After``, it is that plus up to a tenth. A wait that would pass the call's deadline is not begun.
+
+    Raises:
+        ConfigurationError: a number of attempts below 1, or a time that is negative or not finite.
     """
 
-    attempts: int = 4
+    attempts: int = field(default=4, validator=_check_count)
     """How often one call is sent at the most."""
-    create_attempts: int = 2
+    create_attempts: int = field(default=2, validator=_check_count)
     """The same for createWebhook, which is repeated only when nothing can have been created."""
-    wait_initial: float = 0.5
-    wait_max: float = 20.0
-    connect_timeout: float = 10.0
+    wait_initial: float = field(default=0.5, validator=_check_seconds)
+    wait_max: float = field(default=20.0, validator=_check_seconds)
+    connect_timeout: float = field(default=10.0, validator=_check_seconds)
     """For one connection to be made."""
-    attempt_timeout: float = 30.0
+    attempt_timeout: float = field(default=30.0, validator=_check_seconds)
     """For one attempt, from asking the token to the last byte of the answer."""
-    create_attempt_timeout: float = 45.0
+    create_attempt_timeout: float = field(default=45.0, validator=_check_seconds)
     """The same for createWebhook, because Asana waits for the handshake inside the call."""
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False)

@@ -6,51 +6,34 @@ import os
 import ssl as ssl_module
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from datetime import UTC, datetime
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
 import aiohttp
-from yarl import URL
 
-from asana_webhooks.client.answers import error_of, hide, outcome_of, unknown_outcome
+from asana_webhooks.client.answers import error_of, unknown_outcome
 from asana_webhooks.client.auth import TokenProvider, check_token, token_provider
-from asana_webhooks.client.requests import CreateWebhookRequest, DeleteWebhookRequest, Request
+from asana_webhooks.client.exchange import Line, Sendings, exchange
+from asana_webhooks.client.options import (
+    DEFAULT_BASE_URL,
+    check_base_url,
+    check_headers,
+    check_proxy,
+    check_timeout,
+)
+from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome, RetryPolicy, verdict
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.version import __version__
 
 __all__ = ["DEFAULT_BASE_URL", "AsanaSession"]
 
-DEFAULT_BASE_URL: Final = "https://app.asana.com/api/1.0"
-"""Source: https://developers.asana.com/docs/overview"""
-
-_MAX_ANSWER: Final = 32 * 1024 * 1024
-"""Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB."""
+_HEADERS: Final = {"User-Agent": f"asana-webhooks/{__version__}", "Accept": "application/json"}
+_CLOSED: Final = "this AsanaSession is closed; make a new one"
 
 _log = logging.getLogger(__name__)
 
 AnswerT = TypeVar("AnswerT")
-
-
-def _check_base_url(text: str) -> str:
-    try:
-        url = URL(text)
-    except (TypeError, ValueError):
-        url = URL()
-    if not url.host or url.query_string or url.fragment or url.user:
-        raise ConfigurationError(f"base_url must look like {DEFAULT_BASE_URL}: a scheme, a host and a path, no more")
-    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
-        raise ConfigurationError("base_url must be https, or the token could be read on the way (http: loopback only)")
-    return str(url).rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class AsanaSession:
@@ -66,12 +49,14 @@ class AsanaSession:
         base_url: by default the environment's ``ASANA_BASE_URL``, else Asana's own. https; http only to loopback.
         timeout: seconds one whole call may take, with all its attempts, waits and reading.
         retry: how often and how patiently to send again.
-        limiter: an async context manager to enter for every attempt, such as ``aiolimiter.AsyncLimiter(150, 60)``.
+        limiter: an async context manager to enter for every attempt, such as ``aiolimiter.AsyncLimiter(150, 60)``;
+            only *timeout* bounds how long it takes.
         http: a lent ``aiohttp.ClientSession``; it is used as it is and never closed.
         proxy: the URL of an HTTP proxy.
         ssl: how to verify Asana's certificate; verification itself cannot be switched off.
-        trust_env: whether to take proxies and credentials from the environment, as aiohttp does.
-        headers: headers to send with every request, besides ours.
+        trust_env: whether to take proxies from the environment, as aiohttp does; proxies only: a ``.netrc`` entry for
+            Asana's host is refused.
+        headers: headers to send with every request, besides ours. They may replace ``User-Agent`` and ``Accept``.
 
     Raises:
         ConfigurationError: an argument cannot work.
@@ -95,28 +80,27 @@ class AsanaSession:
         trust_env: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        if not timeout > 0:
-            raise ConfigurationError(f"timeout must be more than 0 seconds, not {timeout!r:.80}")
-        if http is not None and trust_env:
-            raise ConfigurationError("trust_env belongs to the lent http session; set it there")
+        if http is not None:
+            _check_lent(http, trust_env=trust_env)
         if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
             raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be switched off")
+        if limiter is not None and not isinstance(limiter, AbstractAsyncContextManager):
+            raise ConfigurationError(f"limiter must be an async context manager, not {type(limiter).__name__}")
+        if base_url is None:
+            base_url = os.environ.get("ASANA_BASE_URL") or DEFAULT_BASE_URL
         self._token = token_provider(token)
-        self._base_url = _check_base_url(base_url or os.environ.get("ASANA_BASE_URL") or DEFAULT_BASE_URL)
-        self._timeout = timeout
-        self._retry = retry or RetryPolicy()
+        self._base_url = check_base_url(base_url)
+        self._timeout = check_timeout(timeout)
+        self._retry = RetryPolicy() if retry is None else retry
         self._limiter = limiter
         self._http = http
         self._owns_http = http is None
-        self._proxy = proxy
+        self._proxy = check_proxy(proxy)
         self._ssl: ssl_module.SSLContext | bool = True if ssl is None else ssl
         self._trust_env = trust_env
-        self._headers = {
-            "User-Agent": f"asana-webhooks/{__version__}",
-            "Accept": "application/json",
-            **(headers or {}),
-        }
+        self._headers = check_headers(headers, _HEADERS)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls: set[asyncio.Timeout] = set()
         self._closed = False
 
     @property
@@ -139,15 +123,22 @@ class AsanaSession:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the session; closing twice is fine. A lent http session stays open."""
+        """Close the session; closing twice is fine. A lent http session stays open.
+
+        Calls that are still open end at once, wherever they wait, with `ConfigurationError`; a create request that
+        was sent already with `CreateOutcomeUnknownError`.
+        """
         self._closed = True
+        calls, self._calls = self._calls, set()
+        for call in calls:
+            call.reschedule(0)  # a time long past
         if self._owns_http and self._http is not None:
             await self._http.close()
 
     def _open(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._closed:
-            raise ConfigurationError("this AsanaSession is closed; make a new one")
+            raise ConfigurationError(_CLOSED)
         if self._loop is None:
             self._loop = loop
         if self._loop is not loop:
@@ -172,23 +163,39 @@ class AsanaSession:
             ConnectionFailedError: no answer could be had.
             DeadlineExceededError: the time for the whole call ran out.
             CreateOutcomeUnknownError: a create request may or may not have been executed.
-            ConfigurationError: the session is closed or belongs to another loop, or its token cannot be used.
+            ConfigurationError: the session is closed (before or during the call) or belongs to another loop, its
+                token cannot be used, or aiohttp refuses to send.
         """
+        self._open()
+        sendings = Sendings()
+        try:
+            async with asyncio.timeout(None) as scope:  # has no time limit until aclose() gives it one
+                self._calls.add(scope)
+                try:
+                    return await self._send(request, sendings)
+                finally:
+                    self._calls.discard(scope)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        if isinstance(request, CreateWebhookRequest) and sendings.count:
+            lost = Outcome(kind="lost", problem="the session was closed before an answer came")
+            raise unknown_outcome(request, lost, attempts=sendings.count, sent_at=sendings.last)
+        raise ConfigurationError(_CLOSED)
+
+    async def _send(self, request: Request[AnswerT], sendings: Sendings) -> AnswerT:
         policy = self._retry
         deadline = policy.clock() + self._timeout
-        sent_at = datetime.now(UTC)
         attempt = 0
-        maybe_done = False
         while True:
             attempt += 1
-            outcome, sendings = await self._attempt(request, deadline - policy.clock())
+            outcome = await self._attempt(request, deadline - policy.clock(), sendings)
             time_left = deadline - policy.clock()
-            maybe_done = maybe_done or sendings > 1
             decision = verdict(
                 request.operation,
                 outcome,
                 attempt=attempt,
-                maybe_done=maybe_done,
+                maybe_done=sendings.count > 1,
                 time_left=time_left,
                 policy=policy,
             )
@@ -196,119 +203,57 @@ class AsanaSession:
                 answer: AnswerT = outcome.answer
                 return answer
             if decision.action == "unknown":
-                raise unknown_outcome(request, outcome, attempts=attempt, sent_at=sent_at)
+                raise unknown_outcome(request, outcome, attempts=attempt, sent_at=sendings.last)
             if decision.action == "raise":
                 raise error_of(request, outcome, attempts=attempt, timeout=self._timeout, time_left=time_left)
             _log.info("%s: %s; sending again in %.2f seconds", request.operation, outcome.problem, decision.wait)
-            maybe_done = maybe_done or outcome.kind != "not_sent"
             await policy.sleep(decision.wait)
 
-    async def _attempt(self, request: Request[Any], time_left: float) -> tuple[Outcome, int]:
-        """Send once. Return what it came to, and how often the request went out (aiohttp repeats some by itself)."""
+    async def _attempt(self, request: Request[Any], time_left: float, sendings: Sendings) -> Outcome:
         creating = isinstance(request, CreateWebhookRequest)
-        limit = min(self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout, time_left)
-        http = self._open()
-        sendings = _Sendings()
+        limit = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
+        line = Line(
+            http=self._open(),
+            base_url=self._base_url,
+            headers=self._headers,
+            proxy=self._proxy,
+            ssl=self._ssl,
+            connect_timeout=self._retry.connect_timeout,
+        )
+        before = sendings.count
+        now = asyncio.get_running_loop().time
+        began, end = now(), now() + max(time_left, 0)
+        waiting_for = "the session's limiter let nothing through"
         try:
-            async with asyncio.timeout(max(limit, 0)) as scope:
+            async with asyncio.timeout_at(end) as scope, nullcontext() if self._limiter is None else self._limiter:
+                # How long a limiter takes is no sign of trouble, so only the whole call's time bounds it.
+                began, end = now(), min(end, now() + limit)
+                scope.reschedule(end)
+                waiting_for = "the token provider gave no token"
                 token = await self._ask_token()
-                async with self._limiter or nullcontext():
-                    outcome = await self._exchange(http, request, token, sendings)
+                waiting_for = "no answer"
+                outcome = await exchange(line, request, token, sendings)
         except TimeoutError:
             if not scope.expired():  # the limiter's own
                 raise
-            kind: Literal["lost", "not_sent"] = "lost" if sendings.count else "not_sent"
-            outcome = Outcome(kind=kind, problem=f"no answer within {limit:.1f} seconds")
-        return outcome, sendings.count
+            kind: Literal["lost", "not_sent"] = "lost" if sendings.count > before else "not_sent"
+            outcome = Outcome(kind=kind, problem=f"{waiting_for} within {end - began:.1f} seconds")
+        return outcome
 
     async def _ask_token(self) -> str:
         try:
             token = await self._token()
         except AsanaError:
             raise
-        except Exception as error:
-            raise ConfigurationError(f"the token provider failed with {type(error).__name__}") from error
+        except Exception as error:  # noqa: BLE001 - a provider may raise anything, and in it may be the token
+            raise ConfigurationError(f"the token provider failed with {type(error).__name__}") from None
         return check_token(token)
 
-    async def _exchange(
-        self, http: aiohttp.ClientSession, request: Request[Any], token: str, sendings: "_Sendings"
-    ) -> Outcome:
-        body = request.body()
-        headers = self._headers | {"Authorization": f"Bearer {token}"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        # Only a DELETE's 404 depends on the count. A lent session keeps its own middlewares.
-        counting = isinstance(request, DeleteWebhookRequest) and self._owns_http
-        options: dict[str, Any] = {"middlewares": (sendings.note,)} if counting else {}
-        sendings.count = 0 if counting else 1
-        try:
-            async with http.request(
-                request.method,
-                URL(self._base_url + request.path).with_query(request.query()),
-                data=body,
-                headers=headers,
-                allow_redirects=False,  # a redirect could carry headers and body to another host
-                raise_for_status=False,  # its error would hold the token
-                proxy=self._proxy,
-                ssl=self._ssl,
-                timeout=aiohttp.ClientTimeout(total=None, connect=self._retry.connect_timeout),
-                **options,
-            ) as response:
-                outcome = outcome_of(
-                    request,
-                    response.status,
-                    await _read(response),
-                    retry_after=response.headers.getall("Retry-After", ()),
-                    date=response.headers.get("Date"),
-                )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
-            sendings.count = 0
-            return Outcome(kind="not_sent", problem=_problem(error))
-        except (aiohttp.ClientError, OSError) as error:
-            return Outcome(kind="lost", problem=_problem(error))
-        return hide(outcome, _secrets(request, token))
 
-
-class _Sendings:
-    """How often a request went out: aiohttp silently repeats some once when a kept-alive connection breaks."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    async def note(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        self.count += 1
-        return await handler(request)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """Return the whole body, or ``None`` if it was cut off or is too long; such a connection is not used again."""
-    body = bytearray()
-    try:
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > _MAX_ANSWER:
-                response.close()
-                return None
-    except (aiohttp.ClientError, OSError):
-        return None
-    return bytes(body)
-
-
-def _problem(error: Exception) -> str:
-    # Only what names host and port is quoted: other errors of aiohttp hold the whole request, token included.
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"{error}"[:300]
-    return {
-        aiohttp.ServerDisconnectedError: "the connection was closed before an answer came",
-        aiohttp.ClientOSError: "the connection was reset",
-        aiohttp.ConnectionTimeoutError: "no connection could be made in time",
-        aiohttp.ClientHttpProxyError: "the proxy refused the connection",
-    }.get(type(error), f"the exchange failed with {type(error).__name__}")
-
-
-def _secrets(request: Request[Any], token: str) -> tuple[str, ...]:
-    if not isinstance(request, CreateWebhookRequest):
-        return (token,)
-    endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
-    # A short one is no secret, and cutting it out would spoil the message.
-    return (token, request.target, endpoint) if len(endpoint) >= 16 else (token, request.target)
+def _check_lent(http: object, *, trust_env: bool) -> None:
+    if not isinstance(http, aiohttp.ClientSession):
+        raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(http).__name__}")
+    if trust_env:
+        raise ConfigurationError("trust_env belongs to the lent http session; set it there")
+    if http.auth is not None:
+        raise ConfigurationError("the lent http session has auth=, which cannot go with a token; lend one without")

@@ -197,6 +197,8 @@ BY_STATUS: dict[int, type[errors.ResponseError]] = {
     307: errors.UnexpectedResponseError,
     308: errors.UnexpectedResponseError,
     399: errors.UnexpectedResponseError,
+    600: errors.UnexpectedResponseError,
+    999: errors.UnexpectedResponseError,
 }
 
 
@@ -255,6 +257,13 @@ class TestErrorOfAStatus:
 
         assert isinstance(error, errors.UnexpectedResponseError)
         assert (error.problem, error.status, error.attempts) == ("Expected `str`, got `int` @ $.data.gid", 200, 3)
+
+    def test_messages_are_bounded(self) -> None:
+        """An answer with thousands of errors does not flood a log."""
+        error = error_for(GET, 400, refused(400, *(f"no {number}" for number in range(5000))))
+
+        assert isinstance(error, errors.BadRequestError)
+        assert error.messages == tuple(f"no {number}" for number in range(10))
 
 
 class TestErrorOfCreate:

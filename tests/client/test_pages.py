@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -15,6 +18,7 @@ from asana_webhooks.errors import (
     PaginationExpiredError,
     PaginationRepeatedError,
     ServerError,
+    UnexpectedResponseError,
 )
 from tests.helpers.servers import ScriptedServer, answer, errors, scripted_server
 
@@ -30,6 +34,23 @@ def page(*gids: str, then: str | None = None, uri: str = "https://evil.example/s
 
 def session(server: ScriptedServer, **options: Any) -> AsanaSession:
     return AsanaSession(TOKEN, base_url=server.url, **({"retry": ONCE} | options))
+
+
+@asynccontextmanager
+async def offset_server(pages: dict[str | None, bytes]) -> AsyncIterator[str]:
+    """Serve each page to whoever asks with its offset; yields the base URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+                writer.write(pages[parse_qs(urlsplit(target).query).get("offset", [None])[0]])
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def test_webhooks_come_in_order_over_all_pages() -> None:
@@ -218,3 +239,123 @@ async def test_arguments_are_checked_before_the_loop() -> None:
         for bad in ({"page_size": 0}, {"page_size": 101}, {"workspace": "x"}, {"offset": ""}):
             with pytest.raises(ConfigurationError):
                 get_webhooks(asana, **({"workspace": "1"} | bad))
+
+
+async def test_a_page_that_holds_a_webhook_twice_yields_it_once() -> None:
+    """No webhook comes twice, not even within a page."""
+    async with scripted_server(page("1", "1", "2", "1")) as server, session(server) as asana:
+        assert [webhook.gid async for webhook in get_webhooks(asana, workspace="1")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+async def test_two_tasks_on_one_iterator_are_told_so(prefetch: bool) -> None:
+    """The second gets a clear error, and the first loses nothing."""
+    async with scripted_server(page("1", then="a"), page("2")) as server, session(server) as asana:
+        async with get_webhooks(asana, workspace="1", prefetch=prefetch) as pager:
+            walk = aiter(pager)
+            first = asyncio.ensure_future(anext(walk))
+            await server.got_request.wait()
+            with pytest.raises(ConfigurationError, match="two tasks"):
+                await anext(walk)
+            assert [(await first).gid] + [webhook.gid async for webhook in walk] == ["1", "2"]
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+async def test_a_step_that_was_cancelled_anywhere_can_be_taken_again(prefetch: bool) -> None:
+    """Wherever a step is cancelled, the walk goes on with no page lost and none twice."""
+    wanted = ["1", "2", "3"]
+    steps = [page("1", then="a"), page("2", then="b"), page("3")]
+    for turns in range(60):
+        by_offset = dict(zip([None, "a", "b"], steps, strict=True))
+        async with offset_server(by_offset) as url, AsanaSession(TOKEN, base_url=url, retry=ONCE) as asana:
+            async with get_webhooks(asana, workspace="1", prefetch=prefetch) as pager:
+                walk = aiter(pager)
+                seen = []
+                for _ in range(3):
+                    step = asyncio.ensure_future(anext(walk))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    step.cancel()
+                    await asyncio.wait({step})
+                    if not step.cancelled():
+                        seen.append(step.result().gid)
+                assert seen + [webhook.gid async for webhook in walk] == wanted
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_iterator_ends_with_its_async_with(again: bool) -> None:
+    """After it nobody would end its task, and a later block is not its own."""
+    async with scripted_server(page("1", then="a"), page("2", then="b"), page("3")) as server, session(server) as asana:
+        pager = get_webhooks(asana, workspace="1", prefetch=True)
+        async with pager:
+            walk = aiter(pager)
+            await anext(walk)
+        before = asyncio.all_tasks()
+        if again:
+            await pager.__aenter__()
+        with pytest.raises(ConfigurationError, match="async with"):
+            await anext(walk)
+        assert asyncio.all_tasks() <= before
+
+
+async def test_an_iterator_that_was_not_begun_ends_with_its_async_with_too() -> None:
+    """Nothing is asked for any more."""
+    async with scripted_server(page("1", then="a"), page("2")) as server, session(server) as asana:
+        async with get_webhooks(asana, workspace="1", prefetch=True) as pager:
+            walk = aiter(pager)
+        with pytest.raises(ConfigurationError, match="async with"):
+            await anext(walk)
+
+        assert server.requests == []
+
+
+async def test_a_page_that_comes_after_the_block_fetches_no_other() -> None:
+    """A task would have no owner any more."""
+    async with scripted_server(page("1", then="a"), page("2")) as server, session(server) as asana:
+        async with get_webhooks(asana, workspace="1", prefetch=True) as pager:
+            first = asyncio.ensure_future(anext(aiter(pager)))
+            await server.got_request.wait()
+            assert not first.done()
+        assert (await first).gid == "1"
+        assert pager._tasks == set()
+
+
+async def test_who_waits_for_a_page_when_the_block_ends_is_told_so() -> None:
+    """The cancelled task is not taken for the waiter's own cancellation, and it has ended when the block is left."""
+    async with scripted_server(page("1", then="a"), "hang") as server, session(server) as asana:
+        async with get_webhooks(asana, workspace="1", prefetch=True) as pager:
+            walk = aiter(pager)
+            await anext(walk)
+            server.got_request.clear()
+            waiting = asyncio.ensure_future(anext(walk))
+            await server.got_request.wait()
+            ahead = set(pager._tasks)
+        assert len(ahead) == 1
+        assert all(task.done() for task in ahead)
+        with pytest.raises(ConfigurationError, match="async with"):
+            await waiting
+
+
+async def test_an_empty_offset_is_the_servers_fault() -> None:
+    """Nobody can ask with it."""
+    async with scripted_server(page("1", then="")) as server, session(server) as asana:
+        with pytest.raises(UnexpectedResponseError, match=r"\$\.next_page\.offset"):
+            async for _ in get_webhooks(asana, workspace="1"):
+                continue
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+async def test_ever_new_offsets_with_nothing_new_end(prefetch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hands out offsets for ever is stopped; a few empty pages are not."""
+    monkeypatch.setattr("asana_webhooks.client.pages._MOST_STALE_PAGES", 3)
+    steps = [page("1", then="a"), page(then="b"), page(then="c"), page("2", then="d")]
+    steps += [page("1", "2", then=offset) for offset in "efghij"]
+    async with scripted_server(*steps) as server, session(server) as asana:
+        seen = []
+        async with get_webhooks(asana, workspace="1", prefetch=prefetch) as pager:
+            with pytest.raises(PaginationRepeatedError, match="3 pages in a row with nothing new after 2 items"):
+                async for webhook in pager:
+                    seen.append(webhook.gid)  # noqa: PERF401 - what came before the error counts
+
+        assert seen == ["1", "2"]
+        assert len(server.requests) == 7

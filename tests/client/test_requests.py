@@ -338,7 +338,7 @@ class TestBadInput:
     def test_fields_as_one_text(self) -> None:
         """One name without the tuple would be taken apart into letters."""
         one: Any = WebhookFilter(action="changed", fields="due_on")  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match=r"^fields must be a tuple of names, not the text 'due_on'"):
+        with pytest.raises(ConfigurationError, match=r"^a filter's fields must be a tuple of names, not 'due_on'"):
             UpdateWebhookRequest(webhook_gid="7", filters=(one,))
 
     @pytest.mark.parametrize("name", ["", "a b", "a,b", "Target", "a&b=c", "a\n", "ü", 5, None], ids=repr)
@@ -418,3 +418,38 @@ class TestValues:
     def test_template_is_safe_to_log(self, request_: Request[Any]) -> None:
         """The template of a path holds no gid."""
         assert not any(letter.isdigit() for letter in request_.path_template)
+
+
+class TestFilterMembers:
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"resource_type": 5},
+            {"resource_subtype": b"x"},
+            {"action": ["changed"]},
+            {"resource_type": "\ud800"},
+            {"action": "changed", "fields": {"a": 1}},
+            {"action": "changed", "fields": ["a"]},
+            {"action": "changed", "fields": (1,)},
+            {"action": "changed", "fields": ("\ud800",)},
+        ],
+        ids=repr,
+    )
+    def test_wrong_types(self, members: dict[str, Any]) -> None:
+        """What no JSON text can be made of is refused when the request is made."""
+        with pytest.raises(ConfigurationError, match="a filter's"):
+            CreateWebhookRequest(resource="21", target=TARGET, filters=(WebhookFilter(**members),))
+        with pytest.raises(ConfigurationError, match="a filter's"):
+            UpdateWebhookRequest(webhook_gid="7", filters=(WebhookFilter(**members),))
+
+
+def test_an_offset_that_cannot_be_sent() -> None:
+    """Half a surrogate pair fits into no URL."""
+    with pytest.raises(ConfigurationError, match="offset"):
+        GetWebhooksRequest(workspace="1", offset="\ud800")
+
+
+def test_a_page_with_an_empty_offset() -> None:
+    """It is no offset anyone could ask with."""
+    with pytest.raises(PayloadError, match="empty"):
+        LIST.answer(b'{"data": [], "next_page": {"offset": ""}}')

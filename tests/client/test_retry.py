@@ -5,12 +5,14 @@ import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, parse_retry_after, verdict
+from asana_webhooks.errors import ConfigurationError
 
 OPERATIONS = ["getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook", "createWebhook"]
 
@@ -430,3 +432,29 @@ class TestRetryAfter:
         value, date = format_datetime(end, usegmt=True), format_datetime(begin, usegmt=True)
 
         assert parse_retry_after([value], date) == float(seconds)
+
+
+class TestPolicy:
+    @pytest.mark.parametrize("name", ["attempts", "create_attempts"])
+    @pytest.mark.parametrize("value", [0, -1, 1.5, True, "4", None, math.inf], ids=repr)
+    def test_attempts(self, name: str, value: Any) -> None:
+        """At least one, and whole."""
+        with pytest.raises(ConfigurationError, match=f"^{name} must be"):
+            RetryPolicy(**{name: value})
+
+    @pytest.mark.parametrize(
+        "name", ["wait_initial", "wait_max", "connect_timeout", "attempt_timeout", "create_attempt_timeout"]
+    )
+    @pytest.mark.parametrize("value", [-1, -0.1, math.inf, math.nan, True, "1", None], ids=repr)
+    def test_seconds(self, name: str, value: Any) -> None:
+        """Finite and not negative."""
+        with pytest.raises(ConfigurationError, match=f"^{name} must be"):
+            RetryPolicy(**{name: value})
+
+    @pytest.mark.parametrize("name", ["connect_timeout", "attempt_timeout", "create_attempt_timeout"])
+    def test_no_time_at_all(self, name: str) -> None:
+        """Nothing can be done in no time, but waits may be none."""
+        zero: dict[str, Any] = {name: 0}
+        assert RetryPolicy(wait_initial=0, wait_max=0).wait_max == 0
+        with pytest.raises(ConfigurationError, match=f"^{name} must be"):
+            RetryPolicy(**zero)

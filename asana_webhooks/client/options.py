@@ -1,0 +1,112 @@
+"""What may be given to a session: its address, headers, proxy and time. Values in, checked values or an error out."""
+
+import math
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any, Final
+
+from yarl import URL
+
+from asana_webhooks.errors import ConfigurationError
+
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "check_base_url",
+    "check_headers",
+    "check_proxy",
+    "check_timeout",
+    "is_encodable",
+    "parse_url",
+]
+
+DEFAULT_BASE_URL: Final = "https://app.asana.com/api/1.0"
+"""Source: https://developers.asana.com/docs/overview"""
+
+_OURS: Final = frozenset({"authorization", "content-length", "content-type", "transfer-encoding"})
+
+
+def parse_url(value: Any) -> URL:
+    """Return *value* as a URL, and what is none as the empty URL, which has neither scheme nor host."""
+    try:
+        return URL(value)
+    except (TypeError, ValueError):
+        return URL()
+
+
+def is_encodable(text: object) -> bool:
+    """Tell whether *text* is a text that UTF-8 can write: half a surrogate pair is not."""
+    try:
+        return isinstance(text, str) and text.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def check_base_url(text: object) -> str:
+    """Return *text* without a slash at the end if the token can be sent there safely.
+
+    Raises:
+        ConfigurationError: it is no https URL (or http to loopback) of a scheme, a host and a path alone.
+    """
+    url = parse_url(text)
+    if not url.host or url.query_string or url.fragment or "@" in str(text):
+        raise ConfigurationError(f"base_url must look like {DEFAULT_BASE_URL}: a scheme, a host and a path, no more")
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
+        raise ConfigurationError("base_url must be https, or the token could be read on the way (http: loopback only)")
+    return str(url).rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_headers(headers: object, defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return *headers* with those of *defaults* that they do not name themselves, in whatever case.
+
+    Raises:
+        ConfigurationError: they are no mapping of names to values that HTTP can carry, or name what only we can know.
+    """
+    if headers is None:
+        return dict(defaults)
+    if not isinstance(headers, Mapping):
+        raise ConfigurationError(f"headers must be a mapping of names to values, not {type(headers).__name__}")
+    for name, value in headers.items():
+        # RFC 9110, 5.6.2: what a header's name is made of
+        if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+", name):
+            raise ConfigurationError(f"the names of headers must be texts such as 'Asana-Enable', not {name!r:.80}")
+        if name.lower() in _OURS:
+            raise ConfigurationError(f"the header {name} is set for every request by itself; the token goes in token=")
+        # The value is not shown: it may be a credential.
+        if not isinstance(value, str) or not value.isprintable():
+            raise ConfigurationError(f"the header {name} must be a text without line breaks or control characters")
+    given = {name.lower() for name in headers}
+    return {name: value for name, value in defaults.items() if name.lower() not in given} | dict(headers)
+
+
+def check_proxy(proxy: object) -> str | None:
+    """Return *proxy* if it is ``None`` or the URL of a proxy.
+
+    Raises:
+        ConfigurationError: it is anything else.
+    """
+    if proxy is None:
+        return None
+    url = parse_url(proxy)
+    if not isinstance(proxy, str) or url.scheme not in ("http", "https") or not url.host:
+        # It is not shown: it may hold a password.
+        raise ConfigurationError("proxy must be the URL of an HTTP proxy, such as http://proxy.example:3128")
+    return proxy
+
+
+def check_timeout(seconds: object) -> float:
+    """Return *seconds* if they are a finite number above 0.
+
+    Raises:
+        ConfigurationError: they are anything else.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ConfigurationError(f"timeout must be a number of seconds above 0, not {seconds!r:.80}")
+    return seconds

@@ -1,0 +1,534 @@
+"""What was sent and what was not: hidden repeats, connections that never were, refusals of aiohttp, and closing."""
+
+import asyncio
+import socket
+import ssl
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import pytest
+
+from asana_webhooks.client.requests import (
+    CreateWebhookRequest,
+    DeleteWebhookRequest,
+    GetWebhookRequest,
+    UpdateWebhookRequest,
+)
+from asana_webhooks.client.retry import RetryPolicy
+from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.errors import (
+    AsanaError,
+    ConfigurationError,
+    ConnectionFailedError,
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    ForbiddenError,
+    NotFoundError,
+    UnexpectedResponseError,
+)
+from tests.helpers.servers import Step, answer, errors, scripted_server
+
+TOKEN = "2/1331/7654:0123456789abcdef"
+OK = answer(200, {"data": {"gid": "43214"}})
+EMPTY = answer(200, {"data": {}})
+GET = GetWebhookRequest(webhook_gid="43214")
+PUT = UpdateWebhookRequest(webhook_gid="43214", filters=())
+DELETE = DeleteWebhookRequest(webhook_gid="43214")
+CREATE = CreateWebhookRequest(resource="8675309", target="https://example.com/asana/S3cretEndpoint_0123456789")
+GONE = errors(404, "webhook: Unknown object: 43214")
+
+
+def quick(**changes: Any) -> RetryPolicy:
+    return RetryPolicy(**({"wait_initial": 0, "create_attempts": 1} | changes))
+
+
+def session(url: str, **options: Any) -> AsanaSession:
+    return AsanaSession(TOKEN, base_url=url, **({"retry": quick()} | options))
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[int]:
+    """Take connections and never say a word; yields the port."""
+    over = asyncio.Event()
+
+    async def listen(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        over.set()
+
+
+class TestHiddenRepeats:
+    @pytest.mark.parametrize("warm", [False, True])
+    async def test_of_a_delete_on_a_lent_session(self, warm: bool) -> None:
+        """A 404 to aiohttp's own second DELETE means that the first had worked, on lent sessions too."""
+        steps: list[Step] = [OK, "close", GONE] if warm else ["close", GONE]
+        async with scripted_server(*steps) as server, aiohttp.ClientSession() as http:
+            async with session(server.url, http=http) as asana:
+                if warm:
+                    await asana.send(GET)
+                await asana.send(DELETE)
+
+            assert [seen.method for seen in server.requests][-2:] == ["DELETE", "DELETE"]
+
+    async def test_that_finds_no_server_was_sent_once_all_the_same(self) -> None:
+        """A DELETE whose hidden repeat is refused a connection may have worked: the next 404 is a success."""
+        servers: list[asyncio.Server] = []
+        seen: list[bytes] = []
+
+        async def vanish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            servers[0].close()
+            writer.close()
+
+        async def say_gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(GONE)
+            writer.close()
+
+        async def come_back(_: float) -> None:
+            servers.append(await asyncio.start_server(say_gone, "127.0.0.1", port))
+
+        servers.append(await asyncio.start_server(vanish, "127.0.0.1", 0))
+        port = servers[0].sockets[0].getsockname()[1]
+        async with session(f"http://127.0.0.1:{port}/api/1.0", retry=quick(sleep=come_back)) as asana:
+            await asana.send(DELETE)
+        for server in servers:
+            server.close()
+            await server.wait_closed()
+
+        assert [head[:6] for head in seen] == [b"DELETE", b"DELETE"]
+
+    @pytest.mark.parametrize("lent", [False, True])
+    async def test_are_not_seen_where_there_were_none(self, lent: bool) -> None:
+        """One DELETE and one 404 is no success, on a connection that was kept either."""
+        async with scripted_server(OK, GONE) as server, aiohttp.ClientSession() as http:
+            async with session(server.url, http=http if lent else None) as asana:
+                await asana.send(GET)
+                with pytest.raises(NotFoundError):
+                    await asana.send(DELETE)
+
+    async def test_a_refused_connection_does_not_count(self) -> None:
+        """After a connection that could not be made, the first DELETE that is sent is the first."""
+        async with scripted_server(GONE) as server:
+            ports = iter([1, server.port])
+
+            async def redirect(request: Any, handler: Any) -> Any:
+                request.url = request.url.with_port(next(ports))
+                return await handler(request)
+
+            async with aiohttp.ClientSession(middlewares=(redirect,)) as http, session(server.url, http=http) as asana:
+                with pytest.raises(NotFoundError) as caught:
+                    await asana.send(DELETE)
+
+            assert caught.value.attempts == 2
+            assert len(server.requests) == 1
+
+    async def test_a_delete_carries_nothing(self) -> None:
+        """The body that counts is empty and has no type."""
+        async with scripted_server(EMPTY) as server, session(server.url) as asana:
+            await asana.send(DELETE)
+
+            assert server.requests[0].headers["content-length"] == "0"
+            assert "content-type" not in server.requests[0].headers
+
+
+class TestNotSent:
+    """A create that never had a connection is repeated like anything else, and its error is no riddle."""
+
+    async def test_connection_that_is_never_taken(self) -> None:
+        """A full backlog."""
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            fillers = [socket.socket() for _ in range(4)]
+            for one in fillers:
+                one.setblocking(False)
+                with suppress(BlockingIOError):
+                    one.connect(full.getsockname())
+            url = f"http://127.0.0.1:{full.getsockname()[1]}/api/1.0"
+            async with session(url, retry=quick(create_attempt_timeout=0.1)) as asana:
+                with pytest.raises(ConnectionFailedError, match="no answer within"):
+                    await asana.send(CREATE)
+            for one in fillers:
+                one.close()
+
+    @pytest.mark.parametrize("limit", ["connect_timeout", "create_attempt_timeout"])
+    async def test_tls_that_never_begins(self, limit: str) -> None:
+        """A server that takes the connection and says nothing; either limit ends it."""
+        async with silent_server() as port:
+            async with session(f"https://127.0.0.1:{port}", retry=quick(**{limit: 0.05})) as asana:
+                with pytest.raises(ConnectionFailedError):
+                    await asana.send(CREATE)
+
+    async def test_exhausted_pool(self) -> None:
+        """A lent session with no connection to spare."""
+        async with scripted_server("hang") as server:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as http:
+                async with session(server.url, http=http, retry=quick(create_attempt_timeout=0.05)) as asana:
+                    busy = asyncio.create_task(asana.send(GET))
+                    await server.got_request.wait()
+                    with pytest.raises(ConnectionFailedError):
+                        await asana.send(CREATE)
+                    busy.cancel()
+                    await asyncio.wait({busy})
+
+            assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("step", [answer(502, b""), "close"], ids=["refused", "closed"])
+    async def test_proxy_that_fails(self, step: Step) -> None:
+        """The CONNECT of a proxy is not the request."""
+        async with scripted_server(step) as proxy:
+            async with session("https://asana.invalid", proxy=f"http://127.0.0.1:{proxy.port}") as asana:
+                with pytest.raises(ConnectionFailedError):
+                    await asana.send(CREATE)
+
+            assert proxy.requests[0].method == "CONNECT"
+
+
+class TestLimits:
+    async def test_attempts_and_creates_have_their_own(self) -> None:
+        """One attempt may take attempt_timeout, a create create_attempt_timeout."""
+        async with scripted_server("hang") as server:
+            async with session(server.url, retry=quick(attempts=2, attempt_timeout=0.05)) as asana:
+                with pytest.raises(ConnectionFailedError, match=r"within 0\.\d seconds \(2 attempts\)"):
+                    await asana.send(GET)
+            async with session(server.url, retry=quick(create_attempt_timeout=0.05)) as asana:
+                with pytest.raises((CreateOutcomeUnknownError, ConnectionFailedError)):
+                    await asana.send(CREATE)
+
+    async def test_a_slow_limiter_is_named(self) -> None:
+        """Whoever waits for the limiter is not sent to look for a broken network."""
+
+        class Stuck:
+            async def __aenter__(self) -> Self:
+                await asyncio.Event().wait()
+                return self
+
+            async def __aexit__(self, *_: object) -> None: ...
+
+        async with session("http://127.0.0.1:1", limiter=Stuck(), timeout=0.05) as asana:
+            with pytest.raises(DeadlineExceededError, match="limiter let nothing through") as caught:
+                await asana.send(CREATE)
+
+        assert "DNS" not in str(caught.value)
+
+    async def test_a_slow_limiter_takes_nothing_from_the_attempt(self) -> None:
+        """Waiting one's turn may take longer than one attempt."""
+
+        class Slow:
+            async def __aenter__(self) -> Self:
+                await asyncio.sleep(0.1)
+                return self
+
+            async def __aexit__(self, *_: object) -> None: ...
+
+        async with scripted_server(OK) as server:
+            retry = quick(attempts=1, attempt_timeout=0.05)
+            async with session(server.url, limiter=Slow(), retry=retry) as asana:
+                await asana.send(GET)
+
+    async def test_a_limiter_that_is_false_is_a_limiter(self) -> None:
+        """Its truth says nothing."""
+
+        class Empty:
+            entered = 0
+
+            def __bool__(self) -> bool:
+                return False
+
+            async def __aenter__(self) -> Self:
+                self.entered += 1
+                return self
+
+            async def __aexit__(self, *_: object) -> None: ...
+
+        limiter = Empty()
+        async with scripted_server(OK) as server, session(server.url, limiter=limiter) as asana:
+            await asana.send(GET)
+
+        assert limiter.entered == 1
+
+    async def test_sent_at_is_when_the_last_one_went_out(self) -> None:
+        """Not when the call began: an attempt may have been refused before."""
+
+        async def wait(_: float) -> None:
+            await asyncio.sleep(0.1)
+
+        began = datetime.now(UTC)
+        async with scripted_server(errors(429, "Slow down"), "close") as server:
+            async with session(server.url, retry=quick(create_attempts=2, sleep=wait)) as asana:
+                with pytest.raises(CreateOutcomeUnknownError) as caught:
+                    await asana.send(CREATE)
+
+        assert timedelta(seconds=0.1) <= caught.value.sent_at - began <= datetime.now(UTC) - began
+
+
+class TestRefusals:
+    """What aiohttp refuses to send is the caller's to mend, said without the token and without aiohttp's error."""
+
+    async def _refused(self, asana: AsanaSession, match: str) -> None:
+        with pytest.raises(ConfigurationError, match=match) as caught:
+            await asana.send(CREATE)
+
+        shown = "".join(traceback.format_exception(caught.value))
+        assert TOKEN not in shown
+        assert "canary" not in shown
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+    async def test_netrc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """trust_env is for proxies; a login for the same host cannot go with a token."""
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login user password canary\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        async with scripted_server(OK) as server, session(server.url, trust_env=True) as asana:
+            await self._refused(asana, "netrc")
+
+            assert server.requests == []
+
+    async def test_session_closed_by_its_owner(self) -> None:
+        """While the token is asked, say."""
+        http = aiohttp.ClientSession()
+
+        async def provide() -> str:
+            await http.close()
+            return TOKEN
+
+        async with AsanaSession(provide, base_url="http://127.0.0.1:1", http=http) as asana:
+            await self._refused(asana, "lent http session must be open")
+
+    async def test_anything_else(self) -> None:
+        """Whatever a lent session's middleware raises of the kind."""
+
+        async def fail(request: aiohttp.ClientRequest, handler: Any) -> Any:
+            raise ValueError(request.headers)
+
+        async with aiohttp.ClientSession(middlewares=(fail,)) as http:
+            async with session("http://127.0.0.1:1", http=http) as asana:
+                await self._refused(asana, "ValueError")
+
+    async def test_after_it_was_sent(self) -> None:
+        """Then nobody knows what came of a create."""
+
+        async def fail(request: aiohttp.ClientRequest, handler: Any) -> Any:
+            await handler(request)
+            raise ValueError(request.headers)
+
+        async with scripted_server(OK) as server, aiohttp.ClientSession(middlewares=(fail,)) as http:
+            async with session(server.url, http=http) as asana:
+                with pytest.raises(CreateOutcomeUnknownError, match="ValueError"):
+                    await asana.send(CREATE)
+
+    async def test_provider(self) -> None:
+        """An error of the token provider may hold the token, so it is named and not chained."""
+
+        async def fail() -> str:
+            raise LookupError(TOKEN)
+
+        async with AsanaSession(fail, base_url="http://127.0.0.1:1") as asana:
+            await self._refused(asana, "LookupError")
+
+
+def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
+    """It cannot be used here; no RuntimeError of asyncio comes through."""
+
+    async def lend() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def use(http: aiohttp.ClientSession) -> None:
+        async with scripted_server(OK) as server, session(server.url, http=http) as asana:
+            with pytest.raises(ConfigurationError, match="event loop that uses it"):
+                await asana.send(GET)
+
+    with asyncio.Runner() as first:
+        http = first.run(lend())
+        with asyncio.Runner() as second:
+            second.run(use(http))
+        first.run(http.close())
+
+
+class TestClosing:
+    async def test_ends_what_waits_between_attempts(self) -> None:
+        """Nobody sleeps on for a session that is closed."""
+        sleeping = asyncio.Event()
+
+        async def sleep(_: float) -> None:
+            sleeping.set()
+            await asyncio.Event().wait()
+
+        async with scripted_server(errors(503, "Busy")) as server:
+            asana = session(server.url, retry=quick(sleep=sleep))
+            call = asyncio.create_task(asana.send(GET))
+            await sleeping.wait()
+            await asana.aclose()
+            with pytest.raises(ConfigurationError, match="closed"):
+                await call
+
+            assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("lent", [False, True])
+    @pytest.mark.parametrize(
+        ("request_", "kind"),
+        [(GET, ConfigurationError), (DELETE, ConfigurationError), (CREATE, CreateOutcomeUnknownError)],
+        ids=["get", "delete", "create"],
+    )
+    async def test_ends_what_is_under_way(self, request_: Any, kind: type[AsanaError], lent: bool) -> None:
+        """Its connection goes, nothing is repeated, and a create that was sent says so."""
+        async with scripted_server("hang") as server, aiohttp.ClientSession() as http:
+            asana = session(server.url, http=http if lent else None)
+            call = asyncio.create_task(asana.send(request_))
+            await server.got_request.wait()
+            await asana.aclose()
+            with pytest.raises(kind, match="closed"):
+                await call
+            await server.gone.wait()
+            await asana.aclose()
+
+            assert len(server.requests) == 1
+
+    async def test_ends_what_waits_for_its_token(self) -> None:
+        """Nothing is sent any more, and no RuntimeError of aiohttp comes through."""
+        asked, given = asyncio.Event(), asyncio.Event()
+
+        async def provide() -> str:
+            asked.set()
+            await given.wait()
+            return TOKEN
+
+        async with scripted_server(OK) as server:
+            asana = AsanaSession(provide, base_url=server.url)
+            call = asyncio.create_task(asana.send(CREATE))
+            await asked.wait()
+            await asana.aclose()
+            given.set()
+            with pytest.raises(ConfigurationError, match="closed"):
+                await call
+
+            assert server.requests == []
+
+    async def test_does_not_hide_a_cancellation(self) -> None:
+        """Who is cancelled at the same time is cancelled."""
+        async with scripted_server("hang") as server:
+            asana = session(server.url)
+            call = asyncio.create_task(asana.send(GET))
+            await server.got_request.wait()
+            call.cancel()
+            await asana.aclose()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+
+class TestWhatAiohttpIsGiven:
+    async def test_proxy(self) -> None:
+        """Requests go to the proxy, which alone reaches the host."""
+        async with scripted_server(OK) as proxy:
+            async with session("http://127.0.0.1:1/api", proxy=f"http://127.0.0.1:{proxy.port}") as asana:
+                await asana.send(GET)
+
+            assert proxy.requests[0].headers["host"] == "127.0.0.1:1"
+
+    @pytest.mark.parametrize("trusting", [False, True])
+    async def test_proxy_of_the_environment(self, trusting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is used only by those who trust the environment."""
+        async with scripted_server(OK) as proxy:
+            for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+                monkeypatch.delenv(name, raising=False)
+            monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+            monkeypatch.setenv("NETRC", "/dev/null")
+            async with session("http://127.0.0.1:1/api", trust_env=trusting) as asana:
+                if trusting:
+                    await asana.send(GET)
+                else:
+                    with pytest.raises(ConnectionFailedError):
+                        await asana.send(GET)
+
+            assert len(proxy.requests) == trusting
+
+    async def test_ssl(self) -> None:
+        """The context that was given greets the server."""
+        greetings: list[bytes] = []
+
+        async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            greetings.append(await reader.read(4096))
+            writer.close()
+
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["our-own-context"])
+        server = await asyncio.start_server(listen, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, session(f"https://127.0.0.1:{port}", ssl=context) as asana:
+            with pytest.raises(ConnectionFailedError):
+                await asana.send(CREATE)
+
+        assert b"our-own-context" in greetings[0]
+
+    async def test_no_cookies(self) -> None:
+        """What one answer sets does not come back with the next request."""
+        setting = answer(200, {"data": {"gid": "43214"}}, headers={"Set-Cookie": "a=b"})
+        async with scripted_server(setting) as server:
+            url = server.url.replace("127.0.0.1", "localhost")  # jars refuse cookies of bare addresses
+            async with session(url) as asana:
+                await asana.send(GET)
+                await asana.send(GET)
+
+            assert len(server.requests) == 2
+            assert "cookie" not in server.requests[1].headers
+
+    @pytest.mark.parametrize("secret", [CREATE.target, CREATE.target.rpartition("/")[2], TOKEN])
+    async def test_words_that_echo_a_secret(self, secret: str) -> None:
+        """Target, endpoint and token are cut out of what Asana says."""
+        async with scripted_server(errors(403, f"cannot use {secret} here")) as server, session(server.url) as asana:
+            with pytest.raises(ForbiddenError) as caught:
+                await asana.send(CREATE)
+
+        assert caught.value.messages == ("cannot use *** here",)
+
+    async def test_a_short_target_is_cut_out_too(self) -> None:
+        """Its endpoint is too short to be cut out alone, but not the whole."""
+        create = CreateWebhookRequest(resource="21", target="https://example.com/hook")
+        async with scripted_server(errors(403, f"no hook at {create.target}")) as server:
+            async with session(server.url) as asana:
+                with pytest.raises(ForbiddenError) as caught:
+                    await asana.send(create)
+
+        assert caught.value.messages == ("no hook at ***",)
+
+    async def test_two_retry_afters(self) -> None:
+        """Two that differ mean nothing, so neither is obeyed."""
+        headers = {"Retry-After": "3600", "retry-after": "0"}
+        async with scripted_server(errors(429, "Slow down", headers=headers), OK) as server:
+            async with session(server.url) as asana:
+                await asana.send(GET)
+
+    async def test_retry_after_is_read_against_date(self) -> None:
+        """An HTTP-date is counted from the answer's own Date."""
+        waits: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+
+        headers = {"Retry-After": "Fri, 02 Jan 2026 03:04:35 GMT", "Date": "Fri, 02 Jan 2026 03:04:05 GMT"}
+        async with scripted_server(errors(429, "Slow down", headers=headers), OK) as server:
+            async with session(server.url, retry=quick(sleep=sleep, random=lambda: 0.0)) as asana:
+                await asana.send(GET)
+
+        assert waits == [30.0]
+
+    async def test_an_answer_that_is_far_too_long_ends_its_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody reads on, so the connection cannot be used again."""
+        monkeypatch.setattr("asana_webhooks.client.exchange._MAX_ANSWER", 1000)
+        async with scripted_server(answer(200, b"x" * 30_000_000), OK) as server:
+            async with session(server.url, retry=quick(attempts=1)) as asana:
+                with pytest.raises(UnexpectedResponseError, match="far too long"):
+                    await asana.send(GET)
+                await asana.send(GET)
+
+            assert server.connections == 2
