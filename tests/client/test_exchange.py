@@ -6,7 +6,7 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -226,15 +226,17 @@ class TestLimits:
 
         class Slow:
             async def __aenter__(self) -> Self:
-                await asyncio.sleep(0.1)
+                turn = asyncio.Event()
+                asyncio.get_running_loop().call_later(0.6, turn.set)
+                await turn.wait()
                 return self
 
             async def __aexit__(self, *_: object) -> None: ...
 
         async with scripted_server(OK) as server:
-            retry = quick(attempts=1, attempt_timeout=0.05)
+            retry = quick(attempts=1, attempt_timeout=0.5)
             async with session(server.url, limiter=Slow(), retry=retry) as asana:
-                await asana.send(GET)
+                assert (await asana.send(GET)).gid == "43214"
 
     async def test_a_limiter_that_is_false_is_a_limiter(self) -> None:
         """Its truth says nothing."""
@@ -259,23 +261,23 @@ class TestLimits:
 
     async def test_sent_at_is_when_the_last_one_went_out(self) -> None:
         """Not when the call began: an attempt may have been refused before."""
+        waited_at = []
 
         async def wait(_: float) -> None:
-            await asyncio.sleep(0.1)
+            waited_at.append(datetime.now(UTC))
 
-        began = datetime.now(UTC)
         async with scripted_server(errors(429, "Slow down"), "close") as server:
             async with session(server.url, retry=quick(create_attempts=2, sleep=wait)) as asana:
                 with pytest.raises(CreateOutcomeUnknownError) as caught:
                     await asana.send(CREATE)
 
-        assert timedelta(seconds=0.1) <= caught.value.sent_at - began <= datetime.now(UTC) - began
+        assert waited_at[0] <= caught.value.sent_at <= datetime.now(UTC)
 
 
 class TestRefusals:
     """What aiohttp refuses to send is the caller's to mend, said without the token and without aiohttp's error."""
 
-    async def _refused(self, asana: AsanaSession, match: str) -> None:
+    async def check_refused(self, asana: AsanaSession, match: str) -> None:
         with pytest.raises(ConfigurationError, match=match) as caught:
             await asana.send(CREATE)
 
@@ -290,7 +292,7 @@ class TestRefusals:
         netrc.write_text("machine 127.0.0.1 login user password canary\n")
         monkeypatch.setenv("NETRC", str(netrc))
         async with scripted_server(OK) as server, session(server.url, trust_env=True) as asana:
-            await self._refused(asana, "netrc")
+            await self.check_refused(asana, "netrc")
 
             assert server.requests == []
 
@@ -303,7 +305,7 @@ class TestRefusals:
             return TOKEN
 
         async with AsanaSession(provide, base_url="http://127.0.0.1:1", http=http) as asana:
-            await self._refused(asana, "lent http session must be open")
+            await self.check_refused(asana, "lent http session must be open")
 
     async def test_anything_else(self) -> None:
         """Whatever a lent session's middleware raises of the kind."""
@@ -313,7 +315,7 @@ class TestRefusals:
 
         async with aiohttp.ClientSession(middlewares=(fail,)) as http:
             async with session("http://127.0.0.1:1", http=http) as asana:
-                await self._refused(asana, "ValueError")
+                await self.check_refused(asana, "ValueError")
 
     async def test_after_it_was_sent(self) -> None:
         """Then nobody knows what came of a create."""
@@ -334,7 +336,7 @@ class TestRefusals:
             raise LookupError(TOKEN)
 
         async with AsanaSession(fail, base_url="http://127.0.0.1:1") as asana:
-            await self._refused(asana, "LookupError")
+            await self.check_refused(asana, "LookupError")
 
 
 def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
@@ -507,6 +509,8 @@ class TestWhatAiohttpIsGiven:
         async with scripted_server(errors(429, "Slow down", headers=headers), OK) as server:
             async with session(server.url) as asana:
                 await asana.send(GET)
+
+            assert len(server.requests) == 2
 
     async def test_retry_after_is_read_against_date(self) -> None:
         """An HTTP-date is counted from the answer's own Date."""

@@ -274,7 +274,7 @@ async def test_the_deadline_bounds_the_whole_call() -> None:
 
 async def test_a_create_at_its_deadline_is_of_unknown_outcome() -> None:
     """The request was sent, so running out of time says nothing about the webhook."""
-    async with asking("hang", timeout=0.05, retry=RetryPolicy()) as (asana, _, _):
+    async with asking("hang", timeout=0.5, retry=RetryPolicy()) as (asana, _, _):
         with pytest.raises(CreateOutcomeUnknownError, match="no answer within"):
             await asana.send(CREATE)
 
