@@ -26,7 +26,7 @@ from asana_webhooks.client.retry import Outcome, RetryPolicy, verdict
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.version import __version__
 
-__all__ = ["DEFAULT_BASE_URL", "AsanaSession"]
+__all__ = ["AsanaSession"]
 
 _HEADERS: Final = {"User-Agent": f"asana-webhooks/{__version__}", "Accept": "application/json"}
 _CLOSED: Final = "this AsanaSession is closed; make a new one"

@@ -17,6 +17,7 @@ from yarl import URL
 
 from asana_webhooks.cleanup import finish
 from asana_webhooks.client.operations import create_webhook, delete_webhook, get_webhooks
+from asana_webhooks.client.options import parse_url
 from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
@@ -115,11 +116,7 @@ async def establish_webhook(
 
 
 def _check_public_url(public_url: str) -> URL:
-    try:
-        url = URL(public_url)
-    except (TypeError, ValueError):
-        url = URL()
-    text = str(public_url)
+    url, text = parse_url(public_url), str(public_url)
     is_plain = text.isprintable() and " " not in text
     has_extras = url.query_string or url.fragment or url.user or url.password
     if not is_plain or url.scheme not in ("http", "https") or not url.host or has_extras:
