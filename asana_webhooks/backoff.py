@@ -1,6 +1,5 @@
-"""How long a failed delivery waits for its next attempt, and the checks of a worker's numbers. Decisions only."""
+"""How long a failed delivery waits for its next attempt. Decisions only."""
 
-import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -8,33 +7,13 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.checks import check_seconds
 
-__all__ = ["Backoff", "check_count", "check_seconds"]
-
-
-def check_seconds(name: str, value: Any, *, or_none_at_all: bool = False) -> None:
-    """Refuse what is no finite number of seconds above 0 (or 0, with *or_none_at_all*).
-
-    Raises:
-        ConfigurationError: *value* is not.
-    """
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or not (value or or_none_at_all):
-        raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r:.80}")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is no whole number of at least 1.
-
-    Raises:
-        ConfigurationError: *value* is not.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number of at least 1, not {value!r:.80}")
+__all__ = ["Backoff"]
 
 
 def _is_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    check_seconds(attribute.name, value)
+    check_seconds(attribute.name, value, zero=False)
 
 
 @frozen(kw_only=True)

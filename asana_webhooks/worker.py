@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 
-from asana_webhooks.backoff import Backoff, check_count, check_seconds
+from asana_webhooks.backoff import Backoff
+from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.cleanup import finish
 from asana_webhooks.errors import AsanaError, ConfigurationError, PayloadError, StoreError
 from asana_webhooks.models import Delivery
@@ -75,9 +76,9 @@ class Worker:
     ) -> None:
         check_count("concurrency", concurrency)
         check_count("max_attempts", max_attempts)
-        check_seconds("lease", lease)
-        check_seconds("poll", poll)
-        check_seconds("stop_timeout", stop_timeout, or_none_at_all=True)
+        check_seconds("lease", lease, zero=False)
+        check_seconds("poll", poll, zero=False)
+        check_seconds("stop_timeout", stop_timeout)
         self._store = store
         self._handle = handle
         self._concurrency = concurrency

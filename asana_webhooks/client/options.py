@@ -1,6 +1,5 @@
 """What may be given to a session: its address, headers, proxy and time. Values in, checked values or an error out."""
 
-import math
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -15,7 +14,6 @@ __all__ = [
     "check_base_url",
     "check_headers",
     "check_proxy",
-    "check_timeout",
     "is_encodable",
     "parse_url",
 ]
@@ -99,14 +97,3 @@ def check_proxy(proxy: object) -> str | None:
         # It is not shown: it may hold a password.
         raise ConfigurationError("proxy must be the URL of an HTTP proxy, such as http://proxy.example:3128")
     return proxy
-
-
-def check_timeout(seconds: object) -> float:
-    """Return *seconds* if they are a finite number above 0.
-
-    Raises:
-        ConfigurationError: they are anything else.
-    """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ConfigurationError(f"timeout must be a number of seconds above 0, not {seconds!r:.80}")
-    return seconds

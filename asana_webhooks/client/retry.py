@@ -16,24 +16,19 @@ from typing import Any, Final, Literal
 import attrs
 from attrs import field, frozen
 
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.wire import ErrorDetail
 
 __all__ = ["Outcome", "RetryPolicy", "Verdict", "parse_retry_after", "verdict"]
 
 
 def _check_count(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{attribute.name} must be a whole number of at least 1, not {value!r:.80}")
+    check_count(attribute.name, value)
 
 
 def _check_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     # A wait of nothing is fine; a time limit of nothing would let nothing happen.
-    is_wait = attribute.name.startswith("wait_")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < 0 or (value == 0 and not is_wait):
-        bound = "0 or more" if is_wait else "more than 0"
-        raise ConfigurationError(f"{attribute.name} must be seconds, {bound}, not {value!r:.80}")
+    check_seconds(attribute.name, value, zero=attribute.name.startswith("wait_"))
 
 
 @frozen(kw_only=True)

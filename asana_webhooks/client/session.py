@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 import aiohttp
 
+from asana_webhooks.checks import check_seconds
 from asana_webhooks.client.answers import error_of, unknown_outcome
 from asana_webhooks.client.auth import TokenProvider, check_token, token_provider
 from asana_webhooks.client.exchange import Line, Sendings, exchange
@@ -19,7 +20,6 @@ from asana_webhooks.client.options import (
     check_base_url,
     check_headers,
     check_proxy,
-    check_timeout,
 )
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome, RetryPolicy, verdict
@@ -90,7 +90,7 @@ class AsanaSession:
             base_url = os.environ.get("ASANA_BASE_URL") or DEFAULT_BASE_URL
         self._token = token_provider(token)
         self._base_url = check_base_url(base_url)
-        self._timeout = check_timeout(timeout)
+        self._timeout = check_seconds("timeout", timeout, zero=False)
         self._retry = RetryPolicy() if retry is None else retry
         self._limiter = limiter
         self._http = http

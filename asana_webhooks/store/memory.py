@@ -6,6 +6,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
+from asana_webhooks.checks import check_seconds
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
@@ -23,7 +24,6 @@ from asana_webhooks.store.rules import (
     DeliveryState,
     as_found,
     check_integer,
-    check_seconds,
     check_texts,
     landing,
     readable,

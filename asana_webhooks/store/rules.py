@@ -1,7 +1,6 @@
 """What every store decides in the same way, as plain functions: no storage, clock or randomness in here."""
 
 import enum
-import math
 import re
 from collections.abc import Container
 
@@ -17,7 +16,6 @@ __all__ = [
     "DeliveryState",
     "as_found",
     "check_integer",
-    "check_seconds",
     "check_texts",
     "landing",
     "readable",
@@ -96,13 +94,6 @@ def landing(
     if state is RegistrationState.CONFIRMED and secret is not None and candidate in {None, candidate_id(secret)}:
         return DeliveryState.WAITING
     return None
-
-
-def check_seconds(name: str, value: float) -> float:
-    """Return *value*, a number of seconds; a negative or infinite one is a `ConfigurationError`."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigurationError(f"{name} must be a finite number of seconds and not negative, not {value!r}")
-    return value
 
 
 def check_integer(name: str, value: int) -> int:

@@ -9,7 +9,6 @@ from asana_webhooks.store.rules import (
     DeliveryState,
     as_found,
     check_integer,
-    check_seconds,
     check_texts,
     landing,
     readable,
@@ -92,19 +91,6 @@ def test_texts() -> None:
             check_texts("a", bad)
         assert "hunter2" not in str(caught.value)
         assert caught.value.__context__ is None
-
-
-@pytest.mark.parametrize("value", [0, 0.5, 60])
-def test_seconds_pass(value: float) -> None:
-    """Numbers of seconds come back as they are."""
-    assert value == check_seconds("lease", value)
-
-
-@pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf"), float("-inf")])
-def test_other_seconds_are_refused(value: float) -> None:
-    """No store keeps a time that never comes; the message names the argument."""
-    with pytest.raises(ConfigurationError, match=r"^lease must be a finite number of seconds"):
-        check_seconds("lease", value)
 
 
 def test_readable() -> None:

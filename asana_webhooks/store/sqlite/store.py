@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
+from asana_webhooks.checks import check_seconds
 from asana_webhooks.errors import ConfigurationError, StoreError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, PutResult, Registration, StoreHealth
-from asana_webhooks.store.rules import check_integer, check_seconds, check_texts, readable
+from asana_webhooks.store.rules import check_integer, check_texts, readable
 from asana_webhooks.store.sqlite import inbox, registrations
 from asana_webhooks.store.sqlite.file import DatabaseFile
 from asana_webhooks.store.sqlite.lanes import Lane, Operation

@@ -1,0 +1,37 @@
+"""Checks of numbers that people give us, the same everywhere. Decisions only."""
+
+import math
+from typing import Any
+
+from asana_webhooks.errors import ConfigurationError
+
+__all__ = ["check_count", "check_seconds"]
+
+
+def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
+    """Return *value* if it is a finite number of seconds and not negative.
+
+    Args:
+        name: what it is called, for the error.
+        value: what was given.
+        zero: whether 0 is fine too.
+
+    Raises:
+        ConfigurationError: it is anything else.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (value == 0 and not zero):
+        bound = "0 or more" if zero else "above 0"
+        raise ConfigurationError(f"{name} must be a finite number of seconds, {bound}, not {value!r:.80}")
+    return float(value)
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return *value* if it is a whole number of at least 1.
+
+    Raises:
+        ConfigurationError: it is anything else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name} must be a whole number of at least 1, not {value!r:.80}")
+    return value
