@@ -6,7 +6,8 @@ The names below are the public ones. Beside them stand the doors, imported from 
 """
 
 from asana_webhooks.backoff import Backoff
-from asana_webhooks.client.auth import TokenProvider
+from asana_webhooks.client.auth import OAuthToken, RenewingTokenProvider, TokenProvider
+from asana_webhooks.client.deprecations import Deprecation
 from asana_webhooks.client.operations import (
     create_webhook,
     delete_webhook,
@@ -24,6 +25,7 @@ from asana_webhooks.client.requests import (
 )
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.client.tokens import TokenSet
 from asana_webhooks.errors import (
     AsanaError,
     BadRequestError,
@@ -50,6 +52,7 @@ from asana_webhooks.errors import (
     StoreFullError,
     StoreUnavailableError,
     TargetRejectedError,
+    TokenRefreshError,
     UnexpectedResponseError,
 )
 from asana_webhooks.models import (
@@ -69,6 +72,7 @@ from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.opening import open_store
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
+from asana_webhooks.subscriptions.orphans import sweep_registrations
 from asana_webhooks.version import __version__
 from asana_webhooks.worker import Worker
 
@@ -87,6 +91,7 @@ __all__ = [
     "DeadlineExceededError",
     "DeleteWebhookRequest",
     "Delivery",
+    "Deprecation",
     "DuplicateWebhookError",
     "EstablishedWebhook",
     "Event",
@@ -98,6 +103,7 @@ __all__ = [
     "NetworkError",
     "NotAuthorizedError",
     "NotFoundError",
+    "OAuthToken",
     "PaginationError",
     "PaginationExpiredError",
     "PaginationRepeatedError",
@@ -106,6 +112,7 @@ __all__ = [
     "RateLimitedError",
     "Receiver",
     "RejectedError",
+    "RenewingTokenProvider",
     "Reply",
     "ResourceRef",
     "ResponseError",
@@ -120,6 +127,8 @@ __all__ = [
     "StoreUnavailableError",
     "TargetRejectedError",
     "TokenProvider",
+    "TokenRefreshError",
+    "TokenSet",
     "UnexpectedResponseError",
     "UpdateWebhookRequest",
     "Webhook",
@@ -136,6 +145,7 @@ __all__ = [
     "open_store",
     "registration_id",
     "sign",
+    "sweep_registrations",
     "update_webhook",
     "verify",
 ]

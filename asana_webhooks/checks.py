@@ -26,12 +26,18 @@ def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
     return float(value)
 
 
-def check_count(name: str, value: Any) -> int:
+def check_count(name: str, value: Any, *, zero: bool = False) -> int:
     """Return *value* if it is a whole number of at least 1.
+
+    Args:
+        name: what it is called, for the error.
+        value: what was given.
+        zero: whether 0 is fine too.
 
     Raises:
         ConfigurationError: it is anything else.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number of at least 1, not {value!r:.80}")
+    least = 0 if zero else 1
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r:.80}")
     return value

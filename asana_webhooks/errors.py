@@ -7,6 +7,7 @@
     ├── ResponseError                  Asana answered, and the answer was no
     │   ├── BadRequestError            400
     │   ├── NotAuthorizedError         401
+    │   │   └── TokenRefreshError      the access token cannot be refreshed any more
     │   ├── PaymentRequiredError       402
     │   ├── ForbiddenError             403
     │   │   └── DuplicateWebhookError  403, this resource and target already have a webhook
@@ -17,7 +18,7 @@
     │   └── UnexpectedResponseError    an answer that is not what Asana documents
     ├── PaginationError                a walk over pages cannot go on
     │   ├── PaginationExpiredError     the offset is too old
-    │   └── PaginationRepeatedError    the same offset came twice, or nothing new for 100 pages
+    │   └── PaginationRepeatedError    the same offset came twice, or it would never end
     ├── NetworkError                   no usable answer arrived
     │   ├── ConnectionFailedError      refused, reset, cut off, unresolvable, bad TLS
     │   ├── DeadlineExceededError      the time for the whole call ran out
@@ -64,6 +65,7 @@ __all__ = [
     "StoreFullError",
     "StoreUnavailableError",
     "TargetRejectedError",
+    "TokenRefreshError",
     "UnexpectedResponseError",
 ]
 
@@ -108,7 +110,8 @@ class ResponseError(AsanaError):
     phrase: str | None = None
     """On some 500s: the words Asana's support finds the incident by."""
     attempts: int = 1
-    """How often the request was sent before this was raised."""
+    """How often the request was sent before this was raised; 0 if Asana had answered 429 to another call of the
+    session, and the pause it asked for is longer than the call may take."""
     retry_after: float | None = None
     """Seconds Asana asked to wait, if it did."""
 
@@ -118,10 +121,8 @@ class ResponseError(AsanaError):
         said = "; ".join(message.rstrip(".") for message in self.messages) or "no message"
         phrase = f" (phrase for Asana's support: {self.phrase!r})" if self.phrase else ""
         wait = f" Asana asked to wait {self.retry_after:g} seconds." if self.retry_after is not None else ""
-        return (
-            f"{self.operation}: Asana answered {self.status} after {_times(self.attempts)}: {said}{phrase}."
-            f"{wait} {self.advice}"
-        )
+        to_whom = f"after {_times(self.attempts)}" if self.attempts else "to another call, so this was not sent"
+        return f"{self.operation}: Asana answered {self.status} {to_whom}: {said}{phrase}.{wait} {self.advice}"
 
 
 class BadRequestError(ResponseError):
@@ -134,6 +135,23 @@ class NotAuthorizedError(ResponseError):
     """401: no valid access token came with the request."""
 
     advice = "Check the access token: it may be mistyped, revoked, expired, or its app disabled in this workspace."
+
+
+@attrs.define(eq=False, kw_only=True, slots=False)
+class TokenRefreshError(NotAuthorizedError):
+    """Asana refuses to issue a new access token for a refresh token; asking again would not help.
+
+    Source: https://developers.asana.com/docs/oauth
+    """
+
+    code: str
+    """Which of OAuth's errors it is, such as ``invalid_grant`` or ``invalid_client``."""
+
+    advice = "Let the user authorize the app again; for invalid_client, check client_id and client_secret."
+
+    def __str__(self) -> str:
+        said = "; ".join(message.rstrip(".") for message in self.messages) or "no message"
+        return f"{self.operation}: Asana answered {self.status}, {self.code}: {said}. {self.advice}"
 
 
 class PaymentRequiredError(ResponseError):
@@ -215,7 +233,7 @@ class PaginationExpiredError(PaginationError):
     def __str__(self) -> str:
         return (
             f"getWebhooks: the offset of the next page has expired after {self.items_so_far} items. Walk again from "
-            "the start (gids seen already can be skipped), or take less time between pages."
+            "the start (restart=True does, and skips what has come), or take less time between pages."
         )
 
 

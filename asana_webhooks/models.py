@@ -10,6 +10,7 @@ Sources: https://developers.asana.com/reference/webhooks and https://developers.
 import hashlib
 import hmac
 import json
+import re
 from datetime import datetime
 from typing import Never
 
@@ -31,7 +32,8 @@ class Secret:
     """A text that must not show up in logs: a webhook's secret or an access token.
 
     `str`, `repr` and format strings hide it, it cannot be pickled, it compares in constant time, and it is no attrs
-    class, so dumps of the objects around it hold a `Secret` and never its text.
+    class, so dumps of the objects around it hold a `Secret` and never its text. Error trackers show the `repr` of
+    local variables: keep the `Secret` in them, and call `reveal` inside the expression that needs the text.
     """
 
     __slots__ = ("__text",)
@@ -94,12 +96,27 @@ class WebhookFilter:
     fields: tuple[str, ...] | None = None
 
 
+def _without_endpoint(target: str | None) -> str:
+    """Return a target's repr with three stars for what may tell whose secret it is.
+
+    That is whatever is long in its path and query; scheme, host and short segments stay, user and password go.
+    """
+    if target is None:
+        return "None"
+    origin = "".join(re.findall(r"^[A-Za-z]+://[^/?#]*", target))
+    rest = target.removeprefix(origin)
+    return repr(re.sub(r"//.*@", "//***@", origin, flags=re.DOTALL) + re.sub(r"[^/?#]{16,}", "***", rest))
+
+
 @frozen(kw_only=True)
 class Webhook:
     """A subscription as Asana keeps it.
 
     With the full record (what this package asks for unless told otherwise) ``None`` means that Asana said null; with
     Asana's compact records everything below `target` is ``None``.
+
+    Its repr, and so a log, shows ``https://example.com/asana/***`` for the target: the endpoint at its end tells whose
+    secret a delivery is verified with. The attribute, ``attrs.asdict``, JSON and pickles carry the whole target.
     """
 
     gid: str
@@ -107,7 +124,7 @@ class Webhook:
     active: bool | None = None
     """False: Asana sends nothing."""
     resource: ResourceRef | None = None
-    target: str | None = None
+    target: str | None = field(default=None, repr=_without_endpoint)
     """The URL Asana posts to, as the string Asana sent."""
     created_at: datetime | None = None
     last_success_at: datetime | None = None
@@ -125,7 +142,10 @@ class Webhook:
 
 @frozen(kw_only=True)
 class CreatedWebhook:
-    """What createWebhook answers: the webhook, and the secret its deliveries will be signed with."""
+    """What createWebhook answers: the webhook, and the secret its deliveries will be signed with.
+
+    No repr, dump or JSON shows the secret, and with one in it this cannot be pickled.
+    """
 
     webhook: Webhook
     secret: Secret | None

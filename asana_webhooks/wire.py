@@ -17,11 +17,15 @@ from asana_webhooks.models import CreatedWebhook, Event, Secret, Webhook
 
 __all__ = [
     "ErrorDetail",
+    "TokenAnswer",
+    "TokenRefusal",
     "WebhookList",
     "decode",
     "decode_created_webhook",
     "decode_error_details",
     "decode_events",
+    "decode_token_answer",
+    "decode_token_refusal",
     "decode_webhook",
     "decode_webhook_list",
     "encode",
@@ -54,6 +58,32 @@ class WebhookList:
 
     data: tuple[Webhook, ...]
     next_page: NextPage | None = None
+
+
+@frozen(kw_only=True)
+class TokenAnswer:
+    """What the token endpoint issues. Source: https://developers.asana.com/docs/oauth"""
+
+    access_token: Secret
+    refresh_token: Secret | None = None
+    """Only if there is a new one."""
+    expires_in: float | None = None
+    """Seconds."""
+
+
+@frozen(kw_only=True)
+class TokenRefusal:
+    """Why the token endpoint issues nothing. Source: https://www.rfc-editor.org/rfc/rfc6749#section-5.2"""
+
+    error: str
+    error_description: str | None = None
+
+
+@frozen(kw_only=True)
+class _TokenAnswer:
+    access_token: str
+    refresh_token: str | None = None
+    expires_in: float | None = None
 
 
 @frozen(kw_only=True)
@@ -160,6 +190,21 @@ def decode_created_webhook(body: bytes) -> CreatedWebhook:
 def decode_error_details(body: bytes) -> tuple[ErrorDetail, ...]:
     """Read Asana's error envelope ``{"errors": […]}``."""
     return decode(body, _ErrorAnswer).errors
+
+
+def decode_token_answer(body: bytes) -> TokenAnswer:
+    """Read the answer of the token endpoint, which is in no envelope."""
+    answer = decode(body, _TokenAnswer)
+    return TokenAnswer(
+        access_token=Secret(answer.access_token),
+        refresh_token=Secret(answer.refresh_token) if answer.refresh_token else None,
+        expires_in=answer.expires_in,
+    )
+
+
+def decode_token_refusal(body: bytes) -> TokenRefusal:
+    """Read an error of the token endpoint, which is not in Asana's usual envelope."""
+    return decode(body, TokenRefusal)
 
 
 def decode_events(body: bytes, registration: str = "") -> tuple[Event, ...]:

@@ -175,7 +175,7 @@ class Worker:
         except StoreError as error:
             if not patient:
                 raise
-            _log.error("nothing could be leased; trying again in %g seconds: %s", self._poll, error)
+            _log.error("nothing could be leased; trying again in %g seconds: %.200r", self._poll, str(error))
             return ()
 
     async def _pause(self, seconds: float | None) -> None:
@@ -214,7 +214,7 @@ class Worker:
         try:
             kept = await self._store.extend(lease, seconds=self._lease)
         except Exception as error:  # noqa: BLE001 - the handler goes on, and this is tried again
-            _log.warning("delivery %d: its lease could not be extended: %s", lease.id, _shown(error))
+            _log.warning("delivery %d: its lease could not be extended: %.200r", lease.id, _shown(error))
         else:
             if not kept:
                 _log.warning("delivery %d: its lease is lost, so another worker may handle it too", lease.id)
@@ -223,7 +223,7 @@ class Worker:
         try:
             kept = await self._settle(lease)
         except Exception as error:  # noqa: BLE001 - one delivery's trouble must not end the others
-            _log.error("delivery %d: not acknowledged, so it will come again: %s", lease.id, _shown(error))
+            _log.error("delivery %d: not acknowledged, so it will come again: %.200r", lease.id, _shown(error))
         else:
             if not kept:
                 _log.warning("delivery %d: the lease was lost meanwhile, so it may be handled twice", lease.id)
@@ -236,7 +236,7 @@ class Worker:
         try:
             delivery = _delivery(lease)
         except PayloadError as problem:
-            _log.error("delivery %d: unreadable, now a dead letter: %s", lease.id, problem)
+            _log.error("delivery %d: unreadable, now a dead letter: %.200r", lease.id, str(problem))
             return await self._store.fail(lease, error=f"unreadable: {problem}"[:_MAX_ERROR], retry_in=None)
         error = await self._try(delivery)
         if error is None:

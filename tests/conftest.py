@@ -8,6 +8,6 @@ from hypothesis import settings
 settings.register_profile("asana_webhooks", deadline=None)
 settings.load_profile("asana_webhooks")
 
-pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]
+pytest_plugins = ["asana_webhooks.testing.pytest_plugin", "tests.helpers.watching"]
 
 os.environ.pop("PYTEST_ADDOPTS", None)  # it is for this run, not for those that tests start

@@ -38,6 +38,25 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
         ),
     ),
     (
+        errors.TokenRefreshError(
+            operation="refreshToken",
+            status=400,
+            code="invalid_grant",
+            messages=("The `refresh_token` provided was invalid.",),
+        ),
+        (
+            "refreshToken: Asana answered 400, invalid_grant: The `refresh_token` provided was invalid. Let the user "
+            "authorize the app again; for invalid_client, check client_id and client_secret."
+        ),
+    ),
+    (
+        errors.TokenRefreshError(operation="refreshToken", status=401, code="invalid_client"),
+        (
+            "refreshToken: Asana answered 401, invalid_client: no message. Let the user authorize the app again; for "
+            "invalid_client, check client_id and client_secret."
+        ),
+    ),
+    (
         errors.PaymentRequiredError(operation="createWebhook", status=402),
         "createWebhook: Asana answered 402 after 1 attempt: no message. The workspace's plan does not include this.",
     ),
@@ -106,8 +125,8 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.PaginationExpiredError(offset=OFFSET, items_so_far=200),
         (
-            "getWebhooks: the offset of the next page has expired after 200 items. Walk again from the start (gids seen"
-            " already can be skipped), or take less time between pages."
+            "getWebhooks: the offset of the next page has expired after 200 items. Walk again from the start"
+            " (restart=True does, and skips what has come), or take less time between pages."
         ),
     ),
     (
@@ -209,14 +228,14 @@ class TestTree:
         """One except clause for AsanaError catches whatever this package raises on purpose."""
         kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, BaseException)]
 
-        assert len(kinds) == 26
+        assert len(kinds) == 27
         assert all(issubclass(kind, errors.AsanaError) for kind in kinds)
 
     def test_drawing_is_the_truth(self) -> None:
         """The tree drawn at the top of the file is the tree of the classes."""
         drawn = list(tree_of_docstring(errors.__doc__ or ""))
 
-        assert len(drawn) == len(set(drawn)) == 25
+        assert len(drawn) == len(set(drawn)) == 26
         assert set(drawn) == set(tree_of_classes())
 
     def test_all_is_complete(self) -> None:

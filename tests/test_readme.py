@@ -1,6 +1,7 @@
 """README's programs, run as printed."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 def program(heading: str) -> str:
     """Return the Python program below a heading."""
     _, _, section = README.partition(f"## {heading}\n")
-    found = re.search(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    found = re.search(r"```python\n(.*?)```", re.split(r"\n##+ ", section)[0], re.DOTALL)
     assert found is not None, heading
     return found[1]
 
@@ -74,6 +75,29 @@ async def test_ask(tmp_path: Path) -> None:
             assert await next_line(process) == "250 webhooks"
             assert "due_on" in await next_line(process)
             assert await process.wait() == 0
+
+
+@pytest.mark.slow
+async def test_with_oauth(tmp_path: Path) -> None:
+    """The program with OAuth refreshes a token that has ended, saves the new one, and starts with that next time."""
+    tokens = tmp_path / "tokens.json"
+    async with FakeAsana(webhooks=3) as fake:
+        app = fake.register_app()
+        ended = {"access_token": "ended", "refresh_token": app.refresh_token}
+        tokens.write_text(json.dumps(ended | {"expires_at": "2026-01-02T03:04:05+00:00"}))
+        where = {
+            "ASANA_CLIENT_ID": app.client_id,
+            "ASANA_CLIENT_SECRET": app.client_secret,
+            "ASANA_TOKEN_URL": fake.token_url,
+            "ASANA_WORKSPACE": fake.workspace,
+        }
+        for _ in range(2):
+            async with running(fake, tmp_path, "-c", program("With OAuth"), **where) as process:
+                assert await next_line(process) == "3 webhooks"
+                assert await process.wait() == 0
+
+        assert app.refreshes == 1
+        assert json.loads(tokens.read_text())["access_token"] != "ended"
 
 
 @pytest.mark.slow
@@ -137,8 +161,8 @@ def test_testing_with_the_fake(tmp_path: Path, mode: str) -> None:
 
 
 def test_every_program_of_readme_is_run() -> None:
-    """Five programs, and no sixth that nobody runs."""
-    assert README.count("```python\n") == 5
+    """Six programs, and no seventh that nobody runs."""
+    assert README.count("```python\n") == 6
 
 
 async def test_the_url_of_a_lent_receiver_is_the_printed_one() -> None:

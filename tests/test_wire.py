@@ -29,6 +29,8 @@ DECODERS: list[Decoder] = [
     wire.decode_webhook_list,
     wire.decode_created_webhook,
     wire.decode_error_details,
+    wire.decode_token_answer,
+    wire.decode_token_refusal,
 ]
 ALL_DECODERS = pytest.mark.parametrize("decode", DECODERS)
 
@@ -417,6 +419,72 @@ class TestAnswers:
         assert wire.decode_error_details(b'{"error":"invalid_grant"}') == ()
 
 
+class TestTokens:
+    def test_real_answer_to_a_refresh(self) -> None:
+        """Tokens come out as secrets; the user's name and what else is there is skipped."""
+        answer = wire.decode_token_answer(
+            b'{"access_token":"canary-1","token_type":"bearer","expires_in":3600,'
+            b'"data":{"id":11,"gid":"11","name":"Ada","email":"ada@example.com"}}'
+        )
+
+        assert answer == wire.TokenAnswer(access_token=Secret("canary-1"), expires_in=3600.0)
+        assert "canary" not in repr(answer)
+
+    def test_answer_to_a_first_exchange(self) -> None:
+        """A new refresh token comes out too; lifetimes may have decimals."""
+        answer = wire.decode_token_answer(b'{"access_token":"a","refresh_token":"canary-2","expires_in":0.5}')
+
+        assert answer.refresh_token == Secret("canary-2")
+        assert answer.expires_in == 0.5
+        assert "canary" not in repr(answer)
+
+    @pytest.mark.parametrize("members", ["", ',"refresh_token":null,"expires_in":null', ',"refresh_token":""'])
+    def test_what_may_be_missing(self, members: str) -> None:
+        """No new refresh token, and no word on the lifetime, in each way to say so."""
+        answer = wire.decode_token_answer(('{"access_token":"a"' + members + "}").encode())
+
+        assert (answer.refresh_token, answer.expires_in) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("body", "path"),
+        [
+            (b'{"expires_in":3600}', "$"),
+            (b'{"access_token":null}', "$.access_token"),
+            (b'{"access_token":5}', "$.access_token"),
+            (b'{"access_token":["a"]}', "$.access_token"),
+            (b'{"access_token":"a","refresh_token":5}', "$.refresh_token"),
+            (b'{"access_token":"a","expires_in":"3600"}', "$.expires_in"),
+            (b'{"access_token":"a","expires_in":true}', "$.expires_in"),
+            (b'{"data":{"access_token":"a"}}', "$"),
+            (b'[{"access_token":"a"}]', "$"),
+        ],
+        ids=str,
+    )
+    def test_wrong_types_name_the_place(self, body: bytes, path: str) -> None:
+        """An answer that is no documented one is refused, with the place in it."""
+        with pytest.raises(PayloadError) as caught:
+            wire.decode_token_answer(body)
+
+        assert caught.value.path == path
+
+    def test_real_refusal(self) -> None:
+        """OAuth's error, as Asana writes it: its slashes are escapes."""
+        refusal = wire.decode_token_refusal(
+            b'{"error":"invalid_grant","error_uri":"https:\\u002F\\u002Fexample.com",'
+            b'"error_description":"The `refresh_token` provided was invalid. a\\u002Fb"}'
+        )
+
+        assert refusal == wire.TokenRefusal(
+            error="invalid_grant", error_description="The `refresh_token` provided was invalid. a/b"
+        )
+
+    @pytest.mark.parametrize("body", [b'{"errors":[{"message":"Not Authorized"}]}', b'{"error":{"code":5}}', b"null"])
+    def test_other_errors_are_no_refusals(self, body: bytes) -> None:
+        """Asana's usual envelope, and what else is not OAuth's, is told apart."""
+        with pytest.raises(PayloadError):
+            wire.decode_token_refusal(body)
+
+
 # Deeper than any Python lets C code go: about 1,000 levels in 3.11, 10,000 and more since 3.12.
 DEEP = 200_000
 
@@ -472,6 +540,7 @@ KNOWN = [
     "action",
 ]
 KNOWN += ["user", "parent", "new_value", "enum_value", "filters", "fields", "message", "X-Hook-Secret", "registration"]
+KNOWN += ["access_token", "refresh_token", "expires_in", "error", "error_description"]
 near_trees = st.recursive(
     st.none() | st.integers() | st.sampled_from(["1", "2026-01-02T03:04:05.678Z", "changed"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KNOWN), inner, max_size=6),

@@ -11,7 +11,7 @@ from asana_webhooks import errors, wire
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome, parse_retry_after
 
-__all__ = ["error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
+__all__ = ["clean", "error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
 
 _MOST_DETAILS: Final = 10
 """Errors read of one answer. Asana sends one or two; a page of thousands would flood a log."""
@@ -92,14 +92,15 @@ def hide(outcome: Outcome, secrets: Iterable[str]) -> Outcome:
     secrets = tuple(secrets)
     details = tuple(
         wire.ErrorDetail(
-            message=_clean(one.message, secrets), help=_clean(one.help, secrets), phrase=_clean(one.phrase, secrets)
+            message=clean(one.message, secrets), help=clean(one.help, secrets), phrase=clean(one.phrase, secrets)
         )
         for one in outcome.details
     )
     return evolve(outcome, details=details) if details else outcome
 
 
-def _clean(text: str | None, secrets: Sequence[str]) -> str | None:
+def clean(text: str | None, secrets: Sequence[str]) -> str | None:
+    """Cut *secrets*, and whatever cannot be printed, out of *text*, and shorten it."""
     if text is None:
         return None
     for secret in secrets:
@@ -124,7 +125,7 @@ def error_of(
         return errors.UnexpectedResponseError(
             operation=request.operation, status=outcome.status, attempts=attempts, problem=problem
         )
-    if outcome.kind == "refused":
+    if outcome.kind in ("refused", "held"):
         return _response_error(request, outcome, attempts)
     if time_left <= 0:
         return errors.DeadlineExceededError(
@@ -138,8 +139,8 @@ def _unexpected(outcome: Outcome) -> str:
         return outcome.problem
     if outcome.kind == "refused" and 300 <= outcome.status < 400:
         return "it is a redirect, and redirects are never followed"
-    if outcome.kind == "refused" and outcome.status >= 600:
-        return "HTTP has no such status"
+    if outcome.kind == "refused" and not 200 <= outcome.status < 600:
+        return "HTTP has no such final status"
     return ""
 
 

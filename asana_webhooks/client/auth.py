@@ -1,44 +1,288 @@
-"""Where access tokens come from: a fixed one, the environment, or whatever async callable a user brings.
+"""Where access tokens come from: a fixed one, the environment, OAuth 2, or whatever async callable a user brings.
 
-Source: https://developers.asana.com/docs/personal-access-token
+Sources: https://developers.asana.com/docs/personal-access-token and https://developers.asana.com/docs/oauth
 """
 
+import asyncio
+import logging
+import math
 import os
-import re
+import ssl as ssl_module
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from copy import copy
+from datetime import datetime
+from typing import Any, Final, Protocol
 
-from asana_webhooks.errors import ConfigurationError
+import aiohttp
+
+from asana_webhooks.checks import check_seconds
+from asana_webhooks.cleanup import finish
+from asana_webhooks.client.exchange import check_lent, check_ssl, problem_of, read_body, refusal_of
+from asana_webhooks.client.options import check_proxy, check_url
+from asana_webhooks.client.retry import parse_retry_after
+from asana_webhooks.client.single_flight import SingleFlight
+from asana_webhooks.client.tokens import REFRESH, RefreshRequest, TokenSet, check_token
+from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError
 from asana_webhooks.models import Secret
+from asana_webhooks.version import __version__
 
-__all__ = ["FixedToken", "TokenProvider", "check_token", "token_provider"]
+__all__ = ["FixedToken", "OAuthToken", "RenewingTokenProvider", "TokenProvider", "check_token", "token_provider"]
 
 TokenProvider = Callable[[], Awaitable[str]]
-"""An async callable that returns the access token; it is asked before every attempt."""
+"""An async callable that returns the access token; it is asked before every attempt.
+
+After a 401 it is asked once more in the same call: if it gives another token then, the request is sent with that, and
+if not, the 401 stands. One that has to be told which token was refused is a `RenewingTokenProvider`.
+
+A provider may raise `NetworkError`, `RateLimitedError` or `ServerError` to say that it has no token for the moment:
+nothing is sent then, and the session asks again by its policy. Its other errors end the call.
+"""
+
+_HEADERS: Final = {"User-Agent": f"asana-webhooks/{__version__}", "Accept": "application/json"}
+_TOKEN_URL: Final = "https://app.asana.com/-/oauth_token"  # noqa: S105 - an address
+_MARGIN: Final = 60.0
+"""Seconds before its end from which an access token is replaced."""
+_MAX_ANSWER: Final = 64 * 1024
+"""Bytes of an answer of the token endpoint."""
+_HOOK_TIMEOUT: Final = 5.0
+"""Seconds `on_refresh` may take."""
+
+_log = logging.getLogger(__name__)
 
 
-def check_token(token: object) -> str:
-    """Return *token* if it can be sent in a header.
+class RenewingTokenProvider(Protocol):
+    """A `TokenProvider` that is told when Asana refuses a token: before it is asked again after a 401.
 
-    Raises:
-        ConfigurationError: it is empty, no text, or has a space, a line break or a character outside ASCII.
+    Both methods are cancelled when the call's time is over, and raise what a `TokenProvider` may.
     """
-    if not isinstance(token, str):
-        raise ConfigurationError(f"the access token must be a text, not {type(token).__name__}")
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
-        problem = "is empty" if not token else "holds a space, a line break or a character outside ASCII"
-        raise ConfigurationError(f"the access token {problem}; copy it again from Asana's developer console")
-    return token
+
+    async def __call__(self) -> str:
+        """Return the access token."""
+        ...
+
+    async def renew(self, rejected: str) -> None:
+        """Get another token, unless the one in use is not *rejected* any more.
+
+        Many calls at once may have sent the same token, and each says so; only the first has something to do.
+
+        Args:
+            rejected: the token Asana answered 401 to.
+        """
+        ...
 
 
 class FixedToken:
     """A provider of one token that never changes, such as a personal access token."""
 
     def __init__(self, token: str) -> None:
-        self._token = Secret(check_token(token))
+        try:
+            self._token = Secret(check_token(token))
+        finally:
+            del token  # so that no traceback shows it
 
     async def __call__(self) -> str:
         """Return the token."""
         return self._token.reveal()
+
+
+class OAuthToken:
+    """A provider of OAuth 2 access tokens, which last an hour: it gets a new one with the refresh token in time.
+
+    Give it to any number of sessions in one event loop. However many calls need a new token, one request is sent for
+    all of them: before the old one ends, and when Asana refuses it. There is nothing to close.
+
+    A call that is cancelled while it waits leaves the request to the others that wait for it; the last one drops it.
+    What has been answered is never lost: it is kept, and *on_refresh* is awaited to its end, even then.
+
+    ::
+
+        token = OAuthToken(client_id="…", client_secret="…", refresh_token="…", on_refresh=save)
+        async with AsanaSession(token) as asana: ...
+
+    Args:
+        client_id: the app's, from Asana's developer console.
+        client_secret: the app's.
+        refresh_token: what Asana answered when the user authorized the app.
+        access_token: one that may still be good, from an earlier run. Without it one is asked for at once.
+        expires_at: when that ends, with a time zone. Without it, it is used until Asana refuses it.
+
+        on_refresh: awaited with the new tokens after every refresh, before the first of them is used: to save them.
+            It has 5 seconds; if it fails, a warning is logged, and the tokens are good until the program ends.
+
+        token_url: the token endpoint, by default the environment's ``ASANA_TOKEN_URL``, else Asana's own. https; http
+            only to loopback.
+        timeout: seconds one request to it may take. It is not repeated; a session asks again by its policy.
+        http: a lent ``aiohttp.ClientSession``; it is used as it is and never closed. By default each request has its
+            own connection, which is closed at once.
+        proxy: the URL of an HTTP proxy.
+        ssl: how to verify Asana's certificate; verification itself cannot be switched off.
+        clock: tells the time in seconds since 1970.
+
+    Raises:
+        ConfigurationError: an argument cannot work.
+
+    Source: https://developers.asana.com/docs/oauth
+    """
+
+    def __init__(
+        self,
+        *,
+        client_id: str,
+        client_secret: str,
+        refresh_token: str,
+        access_token: str | None = None,
+        expires_at: datetime | None = None,
+        on_refresh: Callable[[TokenSet], Awaitable[None]] | None = None,
+        # HTTP
+        token_url: str | None = None,
+        timeout: float = 10.0,
+        http: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        # Time
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        has_access_token = access_token is not None
+        try:
+            self._client_secret = Secret(check_token(client_secret, "client_secret"))
+            self._refresh_token = Secret(check_token(refresh_token, "refresh_token"))
+            self._access_token = Secret("" if access_token is None else check_token(access_token, "access_token"))
+        finally:
+            del client_secret, refresh_token, access_token  # so that no traceback shows them
+        if http is not None:
+            check_lent(http)
+        if on_refresh is not None and not callable(on_refresh):
+            raise ConfigurationError(f"on_refresh must be an async callable, not {type(on_refresh).__name__}")
+        self._client_id = check_token(client_id, "client_id")
+        end = math.inf if expires_at is None else _timestamp(expires_at)
+        self._expires_at = end if has_access_token else -math.inf
+        self._on_refresh = on_refresh
+        if token_url is None:
+            token_url = os.environ.get("ASANA_TOKEN_URL") or _TOKEN_URL
+        self._token_url = check_url("token_url", token_url, example=_TOKEN_URL)
+        self._timeout = check_seconds("timeout", timeout, zero=False)
+        self._http = http
+        self._proxy = check_proxy(proxy)
+        self._ssl = check_ssl(ssl)
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._refresh = SingleFlight(self._refresh_once, ending=3 * _HOOK_TIMEOUT)
+
+    async def __call__(self) -> str:
+        """Return an access token that is good, as far as we know.
+
+        Awaits a refresh if it ends within a minute; if that fails, it is returned as long as it is good.
+
+        Raises:
+            TokenRefreshError: Asana refuses to issue another one.
+            ConnectionFailedError: the token endpoint could not be reached, or did not answer in time.
+            RateLimitedError: it was asked too often.
+            ServerError: it failed.
+            UnexpectedResponseError: its answer cannot be used.
+            ConfigurationError: this is another event loop than before, or aiohttp refuses to send.
+        """
+        self._enter_loop()
+        if not self._lasts(_MARGIN):
+            error = copy(await self._refresh())  # many calls may raise it, each for itself
+            if error is not None and not self._lasts(0):
+                raise error
+        return self._access_token.reveal()
+
+    async def renew(self, rejected: str) -> None:
+        """Get another access token if *rejected* still is the one in use.
+
+        Awaits and raises what calling the provider does.
+
+        Args:
+            rejected: the token Asana answered 401 to.
+        """
+        refused = Secret(rejected)
+        del rejected  # a traceback shows what has a name
+        self._enter_loop()
+        if refused == self._access_token:
+            error = copy(await self._refresh())
+            if error is not None:
+                raise error
+
+    def _enter_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise ConfigurationError("this OAuthToken belongs to another event loop; make one in each loop")
+
+    def _lasts(self, seconds: float) -> bool:
+        return self._clock() + seconds < self._expires_at
+
+    async def _refresh_once(self) -> AsanaError | None:
+        """Refresh, and return the error if there was one."""
+        request = RefreshRequest(
+            client_id=self._client_id,
+            client_secret=self._client_secret,
+            refresh_token=self._refresh_token,
+            sent_at=self._clock(),
+        )
+        async with self._open_http() as http:
+            answer = await self._send(http, request)
+            if not isinstance(answer, TokenSet):
+                _log.info("refreshing the access token failed with %s", type(answer).__name__)
+                return answer
+            self._access_token = answer.access_token
+            self._refresh_token = answer.refresh_token
+            self._expires_at = answer.expires_at.timestamp()
+            await finish(self._save(answer), seconds=2 * _HOOK_TIMEOUT)
+            return None
+
+    def _open_http(self) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+        if self._http is not None:
+            return nullcontext(self._http)
+        return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+
+    async def _send(self, http: aiohttp.ClientSession, request: RefreshRequest) -> TokenSet | AsanaError:
+        """Send *request* once. Errors are returned, not raised: aiohttp's, being their context, would hold it all."""
+        try:
+            async with (
+                asyncio.timeout(self._timeout) as scope,
+                http.post(
+                    self._token_url,
+                    data=request.form(),
+                    headers=_HEADERS,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    proxy=self._proxy,
+                    ssl=self._ssl,
+                    timeout=aiohttp.ClientTimeout(total=None),
+                ) as response,
+            ):
+                body = await read_body(response, most=_MAX_ANSWER)
+        except (aiohttp.ClientError, OSError) as error:
+            late = isinstance(error, TimeoutError) and scope.expired()
+            problem = (
+                f"the token endpoint did not answer within {self._timeout:g} seconds" if late else problem_of(error)
+            )
+            return ConnectionFailedError(operation=REFRESH, attempts=1, problem=problem)
+        except (ValueError, RuntimeError, TypeError) as error:
+            return ConfigurationError(refusal_of(error))
+        retry_after = parse_retry_after(response.headers.getall("Retry-After", ()), response.headers.get("Date"))
+        return request.answer(response.status, None if body is None else body.getvalue(), retry_after=retry_after)
+
+    async def _save(self, tokens: TokenSet) -> None:
+        if self._on_refresh is None:
+            return
+        try:
+            async with asyncio.timeout(_HOOK_TIMEOUT):
+                await self._on_refresh(tokens)
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything, and its text may hold the tokens
+            _log.warning("on_refresh failed with %s: the new tokens are not saved", type(error).__name__)
+
+
+def _timestamp(moment: Any) -> float:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise ConfigurationError("expires_at must be a datetime with a time zone, such as datetime.now(UTC)")
+    seconds: float = moment.timestamp()
+    return seconds
 
 
 def token_provider(token: str | TokenProvider | None) -> TokenProvider:
@@ -53,4 +297,7 @@ def token_provider(token: str | TokenProvider | None) -> TokenProvider:
             raise ConfigurationError("no access token: pass token= to AsanaSession, or set ASANA_ACCESS_TOKEN")
     if callable(token):
         return token
-    return FixedToken(token)
+    try:
+        return FixedToken(token)
+    finally:
+        del token  # so that no traceback shows it

@@ -1,7 +1,8 @@
 """One request over aiohttp: sent, counted, its answer read, and whatever aiohttp raises turned into an outcome."""
 
+import io
 import ssl as ssl_module
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,8 +15,9 @@ from asana_webhooks.client.answers import hide, outcome_of, secrets_of
 from asana_webhooks.client.requests import DeleteWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome
 from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.models import Secret
 
-__all__ = ["Line", "Sendings", "exchange"]
+__all__ = ["Line", "Sendings", "check_lent", "check_ssl", "exchange", "problem_of", "read_body", "refusal_of"]
 
 _MAX_ANSWER: Final = 32 * 1024 * 1024
 """Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB."""
@@ -27,10 +29,13 @@ class Line:
 
     http: aiohttp.ClientSession
     base_url: str
-    headers: Mapping[str, str]
-    proxy: str | None
+    headers: Mapping[str, str] = field(repr=False)
+    proxy: str | None = field(repr=False)
+    """It may hold a password."""
     ssl: ssl_module.SSLContext | bool
     connect_timeout: float
+    note_changes: Callable[[Sequence[str]], None]
+    """Told the ``Asana-Change`` headers of an answer that has some."""
 
 
 @define
@@ -63,21 +68,22 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def exchange(line: Line, request: Request[Any], token: str, sendings: Sendings) -> Outcome:
+async def exchange(line: Line, request: Request[Any], token: Secret, sendings: Sendings) -> Outcome:
     """Send *request* once, as far as we can see, and return what it came to.
+
+    No text that must stay secret is bound to a name here, where a traceback would show it.
 
     Raises:
         ConfigurationError: aiohttp refuses to send it.
     """
     body = _body(request, sendings)
-    content_type = {"Content-Type": "application/json"} if body is not None and body.size else {}
     before = sendings.count
     try:
         async with line.http.request(
             request.method,
             URL(line.base_url + request.path).with_query(request.query()),
             data=body,
-            headers={**line.headers, "Authorization": f"Bearer {token}", **content_type},
+            headers=_headers(line, body, token),
             skip_auto_headers=("Content-Type",),  # an empty body has none
             allow_redirects=False,  # a redirect could carry headers and body to another host
             raise_for_status=False,  # its error would hold the token
@@ -85,21 +91,37 @@ async def exchange(line: Line, request: Request[Any], token: str, sendings: Send
             ssl=line.ssl,
             timeout=aiohttp.ClientTimeout(total=None, connect=line.connect_timeout),
         ) as response:
-            content = await _read(response)
+            content = await read_body(response) if _needs_body(request, response.status) else io.BytesIO()
     except (aiohttp.ClientError, OSError) as error:
-        return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=_problem(error))
+        return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=problem_of(error))
     except (ValueError, RuntimeError, TypeError) as error:
         if sendings.count > before:
-            return Outcome(kind="lost", problem=_problem(error))
-        raise ConfigurationError(_refusal(error)) from None
+            return Outcome(kind="lost", problem=problem_of(error))
+        refusal = refusal_of(error)
+    else:
+        return _outcome(line, request, token, response, content)
+    raise ConfigurationError(refusal)  # out here, or aiohttp's error would hang on it as its context
+
+
+def _headers(line: Line, body: "_Body | None", token: Secret) -> dict[str, str]:
+    content_type = {"Content-Type": "application/json"} if body is not None and body.size else {}
+    return {**line.headers, "Authorization": f"Bearer {token.reveal()}", **content_type}
+
+
+def _outcome(
+    line: Line, request: Request[Any], token: Secret, response: aiohttp.ClientResponse, content: io.BytesIO | None
+) -> Outcome:
+    changes = response.headers.getall("Asana-Change", ())
+    if changes:
+        line.note_changes(changes)
     outcome = outcome_of(
         request,
         response.status,
-        content,
+        None if content is None else content.getvalue(),
         retry_after=response.headers.getall("Retry-After", ()),
         date=response.headers.get("Date"),
     )
-    return hide(outcome, secrets_of(request, token))
+    return hide(outcome, secrets_of(request, token.reveal())) if outcome.details else outcome
 
 
 def _body(request: Request[Any], sendings: Sendings) -> _Body | None:
@@ -109,33 +131,52 @@ def _body(request: Request[Any], sendings: Sendings) -> _Body | None:
     return None if content is None else _Body(content, sendings)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """Return the whole body, or ``None`` if it was cut off or is too long; such a connection is not used again."""
-    body = bytearray()
+async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None) -> io.BytesIO | None:
+    """Return the whole body, or ``None`` if it was cut off or is too long; such a connection is not used again.
+
+    Args:
+        response: the answer.
+        most: bytes it may have, decompressed; by default what any answer of the API may.
+    """
+    most = _MAX_ANSWER if most is None else most
+    body = io.BytesIO()
     try:
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > _MAX_ANSWER:
+        while not response.content.at_eof():
+            body.write(await response.content.readany())
+            if body.tell() > most:
                 return None  # what is left unread ends the connection
-    except (aiohttp.ClientError, OSError):
+    except (aiohttp.ClientError, OSError, RuntimeError):  # the last if the session is closed meanwhile
         return None
-    return bytes(body)
+    return body
 
 
-def _problem(error: Exception) -> str:
-    # Only what names host and port is quoted: other errors of aiohttp hold the whole request, token included.
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"{error}"[:300]
+def _needs_body(request: Request[Any], status: int) -> bool:
+    # That a webhook is deleted is said by the status; a body that never ends must not call it into question.
+    return not (isinstance(request, DeleteWebhookRequest) and 200 <= status < 300)
+
+
+def problem_of(error: Exception) -> str:
+    """Say what went wrong in words of our own: aiohttp's errors hold the whole request, token included."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(host=host, port=port, certificate_error=refusal):
+            reason = getattr(refusal, "verify_message", None) or type(refusal).__name__
+            return f"the certificate of {host}:{port} was refused: {reason}"[:300]
+        case aiohttp.ClientConnectorError(host=host, port=port, os_error=failure):
+            proxy = "the proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+            reason = failure.strerror or f"{failure}" or type(failure).__name__
+            return f"cannot connect to {proxy}{host}:{port}: {reason}"[:300]
+        case aiohttp.ClientHttpProxyError(status=status):
+            return f"the proxy answered {status} instead of connecting"
     return {
         aiohttp.ServerDisconnectedError: "the connection was closed before an answer came",
         aiohttp.ClientOSError: "the connection was reset",
         aiohttp.ConnectionTimeoutError: "no connection could be made in time",
-        aiohttp.ClientHttpProxyError: "the proxy refused the connection",
+        aiohttp.ClientResponseError: "what came back is not HTTP",
     }.get(type(error), f"the exchange failed with {type(error).__name__}")
 
 
-def _refusal(error: Exception) -> str:
-    # aiohttp's own words are not shown: they may quote what was to be sent.
+def refusal_of(error: Exception) -> str:
+    """Say why aiohttp refuses to send. Its own words are not shown: they may quote what was to be sent."""
     if "AUTHORIZATION" in str(error):
         return (
             "the token cannot go with other credentials for the same host: remove the host from the .netrc file, or "
@@ -145,3 +186,28 @@ def _refusal(error: Exception) -> str:
         f"aiohttp refused to send the request ({type(error).__name__}); a lent http session must be open, and made in "
         "the event loop that uses it"
     )
+
+
+def check_lent(http: object) -> None:
+    """Check an http session that somebody lends us.
+
+    Raises:
+        ConfigurationError: it is none, or we could not work with it.
+    """
+    if not isinstance(http, aiohttp.ClientSession):
+        raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(http).__name__}")
+    if http.auth is not None:
+        raise ConfigurationError("the lent http session has auth=, which cannot go with a token; lend one without")
+    if not http.auto_decompress:
+        raise ConfigurationError("the lent http session has auto_decompress=False: answers could not be read")
+
+
+def check_ssl(ssl: object) -> ssl_module.SSLContext | bool:
+    """Return what aiohttp wants for a session's *ssl* argument.
+
+    Raises:
+        ConfigurationError: it is neither ``None`` nor a context.
+    """
+    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+        raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be switched off")
+    return True if ssl is None else ssl

@@ -68,13 +68,16 @@ async def create_webhook(
 
     Source: https://developers.asana.com/reference/createwebhook
     """
-    request = CreateWebhookRequest(
-        resource=resource,
-        target=target,
-        filters=_filters(filters),
-        opt_fields=_names(opt_fields),
-        opt_pretty=opt_pretty,
-    )
+    try:
+        request = CreateWebhookRequest(
+            resource=resource,
+            target=target,
+            filters=_filters(filters),
+            opt_fields=_names(opt_fields),
+            opt_pretty=opt_pretty,
+        )
+    finally:
+        del target  # its endpoint is no business of a traceback
     return await session.send(request)
 
 
@@ -106,6 +109,7 @@ def get_webhooks(
     page_size: int = 100,
     offset: str | None = None,
     prefetch: bool = False,
+    restart: bool = False,
     opt_fields: Iterable[str] | None = None,
     opt_pretty: bool = False,
 ) -> WebhookPager:
@@ -120,6 +124,7 @@ def get_webhooks(
         page_size: webhooks asked for at a time, 1 to 100.
         offset: where to begin: the ``next_offset`` of a page of an earlier walk.
         prefetch: whether to fetch the next page while this one is being worked on; wants ``async with``.
+        restart: whether to start over, at most twice, when an offset has expired; no webhook comes twice all the same.
         opt_fields: the fields to return.
         opt_pretty: whether Asana shall indent its answer.
 
@@ -133,7 +138,7 @@ def get_webhooks(
         opt_fields=_names(opt_fields),
         opt_pretty=opt_pretty,
     )
-    return WebhookPager(session, request, prefetch=prefetch)
+    return WebhookPager(session, request, prefetch=prefetch, restart=restart)
 
 
 async def update_webhook(

@@ -14,6 +14,7 @@ __all__ = [
     "check_base_url",
     "check_headers",
     "check_proxy",
+    "check_url",
     "is_encodable",
     "parse_url",
 ]
@@ -46,12 +47,26 @@ def check_base_url(text: object) -> str:
     Raises:
         ConfigurationError: it is no https URL (or http to loopback) of a scheme, a host and a path alone.
     """
+    return check_url("base_url", text, example=DEFAULT_BASE_URL).rstrip("/")
+
+
+def check_url(name: str, text: object, *, example: str) -> str:
+    """Return *text* if a token can be sent there safely.
+
+    Args:
+        name: what it is called, for the error.
+        text: what was given.
+        example: a good one, for the error.
+
+    Raises:
+        ConfigurationError: it is no https URL (or http to loopback) of a scheme, a host and a path alone.
+    """
     url = parse_url(text)
     if not url.host or url.query_string or url.fragment or "@" in str(text):
-        raise ConfigurationError(f"base_url must look like {DEFAULT_BASE_URL}: a scheme, a host and a path, no more")
+        raise ConfigurationError(f"{name} must look like {example}: a scheme, a host and a path, no more")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
-        raise ConfigurationError("base_url must be https, or the token could be read on the way (http: loopback only)")
-    return str(url).rstrip("/")
+        raise ConfigurationError(f"{name} must be https, or the token could be read on the way (http: loopback only)")
+    return str(url)
 
 
 def _is_loopback(host: str) -> bool:
@@ -93,7 +108,9 @@ def check_proxy(proxy: object) -> str | None:
     if proxy is None:
         return None
     url = parse_url(proxy)
+    # What is wrong is not shown: it may hold a password.
     if not isinstance(proxy, str) or url.scheme not in ("http", "https") or not url.host:
-        # It is not shown: it may hold a password.
         raise ConfigurationError("proxy must be the URL of an HTTP proxy, such as http://proxy.example:3128")
+    if ":" in (url.user or "") or not re.fullmatch(r"[ -~\xa0-\xff]*", f"{url.user}{url.password}"):
+        raise ConfigurationError("the proxy's user must have no colon, and user and password Latin-1 letters only")
     return proxy

@@ -1,12 +1,14 @@
 """Walking the pages of getWebhooks.
 
 Asana hands out an offset with each page, and the next page can be asked only with it. Offsets expire (15 minutes, as
-seen), and no snapshot is promised: what is created or deleted during a walk may or may not be in it.
+seen), and no snapshot is promised: what is created or deleted during a walk may or may not be in it. Which page comes
+next is decided in `asana_webhooks.client.walk`; here the pages are fetched, ahead of time if wanted.
 
 Source: https://developers.asana.com/docs/pagination
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,21 +17,16 @@ from attrs import evolve, field, frozen
 
 from asana_webhooks.client.requests import GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import (
-    BadRequestError,
-    ConfigurationError,
-    PaginationExpiredError,
-    PaginationRepeatedError,
-)
+from asana_webhooks.client.walk import Walk
+from asana_webhooks.errors import BadRequestError, ConfigurationError
 from asana_webhooks.models import Webhook
 from asana_webhooks.wire import WebhookList
 
 __all__ = ["WebhookPage", "WebhookPager"]
 
-_MOST_STALE_PAGES: Final = 100
-"""Pages in a row with no webhook that is new, after which a walk is given up. Some come empty; so many do not."""
-
 _LEFT: Final = "a pager with prefetch=True works only inside its 'async with', which was left; walk again in a new one"
+
+_log = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
@@ -54,16 +51,23 @@ class WebhookPager:
     owner: ``async with pager`` is required then, and cancels what is still being fetched on the way out; the walks
     begun in it end there.
 
+    With restart a walk whose offset has expired starts over from the start of the list, at most twice, also one that
+    began at an *offset*. What it had come by already does not come again, so its pages may be empty for a while.
+
     Raises, while it is walked, whatever `AsanaSession.send` does, and:
-        PaginationExpiredError: an offset became too old.
-        PaginationRepeatedError: the server sent an offset a second time, or 100 pages in a row with nothing new.
+        PaginationExpiredError: an offset became too old, with restart for the third time.
+        PaginationRepeatedError: the server sent an offset a second time, 100 pages in a row with nothing new, or
+            100,000 pages.
         ConfigurationError: two tasks walk on with one iterator, or it is used after its ``async with``.
     """
 
-    def __init__(self, session: AsanaSession, request: GetWebhooksRequest, *, prefetch: bool = False) -> None:
+    def __init__(
+        self, session: AsanaSession, request: GetWebhooksRequest, *, prefetch: bool = False, restart: bool = False
+    ) -> None:
         self._session = session
         self._request = request
         self._prefetch = prefetch
+        self._restart = restart
         self._visit: object | None = None  # stands for one 'async with'; its walks end with it
         self._tasks: set[asyncio.Task[WebhookList]] = set()
 
@@ -85,22 +89,16 @@ class WebhookPager:
 
     def pages(self) -> AsyncIterator[WebhookPage]:
         """Return an iterator over the pages of a new walk."""
+        walk = Walk(self._request.offset, restart=self._restart)
         if not self._prefetch:
-            return _Pages(self._request.offset, fetch=self._fetch)
+            return _Pages(walk, fetch=self._fetch)
         visit = self._visit
         if visit is None:
             raise ConfigurationError("a pager with prefetch=True needs 'async with pager:' around its loops")
-        return _Pages(
-            self._request.offset, fetch=self._fetch, spawn=self._spawn, may_go_on=lambda: self._visit is visit
-        )
+        return _Pages(walk, fetch=self._fetch, spawn=self._spawn, may_go_on=lambda: self._visit is visit)
 
-    async def _fetch(self, offset: str | None, items_so_far: int) -> WebhookList:
-        try:
-            return await self._session.send(evolve(self._request, offset=offset))
-        except BadRequestError as error:
-            if offset is not None and any("token has expired" in message for message in error.messages):
-                raise PaginationExpiredError(offset=offset, items_so_far=items_so_far) from None
-            raise
+    async def _fetch(self, offset: str | None) -> WebhookList:
+        return await self._session.send(evolve(self._request, offset=offset))
 
     def _spawn(self, fetching: Coroutine[Any, Any, WebhookList]) -> "asyncio.Task[WebhookList]":
         task = asyncio.get_running_loop().create_task(fetching)
@@ -119,22 +117,18 @@ class _Pages:
 
     def __init__(
         self,
-        offset: str | None,
+        walk: Walk,
         *,
-        fetch: Callable[[str | None, int], Coroutine[Any, Any, WebhookList]],
+        fetch: Callable[[str | None], Coroutine[Any, Any, WebhookList]],
         spawn: Callable[[Coroutine[Any, Any, WebhookList]], "asyncio.Task[WebhookList]"] | None = None,
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._offset = offset
+        self._walk = walk
         self._fetch = fetch
         self._spawn = spawn
         self._may_go_on = may_go_on
         self._ahead: asyncio.Task[WebhookList] | None = None
         self._page: WebhookPage | None = None
-        self._offsets_used: set[str | None] = set()
-        self._gids: set[str] = set()
-        self._stale = 0
-        self._finished = False
         self._busy = False
 
     def __aiter__(self) -> Self:
@@ -154,39 +148,29 @@ class _Pages:
         if not self._may_go_on():
             raise ConfigurationError(_LEFT)
         if self._page is None:
-            self._check_for_an_end()
-            self._page = self._take(await self._fetch_next())
+            self._page = await self._take_next()
             self._fetch_ahead()
         if self._ahead is not None:
             await asyncio.sleep(0)  # puts the request on the wire even if the loop's body never awaits
         page, self._page = self._page, None
         return page
 
-    def _check_for_an_end(self) -> None:
-        if self._finished:
-            raise StopAsyncIteration
-        if self._offset in self._offsets_used:
-            raise PaginationRepeatedError(items_so_far=len(self._gids))
-        if self._stale >= _MOST_STALE_PAGES:
-            problem = f"the server sent {self._stale} pages in a row with nothing new"
-            raise PaginationRepeatedError(items_so_far=len(self._gids), problem=problem)
-
-    def _take(self, fetched: WebhookList) -> WebhookPage:
-        self._offsets_used.add(self._offset)
-        new: dict[str, Webhook] = {}
-        for webhook in fetched.data:
-            if webhook.gid not in self._gids:
-                new.setdefault(webhook.gid, webhook)
-        self._gids.update(new)
-        self._stale = 0 if new else self._stale + 1
-        # Only next_page tells whether more follow; a short page says nothing.
-        self._finished = fetched.next_page is None
-        self._offset = None if fetched.next_page is None else fetched.next_page.offset
-        return WebhookPage(items=tuple(new.values()), next_offset=self._offset)
+    async def _take_next(self) -> WebhookPage:
+        while not self._walk.finished:
+            if (problem := self._walk.problem) is not None:
+                raise problem
+            try:
+                fetched = await self._fetch_next()
+            except BadRequestError as error:
+                self._walk.refused(error)
+                _log.info("getWebhooks: the offset has expired; the walk starts over")
+            else:
+                return WebhookPage(items=self._walk.take(fetched), next_offset=self._walk.offset)
+        raise StopAsyncIteration
 
     async def _fetch_next(self) -> WebhookList:
         if self._ahead is None:
-            return await self._fetch(self._offset, len(self._gids))
+            return await self._fetch(self._walk.offset)
         await asyncio.wait({self._ahead})  # unlike awaiting the task itself, this leaves it alone when cancelled
         ahead, self._ahead = self._ahead, None
         if ahead.cancelled():
@@ -196,8 +180,8 @@ class _Pages:
     def _fetch_ahead(self) -> None:
         if self._spawn is None or not self._may_go_on():
             return
-        if not self._finished and self._offset not in self._offsets_used and self._stale < _MOST_STALE_PAGES:
-            self._ahead = self._spawn(self._fetch(self._offset, len(self._gids)))
+        if not self._walk.finished and self._walk.problem is None:
+            self._ahead = self._spawn(self._fetch(self._walk.offset))
 
 
 class _Items:

@@ -26,6 +26,10 @@ def _check_count(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> No
     check_count(attribute.name, value)
 
 
+def _check_budget(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    check_count(attribute.name, value, zero=True)
+
+
 def _check_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     # A wait of nothing is fine; a time limit of nothing would let nothing happen.
     check_seconds(attribute.name, value, zero=attribute.name.startswith("wait_"))
@@ -38,20 +42,28 @@ class RetryPolicy:
     The wait before attempt n+1 is random between 0 and ``min(wait_max, wait_initial * 2**(n-1))``; if Asana asked for
     more with ``Retry-After``, it is that plus up to a tenth. A wait that would pass the call's deadline is not begun.
 
+    All calls of a session share a budget of repetitions, so that many callers cannot make an outage of Asana's worse:
+    sending again takes 10 from it (5 after a 429, nothing if the session was paused already), a success gives 1 back,
+    and what it cannot pay is not sent again.
+
     Raises:
-        ConfigurationError: a number of attempts below 1, or a time that is negative or not finite.
+        ConfigurationError: a number of attempts below 1, a budget below 0, or a time that is negative or not finite.
     """
 
     attempts: int = field(default=4, validator=_check_count)
     """How often one call is sent at the most."""
     create_attempts: int = field(default=2, validator=_check_count)
     """The same for createWebhook, which is repeated only when nothing can have been created."""
+    budget: int = field(default=100, validator=_check_budget)
+    """What the session's budget of repetitions holds when it is full, as it is in the beginning."""
     wait_initial: float = field(default=0.5, validator=_check_seconds)
     wait_max: float = field(default=20.0, validator=_check_seconds)
+    pause_max: float = field(default=3600.0, validator=_check_seconds)
+    """The longest pause for all calls of a session that a 429 can ask for; a longer ``Retry-After`` counts as this."""
     connect_timeout: float = field(default=10.0, validator=_check_seconds)
     """For one connection to be made."""
     attempt_timeout: float = field(default=30.0, validator=_check_seconds)
-    """For one attempt, from asking the token to the last byte of the answer."""
+    """For one attempt, from sending to the last byte of the answer."""
     create_attempt_timeout: float = field(default=45.0, validator=_check_seconds)
     """The same for createWebhook, because Asana waits for the handshake inside the call."""
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
@@ -64,13 +76,14 @@ class RetryPolicy:
 class Outcome:
     """What one attempt came to."""
 
-    kind: Literal["answered", "not_sent", "lost", "refused", "garbled"]
+    kind: Literal["answered", "not_sent", "lost", "refused", "garbled", "held"]
     """``answered``: a good answer. ``not_sent``: nothing left this machine. ``lost``: sent, perhaps executed, no whole
-    answer. ``refused``: a status outside 2xx. ``garbled``: 2xx with a body that cannot be used."""
+    answer. ``refused``: a status outside 2xx. ``garbled``: 2xx with a body that cannot be used. ``held``: not even
+    tried, because a 429 to another call pauses the whole session."""
     answer: Any = field(default=None, repr=False)
     status: int = 0
     retry_after: float | None = None
-    """Seconds, as Asana asked."""
+    """Seconds, as Asana asked; for ``held``, what is left of the pause."""
     details: tuple[ErrorDetail, ...] = field(default=(), repr=False)
     refusal: Literal["", "duplicate", "target"] = ""
     """For ``refused``, where the status alone does not say it: this webhook exists, or its target did not agree."""
@@ -79,8 +92,13 @@ class Outcome:
     malformed: bool = False
     """For ``garbled``: True if it was cut off or no JSON, so that asking again may help."""
 
+    @property
+    def not_executed(self) -> bool:
+        """Whether the answer tells that Asana did not do what it was asked."""
+        return self.kind == "refused" and 300 <= self.status < 500
 
-Action = Literal["again", "raise", "succeeded", "unknown"]
+
+Action = Literal["again", "renew", "raise", "succeeded", "unknown"]
 
 
 @frozen
@@ -88,23 +106,37 @@ class Verdict:
     """What to do after an attempt."""
 
     action: Action
+    """``again``: send again after *wait*. ``renew``: send again at once, with another token. ``succeeded``: return the
+    answer. ``unknown``: raise that nobody knows whether it was executed. ``raise``: raise what the outcome says."""
     wait: float = 0.0
     """Seconds to wait before sending again."""
+    pause: float = 0.0
+    """Seconds for which no call of the session may send."""
+    cost: int = 0
+    """What to take from the session's budget of repetitions; negative to give back."""
+    reason: str = ""
+    """For ``raise``: why something that is worth repeating is not repeated, for the log."""
 
 
 _TABLE: Final[Mapping[str, tuple[Action, Action, Action]]] = {
-    # what happened       get, list, update  delete       create
-    "answered":           ("succeeded",      "succeeded", "succeeded"),
-    "nothing sent":       ("again",          "again",     "again"),
-    "429":                ("again",          "again",     "again"),
-    "5xx":                ("again",          "again",     "unknown"),
-    "no whole answer":    ("again",          "again",     "unknown"),
-    "2xx, malformed":     ("again",          "succeeded", "unknown"),
-    "2xx, mistyped":      ("raise",          "succeeded", "unknown"),
-    "404 after a repeat": ("raise",          "succeeded", "raise"),
-    "other status":       ("raise",          "raise",     "raise"),
+    # what happened          get, list, update  delete       create
+    "answered":             ("succeeded",       "succeeded", "succeeded"),
+    "held":                 ("again",           "again",     "again"),
+    "nothing sent":         ("again",           "again",     "again"),
+    "429":                  ("again",           "again",     "again"),
+    "401, token renewable": ("renew",           "renew",     "renew"),
+    "5xx":                  ("again",           "again",     "unknown"),
+    "no whole answer":      ("again",           "again",     "unknown"),
+    "2xx, malformed":       ("again",           "succeeded", "unknown"),
+    "2xx, mistyped":        ("raise",           "succeeded", "unknown"),
+    "404 after a repeat":   ("raise",           "succeeded", "unknown"),
+    "other status":         ("raise",           "raise",     "raise"),
 }  # fmt: skip
 _COLUMNS: Final = {"deleteWebhook": 1, "createWebhook": 2}
+
+_COST: Final = 10
+_COST_AFTER_429: Final = 5  # cheaper: Asana is well, and has said when to come back
+_GIVEN_BACK: Final = 1
 
 
 def verdict(
@@ -113,6 +145,9 @@ def verdict(
     *,
     attempt: int,
     maybe_done: bool,
+    renewable: bool,
+    paused: bool,
+    budget: int,
     time_left: float,
     policy: RetryPolicy,
 ) -> Verdict:
@@ -123,34 +158,73 @@ def verdict(
         outcome: what the attempt came to.
         attempt: which one it was, from 1.
         maybe_done: whether an earlier sending of the same call may have been executed.
+        renewable: whether there may be another token to try, should Asana refuse this one.
+        paused: whether a 429 pauses the session already.
+        budget: what is left of the session's budget of repetitions.
         time_left: seconds until the call's deadline.
         policy: the bounds.
     """
-    action = _TABLE[_what_happened(outcome, maybe_done=maybe_done)][_COLUMNS.get(operation, 0)]
+    happened = _what_happened(outcome, maybe_done=maybe_done, renewable=renewable)
+    action = _TABLE[happened][_COLUMNS.get(operation, 0)]
+    if operation == "createWebhook" and maybe_done and action != "succeeded":
+        action = "unknown"  # the first copy may have created it, whatever came of the second
+    wait = _wait(outcome, attempt, policy)
+    pause = _pause(outcome, wait, policy)
     if action != "again":
-        return Verdict(action)
+        return Verdict(action, pause=pause, cost=-_GIVEN_BACK if action == "succeeded" else 0)
     attempts = policy.create_attempts if operation == "createWebhook" else policy.attempts
-    wait = _wait(outcome.retry_after, attempt, policy)
-    return Verdict("again", wait) if attempt < attempts and wait < time_left else Verdict("raise")
+    held = outcome.kind == "held"  # nothing was sent, so nothing is counted
+    cost = _cost(outcome, paused=paused)
+    if attempt >= attempts and not held:
+        return Verdict("raise", pause=pause, reason="no attempt is left")
+    if wait >= time_left:
+        return Verdict("raise", pause=pause, reason=f"waiting {wait:.1f} seconds would pass the deadline")
+    if cost > budget:
+        return Verdict("raise", pause=pause, reason="the session's budget of repetitions is used up")
+    return Verdict("again", wait, pause=pause, cost=cost)
 
 
-def _what_happened(outcome: Outcome, *, maybe_done: bool) -> str:
+def _what_happened(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> str:
     match outcome:
         case Outcome(kind="refused", status=429):
             return "429"
+        case Outcome(kind="refused", status=401) if renewable:
+            return "401, token renewable"
         case Outcome(kind="refused", status=404) if maybe_done:
             return "404 after a repeat"
         case Outcome(kind="refused", status=status):
-            return "5xx" if status >= 500 else "other status"
+            # What HTTP does not know, or not as a last word, tells as little as a 5xx.
+            return "other status" if 300 <= status < 500 else "5xx"
         case Outcome(kind="garbled", malformed=malformed):
             return "2xx, malformed" if malformed else "2xx, mistyped"
-    return {"answered": "answered", "not_sent": "nothing sent", "lost": "no whole answer"}[outcome.kind]
+    names = {"answered": "answered", "held": "held", "not_sent": "nothing sent", "lost": "no whole answer"}
+    return names[outcome.kind]
 
 
-def _wait(retry_after: float | None, attempt: int, policy: RetryPolicy) -> float:
+def _wait(outcome: Outcome, attempt: int, policy: RetryPolicy) -> float:
     chance = policy.random()
-    wait = chance * min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 60))
-    return wait if retry_after is None else max(wait, retry_after * (1 + chance / 10))
+    backoff = chance * min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 60))
+    if outcome.retry_after is None:
+        return backoff
+    # Never before Asana said, and not all callers in the same moment.
+    if outcome.kind == "held":
+        return outcome.retry_after * (1 + chance / 10)
+    return max(backoff, min(outcome.retry_after, policy.pause_max) * (1 + chance / 10))
+
+
+def _cost(outcome: Outcome, *, paused: bool) -> int:
+    if outcome.kind == "held":
+        return 0
+    if outcome.kind == "refused" and outcome.status == 429:
+        return 0 if paused else _COST_AFTER_429  # all that were in flight hear of the same trouble
+    return _COST
+
+
+def _pause(outcome: Outcome, wait: float, policy: RetryPolicy) -> float:
+    """Return for how long a 429 pauses the whole session: as long as Asana said, else as long as this call waits."""
+    if outcome.kind != "refused" or outcome.status != 429:
+        return 0.0
+    return wait if outcome.retry_after is None else min(outcome.retry_after, policy.pause_max)
 
 
 def parse_retry_after(values: Sequence[str], date: str | None) -> float | None:

@@ -3,18 +3,23 @@
 import asyncio
 import logging
 import os
+import platform
 import ssl as ssl_module
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 
-from asana_webhooks.checks import check_seconds
+from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.client.answers import error_of, unknown_outcome
-from asana_webhooks.client.auth import TokenProvider, check_token, token_provider
-from asana_webhooks.client.exchange import Line, Sendings, exchange
+from asana_webhooks.client.auth import FixedToken, TokenProvider, token_provider
+from asana_webhooks.client.call import Call
+from asana_webhooks.client.deprecations import Deprecation, DeprecationLog, choice_headers, chosen_changes
+from asana_webhooks.client.exchange import Line, check_lent, check_ssl, exchange
+from asana_webhooks.client.gate import Gate
 from asana_webhooks.client.options import (
     DEFAULT_BASE_URL,
     check_base_url,
@@ -22,13 +27,24 @@ from asana_webhooks.client.options import (
     check_proxy,
 )
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
-from asana_webhooks.client.retry import Outcome, RetryPolicy, verdict
-from asana_webhooks.errors import AsanaError, ConfigurationError
+from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, verdict
+from asana_webhooks.errors import ConfigurationError, NetworkError, RateLimitedError, ServerError
 from asana_webhooks.version import __version__
 
 __all__ = ["AsanaSession"]
 
-_HEADERS: Final = {"User-Agent": f"asana-webhooks/{__version__}", "Accept": "application/json"}
+_HEADERS: Final = {
+    "User-Agent": f"asana-webhooks/{__version__}",
+    "X-Asana-Client-Lib": urlencode(
+        {
+            "language": "Python",
+            "language_version": platform.python_version(),
+            "library": "asana-webhooks",
+            "version": __version__,
+        }
+    ),
+    "Accept": "application/json",
+}
 _CLOSED: Final = "this AsanaSession is closed; make a new one"
 
 _log = logging.getLogger(__name__)
@@ -43,6 +59,9 @@ class AsanaSession:
     Calls go through the five functions (`get_webhook` and so on) or through `send`. Cancelling a call closes its
     connection and leaves the session usable.
 
+    Its calls keep calm together: when Asana answers one of them with 429, none is sent until that is over; what is
+    sent again comes out of one budget (see `RetryPolicy`); and no more are in flight at once than Asana allows.
+
     Args:
         token: the access token, or an async callable that returns one and is asked before every attempt. By default
             the environment's ``ASANA_ACCESS_TOKEN``.
@@ -51,17 +70,25 @@ class AsanaSession:
         retry: how often and how patiently to send again.
         limiter: an async context manager to enter for every attempt, such as ``aiolimiter.AsyncLimiter(150, 60)``;
             only *timeout* bounds how long it takes.
+        max_reads: how many GET requests may be in flight at once. Asana allows a token 50.
+        max_writes: how many POST, PUT and DELETE requests may be. Asana allows a token 15.
         http: a lent ``aiohttp.ClientSession``; it is used as it is and never closed.
         proxy: the URL of an HTTP proxy.
         ssl: how to verify Asana's certificate; verification itself cannot be switched off.
         trust_env: whether to take proxies from the environment, as aiohttp does; proxies only: a ``.netrc`` entry for
             Asana's host is refused.
-        headers: headers to send with every request, besides ours. They may replace ``User-Agent`` and ``Accept``.
+        headers: headers to send with every request, besides ours. They may replace ``User-Agent``, ``Accept`` and
+            ``X-Asana-Client-Lib``.
+        enable: changes of Asana's API to have already, as its announcements name them (``Asana-Enable``).
+        disable: changes not to have yet (``Asana-Disable``).
+        on_deprecation: called with each change that Asana announces for these requests, once, besides a warning in
+            the log; not with those in *enable* and *disable*. It runs in the middle of a call, so it must be quick.
 
     Raises:
         ConfigurationError: an argument cannot work.
 
-    Sources: https://developers.asana.com/docs/authentication, https://developers.asana.com/docs/rate-limits
+    Sources: https://developers.asana.com/docs/authentication, https://developers.asana.com/docs/rate-limits,
+    https://developers.asana.com/docs/deprecations
     """
 
     def __init__(
@@ -72,33 +99,49 @@ class AsanaSession:
         # Time and repetition
         timeout: float = 60.0,
         retry: RetryPolicy | None = None,
+        # Calm
         limiter: AbstractAsyncContextManager[Any] | None = None,
+        max_reads: int = 50,
+        max_writes: int = 15,
         # HTTP
         http: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
         ssl: ssl_module.SSLContext | None = None,
         trust_env: bool = False,
         headers: Mapping[str, str] | None = None,
+        # Changes of the API
+        enable: Iterable[str] = (),
+        disable: Iterable[str] = (),
+        on_deprecation: Callable[[Deprecation], object] | None = None,
     ) -> None:
+        try:
+            self._token = token_provider(token)
+        finally:
+            del token  # so that no traceback shows it
         if http is not None:
-            _check_lent(http, trust_env=trust_env)
-        if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
-            raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be switched off")
+            check_lent(http)
+            if trust_env:
+                raise ConfigurationError("trust_env belongs to the lent http session; set it there")
         if limiter is not None and not isinstance(limiter, AbstractAsyncContextManager):
             raise ConfigurationError(f"limiter must be an async context manager, not {type(limiter).__name__}")
         if base_url is None:
             base_url = os.environ.get("ASANA_BASE_URL") or DEFAULT_BASE_URL
-        self._token = token_provider(token)
         self._base_url = check_base_url(base_url)
         self._timeout = check_seconds("timeout", timeout, zero=False)
         self._retry = RetryPolicy() if retry is None else retry
-        self._limiter = limiter
+        self._budget = self._retry.budget
+        self._gate = Gate(self._retry.clock)
+        self._limiter: AbstractAsyncContextManager[Any] = nullcontext() if limiter is None else limiter
+        self._reads = asyncio.Semaphore(check_count("max_reads", max_reads))
+        self._writes = asyncio.Semaphore(check_count("max_writes", max_writes))
         self._http = http
         self._owns_http = http is None
         self._proxy = check_proxy(proxy)
-        self._ssl: ssl_module.SSLContext | bool = True if ssl is None else ssl
+        self._ssl = check_ssl(ssl)
         self._trust_env = trust_env
         self._headers = check_headers(headers, _HEADERS)
+        self._headers |= choice_headers(enable, disable, self._headers)
+        self._deprecations = DeprecationLog(on_deprecation, chosen=chosen_changes(self._headers))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[asyncio.Timeout] = set()
         self._closed = False
@@ -127,11 +170,19 @@ class AsanaSession:
 
         Calls that are still open end at once, wherever they wait, with `ConfigurationError`; a create request that
         was sent already with `CreateOutcomeUnknownError`.
+
+        Raises:
+            ConfigurationError: it belongs to another event loop that still runs.
         """
+        if self._loop is not None and self._loop.is_running() and self._loop is not asyncio.get_running_loop():
+            raise ConfigurationError(
+                "this AsanaSession belongs to another event loop, which still runs; close it there"
+            )
         self._closed = True
         calls, self._calls = self._calls, set()
         for call in calls:
-            call.reschedule(0)  # a time long past
+            if self._loop is asyncio.get_running_loop():  # else its loop is over, and so is the call
+                call.reschedule(0)  # a time long past
         if self._owns_http and self._http is not None:
             await self._http.close()
 
@@ -153,9 +204,9 @@ class AsanaSession:
     async def send(self, request: Request[AnswerT]) -> AnswerT:
         """Send *request*, again where that is safe, and return its answer.
 
-        Awaits the token, the limiter, the network, and the waits between attempts; all of it together takes at most
-        the session's *timeout*. On cancellation the attempt under way is dropped; a create request may have been
-        executed all the same.
+        Awaits its turn, the limiter, the token, the network, and the waits between attempts; all of it together takes
+        at most the session's *timeout*. A wait that would take longer is not begun: the last error comes at once. On
+        cancellation the attempt under way is dropped; a create request may have been executed all the same.
 
         Raises:
             ResponseError: Asana answered with an error; the subclass tells which.
@@ -167,93 +218,108 @@ class AsanaSession:
                 token cannot be used, or aiohttp refuses to send.
         """
         self._open()
-        sendings = Sendings()
+        call = Call(self._retry.clock() + self._timeout)
         try:
             async with asyncio.timeout(None) as scope:  # has no time limit until aclose() gives it one
                 self._calls.add(scope)
                 try:
-                    return await self._send(request, sendings)
+                    return await self._send(request, call)
                 finally:
                     self._calls.discard(scope)
         except TimeoutError:
             if not scope.expired():
                 raise
-        if isinstance(request, CreateWebhookRequest) and sendings.count:
+        if isinstance(request, CreateWebhookRequest) and call.sendings.count > call.undone:
             lost = Outcome(kind="lost", problem="the session was closed before an answer came")
-            raise unknown_outcome(request, lost, attempts=sendings.count, sent_at=sendings.last)
+            raise unknown_outcome(request, lost, attempts=call.sendings.count, sent_at=call.sendings.last)
         raise ConfigurationError(_CLOSED)
 
-    async def _send(self, request: Request[AnswerT], sendings: Sendings) -> AnswerT:
+    async def _send(self, request: Request[AnswerT], call: Call) -> AnswerT:
         policy = self._retry
-        deadline = policy.clock() + self._timeout
-        attempt = 0
         while True:
-            attempt += 1
-            outcome = await self._attempt(request, deadline - policy.clock(), sendings)
-            time_left = deadline - policy.clock()
+            outcome = self._gate.holds(call.waited_for) or await self._attempt(request, call)
+            call.count(outcome)
+            time_left = call.deadline - policy.clock()
             decision = verdict(
                 request.operation,
                 outcome,
-                attempt=attempt,
-                maybe_done=sendings.count > 1,
+                attempt=call.attempts,
+                maybe_done=call.maybe_done,
+                renewable=call.rejected is None and not isinstance(self._token, FixedToken),
+                paused=self._gate.holds() is not None,
+                budget=self._budget,
                 time_left=time_left,
                 policy=policy,
             )
-            if decision.action == "succeeded":
-                answer: AnswerT = outcome.answer
-                return answer
-            if decision.action == "unknown":
-                raise unknown_outcome(request, outcome, attempts=attempt, sent_at=sendings.last)
-            if decision.action == "raise":
-                raise error_of(request, outcome, attempts=attempt, timeout=self._timeout, time_left=time_left)
-            _log.info("%s: %s; sending again in %.2f seconds", request.operation, outcome.problem, decision.wait)
-            await policy.sleep(decision.wait)
+            self._budget = min(self._budget - decision.cost, policy.budget)
+            self._gate.shut(decision.pause, outcome)
+            call.undone += outcome.not_executed
+            match decision.action:
+                case "succeeded":
+                    answer: AnswerT = outcome.answer
+                    return answer
+                case "unknown":
+                    raise unknown_outcome(request, outcome, attempts=call.attempts, sent_at=call.sendings.last)
+                case "raise":
+                    if decision.reason:
+                        _log.info("%s: %s; not sent again: %s", request.operation, outcome.problem, decision.reason)
+                    raise error_of(request, outcome, attempts=call.attempts, timeout=self._timeout, time_left=time_left)
+                case "renew":
+                    _log.info("%s: %s; asking for another token", request.operation, outcome.problem)
+                    call.renew(outcome)
+                case "again":
+                    _log.info("%s: %s; sending in %.2f seconds", request.operation, outcome.problem, decision.wait)
+                    await self._wait(call, decision)
 
-    async def _attempt(self, request: Request[Any], time_left: float, sendings: Sendings) -> Outcome:
+    async def _wait(self, call: Call, decision: Verdict) -> None:
+        sat_out = self._gate.sat_out(decision.wait)
+        try:
+            await self._retry.sleep(decision.wait)
+        except asyncio.CancelledError:
+            self._budget += decision.cost  # it is not sent again after all
+            raise
+        call.waited_for = sat_out or call.waited_for
+
+    async def _attempt(self, request: Request[Any], call: Call) -> Outcome:
         creating = isinstance(request, CreateWebhookRequest)
         limit = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
-        line = Line(
+        turn = self._reads if request.method == "GET" else self._writes
+        before = call.sendings.count
+        now = asyncio.get_running_loop().time
+        began = now()
+        end = began + max(call.deadline - self._retry.clock(), 0)
+        waiting_for = "its turn did not come (limiter, max_reads, max_writes)"
+        try:
+            async with asyncio.timeout_at(end) as scope, turn, self._limiter:
+                waiting_for = "the token provider gave no token"
+                token = await call.ask_token(self._token)
+                held = self._gate.holds(call.waited_for)  # for others were answered meanwhile
+                if held is not None:
+                    return held
+                if call.rejection is not None and token == call.rejected:
+                    return call.rejection
+                # How long all that took is no sign of trouble; from here on it would be.
+                began, end = now(), min(end, now() + limit)
+                scope.reschedule(end)
+                waiting_for = "no answer"
+                call.token = token
+                return await exchange(self._line(), request, token, call.sendings)
+        except TimeoutError:
+            if not scope.expired():  # the limiter's own
+                raise
+        except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
+            problem = f"no token could be had: {error}"
+            return Outcome(kind="not_sent", problem=problem, retry_after=getattr(error, "retry_after", None))
+        kind: Literal["lost", "not_sent"] = "lost" if call.sendings.count > before else "not_sent"
+        return Outcome(kind=kind, problem=f"{waiting_for} within {end - began:.1f} seconds")
+
+    def _line(self) -> Line:
+        return Line(
             http=self._open(),
             base_url=self._base_url,
             headers=self._headers,
             proxy=self._proxy,
             ssl=self._ssl,
             connect_timeout=self._retry.connect_timeout,
+            note_changes=self._deprecations.note,
         )
-        before = sendings.count
-        now = asyncio.get_running_loop().time
-        began, end = now(), now() + max(time_left, 0)
-        waiting_for = "the session's limiter let nothing through"
-        try:
-            async with asyncio.timeout_at(end) as scope, nullcontext() if self._limiter is None else self._limiter:
-                # How long a limiter takes is no sign of trouble, so only the whole call's time bounds it.
-                began, end = now(), min(end, now() + limit)
-                scope.reschedule(end)
-                waiting_for = "the token provider gave no token"
-                token = await self._ask_token()
-                waiting_for = "no answer"
-                outcome = await exchange(line, request, token, sendings)
-        except TimeoutError:
-            if not scope.expired():  # the limiter's own
-                raise
-            kind: Literal["lost", "not_sent"] = "lost" if sendings.count > before else "not_sent"
-            outcome = Outcome(kind=kind, problem=f"{waiting_for} within {end - began:.1f} seconds")
-        return outcome
-
-    async def _ask_token(self) -> str:
-        try:
-            token = await self._token()
-        except AsanaError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a provider may raise anything, and in it may be the token
-            raise ConfigurationError(f"the token provider failed with {type(error).__name__}") from None
-        return check_token(token)
-
-
-def _check_lent(http: object, *, trust_env: bool) -> None:
-    if not isinstance(http, aiohttp.ClientSession):
-        raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(http).__name__}")
-    if trust_env:
-        raise ConfigurationError("trust_env belongs to the lent http session; set it there")
-    if http.auth is not None:
-        raise ConfigurationError("the lent http session has auth=, which cannot go with a token; lend one without")

@@ -9,7 +9,7 @@ read them.
 Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import aclosing
 from typing import Any
 
@@ -34,41 +34,57 @@ class ReceiverApp:
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Answer one request, or go along with a server's lifespan."""
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] != "http":
-            raise ValueError(f"an Asana receiver speaks HTTP only, not {scope['type']!r}")
-        elif scope["method"] != "POST":
-            await _reply(scope, send, Reply(status=405, headers=((b"allow", b"POST"),), close=True))
+        exchange = _Exchange(scope, receive, send)
+        del scope  # endpoint and secret are in it, and error trackers show the locals of a frame
+        await exchange.run(self._receiver)
+
+
+class _Exchange:
+    """One call of the application. Its repr shows nothing of the scope."""
+
+    def __init__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+
+    async def run(self, receiver: Receiver) -> None:
+        """Do what the scope asks for."""
+        kind = self._scope["type"]
+        if kind == "lifespan":
+            await self._lifespan()
+        elif kind != "http":
+            raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
+        elif self._scope["method"] != "POST":
+            await self._reply(Reply(status=405, headers=((b"allow", b"POST"),), close=True))
         else:
-            endpoint = scope["path"].rpartition("/")[2]
-            async with aclosing(_chunks(receive)) as body:
-                reply = await self._receiver.receive(endpoint, scope["headers"], body)
-            await _reply(scope, send, reply)
+            async with aclosing(self._chunks()) as body:
+                reply = await receiver.receive(self._scope["path"].rpartition("/")[2], self._scope["headers"], body)
+            await self._reply(reply)
 
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError("the body was cut off")
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
 
-async def _chunks(receive: _Receive) -> AsyncGenerator[bytes, None]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionResetError("the body was cut off")
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+    async def _reply(self, reply: Reply) -> None:
+        start = {"type": "http.response.start", "status": reply.status}
+        await self._send(start | {"headers": list(self._headers(reply))})
+        await self._send({"type": "http.response.body", "body": reply.body})
 
+    def _headers(self, reply: Reply) -> Iterator[tuple[bytes, bytes]]:
+        yield b"content-length", str(len(reply.body)).encode()
+        for name, value in reply.headers:
+            yield name.lower(), value
+        if reply.close and self._scope.get("http_version", "1.1") < "2":  # HTTP/2 knows no such header
+            yield b"connection", b"close"
 
-async def _reply(scope: _Message, send: _Send, reply: Reply) -> None:
-    length = str(len(reply.body)).encode()
-    headers = [(b"content-length", length), *((name.lower(), value) for name, value in reply.headers)]
-    if reply.close and scope.get("http_version", "1.1") < "2":  # HTTP/2 knows no such header
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
-
-
-async def _lifespan(receive: _Receive, send: _Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
+    async def _lifespan(self) -> None:
+        while True:
+            message = await self._receive()
+            await self._send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return

@@ -18,7 +18,17 @@ from asana_webhooks.models import Secret
 from asana_webhooks.receiver.signature import verify
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
 
-__all__ = ["MAX_BODY", "Handshake", "Headers", "Signed", "check_length", "is_heartbeat", "prove", "read_headers"]
+__all__ = [
+    "MAX_BODY",
+    "Handshake",
+    "Headers",
+    "HookHeaders",
+    "Signed",
+    "check_length",
+    "is_heartbeat",
+    "prove",
+    "read_headers",
+]
 
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of a body that are accepted by default. 1,000 events of the longest kind are about 0.5 MB."""
@@ -26,7 +36,7 @@ MAX_BODY: Final = 8 * 1024 * 1024
 Headers = Iterable[tuple[bytes, bytes]]
 """Raw header names and values in the order they came, as ASGI and aiohttp's ``raw_headers`` have them."""
 
-_SECRET: Final = re.compile(rb"[0-9A-Za-z_-]{16,256}")
+_SECRET: Final = re.compile(r"[0-9A-Za-z_-]{16,256}")
 _HEARTBEAT: Final = re.compile(rb'\s*\{\s*"events"\s*:\s*\[\s*\]\s*\}\s*')
 
 
@@ -44,44 +54,61 @@ class Signed:
     signature: bytes = field(repr=False)
 
 
-def _values(headers: Headers, name: bytes) -> list[bytes]:
-    return [value.strip(b" \t") for key, value in headers if key.lower() == name]
+@frozen(kw_only=True)
+class HookHeaders:
+    """The values of the headers that count, each as often as it came. No repr or dump of it shows a secret."""
+
+    encodings: tuple[bytes, ...]
+    lengths: tuple[bytes, ...]
+    signatures: tuple[bytes, ...] = field(repr=False)
+    secrets: tuple[Secret, ...]
+    """Whatever stood there, well formed or not."""
+
+    @classmethod
+    def of(cls, headers: Headers) -> "HookHeaders":
+        """Pick them out of a request's headers."""
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            values.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        return cls(
+            encodings=tuple(values.get(b"content-encoding", ())),
+            lengths=tuple(values.get(b"content-length", ())),
+            signatures=tuple(values.get(b"x-hook-signature", ())),
+            secrets=tuple(Secret(value.decode("latin-1")) for value in values.get(b"x-hook-secret", ())),
+        )
 
 
-def read_headers(registration: Registration, headers: Headers, *, max_body: int = MAX_BODY) -> Handshake | Signed:
+def read_headers(registration: Registration, headers: HookHeaders, *, max_body: int = MAX_BODY) -> Handshake | Signed:
     """Decide what a request is, before its body is read.
 
     Args:
         registration: what the store knows of the endpoint.
-        headers: the request's headers.
+        headers: those of the request.
         max_body: bytes a body may have.
 
     Raises:
         RejectedError: 404 closed registration, 415 encoded body, 413 announced body too long, 400 malformed
             handshake, 401 no usable signature.
     """
-    headers = list(headers)
     if registration.state is RegistrationState.CLOSED:
         raise RejectedError(status=404, reason="closed registration")
-    encodings = _values(headers, b"content-encoding")
-    if any(encoding.lower() not in (b"", b"identity") for encoding in encodings):
+    if any(encoding.lower() not in (b"", b"identity") for encoding in headers.encodings):
         # Front ends decode silently, and the signature would be checked over other bytes than Asana signed.
         raise RejectedError(status=415, reason="encoded body")
-    for length in _values(headers, b"content-length"):
+    for length in headers.lengths:
         check_length(int(length) if length.isdigit() and len(length) < 20 else max_body + 1, max_body=max_body)
-    signatures = _values(headers, b"x-hook-signature")
-    secrets = _values(headers, b"x-hook-secret")
-    if secrets and not signatures and registration.state is RegistrationState.PENDING:
-        return Handshake(_read_secret(secrets))
+    signatures = headers.signatures
+    if headers.secrets and not signatures and registration.state is RegistrationState.PENDING:
+        return Handshake(_the_secret(headers.secrets))
     if len(signatures) != 1:
         raise RejectedError(status=401, reason=f"{len(signatures)} signatures" if signatures else "no signature")
     return Signed(signatures[0])
 
 
-def _read_secret(values: Sequence[bytes]) -> Secret:
-    if len(values) != 1 or not _SECRET.fullmatch(values[0]):
+def _the_secret(secrets: Sequence[Secret]) -> Secret:
+    if len(secrets) != 1 or not _SECRET.fullmatch(secrets[0].reveal()):
         raise RejectedError(status=400, reason="malformed handshake")
-    return Secret(values[0].decode("ascii"))
+    return secrets[0]
 
 
 def check_length(length: int, *, max_body: int) -> None:

@@ -6,13 +6,14 @@ import re
 from collections.abc import AsyncIterable
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from asana_webhooks.errors import AsanaError, RejectedError
 from asana_webhooks.receiver.inbound import (
     MAX_BODY,
     Handshake,
     Headers,
+    HookHeaders,
     check_length,
     is_heartbeat,
     prove,
@@ -29,10 +30,11 @@ _log = logging.getLogger(__name__)
 
 @frozen(kw_only=True)
 class Reply:
-    """What to answer Asana."""
+    """What to answer Asana. Its repr shows no headers."""
 
     status: int
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """What to send, raw: to a handshake the answer is its secret, so keep them out of logs."""
     body: bytes = b""
     """A fixed short text: Asana shows it to others as ``last_failure_content``."""
     close: bool = False
@@ -89,26 +91,29 @@ class Receiver:
                 ``OSError`` when the peer goes away.
         """
         registration = registration_id(endpoint)
+        is_possible = _ENDPOINT.fullmatch(endpoint) is not None
         try:
+            hook_headers = HookHeaders.of(headers)
+            del endpoint, headers  # error trackers show the locals of every frame a cancellation passes
             async with asyncio.timeout(self._timeout):
-                return await self._answer(endpoint, list(headers), body)
+                found = await self._store.find(registration) if is_possible else None
+                return await self._answer(found, hook_headers, body)
         except RejectedError as refusal:
             # A true delivery that is too long would cost the webhook after 24 hours.
             level = logging.ERROR if refusal.status == 413 else logging.WARNING
-            _log.log(level, "refused with %d: %s (registration %.12s)", refusal.status, refusal.reason, registration)
+            _log.log(
+                level, "refused with %d: %.200r (registration %.12s)", refusal.status, refusal.reason, registration
+            )
             return Reply(status=refusal.status, close=True)
         except Exception as error:  # noqa: BLE001 - whatever a store does, Asana shall send again
             # Only our own texts are known to hold no secret.
             problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
-            _log.error("answered 503: %s (registration %.12s)", problem, registration)
+            _log.error("answered 503: %.200r (registration %.12s)", problem, registration)
             return Reply(status=503, body=b"store unavailable")
 
     async def _answer(
-        self, endpoint: str, headers: list[tuple[bytes, bytes]], body: bytes | AsyncIterable[bytes]
+        self, registration: Registration | None, headers: HookHeaders, body: bytes | AsyncIterable[bytes]
     ) -> Reply:
-        registration = None
-        if _ENDPOINT.fullmatch(endpoint):
-            registration = await self._store.find(registration_id(endpoint))
         if registration is None:
             raise RejectedError(status=404, reason="unknown endpoint")
         meaning = read_headers(registration, headers, max_body=self._max_body)

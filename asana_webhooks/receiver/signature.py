@@ -21,10 +21,9 @@ def sign(secret: Secret, body: bytes) -> str:
     Raises:
         ValueError: the secret is empty; anybody could make such signatures.
     """
-    key = secret.reveal().encode()
-    if not key:
+    if not secret.reveal():
         raise ValueError("an empty secret signs nothing")
-    return hmac.new(key, body, hashlib.sha256).hexdigest()
+    return hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
 
 
 def verify(secret: Secret, body: bytes, signature: bytes) -> bool:

@@ -8,10 +8,10 @@ refused; with ``web.AppRunner(app, auto_decompress=False)`` aiohttp does not eve
 prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if others read it.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from asana_webhooks.receiver.receiver import Receiver, Reply
@@ -26,36 +26,42 @@ def webhook_routes(receiver: Receiver, prefix: str = "/asana") -> list[web.Route
         receiver: what answers.
         prefix: the path before the endpoint; ``public_url`` of `establish_webhook` must end with it.
     """
-    return [web.post(f"{prefix.rstrip('/')}/{{endpoint}}", _handler(receiver))]
+    return [web.post(f"{prefix.rstrip('/')}/{{endpoint}}", _target(receiver))]
 
 
-def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(request: web.Request) -> web.Response:
-        async with aclosing(_chunks(request)) as body:
-            reply = await receiver.receive(request.match_info["endpoint"], request.raw_headers, body)
-        response = _response(reply)
-        if reply.close and not request.content.is_eof():
-            # aiohttp would go on reading for ten seconds what a refused peer still sends.
-            await response.prepare(request)
-            await response.write_eof()
-            request.protocol.force_close()
-        return response
+def _target(receiver: Receiver) -> type[web.View]:
+    class Target(web.View):
+        # A view, because a request's repr shows its path, and error trackers show the locals of a frame.
 
-    return handle
+        async def post(self) -> web.Response:
+            async with aclosing(_chunks(self.request.content)) as body:
+                reply = await receiver.receive(self.request.match_info["endpoint"], self.request.raw_headers, body)
+            response = _Response(reply)
+            if reply.close and not self.request.content.is_eof():
+                # aiohttp would go on reading for ten seconds what a refused peer still sends.
+                await response.prepare(self.request)
+                await response.write_eof()
+                self.request.protocol.force_close()
+            return response
+
+    return Target
 
 
-async def _chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
+async def _chunks(content: StreamReader) -> AsyncGenerator[bytes, None]:
     try:
-        async for chunk in request.content.iter_any():
+        async for chunk in content.iter_any():
             yield chunk
     except (web.RequestPayloadError, HttpProcessingError) as error:  # chunks that make no sense
         raise ConnectionResetError("the body was cut off") from error
 
 
-def _response(reply: Reply) -> web.Response:
-    response = web.Response(status=reply.status, body=reply.body)
-    if reply.close:
-        response.force_close()
-    for name, value in reply.headers:
-        response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
-    return response
+class _Response(web.Response):
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(status=reply.status, body=reply.body)
+        if reply.close:
+            self.force_close()
+        for name, value in reply.headers:
+            self.headers.add(name.decode("latin-1"), value.decode("latin-1"))
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"  # aiohttp's own shows the path

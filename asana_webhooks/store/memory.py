@@ -104,7 +104,7 @@ class MemoryStore:
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`."""
         entry = self._usable().entries.get(id)
-        check_texts(secret.reveal())
+        check_texts(secret)
         if entry is None or entry.standing(self._clock()) is not RegistrationState.PENDING:
             return False
         name = candidate_id(secret)
@@ -117,7 +117,7 @@ class MemoryStore:
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
         shelf = self._usable()
-        check_texts(webhook_gid, secret.reveal())
+        check_texts(webhook_gid, secret)
         entry = shelf.entries.get(id)
         if entry is None:
             return False

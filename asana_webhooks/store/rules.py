@@ -103,9 +103,9 @@ def check_integer(name: str, value: int) -> int:
     return value
 
 
-def check_texts(*values: str) -> None:
+def check_texts(*values: str | Secret) -> None:
     """Raise `ConfigurationError` if one of these holds a lone surrogate, which no store can keep."""
-    if any(_SURROGATE.search(value) for value in values):
+    if any(_SURROGATE.search(value.reveal() if isinstance(value, Secret) else value) for value in values):
         # No value in the message, and no UnicodeError behind it: either may show a secret.
         raise ConfigurationError("the store cannot keep one of the values given: it holds a lone surrogate")
 

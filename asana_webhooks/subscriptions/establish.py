@@ -1,22 +1,22 @@
 """Establishing a webhook: where asking and being called meet.
 
 A registration is opened before the create request is sent, the receiver lets Asana's handshake in while the request
-is open, and Asana's authenticated 201 decides which of the secrets that came is the true one.
+is open, and Asana's authenticated 201 decides which of the secrets that came is the true one. A create request has no
+idempotency key: when no answer tells what became of it, its registration is closed, and another one is tried.
 
 Source: https://developers.asana.com/reference/createwebhook
 """
 
+import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from yarl import URL
 
 from asana_webhooks.cleanup import finish
-from asana_webhooks.client.operations import create_webhook, delete_webhook, get_webhooks
 from asana_webhooks.client.options import parse_url
 from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
@@ -25,15 +25,17 @@ from asana_webhooks.errors import (
     ConfigurationError,
     CreateOutcomeUnknownError,
     HandshakeMismatchError,
-    NotFoundError,
 )
 from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
 from asana_webhooks.store.base import Store, registration_id
+from asana_webhooks.subscriptions.orphans import delete_orphans, ensure_deleted, sweep_registrations
 
 __all__ = ["EstablishedWebhook", "establish_webhook"]
 
 _SLACK_SECONDS: Final = 60.0
 """How long a pending registration outlives the longest create call."""
+_SWEEP_SECONDS: Final = 10.0
+"""How long clearing up after earlier processes may take."""
 _DELETE_SECONDS: Final = 15.0
 """How long deleting a webhook that cannot be confirmed may take."""
 
@@ -50,8 +52,8 @@ class EstablishedWebhook:
     registration: str
     """The id of its registration in the store; ``store.close`` it after deleting the webhook."""
     orphans: int = 0
-    """Webhooks of an earlier attempt that may exist and could not be found. Their deliveries are answered 404, and
-    Asana deletes them after 24 hours."""
+    """Webhooks of an earlier attempt of the same call that may exist and could not be found. Their deliveries are
+    answered 404, and Asana deletes them after 24 hours."""
 
 
 async def establish_webhook(
@@ -68,10 +70,13 @@ async def establish_webhook(
     A receiver must be listening at *public_url* already, in this process or another with the same store. So this
     cannot be awaited from an application's start-up hook, where the port is not open yet.
 
-    Awaits the store and one create call; if its outcome stays unknown, also a list and a delete call to clear it up,
-    and a second create call. On failure or cancellation the registration is closed again, so a handshake that is
-    still under way comes to nothing. Registrations that an earlier process left open beyond their time are ended
-    first.
+    First it ends what earlier processes left open beyond its time, as `sweep_registrations` does; whatever goes wrong
+    there, and after 10 seconds in any case, it goes on. Then it awaits the store and one create call; if its outcome
+    stays unknown, also a second create call, and the calls to find and delete what became of the first.
+
+    It is all or nothing. If this raises or is cancelled, no delivery of a webhook it may have created is accepted: the
+    registration is closed again, and a webhook that is known by then is deleted. One of which no answer tells is
+    answered 404, until Asana deletes it after 24 hours.
 
     Args:
         asana: the session to create it with.
@@ -85,34 +90,37 @@ async def establish_webhook(
         TargetRejectedError: Asana could not reach *public_url*, or got a wrong answer to its handshake.
         HandshakeMismatchError: the handshake came through somebody who changed it; the webhook is deleted again.
         CreateOutcomeUnknownError: twice no answer told whether the webhook was created, or once, and the store could
-            not close its registration.
+            not close its registration, which then ends by itself with its deadline.
         StoreError: the store failed; a webhook that was created by then is deleted again, or named in the log.
         ConfigurationError: an argument cannot work.
         AsanaError: whatever else `create_webhook` raises.
     """
     base = _check_public_url(public_url)
-    wanted = _check_arguments(resource=resource, filters=filters, workspace=workspace)
-    await _sweep(store)
-    unclear: list[_Pending] = []
+    request = _check_arguments(base, resource=resource, filters=filters, workspace=workspace)
+    await _sweep(asana, store, workspace=workspace)
+    unclear: set[str] = set()
     for last in (False, True):
-        pending = _Pending.at(base)
+        attempt = _Attempt.at(base, request)
         try:
-            async with _registration(store, pending, resource=resource, ttl=asana.timeout + _SLACK_SECONDS):
-                created = await create_webhook(asana, resource=resource, target=pending.target, filters=wanted)
-                await _confirm(asana, store, pending, created)
+            established = await _create(asana, store, attempt)
         except CreateOutcomeUnknownError:
-            if not await _clear(asana, pending, resource=resource, workspace=workspace):
-                unclear.append(pending)
+            # Never echoed and closed: Asana has not seen its handshake answered, and cannot finish this creation.
+            if attempt.echoed is not False:
+                unclear.add(attempt.id)
+                unclear = await delete_orphans(asana, unclear, resource=resource, workspace=workspace)
             # Creating again is safe only after the registration is closed: no late handshake is echoed then.
-            if last or pending.echoed is None:
+            if last or attempt.echoed is None:
                 raise
         else:
             break
-    # What had not shown up in the workspace yet may be there by now.
-    orphans = [one for one in unclear if not await _clear(asana, one, resource=resource, workspace=workspace)]
-    return EstablishedWebhook(
-        webhook=created.webhook, webhook_gid=created.webhook.gid, registration=pending.id, orphans=len(orphans)
-    )
+    if unclear and workspace is not None:
+        # What had not shown up in the workspace yet may be there by now.
+        try:
+            unclear = await delete_orphans(asana, unclear, resource=resource, workspace=workspace)
+        except BaseException:
+            await _undo(asana, store, attempt)
+            raise
+    return evolve(established, orphans=len(unclear))
 
 
 def _check_public_url(public_url: str) -> URL:
@@ -128,91 +136,70 @@ def _check_public_url(public_url: str) -> URL:
 
 
 def _check_arguments(
-    *, resource: str, filters: Iterable[WebhookFilter], workspace: str | None
-) -> tuple[WebhookFilter, ...]:
+    base: URL, *, resource: str, filters: Iterable[WebhookFilter], workspace: str | None
+) -> CreateWebhookRequest:
     """Have the requests check what they will be made of, before anything is sent or stored."""
     if not isinstance(filters, Iterable):
         raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
-    wanted = tuple(filters)
-    CreateWebhookRequest(resource=resource, target="https://example.com/", filters=wanted)
+    request = CreateWebhookRequest(resource=resource, target=str(base), filters=tuple(filters))
     if workspace is not None:
         GetWebhooksRequest(workspace=workspace, resource=resource)
-    return wanted
+    return request
 
 
-async def _sweep(store: Store) -> None:
-    """End what an earlier process left open; if Asana has a webhook for it, its deliveries are answered 404 now."""
-    for overdue in await store.sweep():
-        _log.warning("registration %.12s on %s was never confirmed, and has ended", overdue.id, overdue.resource)
+async def _sweep(asana: AsanaSession, store: Store, *, workspace: str | None) -> None:
+    try:
+        async with asyncio.timeout(_SWEEP_SECONDS):
+            await sweep_registrations(asana, store, workspace=workspace)
+    except (AsanaError, TimeoutError) as error:
+        # What it has ended is answered 404 already, and the rest is for the next one.
+        _log.warning("clearing up after earlier processes was given up: %s", str(error) or "it took too long")
 
 
 @define
-class _Pending:
-    """One attempt: a fresh endpoint and what became of its registration."""
+class _Attempt:
+    """One create request, with a fresh endpoint, and what became of it. No ``repr`` shows the endpoint."""
 
     id: str
-    target: str
+    """Of its registration."""
+    request: CreateWebhookRequest
+    created: CreatedWebhook | None = field(default=None, repr=False)
     confirmed: bool = False
     echoed: bool | None = None
-    """Once the registration is closed: whether a handshake had been echoed. ``None`` while nobody knows."""
+    """Once it is undone: whether a handshake had been echoed. ``None`` while nobody knows."""
+    deleted: bool = False
+    """Once it is undone: whether the webhook that was created is gone."""
 
     @classmethod
-    def at(cls, base: URL) -> "_Pending":
+    def at(cls, base: URL, request: CreateWebhookRequest) -> "_Attempt":
         endpoint = secrets.token_urlsafe(32)
-        return cls(id=registration_id(endpoint), target=str(base / endpoint))
+        return cls(id=registration_id(endpoint), request=evolve(request, target=str(base / endpoint)))
 
 
-@asynccontextmanager
-async def _registration(store: Store, pending: _Pending, *, resource: str, ttl: float) -> AsyncIterator[None]:
-    """Keep a registration open inside, and close it on the way out unless it was confirmed."""
+async def _create(asana: AsanaSession, store: Store, attempt: _Attempt) -> EstablishedWebhook:
+    """Create a webhook and let the 201 decide; undo it all unless that confirms the registration."""
     try:
-        await store.open(pending.id, resource=resource, ttl=ttl)
-        yield
+        await store.open(attempt.id, resource=attempt.request.resource, ttl=asana.timeout + _SLACK_SECONDS)
+        # Kept in the attempt alone: tracebacks may show locals, and the webhook's target holds the endpoint.
+        attempt.created = await asana.send(attempt.request)
+        gid, secret = attempt.created.webhook.gid, attempt.created.secret
+        if secret is not None:
+            attempt.confirmed = await store.confirm(attempt.id, webhook_gid=gid, secret=secret)
     finally:
-        if not pending.confirmed:
-            pending.echoed = await finish(store.close(pending.id))
+        if not attempt.confirmed:
+            await _undo(asana, store, attempt)
+    if not attempt.confirmed:
+        raise HandshakeMismatchError(webhook_gid=gid, deleted=attempt.deleted)
+    return EstablishedWebhook(webhook=attempt.created.webhook, webhook_gid=gid, registration=attempt.id)
 
 
-async def _confirm(asana: AsanaSession, store: Store, pending: _Pending, created: CreatedWebhook) -> None:
-    """Let the 201 decide; a webhook that cannot be confirmed is deleted again, whatever the reason."""
-    gid = created.webhook.gid
-    deleted = False
+async def _undo(asana: AsanaSession, store: Store, attempt: _Attempt) -> None:
+    """Close the registration, so that nothing is accepted any more, and delete the webhook if one is known."""
     try:
-        if created.secret is not None:
-            pending.confirmed = await store.confirm(pending.id, webhook_gid=gid, secret=created.secret)
+        attempt.echoed = await finish(store.close(attempt.id))
     finally:
-        if not pending.confirmed:
-            deleted = await finish(_delete(asana, gid), seconds=_DELETE_SECONDS) is True
-            if not deleted:
-                _log.warning("webhook %s is left over: it could be neither confirmed nor deleted", gid)
-    if not pending.confirmed:
-        raise HandshakeMismatchError(webhook_gid=gid, deleted=deleted)
-
-
-async def _delete(asana: AsanaSession, gid: str) -> bool:
-    try:
-        await delete_webhook(asana, gid)
-    except NotFoundError:
-        _log.info("webhook %s was gone already", gid)
-    return True
-
-
-async def _clear(asana: AsanaSession, pending: _Pending, *, resource: str, workspace: str | None) -> bool:
-    """Undo a create request of unknown outcome. Return whether certainly nothing is left of it."""
-    if pending.echoed is False:
-        # The registration is closed, and Asana has not seen its handshake answered: it cannot finish this creation.
-        return True
-    if workspace is None:
-        _log.warning("a webhook on %s may be left over; without a workspace it cannot be looked for", resource)
-        return False
-    try:
-        pager = get_webhooks(asana, workspace=workspace, resource=resource, opt_fields=("target",))
-        found = [webhook.gid async for webhook in pager if webhook.target == pending.target]
-        for gid in found:
-            await _delete(asana, gid)
-    except AsanaError as error:
-        _log.warning("a webhook on %s may be left over; looking for it failed: %s", resource, error)
-        return False
-    if not found:
-        _log.warning("a webhook on %s may still appear; it was not to be found", resource)
-    return bool(found)
+        if attempt.created is not None:
+            gid = attempt.created.webhook.gid
+            attempt.deleted = await finish(ensure_deleted(asana, gid), seconds=_DELETE_SECONDS) is True
+            if not attempt.deleted:
+                _log.warning("webhook %.40r is left over: it could be neither confirmed nor deleted", gid)

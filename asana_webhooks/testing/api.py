@@ -1,6 +1,5 @@
 """The REST side: reads requests, lets the operations answer them, and spoils answers as scripted."""
 
-import hmac
 import socket
 import struct
 from collections.abc import Callable
@@ -9,7 +8,8 @@ from aiohttp import web
 
 from asana_webhooks.testing.activity import Activity
 from asana_webhooks.testing.answers import STATUS_MESSAGES, Answer, ApiError, error_answer
-from asana_webhooks.testing.faults import Fault
+from asana_webhooks.testing.faults import TOKEN_REQUEST, Fault
+from asana_webhooks.testing.oauth import TOKEN_PATH, TokenEndpoint
 from asana_webhooks.testing.operations import Operations
 from asana_webhooks.testing.records import RequestRecord, WebhookRecord
 from asana_webhooks.testing.script import FaultScript, Plan
@@ -38,14 +38,15 @@ def route(method: str, path: str) -> tuple[str | None, str]:
 
 
 class Api:
-    """Answers REST requests.
+    """Answers REST requests, and those for tokens.
 
     Args:
         operations: who does what is asked.
+        tokens: who issues tokens.
         faults: what is to go wrong.
         activity: where requests under way are counted.
         records: where requests are noted.
-        token: tells the access token that is good now.
+        is_good: tells whether an access token is good now.
         base_url: tells the URL the server is reached by.
         answered: told when a 201 for a webhook has been sent.
     """
@@ -54,25 +55,28 @@ class Api:
         self,
         *,
         operations: Operations,
+        tokens: TokenEndpoint,
         faults: FaultScript,
         activity: Activity,
         records: list[RequestRecord],
-        token: Callable[[], str],
+        is_good: Callable[[str], bool],
         base_url: Callable[[], str],
         answered: Callable[[WebhookRecord], None],
     ) -> None:
         self._operations = operations
+        self._tokens = tokens
         self._faults = faults
         self._activity = activity
         self._records = records
-        self._token = token
+        self._is_good = is_good
         self._base_url = base_url
         self._answered = answered
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
         path = request.path.removeprefix(BASE_PATH)
-        operation, gid = route(request.method, path)
+        asks_token = (request.method, request.path) == ("POST", TOKEN_PATH)
+        operation, gid = (TOKEN_REQUEST, "") if asks_token else route(request.method, path)
         headers = {name.lower(): value for name, value in request.headers.items()}
         headers.pop("authorization", None)
         record = RequestRecord(
@@ -87,7 +91,8 @@ class Api:
         with self._activity.under_way():
             # Now, while the client is there: what it asks for is done even if it does not wait for the answer.
             body = await request.read()
-            record.body = legible(request.content_type, body)
+            if request.path != TOKEN_PATH:  # what is sent there is secret
+                record.body = legible(request.content_type, body)
             plan = Plan() if operation is None else self._faults.take(operation, webhook=gid)
             await plan.wait("before")
             return await self._respond(request, body, record, plan)
@@ -117,6 +122,8 @@ class Api:
     async def _answer(
         self, request: web.Request, body: bytes, record: RequestRecord, plan: Plan
     ) -> tuple[Answer, WebhookRecord | None]:
+        if record.operation == TOKEN_REQUEST:
+            return self._tokens.answer(request.content_type, body), None
         try:
             self._admit(request, record)
             # GET and DELETE have no input in their bodies; the official Python client sends "{}" with DELETE.
@@ -129,8 +136,8 @@ class Api:
     def _admit(self, request: web.Request, record: RequestRecord) -> None:
         if record.operation is None:
             raise ApiError(404, STATUS_MESSAGES[404])
-        expected = f"Bearer {self._token()}".encode()
-        if not hmac.compare_digest(request.headers.get("Authorization", "").encode(errors="replace"), expected):
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or not self._is_good(token):
             raise ApiError(401, STATUS_MESSAGES[401])
 
     async def _perform(self, record: RequestRecord, given: Input, plan: Plan) -> tuple[Answer, WebhookRecord | None]:

@@ -1,6 +1,7 @@
 """FakeAsana: a server that plays Asana, for tests, demos and programs without an account."""
 
 import asyncio
+import hmac
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -14,6 +15,7 @@ from asana_webhooks.testing.answers import STATUS_MESSAGES, error_answer
 from asana_webhooks.testing.api import BASE_PATH, Api, send
 from asana_webhooks.testing.clock import FakeClock
 from asana_webhooks.testing.control import CONTROL_PATH, Control
+from asana_webhooks.testing.oauth import TOKEN_PATH, AppRecord, TokenEndpoint
 from asana_webhooks.testing.operations import HeartbeatMoment, Operations
 from asana_webhooks.testing.records import Kept, RequestRecord, WebhookRecord
 from asana_webhooks.testing.server import Server
@@ -105,13 +107,15 @@ class FakeAsana(Steering):
         )
         self.token = check_token(token)
         self.requests: list[RequestRecord] = Kept(keep)
-        """Every request to the API, in the order they came in; of more than `keep`, the last ones."""
+        """Every request to the API and the token endpoint, in the order they came in; of more than `keep`, the last
+        ones."""
 
         for gid in projects:
             self.add_project(gid)
         for number in range(1, webhooks + 1):
             self._add_quiet_webhook(number)
         self._heartbeat = heartbeat
+        self._tokens = TokenEndpoint(clock=self.clock, rng=self._rng)
         self._api = self._make_api(allow_loopback=allow_loopback)
         self._control = Control(self)
         self._server = Server(self._handle, port=port)
@@ -149,10 +153,11 @@ class FakeAsana(Steering):
         )
         return Api(
             operations=operations,
+            tokens=self._tokens,
             faults=self.faults,
             activity=self._activity,
             records=self.requests,
-            token=lambda: self.token,
+            is_good=self._is_good,
             base_url=lambda: self.url,
             answered=self._after_created,
         )
@@ -167,6 +172,40 @@ class FakeAsana(Steering):
         if not self._url:
             raise ConfigurationError("FakeAsana is not running: use async with, or await start()")
         return self._url
+
+    @property
+    def token_url(self) -> str:
+        """The URL of the token endpoint, where apps refresh their access tokens.
+
+        Raises:
+            ConfigurationError: it has not been started.
+        """
+        return self.url.removesuffix(BASE_PATH) + TOKEN_PATH
+
+    def register_app(self, client_id: str = "12345", *, rotate: bool = False) -> AppRecord:
+        """Add an app that a user has authorized, with a secret and a refresh token of its own.
+
+        The access tokens it gets with them last an hour of the fake's clock and are good beside `token`.
+
+        Args:
+            client_id: what it is known by.
+            rotate: True to send a new refresh token with every access token, which Asana does not do.
+
+        Raises:
+            ConfigurationError: there is one with this id.
+        """
+        return self._tokens.register(client_id, rotate=rotate)
+
+    def revoke_token(self, access_token: str) -> None:
+        """Let an access token that an app got end now; the next request with it is answered with 401.
+
+        Raises:
+            ConfigurationError: no app got it.
+        """
+        self._tokens.revoke(access_token)
+
+    def _is_good(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(errors="replace"), self.token.encode()) or self._tokens.accepts(token)
 
     async def start(self) -> None:
         """Listen. Done by ``async with``.
@@ -207,7 +246,7 @@ class FakeAsana(Steering):
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.path.startswith(f"{CONTROL_PATH}/"):
             return await send(request, await self._control.handle(request))
-        if request.path.startswith(f"{BASE_PATH}/"):
+        if request.path.startswith(f"{BASE_PATH}/") or request.path == TOKEN_PATH:
             return await self._api.handle(request)
         return await send(request, error_answer(404, STATUS_MESSAGES[404]))
 

@@ -8,15 +8,18 @@ from attrs import Attribute, field, frozen
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing.texts import check_header, check_text
 
-__all__ = ["BESIDES", "OPERATIONS", "Fault", "check_moment"]
+__all__ = ["BESIDES", "OPERATIONS", "TOKEN_REQUEST", "Fault", "check_moment"]
 
 OPERATIONS: Final = ("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook")
+
+TOKEN_REQUEST: Final = "oauth_token"  # noqa: S105 (a name)
+"""What a request to the token endpoint is called; Asana has no operation id for it."""
 
 _CREATE_ONLY: Final = ("wrong_secret", "no_secret", "skip_handshake", "early_event")
 _ON_OPERATIONS: Final = ("answer", "reset", "lose_answer", "truncate", "delay")
 _ON_DELIVERIES: Final = ("duplicate", "lose", "reorder", "tamper", "forge", "delay")
 _KINDS: Final[Mapping[str, Sequence[str]]] = {
-    **dict.fromkeys(("*", *OPERATIONS), _ON_OPERATIONS),
+    **dict.fromkeys(("*", *OPERATIONS, TOKEN_REQUEST), _ON_OPERATIONS),
     "createWebhook": (*_ON_OPERATIONS, *_CREATE_ONLY),
     "handshake": ("stranger", "drop", "duplicate", "delay"),
     "delivery": _ON_DELIVERIES,
@@ -25,7 +28,7 @@ _KINDS: Final[Mapping[str, Sequence[str]]] = {
 # These change how a request goes on; of the others, which decide how it ends, only one applies to each request.
 BESIDES: Final = ("delay", "stranger", "early_event", "skip_handshake")
 _MOMENTS: Final[Mapping[str, Sequence[str]]] = {
-    **dict.fromkeys(("*", *OPERATIONS), ("before", "before_answer")),
+    **dict.fromkeys(("*", *OPERATIONS, TOKEN_REQUEST), ("before", "before_answer")),
     "createWebhook": ("before", "after_handshake", "before_answer"),
     "handshake": ("before", "after"),
     "delivery": ("before",),
@@ -77,7 +80,8 @@ def _is_headers(_: object, attribute: "Attribute[Any]", value: Any) -> None:
 class Fault:
     """One thing that goes wrong, where, and how often. Requests that are not named go well.
 
-    For an operation of the API (``at="createWebhook"`` …, or ``"*"`` for any of the five), `do` is one of
+    For an operation of the API (``at="createWebhook"`` …, or ``"*"`` for any of the five) and for requests to the
+    token endpoint (``at="oauth_token"``), `do` is one of
 
     - ``answer`` (the default): answer with `status` instead of doing it, in Asana's error envelope, or with `body`,
       `headers` and `content_type` as they are; with ``executed=True`` it is done first all the same;
@@ -118,7 +122,7 @@ class Fault:
     """
 
     at: str = field(validator=_is(str))
-    """Which requests: an operation id, ``*``, ``handshake``, ``delivery`` or ``heartbeat``."""
+    """Which requests: an operation id, ``*``, ``oauth_token``, ``handshake``, ``delivery`` or ``heartbeat``."""
     do: str = field(default="answer", validator=_is(str))
     """What happens to them."""
     times: int | None = field(default=1, validator=_is_times)

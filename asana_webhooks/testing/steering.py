@@ -228,9 +228,9 @@ class Steering:
         """Stop requests at one moment until they are let go.
 
         Args:
-            at: an operation id, ``*``, ``handshake``, ``delivery`` or ``heartbeat``.
-            when: ``before`` anything is done; for operations also ``before_answer``; for ``createWebhook`` also
-                ``after_handshake``; for ``handshake`` also ``after``.
+            at: an operation id, ``*``, ``oauth_token``, ``handshake``, ``delivery`` or ``heartbeat``.
+            when: ``before`` anything is done; for operations and ``oauth_token`` also ``before_answer``; for
+                ``createWebhook`` also ``after_handshake``; for ``handshake`` also ``after``.
             times: how many requests; ``None`` for all until it is released.
             webhook: only requests about the webhook with this gid.
         """

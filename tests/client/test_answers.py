@@ -170,7 +170,9 @@ class TestOutcome:
 
 
 BY_STATUS: dict[int, type[errors.ResponseError]] = {
-    100: errors.ResponseError,
+    100: errors.UnexpectedResponseError,
+    101: errors.UnexpectedResponseError,
+    199: errors.UnexpectedResponseError,
     400: errors.BadRequestError,
     401: errors.NotAuthorizedError,
     402: errors.PaymentRequiredError,

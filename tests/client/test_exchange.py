@@ -216,7 +216,7 @@ class TestLimits:
             async def __aexit__(self, *_: object) -> None: ...
 
         async with session("http://127.0.0.1:1", limiter=Stuck(), timeout=0.05) as asana:
-            with pytest.raises(DeadlineExceededError, match="limiter let nothing through") as caught:
+            with pytest.raises(DeadlineExceededError, match="its turn did not come") as caught:
                 await asana.send(CREATE)
 
         assert "DNS" not in str(caught.value)
@@ -305,7 +305,7 @@ class TestRefusals:
             return TOKEN
 
         async with AsanaSession(provide, base_url="http://127.0.0.1:1", http=http) as asana:
-            await self.check_refused(asana, "lent http session must be open")
+            await self.check_refused(asana, "the lent http session is closed")
 
     async def test_anything_else(self) -> None:
         """Whatever a lent session's middleware raises of the kind."""

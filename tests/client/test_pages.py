@@ -2,10 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -20,37 +17,15 @@ from asana_webhooks.errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from tests.helpers.servers import ScriptedServer, answer, errors, scripted_server
+from tests.helpers.pages import EXPIRED, INVALID, offset_server, page
+from tests.helpers.servers import ScriptedServer, errors, scripted_server
 
 TOKEN = "2/1331/7654:0123456789abcdef"
 ONCE = RetryPolicy(attempts=1)
 
 
-def page(*gids: str, then: str | None = None, uri: str = "https://evil.example/steal") -> bytes:
-    """Return a page of webhooks, with the offset of the next one."""
-    following = None if then is None else {"offset": then, "path": "/elsewhere", "uri": uri}
-    return answer(200, {"data": [{"gid": gid} for gid in gids], "next_page": following})
-
-
 def session(server: ScriptedServer, **options: Any) -> AsanaSession:
     return AsanaSession(TOKEN, base_url=server.url, **({"retry": ONCE} | options))
-
-
-@asynccontextmanager
-async def offset_server(pages: dict[str | None, bytes]) -> AsyncIterator[str]:
-    """Serve each page to whoever asks with its offset; yields the base URL."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
-                writer.write(pages[parse_qs(urlsplit(target).query).get("offset", [None])[0]])
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def test_webhooks_come_in_order_over_all_pages() -> None:
@@ -124,8 +99,7 @@ async def test_a_repeated_offset_is_an_error_after_the_page_that_brought_it(pref
 
 async def test_an_expired_offset_says_what_is_needed_to_go_on() -> None:
     """The error names the offset and how far the walk came."""
-    expired = errors(400, "offset: Your pagination token has expired.")
-    async with scripted_server(page("1", "2", then="a"), expired) as server, session(server) as asana:
+    async with scripted_server(page("1", "2", then="a"), EXPIRED) as server, session(server) as asana:
         with pytest.raises(PaginationExpiredError) as caught:
             async for _ in get_webhooks(asana, workspace="1"):
                 continue
@@ -134,12 +108,13 @@ async def test_an_expired_offset_says_what_is_needed_to_go_on() -> None:
 
 
 async def test_other_bad_requests_stay_what_they_are() -> None:
-    """An offset that never was one is the caller's bad request."""
-    async with scripted_server(errors(400, "offset: Your pagination token is invalid.")) as server:
-        async with session(server) as asana:
-            with pytest.raises(BadRequestError, match="invalid"):
-                async for _ in get_webhooks(asana, workspace="1", offset="junk"):
-                    continue
+    """An offset that never was one is the caller's bad request, and no reason to start over."""
+    async with scripted_server(INVALID) as server, session(server) as asana:
+        with pytest.raises(BadRequestError, match="invalid"):
+            async for _ in get_webhooks(asana, workspace="1", offset="junk", restart=True):
+                continue
+
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
@@ -264,11 +239,11 @@ async def test_two_tasks_on_one_iterator_are_told_so(prefetch: bool) -> None:
 async def test_a_step_that_was_cancelled_anywhere_can_be_taken_again(prefetch: bool) -> None:
     """Wherever a step is cancelled, the walk goes on with no page lost and none twice."""
     wanted = ["1", "2", "3"]
-    steps = [page("1", then="a"), page("2", then="b"), page("3")]
-    for turns in range(60):
-        by_offset = dict(zip([None, "a", "b"], steps, strict=True))
-        async with offset_server(by_offset) as url, AsanaSession(TOKEN, base_url=url, retry=ONCE) as asana:
-            async with get_webhooks(asana, workspace="1", prefetch=prefetch) as pager:
+    # It begins with an offset that has expired, so that starting over is cancelled too.
+    pages = {"old": EXPIRED, None: page("1", then="a"), "a": page("2", then="b"), "b": page("3")}
+    for turns in range(1000):
+        async with offset_server(pages.__getitem__) as url, AsanaSession(TOKEN, base_url=url, retry=ONCE) as asana:
+            async with get_webhooks(asana, workspace="1", offset="old", prefetch=prefetch, restart=True) as pager:
                 walk = aiter(pager)
                 seen = []
                 for _ in range(3):
@@ -279,7 +254,11 @@ async def test_a_step_that_was_cancelled_anywhere_can_be_taken_again(prefetch: b
                     await asyncio.wait({step})
                     if not step.cancelled():
                         seen.append(step.result().gid)
+                in_time = len(seen)
                 assert seen + [webhook.gid async for webhook in walk] == wanted
+        if in_time == len(wanted):
+            return
+    raise AssertionError("no step was ever in time")
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -347,7 +326,7 @@ async def test_an_empty_offset_is_the_servers_fault() -> None:
 @pytest.mark.parametrize("prefetch", [False, True])
 async def test_ever_new_offsets_with_nothing_new_end(prefetch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that hands out offsets for ever is stopped; a few empty pages are not."""
-    monkeypatch.setattr("asana_webhooks.client.pages._MOST_STALE_PAGES", 3)
+    monkeypatch.setattr("asana_webhooks.client.walk._MOST_STALE_PAGES", 3)
     steps = [page("1", then="a"), page(then="b"), page(then="c"), page("2", then="d")]
     steps += [page("1", "2", then=offset) for offset in "efghij"]
     async with scripted_server(*steps) as server, session(server) as asana:

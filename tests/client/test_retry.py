@@ -5,292 +5,355 @@ import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
 import pytest
+from attrs import evolve
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, parse_retry_after, verdict
 from asana_webhooks.errors import ConfigurationError
 
-OPERATIONS = ["getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook", "createWebhook"]
+COLUMNS: Final = {
+    "get, list": ("getWebhook", "getWebhooks"),
+    "update": ("updateWebhook",),
+    "delete": ("deleteWebhook",),
+    "create": ("createWebhook",),
+}
+OPERATIONS: Final = [operation for operations in COLUMNS.values() for operation in operations]
 
-# What follows from an attempt while there is time and another attempt is allowed. Read it against the table in
-# reference/reliability.md 3.1: only createWebhook must not be repeated when it may have been executed.
+# What follows from an attempt while time, attempts and budget are left. "Maybe done" is whether an earlier sending of
+# the same call may have been executed. The rule behind it: only a create must not be sent again once it may have been
+# executed, and whatever then comes of another copy of it says nothing about the first.
 TABLE = """
-what came of it     maybe done?   getWebhook   getWebhooks   updateWebhook   deleteWebhook   createWebhook
+what came of it                  maybe done   get, list   update      delete      create
 
-answered            no            succeeded    succeeded     succeeded       succeeded       succeeded
-answered            yes           succeeded    succeeded     succeeded       succeeded       succeeded
-not_sent            no            again        again         again           again           again
-not_sent            yes           again        again         again           again           again
-lost                no            again        again         again           again           unknown
-lost                yes           again        again         again           again           unknown
-malformed-200       no            again        again         again           succeeded       unknown
-malformed-200       yes           again        again         again           succeeded       unknown
-malformed-201       no            again        again         again           succeeded       unknown
-malformed-201       yes           again        again         again           succeeded       unknown
-mistyped-200        no            raise        raise         raise           succeeded       unknown
-mistyped-200        yes           raise        raise         raise           succeeded       unknown
-refused-301         no            raise        raise         raise           raise           raise
-refused-301         yes           raise        raise         raise           raise           raise
-refused-304         no            raise        raise         raise           raise           raise
-refused-304         yes           raise        raise         raise           raise           raise
-refused-307         no            raise        raise         raise           raise           raise
-refused-307         yes           raise        raise         raise           raise           raise
-refused-400         no            raise        raise         raise           raise           raise
-refused-400         yes           raise        raise         raise           raise           raise
-refused-401         no            raise        raise         raise           raise           raise
-refused-401         yes           raise        raise         raise           raise           raise
-refused-402         no            raise        raise         raise           raise           raise
-refused-402         yes           raise        raise         raise           raise           raise
-refused-403         no            raise        raise         raise           raise           raise
-refused-403         yes           raise        raise         raise           raise           raise
-refused-404         no            raise        raise         raise           raise           raise
-refused-404         yes           raise        raise         raise           succeeded       raise
-refused-408         no            raise        raise         raise           raise           raise
-refused-408         yes           raise        raise         raise           raise           raise
-refused-410         no            raise        raise         raise           raise           raise
-refused-410         yes           raise        raise         raise           raise           raise
-refused-412         no            raise        raise         raise           raise           raise
-refused-412         yes           raise        raise         raise           raise           raise
-refused-424         no            raise        raise         raise           raise           raise
-refused-424         yes           raise        raise         raise           raise           raise
-refused-428         no            raise        raise         raise           raise           raise
-refused-428         yes           raise        raise         raise           raise           raise
-refused-429         no            again        again         again           again           again
-refused-429         yes           again        again         again           again           again
-refused-430         no            raise        raise         raise           raise           raise
-refused-430         yes           raise        raise         raise           raise           raise
-refused-451         no            raise        raise         raise           raise           raise
-refused-451         yes           raise        raise         raise           raise           raise
-refused-499         no            raise        raise         raise           raise           raise
-refused-499         yes           raise        raise         raise           raise           raise
-refused-500         no            again        again         again           again           unknown
-refused-500         yes           again        again         again           again           unknown
-refused-502         no            again        again         again           again           unknown
-refused-502         yes           again        again         again           again           unknown
-refused-503         no            again        again         again           again           unknown
-refused-503         yes           again        again         again           again           unknown
-refused-504         no            again        again         again           again           unknown
-refused-504         yes           again        again         again           again           unknown
-refused-599         no            again        again         again           again           unknown
-refused-599         yes           again        again         again           again           unknown
+answered                         no           succeeded   succeeded   succeeded   succeeded
+answered                         yes          succeeded   succeeded   succeeded   succeeded
+held                             no           again       again       again       again
+held                             yes          again       again       again       unknown
+not_sent                         no           again       again       again       again
+not_sent                         yes          again       again       again       unknown
+lost                             no           again       again       again       unknown
+lost                             yes          again       again       again       unknown
+429                              no           again       again       again       again
+429                              yes          again       again       again       unknown
+500 502 503 504 529 599          no           again       again       again       unknown
+500 502 503 504 529 599          yes          again       again       again       unknown
+600 999 0 99 100 101 199         no           again       again       again       unknown
+600 999 0 99 100 101 199         yes          again       again       again       unknown
+malformed-200 malformed-201      no           again       again       succeeded   unknown
+malformed-200 malformed-201      yes          again       again       succeeded   unknown
+mistyped-200 mistyped-201        no           raise       raise       succeeded   unknown
+mistyped-200 mistyped-201        yes          raise       raise       succeeded   unknown
+401-renewable                    no           renew       renew       renew       renew
+401-renewable                    yes          renew       renew       renew       unknown
+401                              no           raise       raise       raise       raise
+401                              yes          raise       raise       raise       unknown
+404                              no           raise       raise       raise       raise
+404                              yes          raise       raise       succeeded   unknown
+400 402 403                      no           raise       raise       raise       raise
+400 402 403                      yes          raise       raise       raise       unknown
+403-duplicate 400-target         no           raise       raise       raise       raise
+403-duplicate 400-target         yes          raise       raise       raise       unknown
+405 408 410 412 424 428 451 499  no           raise       raise       raise       raise
+405 408 410 412 424 428 451 499  yes          raise       raise       raise       unknown
+300 301 302 303 304 307 308      no           raise       raise       raise       raise
+300 301 302 303 304 307 308      yes          raise       raise       raise       unknown
 """
+
+Key = tuple[str, bool, str]
 
 
 def outcome_named(name: str) -> Outcome:
-    word, _, number = name.partition("-")
-    status = int(number or 0)
-    match word:
-        case "malformed" | "mistyped":
-            return Outcome(kind="garbled", status=status, malformed=word == "malformed")
-        case "refused":
-            return Outcome(kind="refused", status=status)
-        case "answered" | "not_sent" | "lost":
+    word, _, more = name.partition("-")
+    match word, more:
+        case "malformed" | "mistyped", status:
+            return Outcome(kind="garbled", status=int(status), malformed=word == "malformed")
+        case "held", _:
+            return Outcome(kind="held", status=429, retry_after=2.0)
+        case "answered" | "not_sent" | "lost", _:
             return Outcome(kind=word)
-    raise AssertionError(name)
+        case status, "duplicate" | "target":
+            return Outcome(kind="refused", status=int(status), refusal=more)
+    return Outcome(kind="refused", status=int(word))
 
 
-def table() -> dict[tuple[str, bool, str], str]:
-    head, *rows = [re.split(r"\s{2,}", line) for line in TABLE.strip().splitlines() if line]
-    assert head[2:] == OPERATIONS
+def table() -> dict[Key, str]:
+    head, *rows = [re.split(r"\s{2,}", line.strip()) for line in TABLE.strip().splitlines() if line]
+    assert head[2:] == list(COLUMNS)
     return {
-        (row[0], row[1] == "yes", operation): action
+        (name, row[1] == "yes", operation): action
         for row in rows
-        for operation, action in zip(OPERATIONS, row[2:], strict=True)
+        for name in row[0].split(" ")
+        for column, action in zip(COLUMNS, row[2:], strict=True)
+        for operation in COLUMNS[column]
     }
 
 
 WANTED = table()
-WAITS = [key for key, action in WANTED.items() if action == "again"]
+AGAIN = sorted(key for key, action in WANTED.items() if action == "again")
+CHANCES = st.floats(0, 1)
+RETRY_AFTERS = st.none() | st.floats(0, 1e6)
 
 
-def policy(*, chance: float = 0.0, attempts: int = 4, create_attempts: int = 2) -> RetryPolicy:
-    return RetryPolicy(random=lambda: chance, attempts=attempts, create_attempts=create_attempts)
-
-
-def decide(
-    name: str, operation: str = "getWebhook", *, attempt: int = 1, maybe_done: bool = False, time_left: float = 60.0
-) -> str:
+def decide(name: str | Outcome, operation: str = "getWebhook", **changes: Any) -> Verdict:
+    """Ask for the verdict while there is enough of everything; *changes* may be the policy's too."""
+    names = {one.name for one in RetryPolicy.__attrs_attrs__}
+    policy: dict[str, Any] = {"random": lambda: 0.0} | {one: changes.pop(one) for one in list(changes) if one in names}
+    left = changes.pop("left", 100)
+    options: dict[str, Any] = {
+        "attempt": 1,
+        "maybe_done": False,
+        "renewable": False,
+        "paused": False,
+        "time_left": 60.0,
+    }
+    outcome = name
+    if isinstance(name, str):
+        outcome = outcome_named(name)
+        options["renewable"] = name.endswith("-renewable")
     return verdict(
         operation,
-        outcome_named(name),
-        attempt=attempt,
-        maybe_done=maybe_done,
-        time_left=time_left,
-        policy=policy(),
-    ).action
+        outcome,  # type: ignore[arg-type]
+        **(options | changes),
+        budget=left,
+        policy=RetryPolicy(**policy),
+    )
 
 
 class TestVerdict:
     def test_table_is_complete(self) -> None:
-        """The table has every operation against every kind of outcome, repeated or not."""
+        """The table has every operation against every kind of outcome, repeated or not, and no row twice."""
         names = {name for name, _, _ in WANTED}
+        kinds = {"answered", "not_sent", "lost", "refused", "garbled", "held"}
+        listed = [(name, line[33:36]) for line in TABLE.splitlines()[3:] for name in line[:33].split()]
 
         assert set(WANTED) == set(product(names, (False, True), OPERATIONS))
-        assert {outcome_named(name).kind for name in names} == {"answered", "not_sent", "lost", "refused", "garbled"}
+        assert {outcome_named(name).kind for name in names} == kinds
+        assert len(listed) == len(set(listed)) == 2 * len(names)
 
-    @pytest.mark.parametrize(("name", "maybe_done", "operation"), WANTED)
-    def test_table(self, name: str, maybe_done: bool, operation: str) -> None:
-        """Each row holds for the first attempt with time left."""
-        assert decide(name, operation, maybe_done=maybe_done) == WANTED[name, maybe_done, operation]
+    @pytest.mark.parametrize(("name", "maybe_done"), sorted({key[:2] for key in WANTED}))
+    def test_table(self, name: str, maybe_done: bool) -> None:
+        """Each row holds for the first attempt while there is time and budget."""
+        said = {operation: decide(name, operation, maybe_done=maybe_done).action for operation in OPERATIONS}
+
+        assert said == {operation: WANTED[name, maybe_done, operation] for operation in OPERATIONS}
+
+    @pytest.mark.parametrize("maybe_done", [False, True])
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_every_status(self, operation: str, maybe_done: bool) -> None:
+        """A status the table does not name is decided like its hundred; what HTTP does not know is decided like 500."""
+        named = {int(name) for name, _, _ in WANTED if name.isdigit()}
+        for status in set(range(1000)) - set(range(200, 300)) - named:
+            alike = {3: "300", 4: "405"}.get(status // 100, "500")
+            said = decide(Outcome(kind="refused", status=status), operation, maybe_done=maybe_done)
+            assert said.action == WANTED[alike, maybe_done, operation], status
 
     @given(
         st.sampled_from(sorted(WANTED)),
-        st.integers(1, 10),
-        st.floats(-10, 100),
-        st.floats(0, 1),
-        st.none() | st.floats(0, 1e6),
+        RETRY_AFTERS,
+        st.fixed_dictionaries(
+            {
+                "attempt": st.integers(1, 10),
+                "time_left": st.floats(-10, 100),
+                "left": st.integers(0, 200),
+                "paused": st.booleans(),
+                "random": CHANCES.map(lambda chance: lambda: chance),
+            }
+        ),
     )
     def test_bounds_only_ever_turn_again_into_raise(
-        self, key: tuple[str, bool, str], attempt: int, time_left: float, chance: float, retry_after: float | None
+        self, key: Key, retry_after: float | None, bounds: dict[str, Any]
     ) -> None:
-        """Neither the number of the attempt, nor time, chance or Retry-After change any other verdict."""
+        """Neither the number of the attempt, nor time, budget, chance or Retry-After change any other verdict."""
         name, maybe_done, operation = key
-        outcome = outcome_named(name)
-        said = verdict(
-            operation,
-            Outcome(kind=outcome.kind, status=outcome.status, malformed=outcome.malformed, retry_after=retry_after),
-            attempt=attempt,
-            maybe_done=maybe_done,
-            time_left=time_left,
-            policy=policy(chance=chance),
-        )
+        outcome = evolve(outcome_named(name), retry_after=retry_after)
+        renewable = name.endswith("-renewable")
+        said = decide(outcome, operation, maybe_done=maybe_done, renewable=renewable, **bounds)
 
         if WANTED[key] == "again":
             assert said.action in {"again", "raise"}
         else:
-            assert said == Verdict(WANTED[key])  # type: ignore[arg-type]
+            cost = -1 if WANTED[key] == "succeeded" else 0
+            assert evolve(said, pause=0.0) == Verdict(WANTED[key], cost=cost)  # type: ignore[arg-type]
         if said.action == "again":
-            assert 0 <= said.wait < time_left
+            assert 0 <= said.wait < bounds["time_left"]
+            assert 0 <= said.cost <= bounds["left"]
+            assert said.reason == ""
         else:
             assert said.wait == 0
+            assert said.cost <= 0
+            assert bool(said.reason) == (WANTED[key] == "again")
 
     def test_create_is_repeated_only_when_nothing_can_have_been_created(self) -> None:
-        """Of all outcomes only three kinds let createWebhook be sent again."""
-        again = {name for name, _, operation in WAITS if operation == "createWebhook"}
+        """Of all outcomes only four kinds let createWebhook be sent again, each only while nothing was done before."""
+        once_more = {
+            (name, maybe_done)
+            for (name, maybe_done, operation), action in WANTED.items()
+            if operation == "createWebhook" and action in {"again", "renew"}
+        }
 
-        assert again == {"not_sent", "refused-429"}
+        assert once_more == {(name, False) for name in ("not_sent", "held", "429", "401-renewable")}
 
-    def test_first_copy_that_never_arrived(self) -> None:
-        """A repeated call whose first copy never left is still repeated (trap 20: retry dropped)."""
-        assert decide("not_sent", "createWebhook", maybe_done=False) == "again"
-        assert decide("not_sent", "deleteWebhook", maybe_done=True, attempt=2) == "again"
+    def test_a_create_that_may_be_done_is_unknown_unless_answered(self) -> None:
+        """Once a copy may have been executed, only an answer that is good ends in anything but unknown."""
+        said = {name: decide(name, "createWebhook", maybe_done=True).action for name, _, _ in WANTED}
+
+        assert said.pop("answered") == "succeeded"
+        assert set(said.values()) == {"unknown"}
+
+    def test_renewing_needs_no_budget_time_or_attempt(self) -> None:
+        """Another token is tried at once, whatever is used up: it happens once at the most."""
+        for operation in OPERATIONS:
+            assert decide("401-renewable", operation, left=0, time_left=0.0, attempt=99) == Verdict("renew")
+
+    def test_renewable_tokens_matter_for_401_only(self) -> None:
+        """That there may be another token changes nothing for any other outcome."""
+        for name, maybe_done, operation in WANTED:
+            if not name.startswith("401"):
+                said = [decide(name, operation, maybe_done=maybe_done, renewable=one) for one in (False, True)]
+                assert said[0] == said[1]
 
 
 class TestAttempts:
-    @pytest.mark.parametrize("key", WAITS, ids=str)
-    def test_limits(self, key: tuple[str, bool, str]) -> None:
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_limits(self, operation: str) -> None:
         """Four sendings of everything, two of create; after the last one the error comes out."""
-        name, maybe_done, operation = key
         limit = 2 if operation == "createWebhook" else 4
-        said = [decide(name, operation, maybe_done=maybe_done, attempt=attempt) for attempt in range(1, 7)]
+        for name, maybe_done, _ in [key for key in AGAIN if key[0] != "held" and key[2] == operation]:
+            said = [decide(name, operation, maybe_done=maybe_done, attempt=attempt) for attempt in range(1, 7)]
 
-        assert said == ["again"] * (limit - 1) + ["raise"] * (7 - limit)
+            assert [one.action for one in said] == ["again"] * (limit - 1) + ["raise"] * (7 - limit), name
+            assert {one.reason for one in said[limit - 1 :]} == {"no attempt is left"}
+
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_a_pause_of_the_session_is_no_attempt(self, operation: str) -> None:
+        """A call that was held may go on, though it had its last attempt just before."""
+        for attempt in range(10):
+            assert decide("held", operation, attempt=attempt).action == "again"
 
     def test_limits_are_the_policys(self) -> None:
         """The two limits come from the policy, each for its own."""
-        odd = policy(attempts=6, create_attempts=1)
-        lost, unsent = Outcome(kind="lost"), Outcome(kind="not_sent")
+        odd = {"attempts": 6, "create_attempts": 1}
 
-        def say(operation: str, outcome: Outcome, attempt: int) -> str:
-            return verdict(operation, outcome, attempt=attempt, maybe_done=False, time_left=60.0, policy=odd).action
-
-        assert say("getWebhooks", lost, 5) == "again"
-        assert say("getWebhooks", lost, 6) == "raise"
-        assert say("createWebhook", unsent, 1) == "raise"
+        assert decide("lost", "getWebhooks", attempt=5, **odd).action == "again"
+        assert decide("lost", "getWebhooks", attempt=6, **odd).action == "raise"
+        assert decide("not_sent", "createWebhook", attempt=1, **odd).action == "raise"
 
     def test_defaults(self) -> None:
         """What a session does unless told otherwise is what the docs say."""
         plain = RetryPolicy()
 
-        assert (plain.attempts, plain.create_attempts) == (4, 2)
-        assert (plain.wait_initial, plain.wait_max) == (0.5, 20.0)
+        assert (plain.attempts, plain.create_attempts, plain.budget) == (4, 2, 100)
+        assert (plain.wait_initial, plain.wait_max, plain.pause_max) == (0.5, 20.0, 3600.0)
         assert (plain.connect_timeout, plain.attempt_timeout, plain.create_attempt_timeout) == (10.0, 30.0, 45.0)
 
     def test_very_many_attempts(self) -> None:
         """A policy of thousands of attempts waits wait_max and does not overflow."""
-        said = verdict(
-            "getWebhook",
-            Outcome(kind="lost"),
-            attempt=5_000,
-            maybe_done=True,
-            time_left=60.0,
-            policy=policy(chance=1.0, attempts=10_000),
-        )
+        said = decide("lost", attempt=5_000, attempts=10_000, random=lambda: 1.0)
 
-        assert said == Verdict("again", 20.0)
+        assert said == Verdict("again", 20.0, cost=10)
+
+
+class TestBudget:
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_costs(self, operation: str) -> None:
+        """Sending again costs 10, 5 after a 429, and nothing where nothing was sent because of another call."""
+        for name, maybe_done, _ in [key for key in AGAIN if key[2] == operation]:
+            cost = {"held": 0, "429": 5}.get(name, 10)
+
+            assert decide(name, operation, maybe_done=maybe_done).cost == cost, name
+            assert decide(name, operation, maybe_done=maybe_done, left=cost).action == "again"
+            if cost:
+                broke = decide(name, operation, maybe_done=maybe_done, left=cost - 1)
+                assert (broke.action, broke.cost, broke.wait) == ("raise", 0, 0.0)
+                assert broke.reason == "the session's budget of repetitions is used up"
+
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_what_was_in_flight_when_the_pause_began_costs_nothing(self, operation: str) -> None:
+        """All that are told 429 at the same time hear of one trouble; of any other kind everyone pays."""
+        assert decide("429", operation, paused=True, left=0).cost == 0
+        assert decide("429", operation, paused=True, left=0).action == "again"
+        assert decide("not_sent", operation, paused=True).cost == 10
+        assert decide("not_sent", operation, paused=True, left=9).action == "raise"
+
+    @pytest.mark.parametrize("action", ["succeeded", "raise", "unknown", "renew"])
+    def test_what_is_not_sent_again(self, action: str) -> None:
+        """A success gives 1 back; all the rest that is not sent again neither costs nor gives."""
+        for name, maybe_done, operation in [key for key in WANTED if WANTED[key] == action]:
+            said = decide(name, operation, maybe_done=maybe_done, left=0)
+            assert said.cost == (-1 if action == "succeeded" else 0), (name, operation)
+
+    @given(st.lists(st.sampled_from(sorted(WANTED)), max_size=300), st.integers(0, 120))
+    def test_what_can_be_spent_is_bounded(self, keys: list[Key], full: int) -> None:
+        """Whatever happens in whatever order: what is sent again was in the budget, or earned by successes."""
+        left, paid, earned = full, 0, 0
+        for name, maybe_done, operation in keys:
+            said = decide(name, operation, maybe_done=maybe_done, left=left, budget=full)
+            left = min(left - said.cost, full)
+            paid += max(said.cost, 0)
+            earned += said.action == "succeeded"
+            assert left >= 0
+        assert paid <= full + earned
+
+    @given(st.sampled_from(AGAIN), st.integers(0, 30), st.integers(0, 30), st.floats(0, 60), st.floats(0, 60))
+    def test_more_never_hurts(self, key: Key, left: int, more: int, time_left: float, longer: float) -> None:
+        """What is sent again with some budget and time is sent again, after the same wait, with more of either."""
+        name, maybe_done, operation = key
+        outcome = evolve(outcome_named(name), retry_after=2.5)
+        scarce = decide(outcome, operation, maybe_done=maybe_done, left=left, time_left=time_left)
+        ample = decide(outcome, operation, maybe_done=maybe_done, left=left + more, time_left=time_left + longer)
+
+        assert ample.pause == scarce.pause
+        if scarce.action == "again":
+            assert ample == scarce
 
 
 class TestWaiting:
+    @pytest.mark.parametrize("status", [429, 503])
     @pytest.mark.parametrize(
         ("time_left", "action"), [(60.0, "again"), (5.001, "again"), (5.0, "raise"), (0.0, "raise"), (-1.0, "raise")]
     )
-    def test_a_wait_past_the_deadline_is_not_begun(self, time_left: float, action: str) -> None:
+    def test_a_wait_past_the_deadline_is_not_begun(self, status: int, time_left: float, action: str) -> None:
         """If Asana asks for five seconds and fewer are left, the error comes at once."""
-        said = verdict(
-            "getWebhook",
-            Outcome(kind="refused", status=429, retry_after=5.0),
-            attempt=1,
-            maybe_done=False,
-            time_left=time_left,
-            policy=policy(),
-        )
+        said = decide(Outcome(kind="refused", status=status, retry_after=5.0), time_left=time_left)
 
-        assert said == Verdict(action, 5.0 if action == "again" else 0.0)  # type: ignore[arg-type]
+        assert (said.action, said.wait) == (action, 5.0 if action == "again" else 0.0)
+        assert (said.reason == "waiting 5.0 seconds would pass the deadline") is (action == "raise")
+
+    @pytest.mark.parametrize("left", [5.0, 4.999, 5.001])
+    def test_a_pause_past_the_deadline_is_not_waited_for(self, left: float) -> None:
+        """A call whose time ends with the pause, or before it, fails at once."""
+        said = decide(Outcome(kind="held", status=429, retry_after=5.0), time_left=left)
+
+        assert said.action == ("again" if left > 5 else "raise")
 
     def test_an_hour_is_not_obeyed(self) -> None:
         """Retry-After of an hour ends the call instead of holding it (trap 23)."""
         for status in (429, 503):
-            said = verdict(
-                "getWebhook",
-                Outcome(kind="refused", status=status, retry_after=3600.0),
-                attempt=1,
-                maybe_done=False,
-                time_left=60.0,
-                policy=policy(),
-            )
-            assert said == Verdict("raise")
+            said = decide(Outcome(kind="refused", status=status, retry_after=3600.0))
+            assert (said.action, said.wait, said.cost) == ("raise", 0.0, 0)
 
     @pytest.mark.parametrize(
         ("attempt", "bound"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 16.0), (7, 20.0), (60, 20.0)]
     )
     def test_bounds_double(self, attempt: int, bound: float) -> None:
         """The longest wait doubles with every attempt, up to wait_max; the shortest is none."""
+        waits = [decide("lost", attempt=attempt, attempts=100, random=lambda c=c: c).wait for c in (0.0, 0.5, 1.0)]
 
-        def wait(chance: float) -> float:
-            return verdict(
-                "getWebhook",
-                Outcome(kind="lost"),
-                attempt=attempt,
-                maybe_done=False,
-                time_left=100.0,
-                policy=policy(chance=chance, attempts=100),
-            ).wait
+        assert waits == [0.0, bound / 2, bound]
 
-        assert (wait(0.0), wait(0.5), wait(1.0)) == (0.0, bound / 2, bound)
-
-    @given(
-        st.floats(0, 1),
-        st.integers(1, 50),
-        st.floats(0, 100),
-        st.floats(0, 100),
-        st.none() | st.floats(0, 1e6),
-    )
+    @given(CHANCES, st.integers(1, 50), RETRY_AFTERS, st.tuples(st.floats(0, 100), st.floats(0, 100)))
     def test_any_wait(
-        self, chance: float, attempt: int, initial: float, longest: float, retry_after: float | None
+        self, chance: float, attempt: int, retry_after: float | None, bounds: tuple[float, float]
     ) -> None:
         """Full jitter without Retry-After; with it never less than asked, and at most a tenth above."""
-        said = verdict(
-            "getWebhook",
-            Outcome(kind="refused", status=429, retry_after=retry_after),
-            attempt=attempt,
-            maybe_done=False,
-            time_left=math.inf,
-            policy=RetryPolicy(random=lambda: chance, attempts=99, wait_initial=initial, wait_max=longest),
-        )
+        initial, longest = bounds
+        options: dict[str, Any] = {"wait_initial": initial, "wait_max": longest, "pause_max": 1e6, "attempts": 99}
+        outcome = Outcome(kind="refused", status=503, retry_after=retry_after)
+        said = decide(outcome, attempt=attempt, time_left=math.inf, random=lambda: chance, **options)
         bound = min(longest, initial * 2.0 ** (attempt - 1))
 
         assert said.action == "again"
@@ -300,19 +363,19 @@ class TestWaiting:
             assert said.wait >= retry_after
             assert said.wait <= max(bound, retry_after * 1.1)
 
-    @given(st.floats(0, 1), st.floats(22, 50))
-    def test_retry_after_spreads_callers(self, chance: float, retry_after: float) -> None:
+    @given(CHANCES, st.floats(22, 50), st.sampled_from(["429", "503", "held"]))
+    def test_retry_after_spreads_callers(self, chance: float, retry_after: float, name: str) -> None:
         """Callers told the same number of seconds do not come back at the same moment."""
-        said = verdict(
-            "createWebhook",
-            Outcome(kind="refused", status=429, retry_after=retry_after),
-            attempt=1,
-            maybe_done=False,
-            time_left=60.0,
-            policy=policy(chance=chance),
-        )
+        outcome = evolve(outcome_named(name), retry_after=retry_after)
+        said = decide(outcome, random=lambda: chance, wait_max=0.0)
 
         assert said.wait == pytest.approx(retry_after * (1 + chance / 10))
+
+    def test_a_held_call_waits_for_the_pause_alone(self) -> None:
+        """However many attempts it had, its own backoff has nothing to do with a pause of the session."""
+        said = decide(Outcome(kind="held", status=429, retry_after=0.25), attempt=6, random=lambda: 1.0)
+
+        assert said.wait == pytest.approx(0.275)
 
     def test_default_randomness_is_between_0_and_1(self) -> None:
         """The policy's own random, sleep and clock are Python's."""
@@ -321,6 +384,53 @@ class TestWaiting:
         assert 0 <= plain.random() < 1
         assert plain.clock() <= plain.clock()
         assert "random" not in repr(plain)
+
+
+class TestPause:
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_only_429_pauses_the_session(self, operation: str) -> None:
+        """Nothing else holds other calls up, whatever Retry-After comes with it."""
+        for name, maybe_done, _ in WANTED:
+            outcome = evolve(outcome_named(name), retry_after=5.0)
+            said = decide(outcome, operation, maybe_done=maybe_done, random=lambda: 1.0)
+            assert said.pause == (5.0 if name == "429" else 0.0), name
+
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    @pytest.mark.parametrize(
+        "scarce",
+        [{}, {"attempt": 99}, {"left": 0}, {"time_left": 1.0}, {"time_left": -1.0}],
+        ids=["again", "no attempt", "no budget", "little time", "no time"],
+    )
+    def test_with_retry_after(self, operation: str, scarce: dict[str, Any]) -> None:
+        """It is as long as Asana said, without jitter, and also when this call itself gives up."""
+        said = decide(
+            Outcome(kind="refused", status=429, retry_after=5.0), operation, random=lambda: 1.0, wait_max=0.0, **scarce
+        )
+
+        assert said.pause == 5.0
+        assert said.action == ("raise" if scarce else "again")
+
+    @pytest.mark.parametrize("scarce", [{}, {"attempt": 99}, {"left": 0}], ids=["again", "no attempt", "no budget"])
+    def test_without_retry_after(self, scarce: dict[str, Any]) -> None:
+        """It is as long as this call waits, or would have waited."""
+        said = decide("429", random=lambda: 0.5, wait_initial=3.0, wait_max=3.0, **scarce)
+
+        assert said.pause == 1.5
+        assert said.wait == (0.0 if scarce else 1.5)
+
+    @pytest.mark.parametrize(("asked", "pause"), [(59.0, 59.0), (60.0, 60.0), (61.0, 60.0), (1e9, 60.0)])
+    def test_the_longest(self, asked: float, pause: float) -> None:
+        """A Retry-After above pause_max counts as pause_max, for the call too."""
+        outcome = Outcome(kind="refused", status=429, retry_after=asked)
+        said = decide(outcome, pause_max=60.0, time_left=1e6)
+
+        assert (said.pause, said.wait) == (pause, pause)
+
+    def test_no_wait_no_pause(self) -> None:
+        """A Retry-After of 0 pauses nobody, but this call still backs off."""
+        said = decide(Outcome(kind="refused", status=429, retry_after=0.0), random=lambda: 1.0)
+
+        assert (said.pause, said.wait) == (0.0, 0.5)
 
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -366,6 +476,8 @@ class TestRetryAfter:
             ("Fri, 99 Jan 2026 03:04:35 GMT", None),
             ("Fri, 02 Jan 99999 03:04:35 GMT", None),
             ("Fri, 02 Jan 2026 03:04:35 +9999999999", None),
+            ("Fri, 02 Jan 2026 03:04:35 +9999999999999", None),
+            ("Fri, 02 Jan 99999999999999999999999 03:04:35 GMT", None),
             ("Fri, 02 Jan 2026 03:04:35", None),
             ("\udcff", None),
         ],
@@ -383,7 +495,18 @@ class TestRetryAfter:
         """Two headers make no sense, even two that agree."""
         assert parse_retry_after(values, DATE) is None
 
-    @pytest.mark.parametrize("date", [None, "", "yesterday", "30", "Fri, 02 Jan 2026 03:04:05", "\udcff"])
+    @pytest.mark.parametrize(
+        "date",
+        [
+            None,
+            "",
+            "yesterday",
+            "30",
+            "Fri, 02 Jan 2026 03:04:05",
+            "Fri, 02 Jan 2026 03:04:05 +9999999999999",
+            "\udcff",
+        ],
+    )
     def test_date_without_a_date_to_count_from(self, date: str | None) -> None:
         """A date is never read against the local clock, which may lie; seconds need no date."""
         assert parse_retry_after(["Fri, 02 Jan 2026 03:04:35 GMT"], date) is None
@@ -422,6 +545,17 @@ class TestRetryAfter:
 
         assert seconds is None or (math.isfinite(seconds) and seconds >= 0)
 
+    @given(
+        st.text(st.characters(categories=["Nd", "Nl", "No"]), min_size=1, max_size=10)
+        | st.integers().map(str)
+        | st.floats().map(repr)
+    )
+    def test_any_number(self, text: str) -> None:
+        """Plain decimals of ASCII digits are read as they are; numbers of any other kind are as good as none."""
+        plain = re.fullmatch(r"[0-9]+(\.[0-9]+)?", text)
+
+        assert parse_retry_after([text], DATE) == (float(text) if plain else None)
+
     @given(st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1)), st.integers(0, 10**6))  # noqa: DTZ001
     def test_dates_are_exact(self, start: datetime, seconds: int) -> None:
         """Two dates of the server give exactly the seconds between them."""
@@ -442,8 +576,16 @@ class TestPolicy:
         with pytest.raises(ConfigurationError, match=f"^{name} must be"):
             RetryPolicy(**{name: value})
 
+    @pytest.mark.parametrize("value", [-1, 1.5, True, "4", None, math.nan], ids=repr)
+    def test_budgets(self, value: Any) -> None:
+        """A whole number, or 0 for no repetition at all."""
+        assert RetryPolicy(budget=0).budget == 0
+        with pytest.raises(ConfigurationError, match=r"^budget must be a whole number of at least 0"):
+            RetryPolicy(budget=value)
+
     @pytest.mark.parametrize(
-        "name", ["wait_initial", "wait_max", "connect_timeout", "attempt_timeout", "create_attempt_timeout"]
+        "name",
+        ["wait_initial", "wait_max", "pause_max", "connect_timeout", "attempt_timeout", "create_attempt_timeout"],
     )
     @pytest.mark.parametrize("value", [-1, -0.1, math.inf, math.nan, True, "1", None], ids=repr)
     def test_seconds(self, name: str, value: Any) -> None:
@@ -451,7 +593,7 @@ class TestPolicy:
         with pytest.raises(ConfigurationError, match=f"^{name} must be"):
             RetryPolicy(**{name: value})
 
-    @pytest.mark.parametrize("name", ["connect_timeout", "attempt_timeout", "create_attempt_timeout"])
+    @pytest.mark.parametrize("name", ["pause_max", "connect_timeout", "attempt_timeout", "create_attempt_timeout"])
     def test_no_time_at_all(self, name: str) -> None:
         """Nothing can be done in no time, but waits may be none."""
         zero: dict[str, Any] = {name: 0}

@@ -1,5 +1,6 @@
 """What a request to a target means, rule by rule, for every state of the registration."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from asana_webhooks.models import Secret
 from asana_webhooks.receiver.inbound import (
     MAX_BODY,
     Handshake,
+    HookHeaders,
     Signed,
     check_length,
     is_heartbeat,
@@ -55,22 +57,26 @@ def confirmed() -> Registration:
     return registration(CONFIRMED, secret=SECRET)
 
 
+def read(registration_: Registration, headers: Iterable[Pair], **options: Any) -> Handshake | Signed:
+    return read_headers(registration_, HookHeaders.of(headers), **options)
+
+
 def refusal(registration_: Registration, headers: list[Pair], **options: Any) -> tuple[int, str]:
     with pytest.raises(RejectedError) as caught:
-        read_headers(registration_, headers, **options)
+        read(registration_, headers, **options)
     return caught.value.status, caught.value.reason
 
 
 class TestHandshake:
     def test_pending(self) -> None:
         """A well-formed secret for a pending registration is a handshake."""
-        assert read_headers(registration(), [*ORDINARY, HOOK_SECRET]) == Handshake(SECRET)
+        assert read(registration(), [*ORDINARY, HOOK_SECRET]) == Handshake(SECRET)
 
     def test_second_one(self) -> None:
         """A stranger's handshake does not keep the real one out (trap 8): each is heard while the creation is open."""
         after_a_stranger = registration(candidates=(OTHER, THIRD))
 
-        assert read_headers(after_a_stranger, [HOOK_SECRET]) == Handshake(SECRET)
+        assert read(after_a_stranger, [HOOK_SECRET]) == Handshake(SECRET)
 
     @pytest.mark.parametrize("candidates", [(), (SECRET,)])
     def test_confirmed(self, candidates: tuple[Secret, ...]) -> None:
@@ -90,12 +96,12 @@ class TestHandshake:
         """With a signature beside it a secret is ignored: the rules of deliveries hold, and nothing is proposed."""
         headers = [*ORDINARY, HOOK_SECRET, HOOK_SIGNATURE][::order]
 
-        assert read_headers(registration(state), headers) == Signed(SIGNATURE)
+        assert read(registration(state), headers) == Signed(SIGNATURE)
 
     @OPEN_STATES
     def test_secret_beside_an_empty_signature(self, state: RegistrationState) -> None:
         """An empty signature header is one all the same; it does not make a handshake of the request."""
-        signed = read_headers(registration(state), [HOOK_SECRET, (b"x-hook-signature", b"")])
+        signed = read(registration(state), [HOOK_SECRET, (b"x-hook-signature", b"")])
 
         assert signed == Signed(b"")
 
@@ -115,7 +121,7 @@ class TestHandshake:
         """A secret is opaque; from 16 to 256 of its characters are taken."""
         text = ("aZ09_-" * 50)[:length]
 
-        assert read_headers(registration(), [(b"X-Hook-Secret", text.encode())]) == Handshake(Secret(text))
+        assert read(registration(), [(b"X-Hook-Secret", text.encode())]) == Handshake(Secret(text))
 
     @pytest.mark.parametrize(
         "value",
@@ -157,7 +163,7 @@ class TestHandshake:
     @pytest.mark.parametrize("value", [b" %b", b"%b ", b"\t%b\t ", b"  %b  "])
     def test_blanks_around_it(self, value: bytes) -> None:
         """Blanks around a value belong to HTTP, not to the value; some front ends leave them."""
-        assert read_headers(registration(), [(b"X-Hook-Secret", value % GOOD.encode())]) == Handshake(SECRET)
+        assert read(registration(), [(b"X-Hook-Secret", value % GOOD.encode())]) == Handshake(SECRET)
 
     def test_is_opaque(self) -> None:
         """A handshake's repr does not show the secret (trap 5)."""
@@ -168,7 +174,7 @@ class TestDelivery:
     @OPEN_STATES
     def test_signed(self, state: RegistrationState) -> None:
         """One signature makes a request a delivery that has to be proven."""
-        assert read_headers(registration(state), [*ORDINARY, HOOK_SIGNATURE]) == Signed(SIGNATURE)
+        assert read(registration(state), [*ORDINARY, HOOK_SIGNATURE]) == Signed(SIGNATURE)
 
     @pytest.mark.parametrize("candidates", [(), (SECRET,)])
     @pytest.mark.parametrize("secret", [None, SECRET])
@@ -197,11 +203,11 @@ class TestDelivery:
         if state is CLOSED:
             assert refusal(registration(state), [(b"x-HOOK-signature", SIGNATURE)])[0] == 404
             return
-        assert read_headers(registration(state), [(b"x-HOOK-signature", SIGNATURE)]) == Signed(SIGNATURE)
+        assert read(registration(state), [(b"x-HOOK-signature", SIGNATURE)]) == Signed(SIGNATURE)
         assert refusal(registration(state), [(b"CONTENT-ENCODING", b"gzip"), HOOK_SIGNATURE])[0] == 415
         assert refusal(registration(state), [(b"CONTENT-length", b"99999999"), HOOK_SIGNATURE])[0] == 413
         if state is PENDING:
-            assert read_headers(registration(state), [(b"x-hook-SECRET", GOOD.encode())]) == Handshake(SECRET)
+            assert read(registration(state), [(b"x-hook-SECRET", GOOD.encode())]) == Handshake(SECRET)
 
     @pytest.mark.parametrize("name", [b"X_Hook_Signature", b"X-Hook-Signature ", b"X-Hook-Signature\x00", b"Hook-Sig"])
     def test_names_that_look_alike(self, name: bytes) -> None:
@@ -211,7 +217,7 @@ class TestDelivery:
     @OPEN_STATES
     def test_headers_may_be_an_iterator(self, state: RegistrationState) -> None:
         """Headers that can be walked over only once are read in full."""
-        assert read_headers(registration(state), iter([*ORDINARY, HOOK_SIGNATURE])) == Signed(SIGNATURE)
+        assert read(registration(state), iter([*ORDINARY, HOOK_SIGNATURE])) == Signed(SIGNATURE)
 
     def test_signature_is_not_shown(self) -> None:
         """A signature stays out of reprs: with the body it is a delivery anyone could replay."""
@@ -237,7 +243,7 @@ class TestEncoding:
         """Identity, and an empty value, mean that nothing is encoded."""
         headers = [(b"Content-Encoding", value), HOOK_SIGNATURE]
 
-        assert read_headers(registration(state), headers) == Signed(SIGNATURE)
+        assert read(registration(state), headers) == Signed(SIGNATURE)
 
 
 class TestLength:
@@ -277,7 +283,7 @@ class TestLength:
         """A length above the limit, or none that can be read, is refused before the body is."""
         headers = [(b"Content-Length", value), HOOK_SIGNATURE]
         if fits:
-            assert read_headers(registration(state), headers, max_body=100) == Signed(SIGNATURE)
+            assert read(registration(state), headers, max_body=100) == Signed(SIGNATURE)
         else:
             assert refusal(registration(state), headers, max_body=100) == (413, "body longer than 100 bytes")
 
@@ -297,7 +303,7 @@ class TestLength:
         at_the_limit = (b"Content-Length", str(MAX_BODY).encode())
         above = (b"Content-Length", str(MAX_BODY + 1).encode())
 
-        assert read_headers(confirmed(), [at_the_limit, HOOK_SIGNATURE]) == Signed(SIGNATURE)
+        assert read(confirmed(), [at_the_limit, HOOK_SIGNATURE]) == Signed(SIGNATURE)
         assert refusal(confirmed(), [above, HOOK_SIGNATURE]) == (413, "body longer than 8388608 bytes")
 
     def test_body_as_it_comes_in(self) -> None:
@@ -361,7 +367,7 @@ class TestAnyRequest:
         """Any headers are a handshake, a delivery or a refusal; a handshake only while pending and unsigned."""
         lowered = [name.lower() for name, _ in headers]
         try:
-            meaning = read_headers(known, headers)
+            meaning = read(known, headers)
         except RejectedError as error:
             refused = error
         else:
@@ -478,7 +484,7 @@ class TestProve:
     @pytest.mark.parametrize("wrap", [b" %b", b"%b ", b"\t%b"], ids=["before", "after", "tab"])
     def test_blanks_around_a_signature(self, wrap: bytes) -> None:
         """Blanks that a front end left around the value do not break a true delivery."""
-        proof = read_headers(confirmed(), [(b"X-Hook-Signature", wrap % SIGNATURE)])
+        proof = read(confirmed(), [(b"X-Hook-Signature", wrap % SIGNATURE)])
 
         assert isinstance(proof, Signed)
         assert prove(confirmed(), proof, BODY).signature == SIGNATURE.decode()

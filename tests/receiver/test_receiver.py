@@ -22,7 +22,7 @@ from asana_webhooks import (
 from asana_webhooks.store.base import NewDelivery, PutResult, RegistrationState, Store, registration_id
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
-OTHER = Secret("ffffffffffffffffffffffffffffffff")
+OTHER = Secret("4f8b1e07c92d5a36be70d1f29c8a6453")
 HEARTBEAT = b'{"events":[]}'
 
 
@@ -422,10 +422,10 @@ async def test_the_log_says_why_and_shows_no_secret(store: Store, caplog: pytest
 
     refusals = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert [line.split(" (")[0] for line in refusals] == [
-        "refused with 401: wrong signature",
-        "refused with 401: wrong signature",
-        "refused with 404: unknown endpoint",
-        "refused with 401: no signature",
+        "refused with 401: 'wrong signature'",
+        "refused with 401: 'wrong signature'",
+        "refused with 404: 'unknown endpoint'",
+        "refused with 401: 'no signature'",
     ]
     hidden = [SECRET.reveal(), OTHER.reveal(), ENDPOINT, sign(SECRET, content), "s3cret-content", "evil"]
     assert [text for text in hidden if text in caplog.text] == []

@@ -11,7 +11,7 @@ from asana_webhooks.store import NewDelivery, SQLiteStore
 
 T = TypeVar("T")
 
-SECRET = Secret("a" * 32)
+SECRET = Secret("d7c5b0a1f3e24986a0b1c2d3e4f50617")
 
 
 def new(number: int, *, registration: str = "r", candidate: str | None = None, size: int = 100) -> NewDelivery:

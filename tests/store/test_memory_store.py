@@ -7,7 +7,7 @@ from asana_webhooks.models import Secret
 from asana_webhooks.store import MemoryStore, NewDelivery, candidate_id
 from asana_webhooks.testing.conformance import SettableClock
 
-SECRET = Secret("a" * 32)
+SECRET = Secret("d7c5b0a1f3e24986a0b1c2d3e4f50617")
 
 
 def new(number: int, size: int = 10) -> NewDelivery:

@@ -4,97 +4,34 @@ import asyncio
 import base64
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import frozen
 
 from asana_webhooks import (
     AsanaSession,
     ConfigurationError,
     CreateOutcomeUnknownError,
     DuplicateWebhookError,
-    EstablishedWebhook,
     HandshakeMismatchError,
     MemoryStore,
     Receiver,
     RetryPolicy,
-    Secret,
     SQLiteStore,
     StoreUnavailableError,
     TargetRejectedError,
     WebhookFilter,
     WebhookPager,
-    Worker,
     establish_webhook,
     get_webhooks,
 )
-from asana_webhooks.models import Delivery
-from asana_webhooks.store.base import Registration, RegistrationState, Store, registration_id
+from asana_webhooks.store.base import RegistrationState, Store, registration_id
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.serving import serve_receiver
 from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.stores import Clock
-
-
-@frozen
-class Scene:
-    """A fake Asana, a session with it, a store, and a receiver on a port."""
-
-    fake: FakeAsana
-    asana: AsanaSession
-    store: Store
-    public_url: str
-
-    async def establish(self, **options: Any) -> EstablishedWebhook:
-        wanted = {"public_url": self.public_url, "resource": self.fake.projects[0]} | options
-        return await establish_webhook(self.asana, self.store, **wanted)
-
-    async def registration(self, established: EstablishedWebhook) -> Registration:
-        found = await self.store.find(established.registration)
-        assert found is not None
-        return found
-
-
-class Remembering(MemoryStore):
-    """A store that remembers which registrations were opened, and can fail on demand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[str] = []
-        self.fail_confirm = False
-        self.fail_close = False
-
-    async def open(self, id: str, *, resource: str, ttl: float) -> None:
-        self.opened.append(id)
-        await super().open(id, resource=resource, ttl=ttl)
-
-    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
-        if self.fail_confirm:
-            raise StoreUnavailableError(problem="disk I/O error")
-        return await super().confirm(id, webhook_gid=webhook_gid, secret=secret)
-
-    async def close(self, id: str) -> bool:
-        if self.fail_close:
-            raise StoreUnavailableError(problem="disk I/O error")
-        return await super().close(id)
-
-    async def states(self) -> list[RegistrationState]:
-        found = [await self.find(id) for id in self.opened]
-        return [one.state for one in found if one is not None]
-
-
-@asynccontextmanager
-async def scene(store: Store, **options: Any) -> AsyncIterator[Scene]:
-    async with (
-        FakeAsana() as fake,
-        AsanaSession(fake.token, base_url=fake.url, **options) as asana,
-        store,
-        serve_receiver(Receiver(store)) as public_url,
-    ):
-        yield Scene(fake, asana, store, public_url)
+from tests.subscriptions.scenes import Remembering, Scene, arrived, scene
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -103,16 +40,6 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     store: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "asana.db")
     async with scene(store) as opened:
         yield opened
-
-
-async def arrived(store: Store) -> list[Delivery]:
-    got: list[Delivery] = []
-
-    async def handle(delivery: Delivery) -> None:
-        got.append(delivery)
-
-    await Worker(store, handle).drain()
-    return got
 
 
 async def test_the_201_confirms_the_registration(stage: Scene) -> None:
@@ -207,7 +134,7 @@ async def test_a_mismatch_that_cannot_be_undone_says_so(caplog: pytest.LogCaptur
             await here.establish()
 
         assert not caught.value.deleted
-        assert f"webhook {caught.value.webhook_gid} is left over" in caplog.text
+        assert f"webhook {caught.value.webhook_gid!r} is left over" in caplog.text
 
 
 async def test_a_mismatch_whose_webhook_is_gone_is_undone() -> None:
@@ -351,7 +278,7 @@ async def test_a_webhook_that_shows_up_late_is_found_in_the_end_or_counted(
         searches += 1
         return get_webhooks(asana, **(options | ({"resource": "1331"} if searches <= blind_for else {})))
 
-    monkeypatch.setattr("asana_webhooks.subscriptions.establish.get_webhooks", blind)
+    monkeypatch.setattr("asana_webhooks.subscriptions.orphans.get_webhooks", blind)
     async with scene(MemoryStore()) as here:
         here.fake.script(Fault(at="createWebhook", do="lose_answer"))
         established = await here.establish(workspace=here.fake.workspace)
@@ -484,8 +411,7 @@ async def test_bad_arguments_open_nothing(bad: dict[str, Any]) -> None:
 RECEIVER = """
 import asyncio, sys
 from asana_webhooks import Receiver, open_store
-from asana_webhooks.testing.serving import serve_receiver
-from tests.helpers.cancelling import cancel_at_every_step
+from asana_webhooks.testing import serve_receiver
 
 async def main():
     async with open_store(sys.argv[1]) as store, serve_receiver(Receiver(store)) as url:

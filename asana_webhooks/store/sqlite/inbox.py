@@ -7,9 +7,9 @@ from typing import Any
 from attrs import define, field
 
 from asana_webhooks.errors import StoreFullError
-from asana_webhooks.models import Secret
 from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, PutResult, RegistrationState, StoreHealth
 from asana_webhooks.store.rules import MAX_SKEW, UNFINISHED, DeliveryState, landing, standing
+from asana_webhooks.store.sqlite.registrations import sealed
 
 __all__ = [
     "Room",
@@ -145,13 +145,13 @@ class Room:
 
 def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: Room) -> PutResult:
     """See `Store.put`."""
-    found = connection.execute(REGISTRATION, (new.registration,)).fetchone()
+    found = next(sealed(connection.execute(REGISTRATION, (new.registration,))), None)
     if found is None:
         return "refused"
     number, state, deadline, secret = found
     place = landing(
         standing(RegistrationState(state), deadline=deadline, now=now),
-        secret=None if secret is None else Secret(secret),
+        secret=secret,
         candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
         candidate=new.candidate,
     )

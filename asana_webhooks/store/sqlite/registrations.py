@@ -1,6 +1,8 @@
 """The registrations of the SQLite store: each function is what one method does inside a transaction."""
 
 import sqlite3
+from collections.abc import Iterable, Iterator
+from itertools import starmap
 from typing import Any
 
 from asana_webhooks.errors import ConfigurationError
@@ -8,10 +10,10 @@ from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState, candidate_id
 from asana_webhooks.store.rules import as_found
 
-__all__ = ["close", "confirm", "confirmed", "find", "heartbeat", "offer", "open_", "sweep"]
+__all__ = ["close", "confirm", "confirmed", "find", "heartbeat", "offer", "open_", "sealed", "sweep"]
 
-COLUMNS = "number, id, resource, state, deadline, secret, webhook_gid, last_heartbeat_at"
-"""What `_registration` reads."""
+COLUMNS = "number, id, resource, state, deadline, webhook_gid, last_heartbeat_at, secret"
+"""What `_registration` reads, through `sealed`."""
 FIND = f"SELECT {COLUMNS} FROM registrations WHERE id = ?"  # noqa: S608 - made of constants, as the next one
 OVERDUE = f"""
     SELECT {COLUMNS} FROM registrations WHERE state = 'pending' AND deadline <= ? ORDER BY number
@@ -36,6 +38,15 @@ BEAT = """
     WHERE id = ? AND (state = 'confirmed' OR (state = 'pending' AND deadline > ?))
 """
 CONFIRMED = "SELECT id, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
+
+
+def sealed(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield rows whose last column is a secret with that wrapped, so that no local variable ever holds its text."""
+    return starmap(_seal, rows)
+
+
+def _seal(*columns: Any) -> tuple[Any, ...]:
+    return (*columns[:-1], None if columns[-1] is None else Secret(columns[-1]))
 
 
 def open_(connection: sqlite3.Connection, id: str, *, resource: str, deadline: float) -> None:
@@ -63,7 +74,7 @@ def offer(connection: sqlite3.Connection, id: str, secret: Secret, *, now: float
 
 def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, secret: Secret, now: float) -> bool:
     """See `Store.confirm`."""
-    row = connection.execute(FIND, (id,)).fetchone()
+    row = next(sealed(connection.execute(FIND, (id,))), None)
     if row is None:
         return False
     number, registration = row[0], as_found(_registration(connection, row), now=now)
@@ -90,13 +101,13 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
 
 def find(connection: sqlite3.Connection, id: str, *, now: float) -> Registration | None:
     """See `Store.find`."""
-    row = connection.execute(FIND, (id,)).fetchone()
+    row = next(sealed(connection.execute(FIND, (id,))), None)
     return None if row is None else as_found(_registration(connection, row), now=now)
 
 
 def sweep(connection: sqlite3.Connection, *, now: float) -> list[Registration]:
     """See `Store.sweep`."""
-    rows = connection.execute(OVERDUE, (now,)).fetchall()
+    rows = list(sealed(connection.execute(OVERDUE, (now,))))
     overdue = [_registration(connection, row) for row in rows]
     for number, *_ in rows:
         _end(connection, number)
@@ -120,18 +131,18 @@ def _end(connection: sqlite3.Connection, number: int) -> None:
 
 
 def _candidates(connection: sqlite3.Connection, number: int) -> tuple[Secret, ...]:
-    return tuple(Secret(text) for (text,) in connection.execute(CANDIDATES, (number,)))
+    return tuple(secret for (secret,) in sealed(connection.execute(CANDIDATES, (number,))))
 
 
 def _registration(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Registration:
-    number, name, resource, state, deadline, secret, webhook_gid, last_heartbeat_at = row
+    number, name, resource, state, deadline, webhook_gid, last_heartbeat_at, secret = row
     return Registration(
         id=name,
         resource=resource,
         state=RegistrationState(state),
         deadline=deadline,
         candidates=_candidates(connection, number),
-        secret=None if secret is None else Secret(secret),
+        secret=secret,
         webhook_gid=webhook_gid,
         last_heartbeat_at=last_heartbeat_at,
     )

@@ -137,7 +137,7 @@ class SQLiteStore:
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
-        check_texts(webhook_gid, secret.reveal())
+        check_texts(webhook_gid, secret)
         return await self._write(
             lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, secret=secret, now=self._clock())
         )

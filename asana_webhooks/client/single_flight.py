@@ -1,0 +1,60 @@
+"""Single flight: one run of a coroutine function for all who want its result at the same time."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from attrs import define
+
+from asana_webhooks.cleanup import finish
+
+__all__ = ["SingleFlight"]
+
+ResultT = TypeVar("ResultT")
+
+
+@define(eq=False)
+class _Flight(Generic[ResultT]):
+    task: "asyncio.Task[ResultT]"
+    waiting: int = 0
+
+
+class SingleFlight(Generic[ResultT]):
+    """Calls a coroutine function once for everybody who calls this while it runs.
+
+    Whoever is cancelled leaves it to the others; the last one to leave cancels it and waits until it has ended, so
+    nothing runs that nobody waits for.
+
+    Args:
+        start: what to run, in a task of its own. All get the same result, or the same exception.
+        ending: seconds it may take to end once it is cancelled.
+    """
+
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, ResultT]], *, ending: float) -> None:
+        self._start = start
+        self._ending = ending
+        self._flight: _Flight[ResultT] | None = None
+
+    async def __call__(self) -> ResultT:
+        """Await the run under way, or a new one, and return its result."""
+        while True:
+            if self._flight is None or self._flight.task.done():
+                self._flight = _Flight(asyncio.create_task(self._start()))
+            flight = self._flight
+            await self._wait(flight)
+            if not flight.task.cancelled():  # else it was being dropped when we came
+                return flight.task.result()
+
+    async def _wait(self, flight: _Flight[ResultT]) -> None:
+        flight.waiting += 1
+        try:
+            await asyncio.wait({flight.task})
+        except asyncio.CancelledError:
+            if flight.waiting == 1:
+                flight.task.cancel()
+                await finish(asyncio.wait({flight.task}), seconds=self._ending)
+                if flight.task.done() and not flight.task.cancelled():
+                    flight.task.exception()  # nobody is left to ask for it
+            raise
+        finally:
+            flight.waiting -= 1

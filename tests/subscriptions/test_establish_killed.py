@@ -1,0 +1,91 @@
+"""A process is killed while it establishes a webhook; what it leaves behind is cleared up by the next one."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from asana_webhooks import AsanaSession, Receiver, SQLiteStore, sweep_registrations
+from asana_webhooks.testing import FakeAsana, serve_receiver
+from tests.helpers.stores import Clock
+from tests.subscriptions.scenes import Scene, arrived, live
+
+PROGRAM = """
+import asyncio, sys
+from asana_webhooks import AsanaSession, SQLiteStore, establish_webhook
+
+async def main(path, now, token, base_url, public_url, resource):
+    async with SQLiteStore(path, clock=lambda: float(now)) as store, AsanaSession(token, base_url=base_url) as asana:
+        await establish_webhook(asana, store, public_url=public_url, resource=resource)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@frozen
+class Survivor:
+    """Another process on the same file: this one, with a store and a receiver of its own."""
+
+    here: Scene
+    clock: Clock
+    orphan: str
+
+
+@asynccontextmanager
+async def killed(path: Path, *, when: str) -> AsyncIterator[Survivor]:
+    """Kill a process while Asana holds its create request, let Asana go on, and open the store anew."""
+    clock = Clock()
+    async with FakeAsana() as fake, AsanaSession(fake.token, base_url=fake.url) as asana:
+        async with SQLiteStore(path, clock=clock) as store, serve_receiver(Receiver(store)) as public_url:
+            hold = fake.hold("createWebhook", when=when)
+            arguments = (path, clock.now, fake.token, fake.url, public_url, fake.projects[0])
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, *map(str, arguments))
+            await hold.reached()
+            process.kill()
+            await process.wait()
+            hold.release()
+            await fake.settle()
+        [orphan] = fake.webhooks
+        port = int(public_url.rpartition(":")[2].partition("/")[0])
+        async with SQLiteStore(path, clock=clock) as store, serve_receiver(Receiver(store), port=port) as public_url:
+            yield Survivor(Scene(fake, asana, store, public_url), clock, orphan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [True, False], ids=["workspace known", "workspace unknown"])
+@pytest.mark.parametrize("when", ["before", "after_handshake", "before_answer"])
+async def test_the_next_process_clears_up(tmp_path: Path, when: str, known: bool) -> None:
+    """Wherever it was killed, Asana finishes the webhook: its registration is open until its deadline, and no longer.
+
+    Before that it is let alone and none of its events arrives; after it, it is deleted, or answered 404.
+    """
+    async with killed(tmp_path / "asana.db", when=when) as survivor:
+        here, workspace = survivor.here, survivor.here.fake.workspace if known else None
+        survivor.clock.now += 60
+        first = await here.establish(workspace=workspace)
+        here.fake.change(here.fake.projects[0], field="name")
+        await here.fake.settle()
+        assert set(here.fake.webhooks) == {survivor.orphan, first.webhook_gid}
+        assert {one.webhook_gid for one in await arrived(here.store)} == {first.webhook_gid}
+
+        survivor.clock.now += 120
+        second = await here.establish(workspace=workspace)
+        left = set() if known else {survivor.orphan}
+        assert set(here.fake.webhooks) == {first.webhook_gid, second.webhook_gid} | left
+        assert await live(here.fake) == {first.webhook_gid, second.webhook_gid}
+        assert {one.webhook_gid for one in await arrived(here.store)} == {first.webhook_gid, second.webhook_gid}
+
+
+@pytest.mark.slow
+async def test_a_service_may_sweep_at_its_start(tmp_path: Path) -> None:
+    """It need not establish anything for that."""
+    async with killed(tmp_path / "asana.db", when="before_answer") as survivor:
+        here = survivor.here
+        survivor.clock.now += 121
+
+        assert await sweep_registrations(here.asana, here.store, workspace=here.fake.workspace) == 0
+        assert here.fake.webhooks == {}

@@ -1,0 +1,262 @@
+"""sweep_registrations: what a process left open that died while it was creating webhooks."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+from attrs import frozen
+
+from asana_webhooks import (
+    ConfigurationError,
+    MemoryStore,
+    RetryPolicy,
+    StoreUnavailableError,
+    create_webhook,
+    registration_id,
+    sweep_registrations,
+)
+from asana_webhooks.store.base import RegistrationState
+from asana_webhooks.testing import Fault
+from tests.helpers.cancelling import pass_turns
+from tests.helpers.stores import Clock
+from tests.subscriptions.scenes import LoopClock, Scene, live, no_wait, scene, troubled
+
+
+@frozen
+class Aftermath:
+    """A scene in which processes die."""
+
+    here: Scene
+    clock: Clock
+
+    async def die(self, resource: str | None = None) -> str:
+        """Do what a process does that dies before the 201 of its create; return the webhook's gid."""
+        endpoint = secrets.token_urlsafe(32)
+        project = resource or self.here.fake.projects[0]
+        await self.here.store.open(registration_id(endpoint), resource=project, ttl=120)
+        target = f"{self.here.public_url}/{endpoint}"
+        created = await create_webhook(self.here.asana, resource=project, target=target)
+        return created.webhook.gid
+
+    async def sweep(self, workspace: str | None = "1331") -> int:
+        """Sweep when all that was open is overdue."""
+        self.clock.now += 121
+        self.here.fake.requests.clear()
+        return await sweep_registrations(self.here.asana, self.here.store, workspace=workspace)
+
+    @property
+    def asked(self) -> list[str | None]:
+        return [one.operation for one in self.here.fake.requests]
+
+
+@pytest.fixture
+async def after() -> AsyncIterator[Aftermath]:
+    clock = Clock()
+    async with scene(MemoryStore(clock=clock), retry=RetryPolicy(attempts=2, sleep=no_wait)) as here:
+        yield Aftermath(here, clock)
+
+
+async def test_what_a_dead_process_created_is_deleted(after: Aftermath) -> None:
+    """Its webhook goes, and only that: what is live stays, and so do other people's webhooks on the resource."""
+    established = await after.here.establish()
+    theirs = await create_webhook(after.here.asana, resource="8675309", target=await other_people(after))
+    orphan = await after.die()
+
+    assert await after.sweep() == 0
+    assert orphan not in after.here.fake.webhooks
+    assert set(after.here.fake.webhooks) == {established.webhook_gid, theirs.webhook.gid}
+
+
+async def other_people(after: Aftermath) -> str:
+    """Return a target whose handshake is answered by the same receiver, for a registration that is none of ours."""
+    endpoint = secrets.token_urlsafe(32)
+    await after.here.store.open(registration_id(endpoint), resource="8675309", ttl=3600)
+    return f"{after.here.public_url}/{endpoint}"
+
+
+async def test_without_a_workspace_it_is_counted(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
+    """It cannot be looked for: it is answered 404, and the log says that Asana deletes it then."""
+    await after.die()
+
+    assert await after.sweep(workspace=None) == 1
+    assert after.asked == []
+    assert "a webhook on 8675309 may be left over" in caplog.text
+    assert "Asana deletes it after 24 hours of 404s" in caplog.text
+    assert await live(after.here.fake) == set()
+    await after.here.fake.advance(25 * 3600)
+    assert after.here.fake.webhooks == {}
+
+
+async def test_what_was_never_echoed_has_no_webhook(after: Aftermath) -> None:
+    """Nothing is looked for, and nothing counts as left over."""
+    await after.here.store.open("a" * 64, resource="8675309", ttl=60)
+
+    assert await after.sweep() == 0
+    assert after.asked == []
+
+
+async def test_before_the_deadline_it_is_left_alone(after: Aftermath) -> None:
+    """Whoever opened it may be alive, and is confirmed then."""
+    hold = after.here.fake.hold("createWebhook", when="before_answer")
+    establishing = asyncio.create_task(after.here.establish())
+    await hold.reached()
+    after.clock.now += 119
+    assert await sweep_registrations(after.here.asana, after.here.store, workspace="1331") == 0
+    hold.release()
+
+    assert await live(after.here.fake) == {(await establishing).webhook_gid}
+
+
+async def test_one_walk_for_each_resource(after: Aftermath) -> None:
+    """However many died on a resource, its webhooks are listed once."""
+    other = after.here.fake.add_project()
+    for resource in ("8675309", other, "8675309", "8675309", other):
+        await after.die(resource)
+
+    assert await after.sweep() == 0
+    assert sorted(map(str, after.asked)) == ["deleteWebhook"] * 5 + ["getWebhooks"] * 2
+    lists = [one.query for one in after.here.fake.requests if one.operation == "getWebhooks"]
+    assert {one["resource"] for one in lists} == {"8675309", other}
+    assert after.here.fake.webhooks == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "ours"),
+    [
+        ("https://example.com/asana/{}", True),
+        ("https://example.com/{}", True),
+        ("https://example.com/asana/{}/", True),
+        ("https://example.com/asana/{}?tenant=7/8", True),
+        ("https://example.com/asana/{}/?tenant=7", True),
+        ("https://example.com/asana/{}#top", True),
+        ("https://example.com/asana/{}x", False),
+        ("https://example.com/asana/x{}", False),
+        ("https://example.com/{}/asana", False),
+        ("https://example.com/asana?endpoint=/{}", False),
+        ("https://example.com/asana/#/{}", False),
+        ("https://example.com/", False),
+        ("https://example.com", False),
+        ("https://example.com/a", False),
+        ("", False),
+    ],
+)
+async def test_a_target_is_known_by_its_last_segment(after: Aftermath, shape: str, ours: bool) -> None:
+    """Only the hash of the endpoint is stored, so that of every target's last segment is compared with it."""
+    gid = await after.die()
+    record = after.here.fake.webhook(gid)
+    record.target = shape.format(record.target.rpartition("/")[2])
+
+    assert await after.sweep() == 0
+    assert (gid not in after.here.fake.webhooks) is ours
+
+
+async def test_a_webhook_without_a_target_is_nobodys(after: Aftermath) -> None:
+    """Should Asana send no target, nothing is deleted."""
+    await after.die()
+    compact = b'{"data": [{"gid": "43214", "target": null}], "next_page": null}'
+    after.here.fake.script(Fault(at="getWebhooks", status=200, body=compact))
+
+    assert await after.sweep() == 0
+    assert after.asked == ["getWebhooks"]
+
+
+async def test_trouble_at_asana_is_counted(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
+    """A list that cannot be had is no reason to fail: the registrations have ended."""
+    await after.die()
+    await after.die()
+    after.here.fake.script(Fault(at="getWebhooks", status=500, times=None))
+
+    assert await after.sweep() == 2
+    assert caplog.text.count("looking for it failed") == 2
+    assert await live(after.here.fake) == set()
+
+
+async def test_a_webhook_that_cannot_be_deleted_is_counted(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are deleted all the same, and one that is gone meanwhile counts as deleted."""
+    gone, stays, goes = [await after.die() for _ in range(3)]
+    after.here.fake.script(
+        Fault(at="deleteWebhook", webhook=gone, status=404), Fault(at="deleteWebhook", webhook=stays, status=403)
+    )
+
+    assert await after.sweep() == 1
+    assert goes not in after.here.fake.webhooks
+    assert caplog.text.count("may be left over") == caplog.text.count("deleting it failed") == 1
+
+
+async def test_bad_arguments_end_nothing(after: Aftermath) -> None:
+    """What cannot be a workspace is refused before the store is swept."""
+    await after.die()
+    with pytest.raises(ConfigurationError):
+        await after.sweep(workspace="my workspace")
+
+    assert len(await after.here.store.sweep()) == 1
+
+
+async def test_a_store_that_fails_is_an_error_here(after: Aftermath) -> None:
+    """The sweep is what was asked for, so it does not keep quiet about it."""
+    with pytest.raises(StoreUnavailableError):
+        await sweep_registrations(after.here.asana, troubled(after.here.store, "sweep"))
+
+
+@pytest.mark.parametrize("workspace", ["1331", None])
+async def test_establishing_sweeps_first(after: Aftermath, workspace: str | None) -> None:
+    """What died before is deleted or at least not live, and is no orphan of this call."""
+    orphan = await after.die()
+    after.clock.now += 121
+    established = await after.here.establish(workspace=workspace)
+
+    assert established.orphans == 0
+    assert (orphan in after.here.fake.webhooks) is (workspace is None)
+    assert await live(after.here.fake) == {established.webhook_gid}
+
+
+async def test_trouble_in_clearing_up_does_not_fail_establishing(
+    after: Aftermath, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Asana refuses to list and the call goes on."""
+    await after.die()
+    after.clock.now += 121
+    after.here.fake.script(Fault(at="getWebhooks", status=403, times=None))
+    established = await after.here.establish(workspace="1331")
+
+    assert await live(after.here.fake) == {established.webhook_gid}
+    assert "looking for it failed" in caplog.text
+
+
+async def test_clearing_up_does_not_hold_up_establishing(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
+    """After ten seconds it is given up."""
+    clock = LoopClock()
+    await after.die()
+    after.clock.now += 121
+    hold = after.here.fake.hold("getWebhooks")
+    establishing = asyncio.create_task(after.here.establish(workspace="1331"))
+    await hold.reached()
+    clock.turn(5)
+    await pass_turns(20)
+    assert "it took too long" not in caplog.text
+    clock.turn(5)
+    established = await establishing
+    hold.release()
+
+    assert await live(after.here.fake) == {established.webhook_gid}
+    assert "it took too long" in caplog.text
+
+
+async def test_sweeping_may_be_cancelled(after: Aftermath) -> None:
+    """The registration has ended by then, so nothing is live, and the next sweep has nothing to do."""
+    orphan = await after.die()
+    hold = after.here.fake.hold("getWebhooks")
+    sweeping = asyncio.create_task(after.sweep())
+    await hold.reached()
+    sweeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sweeping
+    hold.release()
+
+    assert await live(after.here.fake) == set()
+    assert await after.sweep() == 0
+    registration = registration_id(after.here.fake.webhook(orphan).target.rpartition("/")[2])
+    found = await after.here.store.find(registration)
+    assert found is not None
+    assert found.state is RegistrationState.CLOSED
