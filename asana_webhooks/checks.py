@@ -1,6 +1,6 @@
 """Checks of numbers that people give us, the same everywhere. Decisions only."""
 
-import math
+import sys
 from typing import Any
 
 from asana_webhooks.errors import ConfigurationError
@@ -19,8 +19,8 @@ def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
     Raises:
         ConfigurationError: it is anything else.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < 0 or (value == 0 and not zero):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= sys.float_info.max or (value == 0 and not zero):
         bound = "0 or more" if zero else "above 0"
         raise ConfigurationError(f"{name} must be a finite number of seconds, {bound}, not {value!r:.80}")
     return float(value)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["finish"]
+__all__ = ["finish", "is_being_cancelled"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,3 +31,13 @@ async def finish(cleanup: Coroutine[Any, Any, ResultT], *, seconds: float = 5.0)
     if cancelled is not None:
         raise cancelled
     return None if failed is not None else task.result()
+
+
+def is_being_cancelled() -> bool:
+    """Tell whether somebody has cancelled the current task.
+
+    If not, a `CancelledError` that comes up in it is from something it awaited that was cancelled elsewhere. Passed on,
+    it would end the task as if it had been asked to, and nobody would hear of it.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -79,12 +79,18 @@ async def test_ask(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_with_oauth(tmp_path: Path) -> None:
-    """The program with OAuth refreshes a token that has ended, saves the new one, and starts with that next time."""
+    """The program with OAuth begins with Asana's own answer, refreshes a token that is refused, and starts with the new
+    one next time.
+    """
     tokens = tmp_path / "tokens.json"
     async with FakeAsana(webhooks=3) as fake:
         app = fake.register_app()
-        ended = {"access_token": "ended", "refresh_token": app.refresh_token}
-        tokens.write_text(json.dumps(ended | {"expires_at": "2026-01-02T03:04:05+00:00"}))
+        form = {"grant_type": "refresh_token", "client_id": app.client_id, "client_secret": app.client_secret}
+        async with aiohttp.ClientSession() as http:
+            async with http.post(fake.token_url, data=form | {"refresh_token": app.refresh_token}) as response:
+                answered = await response.json()
+        tokens.write_text(json.dumps(answered | {"refresh_token": app.refresh_token}))  # as at the first time
+        fake.revoke_token(answered["access_token"])
         where = {
             "ASANA_CLIENT_ID": app.client_id,
             "ASANA_CLIENT_SECRET": app.client_secret,
@@ -96,8 +102,8 @@ async def test_with_oauth(tmp_path: Path) -> None:
                 assert await next_line(process) == "3 webhooks"
                 assert await process.wait() == 0
 
-        assert app.refreshes == 1
-        assert json.loads(tokens.read_text())["access_token"] != "ended"
+        assert app.refreshes == 2
+        assert json.loads(tokens.read_text())["access_token"] != answered["access_token"]
 
 
 @pytest.mark.slow

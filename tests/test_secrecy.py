@@ -667,7 +667,7 @@ async def test_what_handlers_and_events_say_in_the_log(words: str) -> None:
 @given(NASTY)
 def test_what_wrong_json_says(words: str) -> None:
     """The text of a payload's error is one line too, and does not quote what it is about."""
-    content = json.dumps({"data": {"gid": [words], words: words}, words: [words]}, ensure_ascii=False)
+    content = json.dumps({words: [words], "data": {words: words, "gid": [words]}}, ensure_ascii=False)
     written = content.encode("utf-8", "replace")
 
     for wrong in (written, written[:-1] + b',"\xff":1}', b'"\xff' + b"x" * 900 + b'"'):

@@ -41,7 +41,7 @@ TASK_REF = ResourceRef(gid="21", resource_type="task", resource_subtype="default
 USER_REF = ResourceRef(gid="11", resource_type="user")
 OTHER_REF = ResourceRef(gid="12", resource_type="user")
 
-# The shapes of reference/protocol.md, section 5, taken from real deliveries (synthetic ids).
+# The shapes of real deliveries, with other ids.
 SHAPES: dict[str, tuple[str, Event]] = {
     "completed": (
         "{" + USER + '"action":"changed",' + TASK + '"parent":null,"change":{"field":"completed","action":"changed"}}',
@@ -265,7 +265,7 @@ class TestEvents:
             wire.decode_events(b'{"events":[{"action":"added","created_at":"2019-01-02T03:04:05Z","resource":1337}]}')
 
 
-# Real answers of 2024 (reference/protocol.md C24a and C24b), with other ids.
+# Real answers of 2024, with other ids.
 CREATED_2024A = (
     b'{"data":{"gid":"1201","resource_type":"webhook","active":true,"is_workspace_webhook":false,'
     b'"resource":{"gid":"21","resource_type":"project","name":"Launch"},'

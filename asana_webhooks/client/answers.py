@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from attrs import evolve
 
@@ -79,7 +80,14 @@ def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "d
 
 
 def secrets_of(request: Request[Any], token: str) -> tuple[str, ...]:
-    """Return what no text about *request* may show: the token, and for a create its target and endpoint."""
+    """Return what no text about *request* may show: the token, and for a create its target and endpoint.
+
+    All of it also as it looks in a URL.
+    """
+    return tuple({form: None for text in _texts_of(request, token) for form in (text, quote(text, safe=""))})
+
+
+def _texts_of(request: Request[Any], token: str) -> tuple[str, ...]:
     if not isinstance(request, CreateWebhookRequest):
         return (token,)
     endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
@@ -127,6 +135,8 @@ def error_of(
         )
     if outcome.kind in ("refused", "held"):
         return _response_error(request, outcome, attempts)
+    if outcome.cause is not None:
+        return outcome.cause
     if time_left <= 0:
         return errors.DeadlineExceededError(
             operation=request.operation, attempts=attempts, problem=outcome.problem, timeout=timeout

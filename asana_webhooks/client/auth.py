@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 
 from asana_webhooks.checks import check_seconds
-from asana_webhooks.cleanup import finish
+from asana_webhooks.cleanup import is_being_cancelled
 from asana_webhooks.client.exchange import check_lent, check_ssl, problem_of, read_body, refusal_of
 from asana_webhooks.client.options import check_proxy, check_url
 from asana_webhooks.client.retry import parse_retry_after
@@ -44,10 +44,14 @@ _HEADERS: Final = {"User-Agent": f"asana-webhooks/{__version__}", "Accept": "app
 _TOKEN_URL: Final = "https://app.asana.com/-/oauth_token"  # noqa: S105 - an address
 _MARGIN: Final = 60.0
 """Seconds before its end from which an access token is replaced."""
+_AGAIN: Final = 10.0
+"""Seconds after which a refresh that failed is tried again, as long as the old token is good."""
 _MAX_ANSWER: Final = 64 * 1024
 """Bytes of an answer of the token endpoint."""
 _HOOK_TIMEOUT: Final = 5.0
 """Seconds `on_refresh` may take."""
+_ENDING: Final = 1.0
+"""Seconds a refresh may take to end when nobody waits for it any more; at once, unless a hook ignores cancellation."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +98,9 @@ class OAuthToken:
     all of them: before the old one ends, and when Asana refuses it. There is nothing to close.
 
     A call that is cancelled while it waits leaves the request to the others that wait for it; the last one drops it.
-    What has been answered is never lost: it is kept, and *on_refresh* is awaited to its end, even then.
+    What has been answered is kept even then. If that was while *on_refresh* was at work, it is cancelled too, and
+    called again with the same tokens before a token is next given out. A program that ends before that has not saved
+    them, which matters only if the refresh token has changed.
 
     ::
 
@@ -109,7 +115,8 @@ class OAuthToken:
         expires_at: when that ends, with a time zone. Without it, it is used until Asana refuses it.
 
         on_refresh: awaited with the new tokens after every refresh, before the first of them is used: to save them.
-            It has 5 seconds; if it fails, a warning is logged, and the tokens are good until the program ends.
+            It has 5 seconds; if it fails, a warning is logged, and the tokens are good until the program ends. In
+            those seconds it may be called again with the same tokens, if it was cancelled.
 
         token_url: the token endpoint, by default the environment's ``ASANA_TOKEN_URL``, else Asana's own. https; http
             only to loopback.
@@ -158,6 +165,8 @@ class OAuthToken:
         self._client_id = check_token(client_id, "client_id")
         end = math.inf if expires_at is None else _timestamp(expires_at)
         self._expires_at = end if has_access_token else -math.inf
+        self._margin = _MARGIN
+        self._again_at = -math.inf  # while the old token is good, a failure is not repeated before
         self._on_refresh = on_refresh
         if token_url is None:
             token_url = os.environ.get("ASANA_TOKEN_URL") or _TOKEN_URL
@@ -168,12 +177,15 @@ class OAuthToken:
         self._ssl = check_ssl(ssl)
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._refresh = SingleFlight(self._refresh_once, ending=3 * _HOOK_TIMEOUT)
+        self._unsaved: TokenSet | None = None
+        self._save_until = 0.0  # by the loop's clock
+        self._refresh = SingleFlight(self._refresh_once, ending=_ENDING)
 
     async def __call__(self) -> str:
         """Return an access token that is good, as far as we know.
 
-        Awaits a refresh if it ends within a minute; if that fails, it is returned as long as it is good.
+        Awaits a refresh if it ends within a minute; if that fails, it is returned as long as it is good, and the next
+        refresh is not tried for 10 seconds.
 
         Raises:
             TokenRefreshError: Asana refuses to issue another one.
@@ -184,7 +196,9 @@ class OAuthToken:
             ConfigurationError: this is another event loop than before, or aiohttp refuses to send.
         """
         self._enter_loop()
-        if not self._lasts(_MARGIN):
+        if self._refresh.is_inside():  # on_refresh may use the token it is to save
+            return self._access_token.reveal()
+        if self._unsaved is not None or (not self._lasts(self._margin) and not self._may_wait()):
             error = copy(await self._refresh())  # many calls may raise it, each for itself
             if error is not None and not self._lasts(0):
                 raise error
@@ -202,6 +216,7 @@ class OAuthToken:
         del rejected  # a traceback shows what has a name
         self._enter_loop()
         if refused == self._access_token:
+            self._expires_at = -math.inf
             error = copy(await self._refresh())
             if error is not None:
                 raise error
@@ -216,8 +231,15 @@ class OAuthToken:
     def _lasts(self, seconds: float) -> bool:
         return self._clock() + seconds < self._expires_at
 
+    def _may_wait(self) -> bool:
+        return self._lasts(0) and self._clock() < self._again_at
+
     async def _refresh_once(self) -> AsanaError | None:
-        """Refresh, and return the error if there was one."""
+        """Refresh, and return the error if there was one; or save what a cancelled run has left unsaved."""
+        if self._unsaved is not None and self._lasts(self._margin):
+            await self._save(self._unsaved)
+            return None
+        self._again_at = self._clock() + _AGAIN
         request = RefreshRequest(
             client_id=self._client_id,
             client_secret=self._client_secret,
@@ -232,7 +254,9 @@ class OAuthToken:
             self._access_token = answer.access_token
             self._refresh_token = answer.refresh_token
             self._expires_at = answer.expires_at.timestamp()
-            await finish(self._save(answer), seconds=2 * _HOOK_TIMEOUT)
+            self._margin = min(_MARGIN, (self._expires_at - request.sent_at) / 2)
+            self._save_until = asyncio.get_running_loop().time() + _HOOK_TIMEOUT
+            await self._save(answer)
             return None
 
     def _open_http(self) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
@@ -269,13 +293,18 @@ class OAuthToken:
         return request.answer(response.status, None if body is None else body.getvalue(), retry_after=retry_after)
 
     async def _save(self, tokens: TokenSet) -> None:
-        if self._on_refresh is None:
-            return
+        self._unsaved = tokens  # and so it stays if this is cancelled
         try:
-            async with asyncio.timeout(_HOOK_TIMEOUT):
-                await self._on_refresh(tokens)
+            async with asyncio.timeout_at(self._save_until):
+                if self._on_refresh is not None:
+                    await self._on_refresh(tokens)
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            _log.warning("on_refresh failed with CancelledError: the new tokens are not saved")
         except Exception as error:  # noqa: BLE001 - a hook may raise anything, and its text may hold the tokens
             _log.warning("on_refresh failed with %s: the new tokens are not saved", type(error).__name__)
+        self._unsaved = None
 
 
 def _timestamp(moment: Any) -> float:

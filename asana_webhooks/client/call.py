@@ -1,7 +1,10 @@
 """What is known about one call while it goes on."""
 
+import asyncio
+
 from attrs import define, field
 
+from asana_webhooks.cleanup import is_being_cancelled
 from asana_webhooks.client.auth import TokenProvider, check_token
 from asana_webhooks.client.exchange import Sendings
 from asana_webhooks.client.gate import Pause
@@ -9,7 +12,7 @@ from asana_webhooks.client.retry import Outcome
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.models import Secret
 
-__all__ = ["Call"]
+__all__ = ["Call", "Patience"]
 
 
 @define
@@ -63,8 +66,27 @@ class Call:
             check_token(token.reveal())
         except AsanaError:
             raise
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            problem = "CancelledError"
         except Exception as error:  # noqa: BLE001 - a provider may raise anything, and in it may be the token
             problem = type(error).__name__
         else:
             return token
         raise ConfigurationError(f"the token provider failed with {problem}")
+
+
+@define
+class Patience:
+    """What an attempt waits for, since when, and until when; by the event loop's clock, in seconds."""
+
+    waiting_for: str
+    """In words that say what has not come."""
+    began: float
+    end: float
+
+    def lost(self, *, sent: bool) -> Outcome:
+        """Return what comes of the attempt when it is at its end, with the request *sent* or not."""
+        problem = f"{self.waiting_for} within {max(self.end - self.began, 0):.1f} seconds"
+        return Outcome(kind="lost" if sent else "not_sent", problem=problem)

@@ -91,7 +91,9 @@ def _names(argument: str, names: Any) -> list[str]:
 
 
 def _check_hook(_: object, _attribute: "Attribute[Any]", value: Any) -> None:
-    if value is not None and (not callable(value) or iscoroutinefunction(value)):
+    if value is None:
+        return
+    if not callable(value) or iscoroutinefunction(value) or iscoroutinefunction(type(value).__call__):
         raise ConfigurationError("on_deprecation must be a plain function that takes a Deprecation; it is not awaited")
 
 

@@ -1,5 +1,6 @@
 """One request over aiohttp: sent, counted, its answer read, and whatever aiohttp raises turned into an outcome."""
 
+import asyncio
 import io
 import ssl as ssl_module
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 from attrs import define, field, frozen
 from yarl import URL
 
+from asana_webhooks.cleanup import is_being_cancelled
 from asana_webhooks.client.answers import hide, outcome_of, secrets_of
 from asana_webhooks.client.requests import DeleteWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome
@@ -19,8 +21,13 @@ from asana_webhooks.models import Secret
 
 __all__ = ["Line", "Sendings", "check_lent", "check_ssl", "exchange", "problem_of", "read_body", "refusal_of"]
 
-_MAX_ANSWER: Final = 32 * 1024 * 1024
-"""Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB."""
+_MAX_ANSWER: Final = 4 * 1024 * 1024
+"""Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB; reading 4 MiB of the worst JSON
+holds the event loop up for a quarter of a second."""
+_MAX_REFUSAL: Final = 64 * 1024
+"""Bytes of the body of an answer that says no."""
+_REFUSAL_SECONDS: Final = 5.0
+"""How long to wait for such a body: the status has said no already."""
 
 
 @frozen(kw_only=True)
@@ -33,7 +40,7 @@ class Line:
     proxy: str | None = field(repr=False)
     """It may hold a password."""
     ssl: ssl_module.SSLContext | bool
-    connect_timeout: float
+    timeout: aiohttp.ClientTimeout
     note_changes: Callable[[Sequence[str]], None]
     """Told the ``Asana-Change`` headers of an answer that has some."""
 
@@ -89,9 +96,14 @@ async def exchange(line: Line, request: Request[Any], token: Secret, sendings: S
             raise_for_status=False,  # its error would hold the token
             proxy=line.proxy,
             ssl=line.ssl,
-            timeout=aiohttp.ClientTimeout(total=None, connect=line.connect_timeout),
+            timeout=line.timeout,
         ) as response:
-            content = await read_body(response) if _needs_body(request, response.status) else io.BytesIO()
+            content = await _content(request, response)
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        # aiohttp does this to those who wait for a connection when their session is closed.
+        return Outcome(kind="lost" if sendings.count > before else "not_sent", problem="the http session was closed")
     except (aiohttp.ClientError, OSError) as error:
         return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=problem_of(error))
     except (ValueError, RuntimeError, TypeError) as error:
@@ -139,7 +151,7 @@ async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None
         most: bytes it may have, decompressed; by default what any answer of the API may.
     """
     most = _MAX_ANSWER if most is None else most
-    body = io.BytesIO()
+    body = io.BytesIO()  # unlike bytes, it shows no secret in a traceback's locals
     try:
         while not response.content.at_eof():
             body.write(await response.content.readany())
@@ -150,9 +162,17 @@ async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None
     return body
 
 
-def _needs_body(request: Request[Any], status: int) -> bool:
-    # That a webhook is deleted is said by the status; a body that never ends must not call it into question.
-    return not (isinstance(request, DeleteWebhookRequest) and 200 <= status < 300)
+async def _content(request: Request[Any], response: aiohttp.ClientResponse) -> io.BytesIO | None:
+    # What the status alone says, a body that never ends must not call into question.
+    if not 200 <= response.status < 300:
+        try:
+            async with asyncio.timeout(_REFUSAL_SECONDS):
+                return await read_body(response, most=_MAX_REFUSAL)
+        except TimeoutError:
+            return None
+    if isinstance(request, DeleteWebhookRequest):
+        return io.BytesIO()
+    return await read_body(response)
 
 
 def problem_of(error: Exception) -> str:

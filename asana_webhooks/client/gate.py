@@ -39,9 +39,11 @@ class Gate:
 
     def sat_out(self, seconds: float) -> Pause | None:
         """Return the pause that is over after *seconds* from now, if one goes on."""
-        if self.pause is None or self.pause.until - self.clock() > seconds:
-            return None
-        return self.pause
+        return None if self.left() > seconds else self.pause
+
+    def left(self) -> float:
+        """Return the seconds that are left of the pause; 0 if there is none."""
+        return 0.0 if self.pause is None else max(self.pause.until - self.clock(), 0.0)
 
     def holds(self, over: Pause | None = None) -> Outcome | None:
         """Return what comes of a call that wants to send now: ``None`` if it may.
@@ -49,10 +51,8 @@ class Gate:
         Args:
             over: a pause that the call has waited for already; it does not hold it again, whatever the clock says.
         """
-        if self.pause is None or self.pause is over:
-            return None
-        left = self.pause.until - self.clock()
-        if left <= 0:
+        left = self.left()
+        if self.pause is None or self.pause is over or not left:
             return None
         return Outcome(
             kind="held",

@@ -22,7 +22,19 @@ __all__ = [
 DEFAULT_BASE_URL: Final = "https://app.asana.com/api/1.0"
 """Source: https://developers.asana.com/docs/overview"""
 
-_OURS: Final = frozenset({"authorization", "content-length", "content-type", "transfer-encoding"})
+_OURS: Final = frozenset(
+    {
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 
 
 def parse_url(value: Any) -> URL:
@@ -62,7 +74,9 @@ def check_url(name: str, text: object, *, example: str) -> str:
         ConfigurationError: it is no https URL (or http to loopback) of a scheme, a host and a path alone.
     """
     url = parse_url(text)
-    if not url.host or url.query_string or url.fragment or "@" in str(text):
+    # Letters that a URL cannot have are dropped or decoded, and what is left may be another host than one sees.
+    is_plain = isinstance(text, str) and re.fullmatch(r"[!-$&-~]+", text)
+    if not is_plain or not url.host or url.port == 0 or url.query_string or url.fragment or "@" in str(text):
         raise ConfigurationError(f"{name} must look like {example}: a scheme, a host and a path, no more")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
         raise ConfigurationError(f"{name} must be https, or the token could be read on the way (http: loopback only)")
@@ -91,10 +105,12 @@ def check_headers(headers: object, defaults: Mapping[str, str]) -> dict[str, str
         if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+", name):
             raise ConfigurationError(f"the names of headers must be texts such as 'Asana-Enable', not {name!r:.80}")
         if name.lower() in _OURS:
-            raise ConfigurationError(f"the header {name} is set for every request by itself; the token goes in token=")
+            raise ConfigurationError(f"the header {name} is set by itself where it is needed; the token goes in token=")
         # The value is not shown: it may be a credential.
         if not isinstance(value, str) or not value.isprintable():
             raise ConfigurationError(f"the header {name} must be a text without line breaks or control characters")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ConfigurationError("headers names one header twice, in different spellings")
     given = {name.lower() for name in headers}
     return {name: value for name, value in defaults.items() if name.lower() not in given} | dict(headers)
 

@@ -17,6 +17,7 @@ import attrs
 from attrs import field, frozen
 
 from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.wire import ErrorDetail
 
 __all__ = ["Outcome", "RetryPolicy", "Verdict", "parse_retry_after", "verdict"]
@@ -28,6 +29,11 @@ def _check_count(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> No
 
 def _check_budget(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     check_count(attribute.name, value, zero=True)
+
+
+def _check_function(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if not callable(value):
+        raise ConfigurationError(f"{attribute.name} must be a function, not {value!r:.80}")
 
 
 def _check_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -61,14 +67,14 @@ class RetryPolicy:
     pause_max: float = field(default=3600.0, validator=_check_seconds)
     """The longest pause for all calls of a session that a 429 can ask for; a longer ``Retry-After`` counts as this."""
     connect_timeout: float = field(default=10.0, validator=_check_seconds)
-    """For one connection to be made."""
+    """For one connection to be made. With a lent http session looking up the name counts as part of the attempt."""
     attempt_timeout: float = field(default=30.0, validator=_check_seconds)
     """For one attempt, from sending to the last byte of the answer."""
     create_attempt_timeout: float = field(default=45.0, validator=_check_seconds)
     """The same for createWebhook, because Asana waits for the handshake inside the call."""
-    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False)
-    random: Callable[[], float] = field(default=random.random, repr=False)
+    clock: Callable[[], float] = field(default=time.monotonic, validator=_check_function, repr=False)
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, validator=_check_function, repr=False)
+    random: Callable[[], float] = field(default=random.random, validator=_check_function, repr=False)
     """Returns a number from 0 to 1 for the jitter."""
 
 
@@ -89,13 +95,15 @@ class Outcome:
     """For ``refused``, where the status alone does not say it: this webhook exists, or its target did not agree."""
     problem: str = ""
     """For error texts; names no secret."""
+    cause: AsanaError | None = None
+    """For ``not_sent``: the error that says why, if there is one already."""
     malformed: bool = False
     """For ``garbled``: True if it was cut off or no JSON, so that asking again may help."""
 
     @property
     def not_executed(self) -> bool:
         """Whether the answer tells that Asana did not do what it was asked."""
-        return self.kind == "refused" and 300 <= self.status < 500
+        return self.kind == "refused" and 400 <= self.status < 500
 
 
 Action = Literal["again", "renew", "raise", "succeeded", "unknown"]
@@ -146,7 +154,7 @@ def verdict(
     attempt: int,
     maybe_done: bool,
     renewable: bool,
-    paused: bool,
+    pause_left: float,
     budget: int,
     time_left: float,
     policy: RetryPolicy,
@@ -159,7 +167,7 @@ def verdict(
         attempt: which one it was, from 1.
         maybe_done: whether an earlier sending of the same call may have been executed.
         renewable: whether there may be another token to try, should Asana refuse this one.
-        paused: whether a 429 pauses the session already.
+        pause_left: seconds for which an earlier 429 still pauses the session.
         budget: what is left of the session's budget of repetitions.
         time_left: seconds until the call's deadline.
         policy: the bounds.
@@ -168,13 +176,14 @@ def verdict(
     action = _TABLE[happened][_COLUMNS.get(operation, 0)]
     if operation == "createWebhook" and maybe_done and action != "succeeded":
         action = "unknown"  # the first copy may have created it, whatever came of the second
-    wait = _wait(outcome, attempt, policy)
-    pause = _pause(outcome, wait, policy)
+    if action == "succeeded":
+        return Verdict(action, cost=-_GIVEN_BACK)
+    wait, pause = _times(outcome, attempt, pause_left, policy)
     if action != "again":
-        return Verdict(action, pause=pause, cost=-_GIVEN_BACK if action == "succeeded" else 0)
+        return Verdict(action, pause=pause)
     attempts = policy.create_attempts if operation == "createWebhook" else policy.attempts
     held = outcome.kind == "held"  # nothing was sent, so nothing is counted
-    cost = _cost(outcome, paused=paused)
+    cost = _cost(outcome, paused=pause_left > 0)
     if attempt >= attempts and not held:
         return Verdict("raise", pause=pause, reason="no attempt is left")
     if wait >= time_left:
@@ -201,15 +210,18 @@ def _what_happened(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> st
     return names[outcome.kind]
 
 
-def _wait(outcome: Outcome, attempt: int, policy: RetryPolicy) -> float:
+def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolicy) -> tuple[float, float]:
+    """Return for how long this call waits before it is sent again, and for how long a 429 pauses the whole session."""
     chance = policy.random()
     backoff = chance * min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 60))
-    if outcome.retry_after is None:
-        return backoff
-    # Never before Asana said, and not all callers in the same moment.
     if outcome.kind == "held":
-        return outcome.retry_after * (1 + chance / 10)
-    return max(backoff, min(outcome.retry_after, policy.pause_max) * (1 + chance / 10))
+        backoff = 0.0
+    asked = 0.0 if outcome.retry_after is None else min(outcome.retry_after, policy.pause_max)
+    # Never before Asana said, to this call or another, and not all callers in the same moment.
+    wait = max(backoff, max(asked, pause_left) * (1 + chance / 10))
+    if outcome.kind != "refused" or outcome.status != 429:
+        return wait, 0.0
+    return wait, backoff if outcome.retry_after is None else asked
 
 
 def _cost(outcome: Outcome, *, paused: bool) -> int:
@@ -218,13 +230,6 @@ def _cost(outcome: Outcome, *, paused: bool) -> int:
     if outcome.kind == "refused" and outcome.status == 429:
         return 0 if paused else _COST_AFTER_429  # all that were in flight hear of the same trouble
     return _COST
-
-
-def _pause(outcome: Outcome, wait: float, policy: RetryPolicy) -> float:
-    """Return for how long a 429 pauses the whole session: as long as Asana said, else as long as this call waits."""
-    if outcome.kind != "refused" or outcome.status != 429:
-        return 0.0
-    return wait if outcome.retry_after is None else min(outcome.retry_after, policy.pause_max)
 
 
 def parse_retry_after(values: Sequence[str], date: str | None) -> float | None:

@@ -8,7 +8,7 @@ import ssl as ssl_module
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -16,7 +16,7 @@ import aiohttp
 from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.client.answers import error_of, unknown_outcome
 from asana_webhooks.client.auth import FixedToken, TokenProvider, token_provider
-from asana_webhooks.client.call import Call
+from asana_webhooks.client.call import Call, Patience
 from asana_webhooks.client.deprecations import Deprecation, DeprecationLog, choice_headers, chosen_changes
 from asana_webhooks.client.exchange import Line, check_lent, check_ssl, exchange
 from asana_webhooks.client.gate import Gate
@@ -124,6 +124,8 @@ class AsanaSession:
                 raise ConfigurationError("trust_env belongs to the lent http session; set it there")
         if limiter is not None and not isinstance(limiter, AbstractAsyncContextManager):
             raise ConfigurationError(f"limiter must be an async context manager, not {type(limiter).__name__}")
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         if base_url is None:
             base_url = os.environ.get("ASANA_BASE_URL") or DEFAULT_BASE_URL
         self._base_url = check_base_url(base_url)
@@ -136,6 +138,11 @@ class AsanaSession:
         self._writes = asyncio.Semaphore(check_count("max_writes", max_writes))
         self._http = http
         self._owns_http = http is None
+        limit = self._retry.connect_timeout
+        # A lent session may have its calls queue for connections, and that is no sign of trouble.
+        self._connect_timeout = aiohttp.ClientTimeout(
+            total=None, connect=limit if http is None else None, sock_connect=limit
+        )
         self._proxy = check_proxy(proxy)
         self._ssl = check_ssl(ssl)
         self._trust_env = trust_env
@@ -195,8 +202,12 @@ class AsanaSession:
         if self._loop is not loop:
             raise ConfigurationError("this AsanaSession belongs to another event loop; make one in each loop")
         if self._http is None:
-            # Cookies would tie calls together that have nothing to do with each other.
-            self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=self._trust_env)
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # max_reads and max_writes are the limit
+                # Cookies would tie calls together that have nothing to do with each other.
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=self._trust_env,
+            )
         if self._http.closed:
             raise ConfigurationError("the lent http session is closed; lend an open one")
         return self._http
@@ -216,6 +227,7 @@ class AsanaSession:
             CreateOutcomeUnknownError: a create request may or may not have been executed.
             ConfigurationError: the session is closed (before or during the call) or belongs to another loop, its
                 token cannot be used, or aiohttp refuses to send.
+            AsanaError: whatever else of ours a token provider raises, such as `TokenRefreshError`.
         """
         self._open()
         call = Call(self._retry.clock() + self._timeout)
@@ -246,7 +258,7 @@ class AsanaSession:
                 attempt=call.attempts,
                 maybe_done=call.maybe_done,
                 renewable=call.rejected is None and not isinstance(self._token, FixedToken),
-                paused=self._gate.holds() is not None,
+                pause_left=self._gate.left(),
                 budget=self._budget,
                 time_left=time_left,
                 policy=policy,
@@ -276,42 +288,50 @@ class AsanaSession:
         try:
             await self._retry.sleep(decision.wait)
         except asyncio.CancelledError:
-            self._budget += decision.cost  # it is not sent again after all
+            self._budget = min(self._budget + decision.cost, self._retry.budget)  # it is not sent again after all
             raise
-        call.waited_for = sat_out or call.waited_for
+        call.waited_for = sat_out
 
     async def _attempt(self, request: Request[Any], call: Call) -> Outcome:
-        creating = isinstance(request, CreateWebhookRequest)
-        limit = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
         turn = self._reads if request.method == "GET" else self._writes
         before = call.sendings.count
-        now = asyncio.get_running_loop().time
-        began = now()
-        end = began + max(call.deadline - self._retry.clock(), 0)
-        waiting_for = "its turn did not come (limiter, max_reads, max_writes)"
+        now = asyncio.get_running_loop().time()
+        patience = Patience("its turn did not come (limiter, max_reads, max_writes)", began=now, end=now)
+        patience.end += max(call.deadline - self._retry.clock(), 0)
         try:
-            async with asyncio.timeout_at(end) as scope, turn, self._limiter:
-                waiting_for = "the token provider gave no token"
-                token = await call.ask_token(self._token)
-                held = self._gate.holds(call.waited_for)  # for others were answered meanwhile
-                if held is not None:
+            async with asyncio.timeout_at(patience.end) as scope, turn:
+                # Others were answered meanwhile; and whoever is held shall not use up what the limiter lets through.
+                if held := self._gate.holds(call.waited_for):
                     return held
-                if call.rejection is not None and token == call.rejected:
-                    return call.rejection
-                # How long all that took is no sign of trouble; from here on it would be.
-                began, end = now(), min(end, now() + limit)
-                scope.reschedule(end)
-                waiting_for = "no answer"
-                call.token = token
-                return await exchange(self._line(), request, token, call.sendings)
+                async with self._limiter:
+                    return await self._take_turn(request, call, patience, scope)
         except TimeoutError:
             if not scope.expired():  # the limiter's own
                 raise
         except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
-            problem = f"no token could be had: {error}"
-            return Outcome(kind="not_sent", problem=problem, retry_after=getattr(error, "retry_after", None))
-        kind: Literal["lost", "not_sent"] = "lost" if call.sendings.count > before else "not_sent"
-        return Outcome(kind=kind, problem=f"{waiting_for} within {end - began:.1f} seconds")
+            retry_after = getattr(error, "retry_after", None)
+            return Outcome(kind="not_sent", problem=f"{error}", cause=error, retry_after=retry_after)
+        return patience.lost(sent=call.sendings.count > before)
+
+    async def _take_turn(
+        self, request: Request[Any], call: Call, patience: Patience, scope: asyncio.Timeout
+    ) -> Outcome:
+        patience.waiting_for = "the token provider gave no token"
+        token = await call.ask_token(self._token)
+        if held := self._gate.holds(call.waited_for):
+            return held
+        if call.rejection is not None and token == call.rejected:
+            return call.rejection
+        if scope.expired():  # whoever was waited for has let no cancellation through
+            return patience.lost(sent=False)
+        # How long all that took is no sign of trouble; from here on it would be.
+        creating = isinstance(request, CreateWebhookRequest)
+        limit = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
+        patience.waiting_for, patience.began = "no answer", asyncio.get_running_loop().time()
+        patience.end = min(patience.end, patience.began + limit)
+        scope.reschedule(patience.end)
+        call.token = token
+        return await exchange(self._line(), request, token, call.sendings)
 
     def _line(self) -> Line:
         return Line(
@@ -320,6 +340,6 @@ class AsanaSession:
             headers=self._headers,
             proxy=self._proxy,
             ssl=self._ssl,
-            connect_timeout=self._retry.connect_timeout,
+            timeout=self._connect_timeout,
             note_changes=self._deprecations.note,
         )

@@ -17,6 +17,8 @@ ResultT = TypeVar("ResultT")
 class _Flight(Generic[ResultT]):
     task: "asyncio.Task[ResultT]"
     waiting: int = 0
+    dropped: bool = False
+    """Whether it was cancelled because nobody waits any more."""
 
 
 class SingleFlight(Generic[ResultT]):
@@ -37,13 +39,22 @@ class SingleFlight(Generic[ResultT]):
 
     async def __call__(self) -> ResultT:
         """Await the run under way, or a new one, and return its result."""
+        patient = True
         while True:
             if self._flight is None or self._flight.task.done():
                 self._flight = _Flight(asyncio.create_task(self._start()))
             flight = self._flight
             await self._wait(flight)
-            if not flight.task.cancelled():  # else it was being dropped when we came
+            if not flight.task.cancelled():
                 return flight.task.result()
+            # It was being dropped when we came; or a stranger cancelled it, or it did so itself, and may again.
+            if not flight.dropped and not patient:
+                raise RuntimeError("the run was cancelled twice")
+            patient = flight.dropped
+
+    def is_inside(self) -> bool:
+        """Tell whether it is the run itself that asks, which must not wait for its own end."""
+        return self._flight is not None and self._flight.task is asyncio.current_task()
 
     async def _wait(self, flight: _Flight[ResultT]) -> None:
         flight.waiting += 1
@@ -51,7 +62,7 @@ class SingleFlight(Generic[ResultT]):
             await asyncio.wait({flight.task})
         except asyncio.CancelledError:
             if flight.waiting == 1:
-                flight.task.cancel()
+                flight.dropped = flight.task.cancel()
                 await finish(asyncio.wait({flight.task}), seconds=self._ending)
                 if flight.task.done() and not flight.task.cancelled():
                     flight.task.exception()  # nobody is left to ask for it

@@ -95,8 +95,11 @@ class Walk:
             PaginationExpiredError: it has, and the walk may not start over (again).
             BadRequestError: *error* itself; it is about something else.
         """
-        # The other text Asana has, "Your pagination token is invalid.", is about offsets that never were any.
-        if self.offset is None or not any("pagination token has expired" in message for message in error.messages):
+        # The other text Asana has, "Your pagination token is invalid.", is about offsets that never were any. Where no
+        # text has come through it can only be the offset, if all else was good for the page before.
+        expired = any("pagination token has expired" in message for message in error.messages)
+        expired |= not error.messages and bool(self._pass.offsets_used)
+        if self.offset is None or not expired:
             raise error
         if self._restarts_left == 0:
             raise PaginationExpiredError(offset=self.offset, items_so_far=len(self._gids)) from None

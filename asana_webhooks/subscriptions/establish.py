@@ -24,6 +24,7 @@ from asana_webhooks.errors import (
     AsanaError,
     ConfigurationError,
     CreateOutcomeUnknownError,
+    DuplicateWebhookError,
     HandshakeMismatchError,
 )
 from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
@@ -70,13 +71,17 @@ async def establish_webhook(
     A receiver must be listening at *public_url* already, in this process or another with the same store. So this
     cannot be awaited from an application's start-up hook, where the port is not open yet.
 
-    First it ends what earlier processes left open beyond its time, as `sweep_registrations` does; whatever goes wrong
-    there, and after 10 seconds in any case, it goes on. Then it awaits the store and one create call; if its outcome
-    stays unknown, also a second create call, and the calls to find and delete what became of the first.
+    With *workspace*, it first ends what earlier processes left open beyond its time, as `sweep_registrations` does;
+    whatever goes wrong there, and after 10 seconds in any case, it goes on. Without, it could not look for anything and
+    leaves that to others; what is overdue accepts nothing anyway. Then it awaits the store and one create call; if its
+    outcome stays unknown, also a second create call, and the calls to find and delete what became of the first: it
+    looks twice at most, for at most 30 seconds each time.
 
     It is all or nothing. If this raises or is cancelled, no delivery of a webhook it may have created is accepted: the
     registration is closed again, and a webhook that is known by then is deleted. One of which no answer tells is
-    answered 404, until Asana deletes it after 24 hours.
+    answered 404, until Asana deletes it after 24 hours. Closing may take 5 seconds and deleting 15, so being cancelled
+    takes up to 20 seconds. If the first attempt may have left a webhook and the second one fails, in whatever way, the
+    first one's error is the ``__cause__`` of what is raised.
 
     Args:
         asana: the session to create it with.
@@ -84,35 +89,44 @@ async def establish_webhook(
         public_url: where Asana reaches them; a random endpoint is appended as the last segment of its path.
         resource: the gid of the task, project, portfolio, … to watch.
         filters: which events to let pass; by default all.
-        workspace: the resource's workspace. With it, a webhook of which no answer tells can be found and deleted.
+        workspace: the resource's workspace. With it, a webhook of which no answer tells can be found and deleted, of
+            this call or of a process that was killed.
 
     Raises:
         TargetRejectedError: Asana could not reach *public_url*, or got a wrong answer to its handshake.
         HandshakeMismatchError: the handshake came through somebody who changed it; the webhook is deleted again.
         CreateOutcomeUnknownError: twice no answer told whether the webhook was created, or once, and the store could
             not close its registration, which then ends by itself with its deadline.
+        DuplicateWebhookError: the same, if the last answer was that there is such a webhook already. As its endpoint
+            was never used before, that is this call's own: something on the way has sent the request twice.
         StoreError: the store failed; a webhook that was created by then is deleted again, or named in the log.
         ConfigurationError: an argument cannot work.
         AsanaError: whatever else `create_webhook` raises.
     """
     base = _check_public_url(public_url)
     request = _check_arguments(base, resource=resource, filters=filters, workspace=workspace)
-    await _sweep(asana, store, workspace=workspace)
+    if workspace is not None:
+        await _sweep(asana, store, workspace=workspace)
     unclear: set[str] = set()
+    first: AsanaError | None = None
     for last in (False, True):
         attempt = _Attempt.at(base, request)
         try:
             established = await _create(asana, store, attempt)
-        except CreateOutcomeUnknownError:
+            break
+        except AsanaError as error:
+            # A duplicate of an endpoint that was never used before can only be our own webhook.
+            may_exist = isinstance(error, (CreateOutcomeUnknownError, DuplicateWebhookError))
             # Never echoed and closed: Asana has not seen its handshake answered, and cannot finish this creation.
-            if attempt.echoed is not False:
+            if may_exist and attempt.echoed is not False:
                 unclear.add(attempt.id)
                 unclear = await delete_orphans(asana, unclear, resource=resource, workspace=workspace)
             # Creating again is safe only after the registration is closed: no late handshake is echoed then.
-            if last or attempt.echoed is None:
+            if last or not may_exist or attempt.echoed is None:
+                if unclear - {attempt.id}:
+                    raise error from first
                 raise
-        else:
-            break
+            first = error
     if unclear and workspace is not None:
         # What had not shown up in the workspace yet may be there by now.
         try:
@@ -147,12 +161,12 @@ def _check_arguments(
     return request
 
 
-async def _sweep(asana: AsanaSession, store: Store, *, workspace: str | None) -> None:
+async def _sweep(asana: AsanaSession, store: Store, *, workspace: str) -> None:
     try:
         async with asyncio.timeout(_SWEEP_SECONDS):
             await sweep_registrations(asana, store, workspace=workspace)
     except (AsanaError, TimeoutError) as error:
-        # What it has ended is answered 404 already, and the rest is for the next one.
+        # What has ended is answered 404 until Asana deletes it, and what has not is for the next one.
         _log.warning("clearing up after earlier processes was given up: %s", str(error) or "it took too long")
 
 

@@ -8,9 +8,11 @@ deleted at once, if it can be found.
 Sources: https://developers.asana.com/reference/getwebhooks, https://developers.asana.com/docs/webhooks-guide
 """
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Collection
+from typing import Final
 
 from asana_webhooks.client.operations import delete_webhook, get_webhooks
 from asana_webhooks.client.requests import GetWebhooksRequest
@@ -20,18 +22,22 @@ from asana_webhooks.store.base import Store, registration_id
 
 __all__ = ["delete_orphans", "ensure_deleted", "sweep_registrations"]
 
+_SEARCH_SECONDS: Final = 30.0
+"""How long the webhooks of a resource are looked through."""
+
 _log = logging.getLogger(__name__)
 
 
 async def sweep_registrations(asana: AsanaSession, store: Store, *, workspace: str | None = None) -> int:
     """End what a process left open that died while it was creating webhooks, and delete those webhooks.
 
-    `establish_webhook` does this first, so it is for services that may start without establishing anything. A
-    registration is left alone until its deadline, a minute behind the longest create call: whoever opened it may be
-    alive. Then nothing is accepted for it any more.
+    `establish_webhook` does this first if it is told the workspace; this is for services that may start without
+    establishing anything. A registration is left alone until its deadline, a minute behind the longest create call:
+    whoever opened it may be alive. Then nothing is accepted for it any more.
 
-    Awaits the store, and for each resource with something to look for a walk over its webhooks and a delete call for
-    each one found. Cancelling it leaves those webhooks to Asana.
+    Awaits the store, and for each resource with something to look for a walk over its webhooks, of at most 30 seconds,
+    and a delete call for each one found. Cancelling it leaves those webhooks to Asana, for what has ended is not found
+    again; so does ``workspace=None``.
 
     Args:
         asana: the session to look for webhooks with.
@@ -40,7 +46,8 @@ async def sweep_registrations(asana: AsanaSession, store: Store, *, workspace: s
 
     Returns:
         How many webhooks may be left over, each of them named in the log by its resource. Their deliveries are
-        answered 404, and Asana deletes them after 24 hours. What goes wrong at Asana is logged and counts here.
+        answered 404, and Asana deletes them after 24 hours. Only webhooks in *workspace* that the user of this
+        session's token can see can be found: what is not found counts, and so does what goes wrong at Asana.
 
     Raises:
         StoreError: the store failed.
@@ -55,32 +62,34 @@ async def sweep_registrations(asana: AsanaSession, store: Store, *, workspace: s
             echoed[overdue.resource].add(overdue.id)
     left = 0
     for resource, ids in echoed.items():
-        # A request that old is over: what the list does not show, there is not.
-        left += len(await delete_orphans(asana, ids, resource=resource, workspace=workspace, all_listed=True))
+        left += len(await delete_orphans(asana, ids, resource=resource, workspace=workspace))
     return left
 
 
 async def delete_orphans(
-    asana: AsanaSession, ids: Collection[str], *, resource: str, workspace: str | None, all_listed: bool = False
+    asana: AsanaSession, ids: Collection[str], *, resource: str, workspace: str | None
 ) -> set[str]:
     """Delete the webhooks of registrations that have ended; return which of these may have one still.
 
-    Whatever goes wrong at Asana is logged and no more: nobody gets deliveries of such a webhook anyway.
+    Whatever goes wrong at Asana is logged and no more: nobody gets deliveries of such a webhook anyway. What is not
+    found may still appear, or be where this token's user cannot see it.
 
     Args:
         asana: the session to look for them with.
         ids: the registrations, all on one resource.
         resource: that resource.
         workspace: where to look; ``None`` if that is not known.
-        all_listed: whether what is not found does not exist. If not, it may still appear.
     """
     if workspace is None:
         return _left_over(ids, resource, "without a workspace it cannot be looked for")
     try:
-        found = await _find(asana, ids, workspace=workspace, resource=resource)
+        async with asyncio.timeout(_SEARCH_SECONDS):
+            found = await _find(asana, ids, workspace=workspace, resource=resource)
+    except TimeoutError:
+        return _left_over(ids, resource, f"looking for it took longer than {_SEARCH_SECONDS:.0f} seconds")
     except AsanaError as error:
         return _left_over(ids, resource, f"looking for it failed: {error}")
-    left = set() if all_listed else _left_over(set(ids) - set(found.values()), resource, "it was not to be found")
+    left = _left_over(set(ids) - set(found.values()), resource, "it was not to be found")
     for gid, id in found.items():
         try:
             await ensure_deleted(asana, gid)
@@ -105,7 +114,6 @@ async def _find(asana: AsanaSession, ids: Collection[str], *, workspace: str, re
         id = _registration_of(webhook.target or "")
         if id in ids:
             found[webhook.gid] = id
-        del webhook  # its target holds an endpoint, which no traceback shall show
     return found
 
 

@@ -1,16 +1,17 @@
-"""What Asana's answers mean, in Asana's own words where they are known (reference/protocol.md, section 2)."""
+"""What Asana's answers mean, in Asana's own words where they are known."""
 
 import json
 import unicodedata
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asana_webhooks import errors
-from asana_webhooks.client.answers import error_of, hide, outcome_of, unknown_outcome
+from asana_webhooks.client.answers import error_of, hide, outcome_of, secrets_of, unknown_outcome
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
     DeleteWebhookRequest,
@@ -288,6 +289,9 @@ class TestErrorOfCreate:
             (400, "Could not parse request data, invalid JSON", errors.BadRequestError),
             (404, "resource: Unknown object: 12", errors.NotFoundError),
             (401, "Not Authorized", errors.NotAuthorizedError),
+            (401, WRONG_STATUS, errors.NotAuthorizedError),
+            (402, WRONG_STATUS, errors.PaymentRequiredError),
+            (404, WRONG_STATUS, errors.NotFoundError),
             (429, "You've made too many requests and hit a rate limit.", errors.RateLimitedError),
             (500, WRONG_STATUS, errors.ServerError),
             (400, DUPLICATED, errors.TargetRejectedError),
@@ -403,6 +407,14 @@ class TestHide:
         text = f"bad token {TOKEN}; cannot reach {TARGET}?a=1 ({ENDPOINT}, {ENDPOINT})"
 
         assert hidden(text, TOKEN, TARGET, ENDPOINT) == "bad token ***; cannot reach ***?a=1 (***, ***)"
+
+    @pytest.mark.parametrize("request_", [GET, CREATE], ids=lambda one: one.operation)
+    def test_as_they_look_in_urls(self, request_: Request[Any]) -> None:
+        """A front end that quotes them percent-encoded shows them no more than one that does not."""
+        quoted = " ".join(quote(one, safe="") for one in (TOKEN, CREATE.target))
+        text = f"{TOKEN} {quoted}" if request_ is CREATE else f"{TOKEN} {quote(TOKEN, safe='')}"
+
+        assert set(hidden(text, *secrets_of(request_, TOKEN)).split()) == {"***"}
 
     def test_in_every_part(self) -> None:
         """Help and phrase are cleaned like the message, in every entry."""

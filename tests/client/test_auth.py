@@ -47,6 +47,7 @@ from tests.helpers.cancelling import (
     fail_a_sibling,
     let_timeout_expire,
 )
+from tests.helpers.raw import until
 from tests.helpers.servers import ScriptedServer, Step, answer, errors, scripted_server
 
 # Shaped like real ones: https://developers.asana.com/docs/personal-access-token
@@ -520,6 +521,25 @@ class TestOnRefresh:
             go.set()
             assert await asking
 
+    async def test_before_the_token_is_used_by_anybody(self) -> None:
+        """A call that comes while the new tokens are being saved waits for that too."""
+        async with FakeAsana() as fake:
+            entered, go = asyncio.Event(), asyncio.Event()
+
+            async def save(_: TokenSet) -> None:
+                entered.set()
+                await go.wait()
+
+            token = oauth_token(fake, fake.register_app(), on_refresh=save)
+            first = asyncio.create_task(token())
+            await entered.wait()
+            second = asyncio.create_task(token())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not second.done()
+            go.set()
+            assert await first == await second
+
     async def test_may_use_the_token(self) -> None:
         """A hook that asks Asana who the user is does not wait for itself."""
         async with FakeAsana() as fake:
@@ -565,6 +585,57 @@ class TestOnRefresh:
         assert "on_refresh failed with TimeoutError" in caplog.text
 
 
+class TestOldTokens:
+    @pytest.mark.parametrize("trouble", ["hang", errors(503, "no")])
+    async def test_a_good_one_is_given_out_while_the_endpoint_is_in_trouble(self, trouble: Step) -> None:
+        """In its last minute one call in ten seconds tries; the others, and those behind it, get the old token."""
+        now = [1_000_000.0]
+        async with scripted_server(trouble) as server:
+            token = OAuthToken(
+                client_id="7",
+                client_secret="secret",
+                refresh_token="refresh",
+                access_token="still-good",
+                expires_at=datetime.fromtimestamp(now[0] + 50, UTC),
+                token_url=server.url,
+                clock=lambda: now[0],
+            )
+            first = asyncio.create_task(token())
+            await server.got_request.wait()
+            assert [await token() for _ in range(5)] == ["still-good"] * 5
+            if trouble == "hang":
+                first.cancel()
+                await asyncio.wait({first})
+            else:
+                assert await first == "still-good"
+            assert await token() == "still-good"
+            assert len(server.requests) == 1
+            now[0] += 11
+            again = asyncio.create_task(token())
+            await until(lambda: len(server.requests) == 2)
+            again.cancel()
+            await asyncio.wait({again})
+
+    async def test_short_lived_ones_are_not_refreshed_at_every_turn(self) -> None:
+        """A lifetime below the margin leaves half of it to use."""
+        now = [1_000_000.0]
+        async with scripted_server(answer(200, GRANTED | {"expires_in": 40})) as server:
+            token = OAuthToken(
+                client_id="7",
+                client_secret="secret",
+                refresh_token="refresh",
+                token_url=server.url,
+                clock=lambda: now[0],
+            )
+            for _ in range(2):
+                await token()
+                now[0] += 15
+            assert len(server.requests) == 1
+            now[0] += 1
+            await token()
+            assert len(server.requests) == 2
+
+
 class TestOAuthCancelled:
     @pytest.mark.parametrize("rotate", [False, True])
     async def test_the_first_leaves_it_to_the_others(self, rotate: bool) -> None:
@@ -597,7 +668,7 @@ class TestOAuthCancelled:
             assert await token() == GRANTED["access_token"]
 
     async def test_what_was_answered_is_kept(self) -> None:
-        """A rotated token is saved to the end although the only caller is cancelled, twice."""
+        """A hook ends at once with the only caller who waits, and gets the same tokens again before they are used."""
         async with FakeAsana() as fake:
             app = fake.register_app(rotate=True)
             entered, go = asyncio.Event(), asyncio.Event()
@@ -611,17 +682,77 @@ class TestOAuthCancelled:
             token = oauth_token(fake, app, on_refresh=save)
             asking = asyncio.create_task(token())
             await entered.wait()
-            for _ in range(2):
-                asking.cancel()
-                await asyncio.sleep(0)
-            assert not asking.done()
-            go.set()
+            asking.cancel()
             await asyncio.wait({asking})
-
             assert asking.cancelled()
+            assert (saved, client_tasks()) == ([], [])
+            go.set()
+            await token()
+
             assert [one.refresh_token.reveal() for one in saved] == [app.refresh_token]
             assert await token() == saved[0].access_token.reveal()
             assert app.refreshes == 1
+
+    async def test_a_hook_that_hangs_holds_nobody_beyond_the_deadline(self) -> None:
+        """A call ends in its time although the new tokens cannot be saved; the next one tries to save them again."""
+        async with FakeAsana() as fake:
+            entered: list[TokenSet] = []
+
+            async def save(tokens: TokenSet) -> None:
+                entered.append(tokens)
+                await asyncio.Event().wait()
+
+            token = oauth_token(fake, fake.register_app(), on_refresh=save)
+            async with AsanaSession(token, base_url=fake.url, timeout=0.2) as asana:
+                began = asyncio.get_running_loop().time()
+                for _ in range(2):
+                    with pytest.raises(DeadlineExceededError, match="token provider"):
+                        await count_webhooks(asana)
+                assert asyncio.get_running_loop().time() - began < 3
+                assert entered[0] is entered[1]
+                token._save_until = 0.0  # as if its five seconds were over
+                assert await count_webhooks(asana) == 0
+
+            assert client_tasks() == []
+
+    async def test_a_hook_that_cancels_itself(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It has failed like any other, and nobody is cancelled."""
+        async with FakeAsana() as fake:
+            entered: list[TokenSet] = []
+
+            async def save(tokens: TokenSet) -> None:
+                entered.append(tokens)
+                raise asyncio.CancelledError
+
+            token = oauth_token(fake, fake.register_app(), on_refresh=save)
+            assert await token() == await token()
+
+        assert len(entered) == 1
+        assert "on_refresh failed with CancelledError" in caplog.text
+
+    async def test_renewal_of_a_token_that_was_never_saved(self) -> None:
+        """A token that Asana refuses is replaced and not just saved."""
+        async with FakeAsana() as fake:
+            app, entered = fake.register_app(), asyncio.Event()
+            saved = Saved()
+
+            async def save(tokens: TokenSet) -> None:
+                if not entered.is_set():
+                    entered.set()
+                    await asyncio.Event().wait()
+                await saved(tokens)
+
+            token = oauth_token(fake, app, on_refresh=save)
+            asking = asyncio.create_task(token())
+            await entered.wait()
+            asking.cancel()
+            await asyncio.wait({asking})
+            first = token._access_token.reveal()
+            await token.renew(first)
+
+            assert await token() != first
+            assert [one.access_token.reveal() for one in saved] == [await token()]
+            assert app.refreshes == 2
 
     async def test_while_the_connection_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The tokens are kept and saved before the connection is closed, so nothing can come between."""
@@ -683,7 +814,7 @@ TROUBLE: dict[str, tuple[Step, type[AsanaError], str]] = {
     "empty": (answer(200, b""), UnexpectedResponseError, "not JSON, or cut off"),
     "wrong type": (answer(200, {"access_token": 5}), UnexpectedResponseError, r"\$\.access_token"),
     "cut off": (answer(200, {"access_token": "canary"}, length=500), UnexpectedResponseError, "not JSON, or cut off"),
-    "too long": (answer(200, {"a": "b" * 33_600_000}), UnexpectedResponseError, "not JSON, or cut off"),
+    "too long": (answer(200, {"a": "b" * 70_000}), UnexpectedResponseError, "not JSON, or cut off"),
     "lifetime as text": (answer(200, GRANTED | {"expires_in": "3600"}), UnexpectedResponseError, r"\$\.expires_in"),
     "no lifetime left": (answer(200, GRANTED | {"expires_in": -1}), UnexpectedResponseError, r"\$\.expires_in"),
     "other envelope": (errors(400, "Bad request"), UnexpectedResponseError, "error"),
@@ -827,10 +958,10 @@ class TestOAuthSession:
             assert [one.operation for one in fake.requests] == ["oauth_token", "oauth_token", "getWebhooks"]
 
     async def test_trouble_that_stays(self) -> None:
-        """The error says that no token could be had, and why."""
+        """The error is that of the endpoint."""
         async with oauth_session() as (fake, _, asana):
             fake.script(Fault(at="oauth_token", status=503, times=None))
-            with pytest.raises(ConnectionFailedError, match="refreshToken: Asana answered 503"):
+            with pytest.raises(ServerError, match="refreshToken: Asana answered 503"):
                 await count_webhooks(asana)
 
     async def test_deadline(self) -> None:

@@ -21,6 +21,7 @@ from asana_webhooks.errors import (
     AsanaError,
     ConnectionFailedError,
     CreateOutcomeUnknownError,
+    ForbiddenError,
     NotFoundError,
     RateLimitedError,
     ResponseError,
@@ -365,11 +366,11 @@ async def test_errors_without_words(body: bytes) -> None:
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
 async def test_errors_with_too_many_words(call: Call, caplog: pytest.LogCaptureFixture) -> None:
-    """Thousands of messages with whatever in them are a few printable lines, in errors and in logs."""
+    """More messages than anybody reads, with whatever in them, are a few printable lines, in errors and in logs."""
     caplog.set_level(logging.DEBUG)
     secret = f"{TOKEN} {TARGET}" if call is CREATE else TOKEN
     word = f"a\nb\r\n\x1b[31mred\u2028x\u202ey\x00 {secret}" + "z" * 1000
-    body = json.dumps({"errors": [{"message": word, "help": word, "phrase": word}] * 2_000}).encode()
+    body = json.dumps({"errors": [{"message": word, "help": word, "phrase": word}] * 15}).encode()
     result, _ = await send(call, framed(body, status=500), attempts=2)
 
     assert isinstance(result, CreateOutcomeUnknownError if call is CREATE else ServerError)
@@ -394,6 +395,54 @@ async def test_answers_without_end(call: Call, framing: str) -> None:
                     await asana.send(call.request)
 
         assert len(server.requests) == 1
+
+
+JSON_BOMB = """
+    import asyncio, gzip, re, sys
+    from pathlib import Path
+    from tests.helpers.raw import GET, LIST, framed, raw_server, saying, session
+    from asana_webhooks.errors import AsanaError
+
+    status, member = int(sys.argv[1]), sys.argv[2]
+    body = gzip.compress(b'{"' + member.encode() + b'":[' + b"{}," * 10_000_000 + b"{}]}")
+
+    def peak():
+        return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+    async def main():
+        bomb = framed(body, "Content-Encoding: gzip", status=status)
+        async with raw_server(saying(framed(GET.good), bomb)) as server, session(server.url, attempts=1) as asana:
+            await asana.send(GET.request)
+            before = peak()
+            try:
+                await asana.send(LIST.request)
+            except AsanaError as error:
+                print(peak() - before, getattr(error, "status", None))
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the memory")
+@pytest.mark.parametrize(("status", "member"), [(200, "data"), (500, "errors")])
+def test_bombs_of_json(status: int, member: str) -> None:
+    """Ten million empty objects in a few kB are never made objects of, and the status stays what it was."""
+    command = [sys.executable, "-c", textwrap.dedent(JSON_BOMB), str(status), member]
+    child = subprocess.run(command, check=True, capture_output=True, text=True, timeout=50)
+    grown, said = child.stdout.split()
+
+    assert int(grown) < 50 * 1024
+    assert said == str(status)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=str)
+async def test_refusals_that_are_far_too_long(call: Call) -> None:
+    """What Asana says is left unread, and what its status says holds."""
+    body = json.dumps({"errors": [{"message": "no"}], "more": "x" * 100_000}).encode()
+    result, _ = await send(call, framed(body, status=403))
+
+    assert isinstance(result, ForbiddenError)
+    assert result.messages == ()
 
 
 BOMB = """

@@ -25,7 +25,7 @@ from asana_webhooks.errors import (
     ServerError,
 )
 from asana_webhooks.testing import FakeAsana, Fault
-from tests.helpers.raw import CALLS, CREATE, DELETE, GET, LIST, PUT, TOKEN
+from tests.helpers.raw import CALLS, CREATE, DELETE, GET, LIST, PUT, TOKEN, until
 from tests.helpers.servers import errors, scripted_server
 from tests.helpers.virtual import Answer, VirtualTime, asking, good, in_turn, kinds, refusal, timed_server
 
@@ -164,6 +164,33 @@ class TestStorm:
             assert not [one for one in results if isinstance(one, BaseException)]
             assert [one.at for one in server.arrivals] == [0, 0, 10, 10]
 
+    @pytest.mark.parametrize(("pause", "slept"), [("1000", []), ("10", [10.0, 10.0])])
+    async def test_a_call_that_must_wait_waits_for_the_pause_at_once(self, pause: str, slept: list[float]) -> None:
+        """It does not come back to be held; and if that is longer than it may take, its own error comes at once."""
+        paused = asyncio.Event()
+
+        async def late(request: web.BaseRequest) -> Any:
+            await paused.wait()
+            return refusal(503)(request)
+
+        def answer(request: web.BaseRequest) -> Any:
+            if server.time.now >= 10:
+                return good(request)
+            return late(request) if request.method == "PUT" else refusal(429, ("Retry-After", pause))(request)
+
+        async def open_up() -> None:
+            await server.arrived(2)
+            await until(asana._gate.left)
+            paused.set()
+
+        async with asking(answer, wait_initial=4.0) as (asana, server):
+            _, called, _ = await server.time.run(asana.send(GET.request), asana.send(PUT.request), open_up())
+
+            assert server.time.slept == slept
+            if pause == "1000":
+                assert isinstance(called, ServerError)
+                assert asana._budget == 100
+
     async def test_a_longer_pause_holds_who_sat_out_the_first(self) -> None:
         """While calls wait, one that was in flight is told to wait longer: all wait longer."""
         paused = asyncio.Event()
@@ -293,6 +320,21 @@ class TestBudget:
             await server.time.run(asana.send(GET.request))
 
             assert len(server.arrivals) == 20 + 2
+
+    async def test_nor_when_waits_are_cancelled(self) -> None:
+        """What comes back from calls that gave up waiting does not make it more than full."""
+        answers = in_turn(*[refusal(500)] * 10, good)
+        async with asking(answers) as (asana, server):
+            waiting = [asyncio.create_task(asana.send(GET.request)) for _ in range(10)]
+            await server.time.asleep(10)
+            assert asana._budget == 0
+            for _ in range(30):
+                await asana.send(GET.request)
+            for one in waiting:
+                one.cancel()
+            await asyncio.wait(waiting)
+
+            assert asana._budget == 100
 
     @pytest.mark.parametrize(
         "trouble", [refusal(503), refusal(429), refusal(429, ("Retry-After", "1"))], ids=["503", "429", "429 in 1 s"]

@@ -205,6 +205,19 @@ class TestChoosing:
         with pytest.raises(ConfigurationError, match=match):
             AsanaSession(TOKEN, enable=enable, disable=disable, headers=given)
 
+    def test_hooks_that_could_not_be_called(self) -> None:
+        """What is no function, or would have to be awaited, is found out before Asana announces anything."""
+
+        async def later(_: Deprecation) -> None: ...
+
+        class Later:
+            async def __call__(self, _: Deprecation) -> None: ...
+
+        hooks: list[Any] = ["print", 5, later, Later()]
+        for hook in hooks:
+            with pytest.raises(ConfigurationError, match="on_deprecation must be a plain function"):
+                AsanaSession(TOKEN, on_deprecation=hook)
+
     @pytest.mark.parametrize("argument", ["enable", "disable"])
     @pytest.mark.parametrize(
         "names",

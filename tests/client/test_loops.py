@@ -39,6 +39,7 @@ from tests.helpers.raw import (
     raw_server,
     saying,
     session,
+    until,
 )
 
 ANOTHER_LOOP = "belongs to another event loop"
@@ -123,6 +124,19 @@ class TestLoops:
             assert call.cancelled() or isinstance(call.exception(), AsanaError)
         asyncio.run(made[0].aclose())
 
+    def test_a_loop_that_is_gone_with_a_call_still_open(self) -> None:
+        """What can be ended no more is let be."""
+
+        async def begin() -> AsanaSession:
+            asana = session("http://127.0.0.1:1")
+            asana._open()
+            async with asyncio.timeout(None) as scope:
+                await asyncio.sleep(0)
+            asana._calls.add(scope)  # as if the loop had been closed in the middle
+            return asana
+
+        asyncio.run(asyncio.run(begin()).aclose())
+
 
 class TestClosing:
     @pytest.fixture(autouse=True)
@@ -142,6 +156,23 @@ class TestClosing:
                 await asana.send(call.request)
 
             assert server.connections == 0
+
+    @pytest.mark.parametrize("call", CALLS, ids=str)
+    async def test_a_lent_session_that_is_closed_while_calls_queue_for_its_connection(self, call: Call) -> None:
+        """Those who queue are cancelled by aiohttp and by nobody else, so they end in an error that says what to do."""
+        async with raw_server(dripping(b"", b"")) as server:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as http:
+                async with session(server.url, http=http) as asana:
+                    first = asyncio.create_task(asana.send(GET.request))
+                    await server.got(1)
+                    second = asyncio.create_task(asana.send(call.request))
+                    await until(lambda: http.connector is not None and http.connector._waiters)
+                    await http.close()
+                    for task in (first, second):
+                        with pytest.raises(AsanaError):
+                            await task
+                    assert "lent http session is closed" in str(second.exception())
+            assert len(server.requests) == 1
 
     @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 2", b"HTTP/1.1 201 So\r\nContent-Length: 99\r\n\r\n{"])
     async def test_during_calls(self, head: bytes) -> None:

@@ -12,6 +12,7 @@ from asana_webhooks.client.options import (
     is_encodable,
     parse_url,
 )
+from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError
 
@@ -33,6 +34,24 @@ def test_a_base_url_holds_no_credentials_and_is_not_empty(base_url: Any) -> None
 
 
 @pytest.mark.parametrize(
+    "base_url",
+    [
+        "https://app.asana.com\n.evil.example",
+        "https://app.asana.com\t.evil.example/api",
+        "https://ex ample.com",
+        "https://%65vil.example",
+        "https://\u0435vil.example",
+        "https://app.asana.com:0",
+    ],
+    ids=ascii,
+)
+def test_a_base_url_is_what_it_looks_like(base_url: str) -> None:
+    """What a URL cannot have is not quietly dropped: another host would be left."""
+    with pytest.raises(ConfigurationError, match="base_url must look like"):
+        check_base_url(base_url)
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"X-A": "a\r\nb"},
@@ -48,6 +67,12 @@ def test_a_base_url_holds_no_credentials_and_is_not_empty(base_url: Any) -> None
         {"authorization": "Bearer canary"},
         {"Content-Length": "3"},
         {"content-type": "text/plain"},
+        {"Expect": "100-continue"},
+        {"content-encoding": "gzip"},
+        {"Connection": "close"},
+        {"Upgrade": "h2c"},
+        {"Host": "example.com"},
+        {"X-A": "a", "x-a": "b"},
         [("X-A", "a")],
         "X-A: a",
         5,
@@ -102,6 +127,18 @@ def test_lent_things_are_what_they_should_be() -> None:
         AsanaSession(TOKEN, http=something)
     with pytest.raises(ConfigurationError, match="limiter must be"):
         AsanaSession(TOKEN, limiter=something)
+    with pytest.raises(ConfigurationError, match="retry must be a RetryPolicy, not object"):
+        AsanaSession(TOKEN, retry=something)
+    for name in ("clock", "sleep", "random"):
+        with pytest.raises(ConfigurationError, match=f"{name} must be a function"):
+            RetryPolicy(**{name: something})
+
+
+async def test_a_lent_session_that_does_not_unpack_is_refused() -> None:
+    """It asks for gzip all the same, so no answer could be read."""
+    async with aiohttp.ClientSession(auto_decompress=False) as http:
+        with pytest.raises(ConfigurationError, match="auto_decompress"):
+            AsanaSession(TOKEN, http=http)
 
 
 async def test_a_lent_session_with_credentials_is_refused() -> None:

@@ -18,6 +18,7 @@ from asana_webhooks.errors import (
     UnexpectedResponseError,
 )
 from tests.helpers.pages import EXPIRED, INVALID, offset_server, page
+from tests.helpers.raw import raw_server
 from tests.helpers.servers import ScriptedServer, errors, scripted_server
 
 TOKEN = "2/1331/7654:0123456789abcdef"
@@ -275,6 +276,48 @@ async def test_an_iterator_ends_with_its_async_with(again: bool) -> None:
         with pytest.raises(ConfigurationError, match="async with"):
             await anext(walk)
         assert asyncio.all_tasks() <= before
+
+
+async def test_a_walk_with_nothing_ahead_ends_with_its_async_with() -> None:
+    """Though no task of it is left to be cancelled, it does not go on in a later block."""
+    async with scripted_server(page("1", then="a"), errors(400, "no"), page("2")) as server, session(server) as asana:
+        pager = get_webhooks(asana, workspace="1", prefetch=True)
+        async with pager:
+            walk = aiter(pager)
+            await anext(walk)
+            with pytest.raises(BadRequestError):
+                await anext(walk)
+        async with pager:
+            with pytest.raises(ConfigurationError, match="async with"):
+                await anext(walk)
+
+        assert len(server.requests) == 2
+
+
+async def test_a_cancelled_wait_for_the_page_ahead_leaves_it_alone() -> None:
+    """It comes with the next step, and is asked for once."""
+    let_go = asyncio.Event()
+    pages = [page("1", then="a"), page("2")]
+
+    async def talk(writer: asyncio.StreamWriter) -> None:
+        if len(pages) == 1:
+            await let_go.wait()
+        writer.write(pages.pop(0))
+
+    async with raw_server(talk, keep=True) as server, AsanaSession(TOKEN, base_url=server.url, retry=ONCE) as asana:
+        async with get_webhooks(asana, workspace="1", prefetch=True) as pager:
+            walk = aiter(pager)
+            assert (await anext(walk)).gid == "1"
+            step = asyncio.ensure_future(anext(walk))
+            await server.got(2)
+            await asyncio.sleep(0)
+            step.cancel()
+            await asyncio.wait({step})
+            assert step.cancelled()
+            let_go.set()
+
+            assert (await anext(walk)).gid == "2"
+            assert len(server.requests) == 2
 
 
 async def test_an_iterator_that_was_not_begun_ends_with_its_async_with_too() -> None:

@@ -253,14 +253,37 @@ class TestFailing:
             assert [one.at for one in server.arrivals] == [1.0, 7.0]
 
     async def test_what_does_not_pass(self) -> None:
-        """After the last attempt the error says that it was the token that could not be had."""
+        """After the last attempt its own error comes out, for it says best what is wrong."""
         provider = Failing(*[ServerError(operation="oauth", status=503)] * 9)
         async with asking(provider) as (asana, server):
             [error] = await server.time.run(asana.send(GET.request))
 
-            assert isinstance(error, ConnectionFailedError)
-            assert "no token could be had: oauth: Asana answered 503" in str(error)
-            assert (provider.asked, error.attempts, server.arrivals) == (4, 4, [])
+            assert isinstance(error, ServerError)
+            assert error.operation == "oauth"
+            assert (provider.asked, server.arrivals) == (4, [])
+
+    async def test_a_cancellation_of_its_own(self) -> None:
+        """What it awaits was cancelled elsewhere: the call fails, and does not end as if it had been cancelled."""
+
+        async def provider() -> str:
+            elsewhere: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            elsewhere.cancel()
+            return await elsewhere
+
+        async with asking(provider) as (asana, server):
+            [error] = await server.time.run(asana.send(GET.request))
+
+            assert isinstance(error, ConfigurationError)
+            assert "the token provider failed with CancelledError" in str(error)
+
+    async def test_what_asks_for_too_much_time(self) -> None:
+        """The wait its server asks for would pass the deadline: the error comes at once, and says how long it was."""
+        provider = Failing(RateLimitedError(operation="oauth", status=429, retry_after=1000.0))
+        async with asking(provider) as (asana, server):
+            [error] = await server.time.run(asana.send(GET.request))
+
+            assert isinstance(error, RateLimitedError)
+            assert (error.operation, error.retry_after, server.time.slept) == ("oauth", 1000.0, [])
 
     @pytest.mark.parametrize("error", [LookupError, TimeoutError, OSError, RuntimeError, web.HTTPFound])
     @pytest.mark.parametrize("where", ["asked", "renewing"])

@@ -107,7 +107,7 @@ def decide(name: str | Outcome, operation: str = "getWebhook", **changes: Any) -
         "attempt": 1,
         "maybe_done": False,
         "renewable": False,
-        "paused": False,
+        "pause_left": 0.0,
         "time_left": 60.0,
     }
     outcome = name
@@ -159,7 +159,7 @@ class TestVerdict:
                 "attempt": st.integers(1, 10),
                 "time_left": st.floats(-10, 100),
                 "left": st.integers(0, 200),
-                "paused": st.booleans(),
+                "pause_left": st.just(0.0) | st.floats(0, 50),
                 "random": CHANCES.map(lambda chance: lambda: chance),
             }
         ),
@@ -274,10 +274,10 @@ class TestBudget:
     @pytest.mark.parametrize("operation", OPERATIONS)
     def test_what_was_in_flight_when_the_pause_began_costs_nothing(self, operation: str) -> None:
         """All that are told 429 at the same time hear of one trouble; of any other kind everyone pays."""
-        assert decide("429", operation, paused=True, left=0).cost == 0
-        assert decide("429", operation, paused=True, left=0).action == "again"
-        assert decide("not_sent", operation, paused=True).cost == 10
-        assert decide("not_sent", operation, paused=True, left=9).action == "raise"
+        assert decide("429", operation, pause_left=0.1, left=0).cost == 0
+        assert decide("429", operation, pause_left=0.1, left=0).action == "again"
+        assert decide("not_sent", operation, pause_left=0.1).cost == 10
+        assert decide("not_sent", operation, pause_left=0.1, left=9).action == "raise"
 
     @pytest.mark.parametrize("action", ["succeeded", "raise", "unknown", "renew"])
     def test_what_is_not_sent_again(self, action: str) -> None:
@@ -468,6 +468,8 @@ class TestRetryAfter:
             ("30 seconds", None),
             ("30, 30", None),
             ("0x1e", None),
+            (".5", None),
+            ("5.", None),
             ("1_0", None),
             ("1e3", None),
             ("+5", None),

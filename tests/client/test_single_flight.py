@@ -1,6 +1,7 @@
 """Single flight: once for all, left by those who are cancelled, ended with the last."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -159,3 +160,42 @@ async def test_at_every_step(others: int, way: Way) -> None:
 
     assert runs >= 2
     assert set(results) <= {1}
+
+
+async def test_a_run_that_cancels_itself() -> None:
+    """It is an error for all and no reason to run again for ever."""
+    runs = 0
+
+    async def start() -> None:
+        nonlocal runs
+        runs += 1
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="cancelled twice"):
+        await SingleFlight(start, ending=5.0)()
+    assert runs == 2
+
+
+async def test_an_error_that_nobody_waits_for() -> None:
+    """A run that answers its cancellation with an error leaves no complaint of the loop's behind."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    began = asyncio.Event()
+
+    async def start() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("no")
+
+    waiting = asyncio.create_task(SingleFlight(start, ending=5.0)())
+    await began.wait()
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    del waiting
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert complaints == []

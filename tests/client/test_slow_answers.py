@@ -11,7 +11,10 @@ from asana_webhooks.errors import (
     ConnectionFailedError,
     CreateOutcomeUnknownError,
     DeadlineExceededError,
+    ForbiddenError,
     NetworkError,
+    NotFoundError,
+    RateLimitedError,
     UnexpectedResponseError,
 )
 from tests.helpers.raw import (
@@ -66,6 +69,37 @@ NEVER_ENDING = {
     "100 for ever, fast": writing_for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 50),
     "103 for ever": dripping(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
 }
+
+
+@pytest.mark.parametrize("call", CALLS, ids=str)
+async def test_the_status_of_a_refusal_counts_though_its_body_stalls(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A no is a no: it is not taken for a lost answer, and a create that was refused is not of unknown outcome."""
+    monkeypatch.setattr("asana_webhooks.client.exchange._REFUSAL_SECONDS", 0.05)
+    for status, kind in ((403, ForbiddenError), (404, NotFoundError)):
+        head = f"HTTP/1.1 {status} So\r\nContent-Length: 100\r\n\r\n{{".encode()
+        async with raw_server(dripping(head, b"")) as server, session(server.url) as asana:
+            with pytest.raises(kind) as caught:
+                await asana.send(call.request)
+
+            assert caught.value.attempts == len(server.requests) == 1
+
+
+async def test_a_429_pauses_the_session_though_its_body_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it asks for stands in its head."""
+    monkeypatch.setattr("asana_webhooks.client.exchange._REFUSAL_SECONDS", 0.05)
+    head = b"HTTP/1.1 429 So\r\nRetry-After: 7000\r\nContent-Length: 100\r\n\r\n{"
+    async with raw_server(dripping(head, b"")) as server, session(server.url) as asana:
+        with pytest.raises(RateLimitedError) as caught:
+            await asana.send(CREATE.request)
+        assert caught.value.retry_after == 7000
+        with pytest.raises(RateLimitedError, match="this was not sent"):
+            await asana.send(GET.request)
+
+        assert len(server.requests) == 1
+
+
 NEVER_ENDING_BODIES = {
     "a body that drips": dripping(framed(b" " * 10_000)[:-10_000], b" "),
     "chunks that drip": dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),

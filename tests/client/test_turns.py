@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiolimiter import AsyncLimiter
@@ -12,7 +13,7 @@ from aiolimiter import AsyncLimiter
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError, DeadlineExceededError
-from tests.helpers.raw import CALLS, CREATE, DELETE, GET, LIST, PUT, TOKEN
+from tests.helpers.raw import CALLS, CREATE, DELETE, GET, LIST, PUT, TOKEN, framed, later, raw_server, saying, session
 from tests.helpers.virtual import Answer, TimedServer, asking, good, in_turn, refusal
 
 REQUESTS = [call.request for call in CALLS]
@@ -116,6 +117,15 @@ class TestLimiter:
 
             assert limiter.entered == len(server.arrivals) == 3
 
+    async def test_a_queue_that_a_pause_meets(self) -> None:
+        """Calls that wait for their turn when a 429 comes do not enter either until they may be sent."""
+        limiter = Counting()
+        answer = in_turn(refusal(429, ("Retry-After", "5")), good)
+        async with asking(answer, limiter=limiter, max_reads=1) as (asana, server):
+            await server.time.run(*(asana.send(GET.request) for _ in range(10)))
+
+            assert limiter.entered == len(server.arrivals) == 11
+
     async def test_one_that_is_false(self) -> None:
         """A limiter counts though it says of itself that it is empty."""
 
@@ -153,6 +163,54 @@ class TestLimiter:
         """What cannot be entered is refused at once."""
         with pytest.raises(ConfigurationError, match="limiter must be an async context manager, not Semaphore"):
             AsanaSession(TOKEN, limiter=__import__("threading").Semaphore())
+
+
+async def stubborn(*_: object) -> str:
+    """Return although it is cancelled."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    return "a-token-that-comes-too-late"
+
+
+class Stubborn:
+    __aenter__ = stubborn
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("lent", [False, True])
+async def test_waiting_for_a_connection_is_no_failure_to_connect(lent: bool) -> None:
+    """More calls than connections wait for each other, however short the time to make one is."""
+    held = asyncio.Event()
+    waiting = 105  # aiohttp's own limit is 100
+
+    async def hold(writer: asyncio.StreamWriter) -> None:
+        await held.wait()
+        writer.write(framed(GET.good))
+
+    async with raw_server(hold, keep=True) as server:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=2)) as http:
+            lending: dict[str, Any] = {"http": http, "connect_timeout": 0.5}
+            async with session(server.url, **(lending if lent else {"max_reads": waiting})) as asana:
+                calls = [asyncio.create_task(asana.send(GET.request)) for _ in range(waiting)]
+                await server.got(2 if lent else waiting)
+                await later(0.6 if lent else 0)
+                held.set()
+
+                assert len(await asyncio.gather(*calls)) == waiting
+
+
+@pytest.mark.parametrize("options", [{"limiter": Stubborn()}, {"token": stubborn}], ids=["limiter", "provider"])
+async def test_who_lets_no_cancellation_through(options: dict[str, Any]) -> None:
+    """The deadline holds, nothing is sent after it, and the task counts as cancelled by nobody."""
+    async with raw_server(saying(framed(GET.good))) as server, session(server.url, timeout=0.05, **options) as asana:
+        with pytest.raises(DeadlineExceededError, match=r"within 0\.\d seconds"):
+            await asana.send(GET.request)
+
+        assert server.requests == []
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
 
 
 class TestCaps:

@@ -124,6 +124,17 @@ def test_other_refusals_are_no_expiry(messages: tuple[str, ...]) -> None:
     assert walk.offset == "a"
 
 
+def test_a_refusal_without_a_text() -> None:
+    """Behind a page that has come it can only be about the offset; at the beginning of a walk it may be anything."""
+    walk = Walk("a", restart=True)
+    with pytest.raises(BadRequestError):
+        walk.refused(refusal())
+    walk.take(page("1", then="b"))
+    walk.refused(refusal())
+
+    assert walk.offset is None
+
+
 def test_one_sentence_of_many_is_enough() -> None:
     """Asana may say more than that the offset has expired."""
     walk = Walk("a", restart=True)

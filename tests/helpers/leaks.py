@@ -195,8 +195,11 @@ async def test_leak_session() -> None:
 
     async def provide() -> str:
         Secret(TEXT)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
         await ours(WAITING)(asyncio.sleep(0), TEXT)
-        raise asyncio.CancelledError(TEXT)
+        return TEXT
 
     async with AsanaSession(provide, base_url=NOWHERE) as asana:
         await asyncio.gather(asana.send(GET), return_exceptions=True)

@@ -204,6 +204,12 @@ async def later(seconds: float) -> None:
     await turn.wait()
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until *condition* holds."""
+    while not condition():
+        await later(0)
+
+
 def framed(body: bytes, *headers: str, status: int = 200, framing: str = "length") -> bytes:
     """Return an answer whose body ends as *framing* says: ``length``, ``chunked`` (two of them), or ``close``."""
     half = len(body) // 2

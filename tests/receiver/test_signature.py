@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.signature import sign, verify
 
-# The two vectors of reference/protocol.md, computed there from the algorithm that a real delivery proves.
+# Two vectors, computed by the algorithm that a real delivery proves.
 SECRET = Secret("0123456789abcdef0123456789abcdef")
 HEARTBEAT = b'{"events":[]}'
 HEARTBEAT_SIGNATURE = "b8e5e1612f52653b9177d6a1b25773f910e9317fb1f3df63f0d0cf2efdfc02a3"

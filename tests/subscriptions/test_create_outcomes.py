@@ -83,7 +83,8 @@ def unaffected(what: str, creates: int = 2, **how: Any) -> Cell:
 
 def leftover(what: str, *faults: Fault, **how: Any) -> Cell:
     """A webhook came of what broke: it is deleted if the workspace is known, and counted if not."""
-    return Cell(what=what, faults=faults, creates=2, left=(1, 2), orphans=(0, 1), **how)
+    usual: dict[str, Any] = {"creates": 2, "left": (1, 2), "orphans": (0, 1)}
+    return Cell(what=what, faults=faults, **(usual | how))
 
 
 def raises(what: str, ends: type[Exception], *faults: Fault, **how: Any) -> Cell:
@@ -94,6 +95,7 @@ def raises(what: str, ends: type[Exception], *faults: Fault, **how: Any) -> Cell
 
 LOST = create("lose_answer")
 REFUSED = create(status=400, message="The remote server which is intended to receive the webhook could not be reached")
+SENT_TWICE = create(status=403, message=DUPLICATED, executed=True)
 LATE = Fault(at="getWebhooks", status=200, body='{"data": [], "next_page": null}')
 NO_LIST = Fault(at="getWebhooks", status=500, times=None)
 NO_DELETE = Fault(at="deleteWebhook", status=403, times=None)
@@ -117,6 +119,12 @@ UNKNOWN = [
     leftover("deadline before the heartbeat", deadline=("createWebhook", "after_handshake")),
     leftover("deadline before the 201", deadline=("createWebhook", "before_answer")),
 ]
+# Something on the way has sent our request twice: its target is ours alone, so nobody else's webhook can have it.
+DUPLICATE = [
+    unaffected("403 duplicate, not executed", faults=(create(status=403, message=DUPLICATED),)),
+    leftover("403 duplicate, executed", SENT_TWICE),
+    leftover("429, executed, then 403 duplicate", create(status=429, retry_after=0, executed=True), creates=3),
+]
 CLEAR = [
     unaffected("nothing", creates=1),
     unaffected("429, then fine", faults=(create(status=429, retry_after=0),)),
@@ -127,15 +135,14 @@ CLEAR = [
     raises("wrong secret in the 201", HandshakeMismatchError, create("wrong_secret")),
     raises("no secret in the 201", HandshakeMismatchError, create("no_secret")),
     raises("no handshake before the 201", HandshakeMismatchError, create("skip_handshake")),
-    raises("403 duplicate", DuplicateWebhookError, create(status=403, message=DUPLICATED)),
-    # A proxy may have sent our request twice. Its target is ours alone, so nothing else can be live by it.
-    raises("403 duplicate, executed", DuplicateWebhookError, create(status=403, message=DUPLICATED, executed=True),
-           left=(1, 1)),
     raises("connection refused", ConnectionFailedError, asana="down", creates=0),
 ]  # fmt: skip
 TWICE = [
     raises("lost twice", CreateOutcomeUnknownError, LOST, LOST, creates=2, left=(0, 2)),
     raises("lost twice, the first listed late", CreateOutcomeUnknownError, LOST, LOST, LATE, creates=2, left=(0, 2)),
+    raises("duplicate twice", DuplicateWebhookError, SENT_TWICE, SENT_TWICE, creates=2, left=(0, 2)),
+    raises("lost, then duplicate", DuplicateWebhookError, LOST, SENT_TWICE, creates=2, left=(0, 2)),
+    raises("duplicate, then lost", CreateOutcomeUnknownError, SENT_TWICE, LOST, creates=2, left=(0, 2)),
     raises("lost, then rejected", TargetRejectedError, LOST, REFUSED, creates=2, left=(0, 1)),
     raises("lost, then 429s", RateLimitedError, LOST, create(status=429, times=2), creates=3, left=(0, 1)),
     raises("echo and answer lost", TargetRejectedError, create(), receiver="mute", creates=2),
@@ -230,8 +237,8 @@ def creates(fake: FakeAsana) -> int:
 @pytest.mark.parametrize(
     ("kind", "cell"),
     [
-        *[("memory", cell) for cell in (*CLEAR, *UNKNOWN, *TWICE, *STORE)],
-        *[("sqlite", cell) for cell in (*UNKNOWN, *STORE)],  # what the store says decides
+        *[("memory", cell) for cell in (*CLEAR, *UNKNOWN, *DUPLICATE, *TWICE, *STORE)],
+        *[("sqlite", cell) for cell in (*UNKNOWN, *DUPLICATE, *STORE)],  # what the store says decides
     ],
     ids=str,
 )
@@ -260,6 +267,8 @@ async def test_one_call_has_one_live_webhook_or_none(
         else:
             assert type(came) is cell.ends
             assert alive == set()
+        if cell in CLEAR:
+            assert "getWebhooks" not in [one.operation for one in fake.requests]
         told = caplog.text + (shown(came) if isinstance(came, Exception) else repr(came))
         assert [one for one in endpoints(fake) if one in told] == []
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asana_webhooks import (
+    AsanaError,
     AsanaSession,
     ConfigurationError,
     CreateOutcomeUnknownError,
@@ -29,9 +30,9 @@ from asana_webhooks import (
 from asana_webhooks.store.base import RegistrationState, Store, registration_id
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.serving import serve_receiver
-from tests.helpers.cancelling import cancel_at_every_step
+from tests.helpers.cancelling import cancel_at_every_step, pass_turns
 from tests.helpers.stores import Clock
-from tests.subscriptions.scenes import Remembering, Scene, arrived, scene
+from tests.subscriptions.scenes import LoopClock, Remembering, Scene, arrived, scene
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -194,16 +195,28 @@ async def test_asanas_refusal_of_localhost_is_a_rejected_target() -> None:
         assert caught.value.status == 403
 
 
-async def test_a_duplicate_is_a_clean_failure() -> None:
-    """Asana's 403 comes through as what it is, and the registration is closed."""
+async def test_a_duplicate_is_our_own_webhook() -> None:
+    """Nobody else can have a random endpoint: what a request that was sent twice has created is found and deleted."""
+    store = Remembering()
+    async with scene(store) as here:
+        here.fake.script(Fault(at="createWebhook", status=429, retry_after=0, executed=True))
+        established = await here.establish(workspace=here.fake.workspace)
+
+        assert list(here.fake.webhooks) == [established.webhook_gid]
+        assert await store.states() == [RegistrationState.CLOSED, RegistrationState.CONFIRMED]
+        assert established.orphans == 0
+
+
+async def test_two_duplicates_are_given_up() -> None:
+    """The second 403 comes through as what it is, and both registrations are closed."""
     store = Remembering()
     async with scene(store) as here:
         text = "Duplicated webhook. You already have an existing webhook for the given resource and target."
-        here.fake.script(Fault(at="createWebhook", status=403, message=text))
+        here.fake.script(Fault(at="createWebhook", status=403, message=text, times=2))
         with pytest.raises(DuplicateWebhookError):
             await here.establish()
 
-        assert await store.states() == [RegistrationState.CLOSED]
+        assert await store.states() == [RegistrationState.CLOSED] * 2
 
 
 @pytest.mark.parametrize("do", ["reset", "lose_answer", "answer"])
@@ -298,6 +311,105 @@ async def test_it_is_not_created_again_while_its_registration_may_be_open() -> N
         assert len(here.fake.requests) == 1
 
 
+@pytest.mark.parametrize("second", [{"status": 402}, {"do": "wrong_secret"}, {"do": "lose_answer"}], ids=str)
+@pytest.mark.parametrize("known", [True, False], ids=["workspace known", "workspace unknown"])
+async def test_the_error_of_the_second_attempt_tells_what_the_first_may_have_left(
+    second: dict[str, Any], known: bool
+) -> None:
+    """The first attempt's CreateOutcomeUnknownError is its cause, unless that webhook could be found and deleted."""
+    async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"), Fault(at="createWebhook", **second))
+        with pytest.raises(AsanaError) as caught:
+            await here.establish(workspace=here.fake.workspace if known else None)
+
+        unknown = caught.value.__cause__
+        if known:
+            assert unknown is None
+            assert here.fake.webhooks == {}
+        else:
+            assert isinstance(unknown, CreateOutcomeUnknownError)
+            assert unknown.target in {one.target for one in here.fake.webhooks.values()}
+
+
+async def test_a_first_attempt_that_came_to_nothing_is_no_cause() -> None:
+    """Its handshake never came, so only the second one may have left a webhook, and its error says so itself."""
+    async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="reset"), Fault(at="createWebhook", do="lose_answer"))
+        with pytest.raises(CreateOutcomeUnknownError) as caught:
+            await here.establish()
+
+        assert caught.value.__cause__ is None
+        assert [one.target for one in here.fake.webhooks.values()] == [caught.value.target]
+
+
+async def test_a_session_that_is_closed_meanwhile_is_told_with_what_may_be_left() -> None:
+    """The second attempt cannot be sent then; the error tells of the first one's webhook too."""
+    async with scene(MemoryStore()) as here:
+        hold = here.fake.hold("createWebhook", when="before_answer")
+        establishing = asyncio.create_task(here.establish(workspace=here.fake.workspace))
+        await hold.reached()
+        await here.asana.aclose()
+        hold.release()
+        with pytest.raises(ConfigurationError, match="closed") as caught:
+            await establishing
+        await here.fake.settle()
+
+        [left] = here.fake.webhooks.values()
+        assert isinstance(caught.value.__cause__, CreateOutcomeUnknownError)
+        assert caught.value.__cause__.target == left.target
+
+
+async def test_only_targets_are_asked_for_when_looking() -> None:
+    """A workspace may have many webhooks, and nothing else of them is of interest."""
+    async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        await here.establish(workspace=here.fake.workspace)
+
+        [looking] = [one for one in here.fake.requests if one.operation == "getWebhooks"]
+        assert looking.query["opt_fields"] == "target"
+        assert looking.query["resource"] == here.fake.projects[0]
+
+
+async def test_looking_for_an_orphan_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    """It is given up after 30 seconds, however long a page or a walk may take, and so the second time."""
+    async with scene(MemoryStore(), timeout=1000) as here:
+        clock = LoopClock()
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        hold = here.fake.hold("getWebhooks", times=None)
+        establishing = asyncio.create_task(here.establish(workspace=here.fake.workspace))
+        for searches in (1, 2):
+            await hold.reached(searches)
+            clock.turn(25)
+            await pass_turns(20)
+            assert caplog.text.count("may be left over") == searches - 1
+            clock.turn(5)
+        established = await establishing
+        hold.release()
+
+        assert established.orphans == 1
+        assert caplog.text.count("looking for it took longer than 30 seconds") == 2
+
+
+async def test_deleting_what_cannot_be_confirmed_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    """It is given up after 15 seconds, and told."""
+    async with scene(MemoryStore(), timeout=1000) as here:
+        clock = LoopClock()
+        here.fake.script(Fault(at="createWebhook", do="wrong_secret"))
+        hold = here.fake.hold("deleteWebhook")
+        establishing = asyncio.create_task(here.establish())
+        await hold.reached()
+        clock.turn(10)
+        await pass_turns(20)
+        assert not establishing.done()
+        clock.turn(5)
+        with pytest.raises(HandshakeMismatchError) as caught:
+            await establishing
+        hold.release()
+
+        assert not caught.value.deleted
+        assert f"webhook {caught.value.webhook_gid!r} is left over" in caplog.text
+
+
 async def test_what_an_earlier_process_left_open_is_ended_first(caplog: pytest.LogCaptureFixture) -> None:
     """A process that died between its request and the 201 leaves a registration; the next establish sweeps it."""
     clock = Clock()
@@ -305,7 +417,7 @@ async def test_what_an_earlier_process_left_open_is_ended_first(caplog: pytest.L
     async with scene(store) as here:
         await store.open("a" * 64, resource="8675309", ttl=60)
         clock.now += 61
-        await here.establish()
+        await here.establish(workspace=here.fake.workspace)
 
         assert "never confirmed" in caplog.text
         assert list(await store.sweep()) == []

@@ -147,7 +147,7 @@ async def test_a_target_is_known_by_its_last_segment(after: Aftermath, shape: st
     record = after.here.fake.webhook(gid)
     record.target = shape.format(record.target.rpartition("/")[2])
 
-    assert await after.sweep() == 0
+    assert await after.sweep() == (0 if ours else 1)
     assert (gid not in after.here.fake.webhooks) is ours
 
 
@@ -157,8 +157,39 @@ async def test_a_webhook_without_a_target_is_nobodys(after: Aftermath) -> None:
     compact = b'{"data": [{"gid": "43214", "target": null}], "next_page": null}'
     after.here.fake.script(Fault(at="getWebhooks", status=200, body=compact))
 
-    assert await after.sweep() == 0
+    assert await after.sweep() == 1
     assert after.asked == ["getWebhooks"]
+
+
+async def test_what_the_list_does_not_show_is_counted(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be in another workspace, or another user's: nothing says that there is none."""
+    orphan = await after.die()
+    after.here.fake.script(Fault(at="getWebhooks", status=200, body=b'{"data": [], "next_page": null}'))
+
+    assert await after.sweep() == 1
+    assert "a webhook on 8675309 may be left over" in caplog.text
+    assert "it was not to be found" in caplog.text
+    assert list(after.here.fake.webhooks) == [orphan]
+
+
+async def test_looking_has_an_end(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
+    """After 30 seconds on a resource it goes on with the next one, and all of the first may be left over."""
+    clock = LoopClock()
+    await after.die()
+    await after.die()
+    orphan = await after.die(after.here.fake.add_project())
+    hold = after.here.fake.hold("getWebhooks")
+    sweeping = asyncio.create_task(after.sweep())
+    await hold.reached()
+    clock.turn(25)
+    await pass_turns(20)
+    assert "looking for it" not in caplog.text
+    clock.turn(5)
+
+    assert await sweeping == 2
+    hold.release()
+    assert caplog.text.count("looking for it took longer than 30 seconds") == 2
+    assert orphan not in after.here.fake.webhooks
 
 
 async def test_trouble_at_asana_is_counted(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
@@ -199,15 +230,26 @@ async def test_a_store_that_fails_is_an_error_here(after: Aftermath) -> None:
         await sweep_registrations(after.here.asana, troubled(after.here.store, "sweep"))
 
 
-@pytest.mark.parametrize("workspace", ["1331", None])
-async def test_establishing_sweeps_first(after: Aftermath, workspace: str | None) -> None:
-    """What died before is deleted or at least not live, and is no orphan of this call."""
+async def test_establishing_sweeps_first(after: Aftermath) -> None:
+    """What died before is deleted, and is no orphan of this call."""
     orphan = await after.die()
     after.clock.now += 121
-    established = await after.here.establish(workspace=workspace)
+    established = await after.here.establish(workspace="1331")
 
     assert established.orphans == 0
-    assert (orphan in after.here.fake.webhooks) is (workspace is None)
+    assert orphan not in after.here.fake.webhooks
+    assert await live(after.here.fake) == {established.webhook_gid}
+
+
+async def test_establishing_without_a_workspace_leaves_the_sweep_to_others(after: Aftermath) -> None:
+    """It could not look for anything, and what has ended is not found again; overdue, it accepts nothing anyway."""
+    orphan = await after.die()
+    after.clock.now += 121
+    established = await after.here.establish()
+    assert await live(after.here.fake) == {established.webhook_gid}
+
+    assert await after.sweep() == 0
+    assert orphan not in after.here.fake.webhooks
     assert await live(after.here.fake) == {established.webhook_gid}
 
 
