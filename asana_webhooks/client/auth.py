@@ -217,6 +217,8 @@ class OAuthToken:
         self._enter_loop()
         if refused == self._access_token:
             self._expires_at = -math.inf
+            if self._refresh.is_inside():  # its on_refresh has met the 401, and cannot wait for itself
+                return
             error = copy(await self._refresh())
             if error is not None:
                 raise error

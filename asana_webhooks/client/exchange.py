@@ -27,7 +27,7 @@ holds the event loop up for a quarter of a second."""
 _MAX_REFUSAL: Final = 64 * 1024
 """Bytes of the body of an answer that says no."""
 _REFUSAL_SECONDS: Final = 5.0
-"""How long to wait for such a body: the status has said no already."""
+"""How long to wait for such a body, and never more than half of the time that is left: the status has said no."""
 
 
 @frozen(kw_only=True)
@@ -75,10 +75,17 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def exchange(line: Line, request: Request[Any], token: Secret, sendings: Sendings) -> Outcome:
+async def exchange(line: Line, request: Request[Any], token: Secret, sendings: Sendings, *, end: float) -> Outcome:
     """Send *request* once, as far as we can see, and return what it came to.
 
     No text that must stay secret is bound to a name here, where a traceback would show it.
+
+    Args:
+        line: where and how to send it.
+        request: what to send.
+        token: the access token.
+        sendings: where to count how often it goes out.
+        end: when it will be cancelled, in seconds of the event loop's clock.
 
     Raises:
         ConfigurationError: aiohttp refuses to send it.
@@ -98,7 +105,7 @@ async def exchange(line: Line, request: Request[Any], token: Secret, sendings: S
             ssl=line.ssl,
             timeout=line.timeout,
         ) as response:
-            content = await _content(request, response)
+            content = await _content(request, response, end)
     except asyncio.CancelledError:
         if is_being_cancelled():
             raise
@@ -162,11 +169,12 @@ async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None
     return body
 
 
-async def _content(request: Request[Any], response: aiohttp.ClientResponse) -> io.BytesIO | None:
+async def _content(request: Request[Any], response: aiohttp.ClientResponse, end: float) -> io.BytesIO | None:
     # What the status alone says, a body that never ends must not call into question.
     if not 200 <= response.status < 300:
         try:
-            async with asyncio.timeout(_REFUSAL_SECONDS):
+            left = end - asyncio.get_running_loop().time()
+            async with asyncio.timeout(min(_REFUSAL_SECONDS, left / 2)):
                 return await read_body(response, most=_MAX_REFUSAL)
         except TimeoutError:
             return None

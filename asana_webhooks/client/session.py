@@ -331,7 +331,7 @@ class AsanaSession:
         patience.end = min(patience.end, patience.began + limit)
         scope.reschedule(patience.end)
         call.token = token
-        return await exchange(self._line(), request, token, call.sendings)
+        return await exchange(self._line(), request, token, call.sendings, end=patience.end)
 
     def _line(self) -> Line:
         return Line(

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
-from attrs import define
+from attrs import define, field
 
 from asana_webhooks.cleanup import finish
 
@@ -13,9 +14,13 @@ __all__ = ["SingleFlight"]
 ResultT = TypeVar("ResultT")
 
 
+_inside: ContextVar[tuple[object, ...]] = ContextVar("inside", default=())
+"""The runs that the current task is part of."""
+
+
 @define(eq=False)
 class _Flight(Generic[ResultT]):
-    task: "asyncio.Task[ResultT]"
+    task: "asyncio.Task[ResultT]" = field(init=False)
     waiting: int = 0
     dropped: bool = False
     """Whether it was cancelled because nobody waits any more."""
@@ -42,7 +47,8 @@ class SingleFlight(Generic[ResultT]):
         patient = True
         while True:
             if self._flight is None or self._flight.task.done():
-                self._flight = _Flight(asyncio.create_task(self._start()))
+                self._flight = _Flight()
+                self._flight.task = asyncio.create_task(self._run(self._flight))
             flight = self._flight
             await self._wait(flight)
             if not flight.task.cancelled():
@@ -53,8 +59,12 @@ class SingleFlight(Generic[ResultT]):
             patient = flight.dropped
 
     def is_inside(self) -> bool:
-        """Tell whether it is the run itself that asks, which must not wait for its own end."""
-        return self._flight is not None and self._flight.task is asyncio.current_task()
+        """Tell whether it is the run itself that asks, or a task it has begun: they must not wait for its end."""
+        return self._flight in _inside.get() and self._flight is not None and not self._flight.task.done()
+
+    async def _run(self, flight: _Flight[ResultT]) -> ResultT:
+        _inside.set((*_inside.get(), flight))  # for this task and those that come from it
+        return await self._start()
 
     async def _wait(self, flight: _Flight[ResultT]) -> None:
         flight.waiting += 1

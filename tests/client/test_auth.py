@@ -551,6 +551,33 @@ class TestOnRefresh:
             token = oauth_token(fake, fake.register_app(), on_refresh=save)
             assert [await token()] == used
 
+    @pytest.mark.parametrize("times", [0, 1])
+    async def test_may_call_asana(self, times: int) -> None:
+        """Also in tasks of its own, and though Asana refuses the new token: nothing waits for itself."""
+        async with FakeAsana(webhooks=1) as fake:
+            came: list[int | type[AsanaError]] = []
+
+            async def call() -> None:
+                try:
+                    came.append(await count_webhooks(asana))
+                except AsanaError as error:
+                    came.append(type(error))
+
+            async def save(_: TokenSet) -> None:
+                if came:
+                    return
+                await call()
+                await asyncio.wait_for(call(), 3)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(call())
+
+            token = oauth_token(fake, fake.register_app(), on_refresh=save)
+            async with AsanaSession(token, base_url=fake.url) as asana:
+                fake.script(*[Fault(at="getWebhooks", status=401, times=3)] * times)
+                assert await count_webhooks(asana) == 1
+
+            assert came == ([1, 1, 1] if not times else [NotAuthorizedError] * 3)
+
     async def test_failing(self, caplog: pytest.LogCaptureFixture) -> None:
         """The call goes on with the new token; the log says that it was not saved, and not why: that may be secret."""
         async with FakeAsana() as fake:

@@ -86,6 +86,15 @@ async def test_the_status_of_a_refusal_counts_though_its_body_stalls(
             assert caught.value.attempts == len(server.requests) == 1
 
 
+@pytest.mark.parametrize("call", [GET, CREATE], ids=str)
+async def test_the_status_counts_though_little_time_is_left(call: Call) -> None:
+    """A call whose time is short waits for such a body no longer than leaves time to say what came."""
+    head = b"HTTP/1.1 403 So\r\nContent-Length: 100\r\n\r\n{"
+    async with raw_server(dripping(head, b"")) as server, session(server.url, timeout=0.5) as asana:
+        with pytest.raises(ForbiddenError):
+            await asana.send(call.request)
+
+
 async def test_a_429_pauses_the_session_though_its_body_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it asks for stands in its head."""
     monkeypatch.setattr("asana_webhooks.client.exchange._REFUSAL_SECONDS", 0.05)
