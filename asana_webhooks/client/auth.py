@@ -10,7 +10,6 @@ import os
 import ssl as ssl_module
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -19,14 +18,13 @@ import aiohttp
 
 from asana_webhooks.checks import check_seconds
 from asana_webhooks.cleanup import is_being_cancelled
-from asana_webhooks.client.exchange import check_lent, check_ssl, problem_of, read_body, refusal_of
+from asana_webhooks.client.exchange import check_lent, check_ssl
 from asana_webhooks.client.options import check_proxy, check_url
-from asana_webhooks.client.retry import parse_retry_after
 from asana_webhooks.client.single_flight import SingleFlight
-from asana_webhooks.client.tokens import REFRESH, RefreshRequest, TokenSet, check_token
-from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError
+from asana_webhooks.client.token_endpoint import TokenEndpoint
+from asana_webhooks.client.tokens import RefreshRequest, TokenSet, check_token
+from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.version import __version__
 
 __all__ = ["FixedToken", "OAuthToken", "RenewingTokenProvider", "TokenProvider", "check_token", "token_provider"]
 
@@ -40,14 +38,13 @@ A provider may raise `NetworkError`, `RateLimitedError` or `ServerError` to say 
 nothing is sent then, and the session asks again by its policy. Its other errors end the call.
 """
 
-_HEADERS: Final = {"User-Agent": f"asana-webhooks/{__version__}", "Accept": "application/json"}
 _TOKEN_URL: Final = "https://app.asana.com/-/oauth_token"  # noqa: S105 - an address
 _MARGIN: Final = 60.0
 """Seconds before its end from which an access token is replaced."""
 _AGAIN: Final = 10.0
 """Seconds after which a refresh that failed is tried again, as long as the old token is good."""
-_MAX_ANSWER: Final = 64 * 1024
-"""Bytes of an answer of the token endpoint."""
+_PATIENCE: Final = 3.0
+"""Seconds a call waits for a refresh, at the most, as long as the old token is good."""
 _HOOK_TIMEOUT: Final = 5.0
 """Seconds `on_refresh` may take."""
 _ENDING: Final = 1.0
@@ -170,11 +167,9 @@ class OAuthToken:
         self._on_refresh = on_refresh
         if token_url is None:
             token_url = os.environ.get("ASANA_TOKEN_URL") or _TOKEN_URL
-        self._token_url = check_url("token_url", token_url, example=_TOKEN_URL)
+        token_url = check_url("token_url", token_url, example=_TOKEN_URL)
         self._timeout = check_seconds("timeout", timeout, zero=False)
-        self._http = http
-        self._proxy = check_proxy(proxy)
-        self._ssl = check_ssl(ssl)
+        self._endpoint = TokenEndpoint(url=token_url, http=http, proxy=check_proxy(proxy), ssl=check_ssl(ssl))
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsaved: TokenSet | None = None
@@ -184,8 +179,8 @@ class OAuthToken:
     async def __call__(self) -> str:
         """Return an access token that is good, as far as we know.
 
-        Awaits a refresh if it ends within a minute; if that fails, it is returned as long as it is good, and the next
-        refresh is not tried for 10 seconds.
+        Awaits a refresh if it ends within a minute. As long as the old one is good, that takes 3 seconds at the most, a
+        failure means that the old one is returned, and the next refresh is not tried for 10 seconds.
 
         Raises:
             TokenRefreshError: Asana refuses to issue another one.
@@ -238,9 +233,10 @@ class OAuthToken:
 
     async def _refresh_once(self) -> AsanaError | None:
         """Refresh, and return the error if there was one; or save what a cancelled run has left unsaved."""
-        if self._unsaved is not None and self._lasts(self._margin):
+        if self._unsaved is not None:
             await self._save(self._unsaved)
-            return None
+            if self._lasts(self._margin) or self._may_wait():
+                return None
         self._again_at = self._clock() + _AGAIN
         request = RefreshRequest(
             client_id=self._client_id,
@@ -248,10 +244,11 @@ class OAuthToken:
             refresh_token=self._refresh_token,
             sent_at=self._clock(),
         )
-        async with self._open_http() as http:
-            answer = await self._send(http, request)
+        limit = min(self._timeout, _PATIENCE) if self._lasts(0) else self._timeout
+        async with self._endpoint.asking(request, seconds=limit) as answer:
             if not isinstance(answer, TokenSet):
                 _log.info("refreshing the access token failed with %s", type(answer).__name__)
+                self._again_at = self._clock() + _AGAIN
                 return answer
             self._access_token = answer.access_token
             self._refresh_token = answer.refresh_token
@@ -260,39 +257,6 @@ class OAuthToken:
             self._save_until = asyncio.get_running_loop().time() + _HOOK_TIMEOUT
             await self._save(answer)
             return None
-
-    def _open_http(self) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-        if self._http is not None:
-            return nullcontext(self._http)
-        return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-
-    async def _send(self, http: aiohttp.ClientSession, request: RefreshRequest) -> TokenSet | AsanaError:
-        """Send *request* once. Errors are returned, not raised: aiohttp's, being their context, would hold it all."""
-        try:
-            async with (
-                asyncio.timeout(self._timeout) as scope,
-                http.post(
-                    self._token_url,
-                    data=request.form(),
-                    headers=_HEADERS,
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    proxy=self._proxy,
-                    ssl=self._ssl,
-                    timeout=aiohttp.ClientTimeout(total=None),
-                ) as response,
-            ):
-                body = await read_body(response, most=_MAX_ANSWER)
-        except (aiohttp.ClientError, OSError) as error:
-            late = isinstance(error, TimeoutError) and scope.expired()
-            problem = (
-                f"the token endpoint did not answer within {self._timeout:g} seconds" if late else problem_of(error)
-            )
-            return ConnectionFailedError(operation=REFRESH, attempts=1, problem=problem)
-        except (ValueError, RuntimeError, TypeError) as error:
-            return ConfigurationError(refusal_of(error))
-        retry_after = parse_retry_after(response.headers.getall("Retry-After", ()), response.headers.get("Date"))
-        return request.answer(response.status, None if body is None else body.getvalue(), retry_after=retry_after)
 
     async def _save(self, tokens: TokenSet) -> None:
         self._unsaved = tokens  # and so it stays if this is cancelled

@@ -7,6 +7,7 @@ import platform
 import ssl as ssl_module
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from copy import copy
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlencode
@@ -309,8 +310,9 @@ class AsanaSession:
             if not scope.expired():  # the limiter's own
                 raise
         except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
+            # A copy, because a provider may raise one object again and again, and would hold all these frames.
             retry_after = getattr(error, "retry_after", None)
-            return Outcome(kind="not_sent", problem=f"{error}", cause=error, retry_after=retry_after)
+            return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
         return patience.lost(sent=call.sendings.count > before)
 
     async def _take_turn(

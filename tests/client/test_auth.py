@@ -643,6 +643,53 @@ class TestOldTokens:
             again.cancel()
             await asyncio.wait({again})
 
+    async def test_an_endpoint_that_hangs_holds_nobody_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While the old token is good one call waits for a while, and those after it not at all."""
+        monkeypatch.setattr(auth, "_PATIENCE", 0.05)
+        async with scripted_server("hang") as server:
+            token = OAuthToken(
+                client_id="7",
+                client_secret="secret",
+                refresh_token="refresh",
+                access_token="still-good",
+                expires_at=datetime.now(UTC) + timedelta(seconds=50),
+                token_url=server.url,
+                timeout=50.0,
+            )
+            assert [await token() for _ in range(3)] == ["still-good"] * 3
+            assert len(server.requests) == 1
+
+    async def test_unsaved_ones_are_saved_though_they_are_about_to_end(self) -> None:
+        """The refresh token is what matters; the endpoint is in trouble, and is not asked with every call."""
+        now = [1_000_000.0]
+        entered, saved = asyncio.Event(), Saved()
+        grant = answer(200, GRANTED | {"expires_in": 100, "refresh_token": "rotated"})
+        async with scripted_server(grant, errors(503, "no")) as server:
+
+            async def save(tokens: TokenSet) -> None:
+                if not entered.is_set():
+                    entered.set()
+                    await asyncio.Event().wait()
+                await saved(tokens)
+
+            token = OAuthToken(
+                client_id="7",
+                client_secret="secret",
+                refresh_token="refresh",
+                token_url=server.url,
+                on_refresh=save,
+                clock=lambda: now[0],
+            )
+            first = asyncio.create_task(token())
+            await entered.wait()
+            first.cancel()
+            await asyncio.wait({first})
+            now[0] += 60
+            assert {await token() for _ in range(5)} == {GRANTED["access_token"]}
+
+            assert [one.refresh_token.reveal() for one in saved] == ["rotated"]
+            assert len(server.requests) == 2
+
     async def test_short_lived_ones_are_not_refreshed_at_every_turn(self) -> None:
         """A lifetime below the margin leaves half of it to use."""
         now = [1_000_000.0]
@@ -778,7 +825,7 @@ class TestOAuthCancelled:
             await token.renew(first)
 
             assert await token() != first
-            assert [one.access_token.reveal() for one in saved] == [await token()]
+            assert [one.access_token.reveal() for one in saved] == [first, await token()]
             assert app.refreshes == 2
 
     async def test_while_the_connection_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:

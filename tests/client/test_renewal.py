@@ -262,6 +262,19 @@ class TestFailing:
             assert error.operation == "oauth"
             assert (provider.asked, server.arrivals) == (4, [])
 
+    async def test_one_error_for_many(self) -> None:
+        """A provider that keeps its error does not gather the frames of every call that met it."""
+        error = ServerError(operation="oauth", status=503)
+
+        async def provider() -> str:
+            raise error
+
+        async with asking(provider, attempts=1) as (asana, server):
+            results = await server.time.run(*(asana.send(GET.request) for _ in range(3)))
+
+            assert len({id(one) for one in results}) == 3
+            assert all(isinstance(one, ServerError) and one is not error for one in results)
+
     async def test_a_cancellation_of_its_own(self) -> None:
         """What it awaits was cancelled elsewhere: the call fails, and does not end as if it had been cancelled."""
 
