@@ -43,8 +43,6 @@ _MARGIN: Final = 60.0
 """Seconds before its end from which an access token is replaced."""
 _AGAIN: Final = 10.0
 """Seconds after which a refresh that failed is tried again, as long as the old token is good."""
-_PATIENCE: Final = 3.0
-"""Seconds a call waits for a refresh, at the most, as long as the old token is good."""
 _HOOK_TIMEOUT: Final = 5.0
 """Seconds `on_refresh` may take."""
 _ENDING: Final = 1.0
@@ -179,8 +177,8 @@ class OAuthToken:
     async def __call__(self) -> str:
         """Return an access token that is good, as far as we know.
 
-        Awaits a refresh if it ends within a minute. As long as the old one is good, that takes 3 seconds at the most, a
-        failure means that the old one is returned, and the next refresh is not tried for 10 seconds.
+        Awaits a refresh if it ends within a minute. As long as the old one is good, only the call that begins the
+        refresh waits for it; if it fails, the old one is returned, and the next refresh is not tried for 10 seconds.
 
         Raises:
             TokenRefreshError: Asana refuses to issue another one.
@@ -244,8 +242,7 @@ class OAuthToken:
             refresh_token=self._refresh_token,
             sent_at=self._clock(),
         )
-        limit = min(self._timeout, _PATIENCE) if self._lasts(0) else self._timeout
-        async with self._endpoint.asking(request, seconds=limit) as answer:
+        async with self._endpoint.asking(request, seconds=self._timeout) as answer:
             if not isinstance(answer, TokenSet):
                 _log.info("refreshing the access token failed with %s", type(answer).__name__)
                 self._again_at = self._clock() + _AGAIN

@@ -67,7 +67,8 @@ class RetryPolicy:
     pause_max: float = field(default=3600.0, validator=_check_seconds)
     """The longest pause for all calls of a session that a 429 can ask for; a longer ``Retry-After`` counts as this."""
     connect_timeout: float = field(default=10.0, validator=_check_seconds)
-    """For one connection to be made. With a lent http session looking up the name counts as part of the attempt."""
+    """For one connection to be made. With a lent http session looking up the name, and a proxy's answer to
+    CONNECT, count as part of the attempt."""
     attempt_timeout: float = field(default=30.0, validator=_check_seconds)
     """For one attempt, from sending to the last byte of the answer."""
     create_attempt_timeout: float = field(default=45.0, validator=_check_seconds)

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks.cleanup import is_being_cancelled
 from asana_webhooks.client.answers import error_of, unknown_outcome
 from asana_webhooks.client.auth import FixedToken, TokenProvider, token_provider
 from asana_webhooks.client.call import Call, Patience
@@ -306,14 +307,19 @@ class AsanaSession:
                     return held
                 async with self._limiter:
                     return await self._take_turn(request, call, patience, scope)
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            problem = "the limiter failed with CancelledError"
         except TimeoutError:
             if not scope.expired():  # the limiter's own
                 raise
+            return patience.lost(sent=call.sendings.count > before)
         except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
             # A copy, because a provider may raise one object again and again, and would hold all these frames.
             retry_after = getattr(error, "retry_after", None)
             return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
-        return patience.lost(sent=call.sendings.count > before)
+        raise ConfigurationError(problem)
 
     async def _take_turn(
         self, request: Request[Any], call: Call, patience: Patience, scope: asyncio.Timeout

@@ -551,6 +551,39 @@ class TestOnRefresh:
             token = oauth_token(fake, fake.register_app(), on_refresh=save)
             assert [await token()] == used
 
+    async def test_what_a_hook_leaves_behind_is_a_caller_like_any_other(self) -> None:
+        """A task that outlives the hook gets a good token, too, when the one that was saved has ended."""
+        async with FakeAsana() as fake:
+            late: list[asyncio.Task[str]] = []
+            go = asyncio.Event()
+
+            async def ask() -> str:
+                await go.wait()
+                return await token()
+
+            async def save(_: TokenSet) -> None:
+                late.append(asyncio.create_task(ask()))
+
+            token = oauth_token(fake, fake.register_app(), on_refresh=save)
+            first = await token()
+            await fake.advance(3600)
+            go.set()
+
+            assert await late[0] != first
+            await asyncio.gather(*late)
+
+    async def test_everybody_who_renews_gets_an_error_of_his_own(self) -> None:
+        """One object in many tasks would gather all their frames."""
+        async with FakeAsana() as fake:
+            token = oauth_token(fake, fake.register_app())
+            rejected = await token()
+            fake.script(Fault(at="oauth_token", status=503))
+            renewing = [asyncio.create_task(token.renew(rejected)) for _ in range(3)]
+            failed = await asyncio.gather(*renewing, return_exceptions=True)
+
+            assert [type(one) for one in failed] == [ServerError] * 3
+            assert len({id(one) for one in failed}) == 3
+
     @pytest.mark.parametrize("times", [0, 1])
     async def test_may_call_asana(self, times: int) -> None:
         """Also in tasks of its own, and though Asana refuses the new token: nothing waits for itself."""
@@ -643,19 +676,24 @@ class TestOldTokens:
             again.cancel()
             await asyncio.wait({again})
 
-    async def test_an_endpoint_that_hangs_holds_nobody_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While the old token is good one call waits for a while, and those after it not at all."""
-        monkeypatch.setattr(auth, "_PATIENCE", 0.05)
+    async def test_an_endpoint_that_hangs_holds_one_call_at_a_time(self) -> None:
+        """While the old token is good the first call waits until the refresh fails, and those after it not at all."""
+        now = [1_000_000.0]
         async with scripted_server("hang") as server:
             token = OAuthToken(
                 client_id="7",
                 client_secret="secret",
                 refresh_token="refresh",
                 access_token="still-good",
-                expires_at=datetime.now(UTC) + timedelta(seconds=50),
+                expires_at=datetime.fromtimestamp(now[0] + 50, UTC),
                 token_url=server.url,
-                timeout=50.0,
+                timeout=0.05,
+                clock=lambda: now[0],
             )
+            first = asyncio.create_task(token())
+            await server.got_request.wait()
+            now[0] += 11  # it fails so much later than it began
+            assert await first == "still-good"
             assert [await token() for _ in range(3)] == ["still-good"] * 3
             assert len(server.requests) == 1
 

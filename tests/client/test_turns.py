@@ -12,7 +12,7 @@ from aiolimiter import AsyncLimiter
 
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import ConfigurationError, DeadlineExceededError
+from asana_webhooks.errors import ConfigurationError, ConnectionFailedError, DeadlineExceededError
 from tests.helpers.raw import CALLS, CREATE, DELETE, GET, LIST, PUT, TOKEN, framed, later, raw_server, saying, session
 from tests.helpers.virtual import Answer, TimedServer, asking, good, in_turn, refusal
 
@@ -176,6 +176,39 @@ class Stubborn:
     __aenter__ = stubborn
 
     async def __aexit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("where", ["__aenter__", "__aexit__"])
+async def test_a_limiter_with_a_cancellation_of_its_own(where: str) -> None:
+    """What it awaits was cancelled elsewhere: the call fails, and does not end as if it had been cancelled."""
+
+    class Broken(Counting):
+        async def __aenter__(self) -> Self:
+            return await self.fail("__aenter__")
+
+        async def __aexit__(self, *_: object) -> None:
+            await self.fail("__aexit__")
+
+        async def fail(self, here: str) -> Self:
+            elsewhere: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            elsewhere.cancel()
+            if here == where:
+                await elsewhere
+            return self
+
+    async with asking(limiter=Broken()) as (asana, _):
+        with pytest.raises(ConfigurationError, match="the limiter failed with CancelledError"):
+            await asana.send(GET.request)
+
+
+@pytest.mark.parametrize("lent", [False, True])
+async def test_a_connection_has_its_time(lent: bool) -> None:
+    """A server that never answers the TLS handshake is given up in the time there is for one connection."""
+    async with raw_server(saying(b"")) as server, aiohttp.ClientSession() as http:
+        url = server.url.replace("http:", "https:")
+        async with session(url, connect_timeout=0.05, attempts=1, http=http if lent else None) as asana:
+            with pytest.raises(ConnectionFailedError, match="no connection could be made in time"):
+                await asana.send(GET.request)
 
 
 @pytest.mark.parametrize("lent", [False, True])
