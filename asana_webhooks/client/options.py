@@ -1,16 +1,20 @@
 """What may be given to a session: its address, headers, proxy and time. Values in, checked values or an error out."""
 
+import platform
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from yarl import URL
 
 from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.version import __version__
 
 __all__ = [
     "DEFAULT_BASE_URL",
+    "DEFAULT_HEADERS",
     "check_base_url",
     "check_headers",
     "check_proxy",
@@ -21,6 +25,20 @@ __all__ = [
 
 DEFAULT_BASE_URL: Final = "https://app.asana.com/api/1.0"
 """Source: https://developers.asana.com/docs/overview"""
+
+DEFAULT_HEADERS: Final = {
+    "User-Agent": f"asana-webhooks/{__version__}",
+    "X-Asana-Client-Lib": urlencode(
+        {
+            "language": "Python",
+            "language_version": platform.python_version(),
+            "library": "asana-webhooks",
+            "version": __version__,
+        }
+    ),
+    "Accept": "application/json",
+}
+"""What says who we are, unless told otherwise. Asana's own clients send ``X-Asana-Client-Lib`` in this form."""
 
 _OURS: Final = frozenset(
     {

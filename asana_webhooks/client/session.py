@@ -3,50 +3,36 @@
 import asyncio
 import logging
 import os
-import platform
 import ssl as ssl_module
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from copy import copy
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlencode
 
 import aiohttp
 
-from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks.checks import check_seconds
 from asana_webhooks.cleanup import is_being_cancelled
 from asana_webhooks.client.answers import error_of, unknown_outcome
 from asana_webhooks.client.auth import FixedToken, TokenProvider, token_provider
 from asana_webhooks.client.call import Call, Patience
+from asana_webhooks.client.calm import Calm
 from asana_webhooks.client.deprecations import Deprecation, DeprecationLog, choice_headers, chosen_changes
 from asana_webhooks.client.exchange import Line, check_lent, check_ssl, exchange
-from asana_webhooks.client.gate import Gate
 from asana_webhooks.client.options import (
     DEFAULT_BASE_URL,
+    DEFAULT_HEADERS,
     check_base_url,
     check_headers,
     check_proxy,
 )
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
-from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, verdict
+from asana_webhooks.client.retry import Outcome, RetryPolicy, verdict
 from asana_webhooks.errors import ConfigurationError, NetworkError, RateLimitedError, ServerError
-from asana_webhooks.version import __version__
 
 __all__ = ["AsanaSession"]
 
-_HEADERS: Final = {
-    "User-Agent": f"asana-webhooks/{__version__}",
-    "X-Asana-Client-Lib": urlencode(
-        {
-            "language": "Python",
-            "language_version": platform.python_version(),
-            "library": "asana-webhooks",
-            "version": __version__,
-        }
-    ),
-    "Accept": "application/json",
-}
 _CLOSED: Final = "this AsanaSession is closed; make a new one"
 
 _log = logging.getLogger(__name__)
@@ -124,8 +110,6 @@ class AsanaSession:
             check_lent(http)
             if trust_env:
                 raise ConfigurationError("trust_env belongs to the lent http session; set it there")
-        if limiter is not None and not isinstance(limiter, AbstractAsyncContextManager):
-            raise ConfigurationError(f"limiter must be an async context manager, not {type(limiter).__name__}")
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         if base_url is None:
@@ -133,11 +117,7 @@ class AsanaSession:
         self._base_url = check_base_url(base_url)
         self._timeout = check_seconds("timeout", timeout, zero=False)
         self._retry = RetryPolicy() if retry is None else retry
-        self._budget = self._retry.budget
-        self._gate = Gate(self._retry.clock)
-        self._limiter: AbstractAsyncContextManager[Any] = nullcontext() if limiter is None else limiter
-        self._reads = asyncio.Semaphore(check_count("max_reads", max_reads))
-        self._writes = asyncio.Semaphore(check_count("max_writes", max_writes))
+        self._calm = Calm(self._retry, limiter=limiter, max_reads=max_reads, max_writes=max_writes)
         self._http = http
         self._owns_http = http is None
         limit = self._retry.connect_timeout
@@ -148,7 +128,7 @@ class AsanaSession:
         self._proxy = check_proxy(proxy)
         self._ssl = check_ssl(ssl)
         self._trust_env = trust_env
-        self._headers = check_headers(headers, _HEADERS)
+        self._headers = check_headers(headers, DEFAULT_HEADERS)
         self._headers |= choice_headers(enable, disable, self._headers)
         self._deprecations = DeprecationLog(on_deprecation, chosen=chosen_changes(self._headers))
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -251,7 +231,7 @@ class AsanaSession:
     async def _send(self, request: Request[AnswerT], call: Call) -> AnswerT:
         policy = self._retry
         while True:
-            outcome = self._gate.holds(call.waited_for) or await self._attempt(request, call)
+            outcome = self._calm.gate.holds(call.waited_for) or await self._attempt(request, call)
             call.count(outcome)
             time_left = call.deadline - policy.clock()
             decision = verdict(
@@ -260,13 +240,12 @@ class AsanaSession:
                 attempt=call.attempts,
                 maybe_done=call.maybe_done,
                 renewable=call.rejected is None and not isinstance(self._token, FixedToken),
-                pause_left=self._gate.left(),
-                budget=self._budget,
+                pause_left=self._calm.gate.left(),
+                budget=self._calm.budget,
                 time_left=time_left,
                 policy=policy,
             )
-            self._budget = min(self._budget - decision.cost, policy.budget)
-            self._gate.shut(decision.pause, outcome)
+            self._calm.settle(decision, outcome)
             call.undone += outcome.not_executed
             match decision.action:
                 case "succeeded":
@@ -283,29 +262,19 @@ class AsanaSession:
                     call.renew(outcome)
                 case "again":
                     _log.info("%s: %s; sending in %.2f seconds", request.operation, outcome.problem, decision.wait)
-                    await self._wait(call, decision)
-
-    async def _wait(self, call: Call, decision: Verdict) -> None:
-        sat_out = self._gate.sat_out(decision.wait)
-        try:
-            await self._retry.sleep(decision.wait)
-        except asyncio.CancelledError:
-            self._budget = min(self._budget + decision.cost, self._retry.budget)  # it is not sent again after all
-            raise
-        call.waited_for = sat_out
+                    await self._calm.wait(call, decision)
 
     async def _attempt(self, request: Request[Any], call: Call) -> Outcome:
-        turn = self._reads if request.method == "GET" else self._writes
         before = call.sendings.count
         now = asyncio.get_running_loop().time()
         patience = Patience("its turn did not come (limiter, max_reads, max_writes)", began=now, end=now)
         patience.end += max(call.deadline - self._retry.clock(), 0)
         try:
-            async with asyncio.timeout_at(patience.end) as scope, turn:
+            async with asyncio.timeout_at(patience.end) as scope, self._calm.turn(request):
                 # Others were answered meanwhile; and whoever is held shall not use up what the limiter lets through.
-                if held := self._gate.holds(call.waited_for):
+                if held := self._calm.gate.holds(call.waited_for):
                     return held
-                async with self._limiter:
+                async with self._calm.limiter:
                     return await self._take_turn(request, call, patience, scope)
         except asyncio.CancelledError:
             if is_being_cancelled():
@@ -326,7 +295,7 @@ class AsanaSession:
     ) -> Outcome:
         patience.waiting_for = "the token provider gave no token"
         token = await call.ask_token(self._token)
-        if held := self._gate.holds(call.waited_for):
+        if held := self._calm.gate.holds(call.waited_for):
             return held
         if call.rejection is not None and token == call.rejected:
             return call.rejection

@@ -180,7 +180,7 @@ class TestStorm:
 
         async def open_up() -> None:
             await server.arrived(2)
-            await until(asana._gate.left)
+            await until(asana._calm.gate.left)
             paused.set()
 
         async with asking(answer, wait_initial=4.0) as (asana, server):
@@ -189,7 +189,7 @@ class TestStorm:
             assert server.time.slept == slept
             if pause == "1000":
                 assert isinstance(called, ServerError)
-                assert asana._budget == 100
+                assert asana._calm.budget == 100
 
     async def test_a_longer_pause_holds_who_sat_out_the_first(self) -> None:
         """While calls wait, one that was in flight is told to wait longer: all wait longer."""
@@ -327,14 +327,14 @@ class TestBudget:
         async with asking(answers) as (asana, server):
             waiting = [asyncio.create_task(asana.send(GET.request)) for _ in range(10)]
             await server.time.asleep(10)
-            assert asana._budget == 0
+            assert asana._calm.budget == 0
             for _ in range(30):
                 await asana.send(GET.request)
             for one in waiting:
                 one.cancel()
             await asyncio.wait(waiting)
 
-            assert asana._budget == 100
+            assert asana._calm.budget == 100
 
     @pytest.mark.parametrize(
         "trouble", [refusal(503), refusal(429), refusal(429, ("Retry-After", "1"))], ids=["503", "429", "429 in 1 s"]

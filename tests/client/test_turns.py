@@ -333,7 +333,7 @@ class TestCaps:
     async def test_a_turn_that_does_not_come(self) -> None:
         """The deadline bounds the wait for a turn, and the error says what was waited for."""
         async with asking(retry=RetryPolicy(), timeout=0.1, max_writes=1) as (asana, server):
-            async with asana._writes:
+            async with asana._calm.turn(CREATE.request):
                 with pytest.raises(DeadlineExceededError, match=r"turn did not come \(limiter, max_reads, max_writes"):
                     await asana.send(CREATE.request)
 
