@@ -68,13 +68,17 @@ def play(start: str | None, answers: tuple[Answer, ...], *, restart: bool) -> En
 
 
 def every_walk(start: str | None, *, restart: bool) -> Iterator[tuple[tuple[Answer, ...], End]]:
-    """Play every walk to its end; yields its answers and how it ended."""
+    """Play every walk to its end; yields its answers and how it ended.
+
+    With restarts they are many, so there each page has the same webhook, which comes once.
+    """
+    answers_there_are: list[Answer] = [*PAGES[:3], EXPIRED] if restart else ANSWERS
     begun: list[tuple[Answer, ...]] = [()]
     while begun:
         answers = begun.pop()
         end = play(start, answers, restart=restart)
         if end is None:
-            begun += [(*answers, answer) for answer in ANSWERS]
+            begun += [(*answers, answer) for answer in answers_there_are]
         else:
             yield answers, end
 
