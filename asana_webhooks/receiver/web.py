@@ -34,6 +34,7 @@ def _target(receiver: Receiver) -> type[web.View]:
         # A view, because a request's repr shows its path, and error trackers show the locals of a frame.
 
         async def post(self) -> web.Response:
+            """Answer one POST."""
             async with aclosing(_chunks(self.request.content)) as body:
                 reply = await receiver.receive(self.request.match_info["endpoint"], self.request.raw_headers, body)
             response = _Response(reply)

@@ -135,7 +135,12 @@ class TestLoops:
             asana._calls.add(scope)  # as if the loop had been closed in the middle
             return asana
 
-        asyncio.run(asyncio.run(begin()).aclose())
+        asana = asyncio.run(begin())
+        asyncio.run(asana.aclose())
+
+        assert not asana._calls
+        with pytest.raises(ConfigurationError, match="closed"):
+            asyncio.run(asana.send(GET.request))
 
 
 class TestClosing:
