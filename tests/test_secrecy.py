@@ -591,9 +591,9 @@ class Saying(MemoryStore):
     async def find(self, id: str) -> Registration | None:
         raise self._error()
 
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> list[Lease]:
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> list[Lease]:
         if self.error is None:
-            return list(await super().claim(limit, lease=lease, ordered=ordered))
+            return list(await super().claim(limit, lease=lease, ordered=ordered, halt=halt))
         raise self._error()
 
     async def done(self, lease: Lease) -> bool:
@@ -618,7 +618,6 @@ async def test_what_stores_say_in_the_log(words: str) -> None:
             await Receiver(Saying(error)).receive(ENDPOINT, HANDSHAKE, b"")
         store = Saying(StoreUnavailableError(problem=words))
         store.words = words
-        worker = Worker(store, _nothing, poll=1e-9)
         await store.open("r", resource="1", ttl=60)
         await store.offer("r", Secret(TEXT))
         await store.confirm("r", webhook_gid="1", secret=Secret(TEXT))
@@ -628,7 +627,7 @@ async def test_what_stores_say_in_the_log(words: str) -> None:
             await worker._extend(next(iter(worker._held.values())))
             worker.stop()
 
-        worker._handle = stop
+        worker = Worker(store, stop, poll=1e-9)
         await worker.run()
 
     check_lines(records)
@@ -678,7 +677,7 @@ def test_what_wrong_json_says(words: str) -> None:
 
 
 LOG_CALL = re.compile(r"_log\.(?:debug|info|warning|error|exception|critical|log)\((.*?)\n? *\)(?=\n)", re.DOTALL)
-OF_OURS = ["store", "receiver", "worker.py"]
+OF_OURS = ["store", "receiver", "worker.py", "settling.py"]
 
 
 def test_every_log_call_quotes_texts() -> None:

@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mutab
 from contextlib import aclosing
 from typing import Any
 
-from asana_webhooks.receiver.receiver import Receiver, Reply
+from asana_webhooks.receiver.receiver import Receiver
+from asana_webhooks.receiver.reply import Reply
 
 __all__ = ["ReceiverApp"]
 
@@ -27,16 +28,22 @@ class ReceiverApp:
 
     ``app.mount("/asana", ReceiverApp(receiver))`` in FastAPI and Starlette; ``public_url`` of `establish_webhook`
     must lead to the same place.
+
+    Args:
+        receiver: what answers.
+        health: also answer GET and HEAD of ``<mount>/health`` with `Receiver.health`, for a load balancer. Whoever
+            reaches the mount can read it.
     """
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, *, health: bool = False) -> None:
         self._receiver = receiver
+        self._health = health
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Answer one request, or go along with a server's lifespan."""
         exchange = _Exchange(scope, receive, send)
         del scope  # endpoint and secret are in it, and error trackers show the locals of a frame
-        await exchange.run(self._receiver)
+        await exchange.run(self._receiver, health=self._health)
 
 
 class _Exchange:
@@ -47,19 +54,27 @@ class _Exchange:
         self._receive = receive
         self._send = send
 
-    async def run(self, receiver: Receiver) -> None:
+    async def run(self, receiver: Receiver, *, health: bool) -> None:
         """Do what the scope asks for."""
         kind = self._scope["type"]
         if kind == "lifespan":
             await self._lifespan()
-        elif kind != "http":
-            raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
-        elif self._scope["method"] != "POST":
-            await self._reply(Reply(status=405, headers=((b"allow", b"POST"),), close=True))
+        elif kind == "http":
+            await self._reply(await self._answer(receiver, health=health))
         else:
+            raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
+
+    async def _answer(self, receiver: Receiver, *, health: bool) -> Reply:
+        method = self._scope["method"]
+        if method == "POST":
             async with aclosing(self._chunks()) as body:
-                reply = await receiver.receive(self._scope["path"].rpartition("/")[2], self._scope["headers"], body)
-            await self._reply(reply)
+                return await receiver.receive(self._last_segment(), self._scope["headers"], body)
+        if health and method in {"GET", "HEAD"} and self._last_segment() == "health":
+            return await receiver.health()
+        return Reply(status=405, headers=((b"allow", b"POST"),), close=True)
+
+    def _last_segment(self) -> str:
+        return str(self._scope["path"]).rpartition("/")[2]
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         more = True
@@ -73,7 +88,7 @@ class _Exchange:
     async def _reply(self, reply: Reply) -> None:
         start = {"type": "http.response.start", "status": reply.status}
         await self._send(start | {"headers": list(self._headers(reply))})
-        await self._send({"type": "http.response.body", "body": reply.body})
+        await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else reply.body})
 
     def _headers(self, reply: Reply) -> Iterator[tuple[bytes, bytes]]:
         yield b"content-length", str(len(reply.body)).encode()

@@ -13,8 +13,8 @@ from typing import Final
 
 from attrs import field, frozen
 
-from asana_webhooks.errors import RejectedError
 from asana_webhooks.models import Secret
+from asana_webhooks.receiver.reply import Outcome, refusal
 from asana_webhooks.receiver.signature import verify
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
 
@@ -91,23 +91,23 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
             handshake, 401 no usable signature.
     """
     if registration.state is RegistrationState.CLOSED:
-        raise RejectedError(status=404, reason="closed registration")
+        raise refusal(Outcome.CLOSED)
     if any(encoding.lower() not in (b"", b"identity") for encoding in headers.encodings):
         # Front ends decode silently, and the signature would be checked over other bytes than Asana signed.
-        raise RejectedError(status=415, reason="encoded body")
+        raise refusal(Outcome.ENCODED)
     for length in headers.lengths:
         check_length(int(length) if length.isdigit() and len(length) < 20 else max_body + 1, max_body=max_body)
     signatures = headers.signatures
     if headers.secrets and not signatures and registration.state is RegistrationState.PENDING:
         return Handshake(_the_secret(headers.secrets))
     if len(signatures) != 1:
-        raise RejectedError(status=401, reason=f"{len(signatures)} signatures" if signatures else "no signature")
+        raise refusal(Outcome.AMBIGUOUS if signatures else Outcome.UNSIGNED)
     return Signed(signatures[0])
 
 
 def _the_secret(secrets: Sequence[Secret]) -> Secret:
     if len(secrets) != 1 or not _SECRET.fullmatch(secrets[0].reveal()):
-        raise RejectedError(status=400, reason="malformed handshake")
+        raise refusal(Outcome.MALFORMED)
     return secrets[0]
 
 
@@ -118,7 +118,7 @@ def check_length(length: int, *, max_body: int) -> None:
         RejectedError: 413.
     """
     if length > max_body:
-        raise RejectedError(status=413, reason=f"body longer than {max_body} bytes")
+        raise refusal(Outcome.TOO_LONG)
 
 
 def prove(registration: Registration, signed: Signed, body: bytes) -> NewDelivery:
@@ -140,7 +140,7 @@ def prove(registration: Registration, signed: Signed, body: bytes) -> NewDeliver
                 body=body,
                 candidate=candidate_id(secret) if confirmed is None else None,
             )
-    raise RejectedError(status=401, reason="wrong signature" if secrets else "no secret yet")
+    raise refusal(Outcome.FORGED if secrets else Outcome.UNREADY)
 
 
 def is_heartbeat(body: bytes) -> bool:

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterable
-from typing import Final
+from collections.abc import AsyncIterable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
 
-from attrs import field, frozen
-
-from asana_webhooks.errors import AsanaError, RejectedError
+from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks.errors import AsanaError, RejectedError, StoreFullError
+from asana_webhooks.receiver.handoff import HandOff
+from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.inbound import (
     MAX_BODY,
     Handshake,
@@ -19,26 +21,16 @@ from asana_webhooks.receiver.inbound import (
     prove,
     read_headers,
 )
+from asana_webhooks.receiver.reply import Outcome, Reply, refusal
 from asana_webhooks.store.base import NewDelivery, Registration, Store, registration_id
 
 __all__ = ["Receiver", "Reply"]
 
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
+_GRAVE: Final = {Outcome.TOO_LONG, Outcome.FULL, Outcome.UNAVAILABLE, Outcome.LATE}
+
 _log = logging.getLogger(__name__)
-
-
-@frozen(kw_only=True)
-class Reply:
-    """What to answer Asana. Its repr shows no headers."""
-
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
-    """What to send, raw: to a handshake the answer is its secret, so keep them out of logs."""
-    body: bytes = b""
-    """A fixed short text: Asana shows it to others as ``last_failure_content``."""
-    close: bool = False
-    """Whether the connection ends with this answer: what a refused peer goes on sending is not worth reading."""
 
 
 class Receiver:
@@ -48,12 +40,19 @@ class Receiver:
     serves any number of requests at once; several, in several processes, may share a store.
 
     A delivery is answered 200 only after the store has committed it. What cannot be proven is answered 401, always
-    with the same empty body; what cannot be stored in time 503, and Asana sends it again.
+    with the same empty body; what cannot be stored in time, or at once if too much is waiting already, 503, and Asana
+    sends it again. Every refusal is one line in the log, with ``extra`` fields for those who log structures:
+    ``asana_status``, ``asana_outcome`` and ``asana_registration``.
+
+    To end a service without losing anything: `stop` as soon as it shall end, shut the server down, `aclose`, close the
+    store. ``async with`` does the third.
 
     Args:
         store: where registrations are looked up and deliveries kept.
         max_body: bytes a body may have; more is 413.
         max_unproven: bytes of all bodies under way that are not proven yet; more is 503. Anyone can send those.
+        max_pending: how many proven deliveries may be on their way into the store; more is 503 at once.
+        max_pending_bytes: how many bytes their bodies may have together.
         body_timeout: seconds a peer may take to send its body; more is 408.
         timeout: seconds until the answer, reading and storing together; more is 503. Asana gives up after 10.
 
@@ -67,16 +66,78 @@ class Receiver:
         # Limits
         max_body: int = MAX_BODY,
         max_unproven: int = 64 * 1024 * 1024,
+        max_pending: int = 10_000,
+        max_pending_bytes: int = 64 * 1024 * 1024,
         # Timeouts
         body_timeout: float = 5.0,
         timeout: float = 8.0,
     ) -> None:
         self._store = store
-        self._max_body = max_body
-        self._max_unproven = max_unproven
+        self._max_body = check_count("max_body", max_body)
+        self._max_unproven = check_count("max_unproven", max_unproven)
         self._unproven = 0
-        self._body_timeout = body_timeout
-        self._timeout = timeout
+        self._body_timeout = check_seconds("body_timeout", body_timeout, zero=False)
+        self._timeout = check_seconds("timeout", timeout, zero=False)
+        self._handoff = HandOff(
+            store,
+            max_deliveries=check_count("max_pending", max_pending),
+            max_bytes=check_count("max_pending_bytes", max_pending_bytes),
+        )
+        self._check = HealthCheck(store)
+        self._counts: dict[str, int] = dict.fromkeys(Outcome, 0)
+        self._seen = MappingProxyType(self._counts)
+        self._stopping = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many requests ended in which way since this receiver was made; for metrics. A live view.
+
+        The keys are those of `Outcome`, all of them from the start. A request whose answer was cancelled counts
+        nowhere.
+        """
+        return self._seen
+
+    def stop(self) -> None:
+        """Take no more requests: new ones are answered 503 at once, and those under way may finish.
+
+        Safe to call from a signal handler of the loop, and twice; a stopped receiver stays stopped.
+        """
+        self._stopping = True
+
+    async def aclose(self) -> None:
+        """Stop, and wait for what is under way, for `timeout` seconds at most.
+
+        What could not be stored by then was not acknowledged, so Asana sends it again. The store is left open. Closing
+        twice is fine. Cancelling this leaves the rest under way.
+        """
+        self.stop()
+        give_up_at = asyncio.get_running_loop().time() + self._timeout
+        while self._under_way:
+            self._idle.clear()
+            await self._idle.wait()  # each request ends within its own time
+        late = await self._handoff.empty(max(0.0, give_up_at - asyncio.get_running_loop().time()))
+        if late:
+            _log.warning("%d deliveries could not be stored before the end; Asana sends them again", late)
+        await self._check.aclose()
+
+    async def health(self) -> Reply:
+        """Answer whoever asks whether this receiver can take deliveries: 200, or 503, with what is known as JSON.
+
+        The doors give it to a load balancer with ``health=True``. The store is asked at most once a second, however
+        many want to know, and waited for two seconds. The store writes to find out.
+        """
+        health = await self._check.ask()
+        return health_reply(health, stopping=self._stopping, counts=self.counts)
 
     async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
         """Answer one POST.
@@ -90,50 +151,70 @@ class Receiver:
             body: the raw body; chunk by chunk if it should be refused before it is read. An iterator may raise
                 ``OSError`` when the peer goes away.
         """
-        registration = registration_id(endpoint)
+        id = registration_id(endpoint)
         is_possible = _ENDPOINT.fullmatch(endpoint) is not None
+        self._under_way += 1
         try:
             hook_headers = HookHeaders.of(headers)
             del endpoint, headers  # error trackers show the locals of every frame a cancellation passes
             async with asyncio.timeout(self._timeout):
-                found = await self._store.find(registration) if is_possible else None
-                return await self._answer(found, hook_headers, body)
-        except RejectedError as refusal:
-            # A true delivery that is too long would cost the webhook after 24 hours.
-            level = logging.ERROR if refusal.status == 413 else logging.WARNING
-            _log.log(
-                level, "refused with %d: %.200r (registration %.12s)", refusal.status, refusal.reason, registration
-            )
-            return Reply(status=refusal.status, close=True)
+                return await self._answer(await self._find(id, is_possible=is_possible), hook_headers, body)
         except Exception as error:  # noqa: BLE001 - whatever a store does, Asana shall send again
-            # Only our own texts are known to hold no secret.
-            problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
-            _log.error("answered 503: %.200r (registration %.12s)", problem, registration)
-            return Reply(status=503, body=b"store unavailable")
+            return self._refuse(*_explained(error), id)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    def _refuse(self, outcome: Outcome, problem: str, registration: str) -> Reply:
+        self._counts[outcome] += 1
+        status = outcome.status
+        _log.log(
+            # These may concern a true delivery, and cost the webhook after 24 hours.
+            logging.ERROR if outcome in _GRAVE else logging.WARNING,
+            "refused with %d: %.200r (registration %.12s)",
+            status,
+            f"{outcome}: {problem}" if problem else str(outcome),
+            registration,
+            extra={"asana_status": status, "asana_outcome": str(outcome), "asana_registration": registration},
+        )
+        if status != 503:
+            return Reply(status=status, close=True)
+        return Reply(status=status, body=outcome.encode(), close=outcome in {Outcome.STOPPING, Outcome.CROWDED})
+
+    async def _find(self, id: str, *, is_possible: bool) -> Registration:
+        if self._stopping:
+            raise refusal(Outcome.STOPPING)
+        found = await self._store.find(id) if is_possible else None
+        if found is None:
+            raise refusal(Outcome.UNKNOWN)
+        return found
 
     async def _answer(
-        self, registration: Registration | None, headers: HookHeaders, body: bytes | AsyncIterable[bytes]
+        self, registration: Registration, headers: HookHeaders, body: bytes | AsyncIterable[bytes]
     ) -> Reply:
-        if registration is None:
-            raise RejectedError(status=404, reason="unknown endpoint")
         meaning = read_headers(registration, headers, max_body=self._max_body)
         if isinstance(meaning, Handshake):
             return await self._accept_handshake(registration, meaning)
+        self._handoff.check_room()  # there is no use in reading what cannot be kept
         return await self._accept_delivery(prove(registration, meaning, await self._read(body)))
 
     async def _accept_handshake(self, registration: Registration, handshake: Handshake) -> Reply:
         if not await self._store.offer(registration.id, handshake.secret):
-            raise RejectedError(status=401, reason="handshake not taken: too late, or too many")
+            raise refusal(Outcome.NOT_TAKEN)
         _log.info("handshake echoed (registration %.12s)", registration.id)
+        self._counts[Outcome.ECHOED] += 1
         return Reply(status=200, headers=((b"X-Hook-Secret", handshake.secret.reveal().encode()),))
 
     async def _accept_delivery(self, delivery: NewDelivery) -> Reply:
         if is_heartbeat(delivery.body):
             await self._store.heartbeat(delivery.registration)
+            self._counts[Outcome.HEARTBEAT] += 1
             return Reply(status=200)
-        result = await self._store.put(delivery)
-        if result == "refused":
-            raise RejectedError(status=404, reason="the registration ended meanwhile")
+        result = await self._handoff.put(delivery)
+        if result == "refused":  # the registration ended meanwhile
+            raise refusal(Outcome.CLOSED)
+        self._counts[Outcome.STORED if result == "stored" else Outcome.DUPLICATE] += 1
         _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
         return Reply(status=200)
 
@@ -149,11 +230,22 @@ class Receiver:
                     self._unproven += len(chunk)
                     check_length(len(read), max_body=self._max_body)
                     if self._unproven > self._max_unproven:
-                        raise RejectedError(status=503, reason="too many bytes under way")
+                        raise refusal(Outcome.CROWDED)
         except TimeoutError:
-            raise RejectedError(status=408, reason=f"body not sent within {self._body_timeout:g} seconds") from None
+            raise refusal(Outcome.TOO_SLOW) from None
         except OSError:
-            raise RejectedError(status=400, reason="body cut off") from None
+            raise refusal(Outcome.CUT_OFF) from None
         finally:
             self._unproven -= len(read)
         return bytes(read)
+
+
+def _explained(error: Exception) -> tuple[Outcome, str]:
+    """Return what an error means for the request, and what more the log says of it."""
+    if isinstance(error, RejectedError) and isinstance(error.reason, Outcome):
+        return error.reason, ""
+    if isinstance(error, TimeoutError):
+        return Outcome.LATE, ""
+    # Only our own texts are known to hold no secret.
+    problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
+    return (Outcome.FULL if isinstance(error, StoreFullError) else Outcome.UNAVAILABLE), problem

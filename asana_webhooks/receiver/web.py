@@ -8,25 +8,39 @@ refused; with ``web.AppRunner(app, auto_decompress=False)`` aiohttp does not eve
 prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if others read it.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from asana_webhooks.receiver.receiver import Receiver, Reply
+from asana_webhooks.receiver.receiver import Receiver
+from asana_webhooks.receiver.reply import Reply
 
 __all__ = ["webhook_routes"]
 
 
-def webhook_routes(receiver: Receiver, prefix: str = "/asana") -> list[web.RouteDef]:
+def webhook_routes(receiver: Receiver, prefix: str = "/asana", *, health: bool = False) -> list[web.RouteDef]:
     """Return the routes to add to an application: ``app.add_routes(webhook_routes(receiver))``.
 
     Args:
         receiver: what answers.
         prefix: the path before the endpoint; ``public_url`` of `establish_webhook` must end with it.
+        health: also answer GET and HEAD of ``<prefix>/health`` with `Receiver.health`, for a load balancer. Whoever
+            reaches the prefix can read it.
     """
-    return [web.post(f"{prefix.rstrip('/')}/{{endpoint}}", _target(receiver))]
+    base = prefix.rstrip("/")
+    routes = [web.post(f"{base}/{{endpoint}}", _target(receiver))]
+    if health:
+        routes.append(web.get(f"{base}/health", _health(receiver)))
+    return routes
+
+
+def _health(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def health(_: web.Request) -> web.StreamResponse:
+        return _Response(await receiver.health())
+
+    return health
 
 
 def _target(receiver: Receiver) -> type[web.View]:

@@ -10,6 +10,7 @@ import fastapi
 import starlette.applications
 import starlette.routing
 import uvicorn
+from aiohttp import web
 
 from asana_webhooks.receiver.asgi import ReceiverApp
 from asana_webhooks.receiver.receiver import Receiver
@@ -30,6 +31,18 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+@asynccontextmanager
+async def serve_app(app: web.Application) -> AsyncIterator[str]:
+    """Serve an aiohttp application; yields its URL."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager

@@ -108,7 +108,10 @@ class TestHandshake:
     @OPEN_STATES
     def test_secret_beside_two_signatures(self, state: RegistrationState) -> None:
         """Nor do two."""
-        assert refusal(registration(state), [HOOK_SECRET, HOOK_SIGNATURE, HOOK_SIGNATURE]) == (401, "2 signatures")
+        assert refusal(registration(state), [HOOK_SECRET, HOOK_SIGNATURE, HOOK_SIGNATURE]) == (
+            401,
+            "several signatures",
+        )
 
     @pytest.mark.parametrize("second", [HOOK_SECRET, (b"x-hook-secret", b"another-secret-0"), (b"X-HOOK-SECRET", b"")])
     def test_two_secrets(self, second: Pair) -> None:
@@ -195,7 +198,7 @@ class TestDelivery:
     @OPEN_STATES
     def test_several_signatures(self, state: RegistrationState, count: int) -> None:
         """Several signatures are refused, even if they agree: nobody may choose which one counts."""
-        assert refusal(registration(state), [HOOK_SIGNATURE] * count) == (401, f"{count} signatures")
+        assert refusal(registration(state), [HOOK_SIGNATURE] * count) == (401, "several signatures")
 
     @ALL_STATES
     def test_names_in_any_case(self, state: RegistrationState) -> None:
@@ -285,7 +288,7 @@ class TestLength:
         if fits:
             assert read(registration(state), headers, max_body=100) == Signed(SIGNATURE)
         else:
-            assert refusal(registration(state), headers, max_body=100) == (413, "body longer than 100 bytes")
+            assert refusal(registration(state), headers, max_body=100) == (413, "body too long")
 
     def test_every_length_counts(self) -> None:
         """Of several lengths the longest decides."""
@@ -304,7 +307,7 @@ class TestLength:
         above = (b"Content-Length", str(MAX_BODY + 1).encode())
 
         assert read(confirmed(), [at_the_limit, HOOK_SIGNATURE]) == Signed(SIGNATURE)
-        assert refusal(confirmed(), [above, HOOK_SIGNATURE]) == (413, "body longer than 8388608 bytes")
+        assert refusal(confirmed(), [above, HOOK_SIGNATURE]) == (413, "body too long")
 
     def test_body_as_it_comes_in(self) -> None:
         """Bytes that were counted are held against the same limit."""
@@ -313,7 +316,7 @@ class TestLength:
         with pytest.raises(RejectedError) as caught:
             check_length(101, max_body=100)
 
-        assert (caught.value.status, caught.value.reason) == (413, "body longer than 100 bytes")
+        assert (caught.value.status, caught.value.reason) == (413, "body too long")
 
 
 class TestOrderOfRefusals:

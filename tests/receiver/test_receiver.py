@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from asana_webhooks import (
     StoreUnavailableError,
     sign,
 )
+from asana_webhooks.receiver.reply import Outcome
 from asana_webhooks.store.base import NewDelivery, PutResult, RegistrationState, Store, registration_id
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
@@ -194,14 +196,14 @@ async def test_an_empty_delivery_is_verified_like_any_other(store: Store) -> Non
 
 async def test_heartbeats_are_noted_and_not_stored(store: Store) -> None:
     """They are all alike, so they would be duplicates of each other."""
-    registration = await register(store)
+    await register(store)
     receiver = Receiver(store)
 
     for _ in range(2):
         assert (await receiver.receive(ENDPOINT, signed(HEARTBEAT), HEARTBEAT)).status == 200
 
     assert await waiting(store) == []
-    assert (await store.health()).registrations[registration] is not None
+    assert (await store.health()).heartbeats["43214"] is not None
 
 
 async def test_duplicates_are_answered_200_and_kept_once(store: Store) -> None:
@@ -294,8 +296,10 @@ class Broken(MemoryStore):
         super().__init__()
         self.error = error
         self.result = result
+        self.putting = asyncio.Event()
 
     async def put(self, delivery: NewDelivery) -> PutResult:
+        self.putting.set()
         if self.error is not None:
             raise self.error
         if self.result is not None:
@@ -305,26 +309,28 @@ class Broken(MemoryStore):
 
 
 @pytest.mark.parametrize(
-    "store",
+    ("store", "text"),
     [
-        Broken(error=StoreUnavailableError(problem="disk I/O error")),
-        Broken(error=StoreFullError(problem="10000 deliveries wait")),
-        Broken(error=ConfigurationError("this store is closed")),
-        Broken(error=RuntimeError("secret connection string")),
-        Broken(error=OSError("secret path")),
-        Broken(),
+        (Broken(error=StoreUnavailableError(problem="disk I/O error")), b"store unavailable"),
+        (Broken(error=StoreFullError(problem="10000 deliveries wait")), b"store full"),
+        (Broken(error=ConfigurationError("this store is closed")), b"store unavailable"),
+        (Broken(error=RuntimeError("secret connection string")), b"store unavailable"),
+        (Broken(error=OSError("secret path")), b"store unavailable"),
+        (Broken(), b"not stored in time"),
     ],
     ids=["unavailable", "full", "closed", "somebody's own", "system", "hangs"],
 )
-async def test_what_cannot_be_stored_is_503_with_a_fixed_text(store: Broken, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_cannot_be_stored_is_503_with_a_fixed_text(
+    store: Broken, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     """Asana shows the text to others, so it says nothing; the log does."""
     await register(store)
     content = body(event())
 
     reply = await Receiver(store, timeout=0.02).receive(ENDPOINT, signed(content), content)
 
-    assert (reply.status, reply.body) == (503, b"store unavailable")
-    assert "answered 503" in caplog.text
+    assert (reply.status, reply.body) == (503, text)
+    assert f"refused with 503: {text.decode()}" in caplog.text.replace("'", "")
     assert "secret" not in caplog.text
 
 
@@ -406,6 +412,141 @@ async def test_an_answer_nobody_waits_for_keeps_the_delivery(tmp_path: Path) -> 
 
         assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 200
         assert await waiting(store) == [content]
+
+
+async def test_a_store_of_any_kind_is_not_interrupted() -> None:
+    """Even a store whose `put` can be cancelled finishes it when the peer gives up or the answer is overdue."""
+    store = Broken()
+    await register(store)
+    content = body(event())
+    receiver = Receiver(store, timeout=0.01)
+
+    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 503
+    assert len(receiver._handoff._tasks) == 1
+    await receiver.aclose()
+    assert len(receiver._handoff._tasks) == 0
+
+
+@pytest.mark.parametrize("limit", ["max_pending", "max_pending_bytes"])
+async def test_too_much_under_way_is_503_at_once(limit: str) -> None:
+    """What the store has no room for is refused, by number before its body is read."""
+    store = Broken()
+    await register(store)
+    content = body(event())
+    receiver = Receiver(store, **{limit: 1 if limit == "max_pending" else len(content)})
+    first = asyncio.create_task(receiver.receive(ENDPOINT, signed(content), content))
+    await store.putting.wait()
+
+    more = unread() if limit == "max_pending" else stream([content[:-1], b" }"])
+    reply = await receiver.receive(ENDPOINT, signed(content[:-1] + b" }"), more)
+    assert (reply.status, reply.body, reply.close) == (503, b"too much under way", True)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
+async def unread() -> AsyncIterator[bytes]:
+    """A body that must not be read."""
+    raise AssertionError("read")
+    yield b""
+
+
+async def test_a_stopped_receiver_takes_nothing_new(store: Store) -> None:
+    """503 at once, for deliveries and handshakes alike, without asking the store; what runs may finish."""
+    await register(store)
+    receiver = Receiver(store)
+    content = body(event())
+    go, reading = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield content
+        reading.set()
+        await go.wait()
+
+    running = asyncio.create_task(receiver.receive(ENDPOINT, signed(content), slow()))
+    await reading.wait()
+    receiver.stop()
+    receiver.stop()
+    for headers in (signed(content), handshake()):
+        reply = await receiver.receive(ENDPOINT, headers, unread())
+        assert (reply.status, reply.body, reply.close) == (503, b"stopping", True)
+    closing = asyncio.create_task(receiver.aclose())
+    await asyncio.wait({closing}, timeout=0)
+    assert not closing.done()
+    go.set()
+    assert (await running).status == 200
+    await closing
+    await receiver.aclose()
+    assert await waiting(store) == [content]
+
+
+async def test_leaving_the_block_closes(store: Store) -> None:
+    """`async with` stops a receiver and waits; the store stays open."""
+    async with Receiver(store) as receiver:
+        await register(store)
+    content = body(event())
+
+    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 503
+    assert (await store.health()).writable
+
+
+async def test_closing_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    """A store that hangs is given the receiver's own time; what it did not keep was not acknowledged."""
+    store = Broken()
+    await register(store)
+    content = body(event())
+    receiver = Receiver(store, timeout=0.01)
+    await receiver.receive(ENDPOINT, signed(content), content)
+
+    await receiver.aclose()
+    assert "1 deliveries could not be stored" in caplog.text
+
+
+async def test_counts(store: Store) -> None:
+    """Each request counts once, by what became of it; all kinds are there from the start, for metrics."""
+    receiver = Receiver(store)
+    counts = receiver.counts
+    assert set(counts) == set(Outcome)
+    assert set(counts.values()) == {0}
+    content = body(event())
+    await pending(store)
+    await receiver.receive(ENDPOINT, handshake(), b"")
+    await store.confirm(registration_id(ENDPOINT), webhook_gid="43214", secret=SECRET)
+    await receiver.receive(ENDPOINT, signed(content), content)
+    await receiver.receive(ENDPOINT, signed(content), content)
+    await receiver.receive(ENDPOINT, signed(HEARTBEAT), HEARTBEAT)
+    await receiver.receive(ENDPOINT, signed(content, OTHER), content)
+    await receiver.receive("nobody-knows-this-one", signed(content), content)
+
+    assert {name: number for name, number in counts.items() if number} == {
+        "handshake echoed": 1,
+        "stored": 1,
+        "duplicate": 1,
+        "heartbeat": 1,
+        "wrong signature": 1,
+        "unknown endpoint": 1,
+    }
+    with pytest.raises(TypeError):
+        counts["stored"] = 0  # type: ignore[index]
+
+
+async def test_refusals_are_structured(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """Each refusal's record has the status, the outcome and the registration as fields of their own."""
+    id = await register(store)
+    await Receiver(store).receive(ENDPOINT, signed(b"", OTHER), b"")
+
+    (record,) = caplog.records
+    fields = {name: value for name, value in vars(record).items() if name.startswith("asana_")}
+    assert fields == {"asana_status": 401, "asana_outcome": "wrong signature", "asana_registration": id}
+
+
+@pytest.mark.parametrize(
+    "option", ["max_body", "max_unproven", "max_pending", "max_pending_bytes", "body_timeout", "timeout"]
+)
+@pytest.mark.parametrize("value", [0, -1, "5", None])
+def test_limits_are_checked(option: str, value: Any) -> None:
+    """A limit that could never work is refused at once."""
+    with pytest.raises(ConfigurationError, match=option):
+        Receiver(MemoryStore(), **{option: value})
 
 
 async def test_the_log_says_why_and_shows_no_secret(store: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,85 @@
+"""The answer a load balancer asks for: is this receiver worth sending requests to?"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from asana_webhooks.receiver.reply import Reply
+from asana_webhooks.store.base import Store, StoreHealth
+
+__all__ = ["HealthCheck", "health_reply"]
+
+_HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
+
+
+def health_reply(health: StoreHealth | None, *, stopping: bool, counts: Mapping[str, int]) -> Reply:
+    """Return 200 if deliveries can be stored, and 503 if not, with what is known as JSON.
+
+    Args:
+        health: what the store says; ``None`` if it says nothing.
+        stopping: whether the receiver takes no more requests.
+        counts: `Receiver.counts`.
+    """
+    is_well = health is not None and health.writable and not stopping
+    told: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_well else "unavailable"}
+    if health is not None:
+        told |= {
+            "writable": health.writable,
+            "waiting": health.waiting,
+            "leased": health.leased,
+            "quarantined": health.quarantined,
+            "dead": health.dead,
+            "oldest_age": health.oldest_age,
+            "webhooks": len(health.heartbeats),
+            "log_bytes": health.log_bytes,
+            "problems": health.problems,
+        }
+    body = json.dumps(told | {"requests": dict(counts)}).encode()
+    return Reply(status=200 if is_well else 503, headers=_HEADERS, body=body)
+
+
+class HealthCheck:
+    """Asks a store how it is, once for all who want to know at about the same time.
+
+    Anyone may ask, and a store writes something to find out, so one answer is good for a while.
+
+    Args:
+        store: the store.
+        timeout: seconds to wait for its answer.
+        keep: seconds an answer is good for.
+        clock: returns seconds from any beginning.
+    """
+
+    def __init__(
+        self, store: Store, *, timeout: float = 2.0, keep: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._keep = keep
+        self._clock = clock
+        self._asked_at = 0.0
+        self._answer: asyncio.Task[StoreHealth] | None = None
+
+    async def ask(self) -> StoreHealth | None:
+        """Return what the store says; ``None`` if it fails or takes too long.
+
+        Cancelling this lets the store answer the others.
+        """
+        now = self._clock()
+        if self._answer is None or (self._answer.done() and now - self._asked_at > self._keep):
+            self._asked_at = now
+            self._answer = asyncio.ensure_future(self._store.health())
+        answer = self._answer
+        if not answer.done():
+            await asyncio.wait({answer}, timeout=self._timeout)
+        if not answer.done() or answer.cancelled() or answer.exception() is not None:
+            return None
+        return answer.result()
+
+    async def aclose(self) -> None:
+        """Stop waiting for an answer that is still out."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.cancel()
+            await asyncio.wait({self._answer})

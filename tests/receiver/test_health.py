@@ -1,0 +1,197 @@
+"""The answer for load balancers: what it says, how often the store is asked, and both doors."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from attrs import evolve
+
+from asana_webhooks import MemoryStore, Receiver, StoreHealth, StoreUnavailableError
+from asana_webhooks.receiver.asgi import ReceiverApp
+from asana_webhooks.receiver.health import HealthCheck, health_reply
+from asana_webhooks.receiver.web import webhook_routes
+from tests.helpers.doors import serve_app, serve_asgi
+from tests.helpers.stores import Clock, body, deliver, event, register
+
+WELL = StoreHealth(
+    waiting=3,
+    leased=1,
+    quarantined=2,
+    dead=4,
+    oldest_age=1.5,
+    writable=True,
+    heartbeats={"43214": None, "43215": 1.0},
+    log_bytes=4096,
+    problems=("the log grows",),
+)
+
+
+def told(health: StoreHealth | None, *, stopping: bool = False) -> tuple[int, dict[str, Any]]:
+    reply = health_reply(health, stopping=stopping, counts={"stored": 7})
+    assert dict(reply.headers) == {b"Content-Type": b"application/json", b"Cache-Control": b"no-store"}
+    return reply.status, json.loads(reply.body)
+
+
+def test_all_is_well() -> None:
+    """200, and the numbers an operator wants; no webhook is named, for anyone may read it."""
+    assert told(WELL) == (
+        200,
+        {
+            "status": "ok",
+            "writable": True,
+            "waiting": 3,
+            "leased": 1,
+            "quarantined": 2,
+            "dead": 4,
+            "oldest_age": 1.5,
+            "webhooks": 2,
+            "log_bytes": 4096,
+            "problems": ["the log grows"],
+            "requests": {"stored": 7},
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("health", "stopping", "status"),
+    [
+        (evolve(WELL, writable=False), False, "unavailable"),
+        (None, False, "unavailable"),
+        (WELL, True, "stopping"),
+        (None, True, "stopping"),
+    ],
+)
+def test_nothing_should_be_sent_here(health: StoreHealth | None, status: str, *, stopping: bool) -> None:
+    """503 if deliveries could not be stored, the store says nothing, or the receiver is about to end."""
+    answered, said = told(health, stopping=stopping)
+
+    assert (answered, said["status"]) == (503, status)
+    assert ("waiting" in said) == (health is not None)
+    assert said["requests"] == {"stored": 7}
+
+
+class Asked(MemoryStore):
+    """A store that counts who asks how it is, and may fail or hang."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.error: Exception | None = None
+        self.go = asyncio.Event()
+        self.go.set()
+        self.entered = asyncio.Event()
+        self.cancelled = False
+
+    async def health(self) -> StoreHealth:
+        self.asked += 1
+        self.entered.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        if self.error is not None:
+            raise self.error
+        return await super().health()
+
+
+async def test_one_answer_is_good_for_a_second() -> None:
+    """However many ask, the store is asked once, and again when the answer is old."""
+    store, clock = Asked(), Clock()
+    check = HealthCheck(store, clock=clock)
+
+    assert None not in await asyncio.gather(*(check.ask() for _ in range(50)))
+    clock.now += 1.0
+    await check.ask()
+    assert store.asked == 1
+    clock.now += 0.1
+    await check.ask()
+    assert store.asked == 2
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError(problem="gone"), RuntimeError("somebody's own")])
+async def test_a_store_that_fails_says_nothing(error: Exception) -> None:
+    """Whatever it raises; and it is asked again later."""
+    store, clock = Asked(), Clock()
+    store.error = error
+    check = HealthCheck(store, clock=clock)
+
+    assert await check.ask() is None
+    store.error = None
+    clock.now += 2
+    assert await check.ask() is not None
+
+
+async def test_a_store_that_hangs_is_asked_once() -> None:
+    """Nobody waits for long, no second question is put behind the first, and closing ends that."""
+    store, clock = Asked(), Clock()
+    store.go.clear()
+    check = HealthCheck(store, timeout=0, clock=clock)
+
+    for _ in range(3):
+        assert await check.ask() is None
+        clock.now += 60
+    assert store.asked == 1
+    await check.aclose()
+    await check.aclose()
+    assert store.cancelled
+    store.go.set()
+    assert await HealthCheck(store).ask() is not None
+
+
+async def test_who_goes_away_does_not_take_the_answer_along() -> None:
+    """One who asked gives up, and the others get the same answer."""
+    store = Asked()
+    store.go.clear()
+    check = HealthCheck(store)
+    first, second = asyncio.create_task(check.ask()), asyncio.create_task(check.ask())
+    await store.entered.wait()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    store.go.set()
+
+    assert await second is not None
+    assert (store.asked, store.cancelled) == (1, False)
+
+
+@pytest.mark.parametrize("door", ["aiohttp", "asgi"])
+async def test_through_the_doors(door: str) -> None:
+    """GET and HEAD of <prefix>/health are answered where that was asked for, and deliveries as ever."""
+    store = MemoryStore()
+    await deliver(store, await register(store), body(event()))
+    receiver = Receiver(store)
+    if door == "aiohttp":
+        app = web.Application()
+        app.add_routes(webhook_routes(receiver, "/hooks", health=True))
+        app.add_routes(webhook_routes(receiver, "/closed"))
+        serving = serve_app(app)
+    else:
+        serving = serve_asgi(ReceiverApp(receiver, health=True))
+    async with serving as url, aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/hooks/health") as answer:
+            assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+            assert (await answer.json())["waiting"] == 1
+        async with http.head(f"{url}/hooks/health") as answer:
+            assert (answer.status, await answer.read()) == (200, b"")
+            assert int(answer.headers["Content-Length"]) > 100
+        async with http.post(f"{url}/hooks/health", data=b"{}") as answer:
+            assert answer.status == 404  # no endpoint
+        async with http.get(f"{url}/hooks/elsewhere") as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+        receiver.stop()
+        async with http.get(f"{url}/hooks/health") as answer:
+            assert (answer.status, (await answer.json())["status"]) == (503, "stopping")
+    await receiver.aclose()
+
+
+async def test_it_has_to_be_asked_for() -> None:
+    """Without health=True neither door tells anything."""
+    receiver = Receiver(MemoryStore())
+    app = web.Application()
+    app.add_routes(webhook_routes(receiver, ""))
+    for serving in (serve_app(app), serve_asgi(ReceiverApp(receiver))):
+        async with serving as url, aiohttp.ClientSession() as http, http.get(f"{url}/health") as answer:
+            assert answer.status == 405
