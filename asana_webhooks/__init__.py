@@ -67,6 +67,7 @@ from asana_webhooks.models import (
 )
 from asana_webhooks.receiver.receiver import Receiver, Reply
 from asana_webhooks.receiver.signature import sign, verify
+from asana_webhooks.retention import Retention
 from asana_webhooks.store.base import DeadLetter, Store, StoreHealth, registration_id
 from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.opening import open_store
@@ -116,6 +117,7 @@ __all__ = [
     "Reply",
     "ResourceRef",
     "ResponseError",
+    "Retention",
     "RetryPolicy",
     "SQLiteStore",
     "Secret",

@@ -366,19 +366,22 @@ class StoreError(AsanaError):
 
     problem: str
     """What went wrong."""
-    advice = "Check the store."
+    advice: str = "Check the store."
+    """What to do about it."""
 
     def __str__(self) -> str:
         return f"store: {self.problem}. {self.advice}"
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class StoreUnavailableError(StoreError):
     """The store cannot be read or written now. A receiver answers 503, and Asana sends again."""
 
-    advice = "Check disk space, permissions and that no other process holds the database."
+    advice: str = "Check disk space, permissions and that no other process holds the database."
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class StoreFullError(StoreError):
     """The store takes no more for the moment. A receiver answers 503, and Asana sends again."""
 
-    advice = "Let the workers catch up, or raise the limits."
+    advice: str = "Let the workers catch up, or raise the limits."

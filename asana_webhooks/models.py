@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Never
 
 from attrs import field, frozen
@@ -230,3 +230,22 @@ class Delivery:
     events: tuple[Event, ...]
     body: bytes = field(repr=False)
     """The raw bytes Asana signed, with whatever members this package does not know."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether even its newest event happened more than 25 hours before it was stored.
+
+        Asana tries for 24 hours. So this is an old delivery that somebody has recorded and sent again (its signature
+        holds for ever), or the clock of this machine is wrong.
+        Source: https://developers.asana.com/docs/webhooks-guide
+        """
+        newest = max(map(_happened, self.events), default=None)
+        return newest is not None and self.received_at - newest > _STALE_AFTER
+
+
+_STALE_AFTER = timedelta(hours=25)
+
+
+def _happened(event: Event) -> datetime:
+    at = event.created_at
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -6,26 +6,20 @@ acknowledging, or loses its lease; `Event.fingerprint` is there to notice.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Final, Self
+from types import MappingProxyType, TracebackType
+from typing import Literal, Self
 
 from asana_webhooks.backoff import Backoff
 from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.cleanup import finish
-from asana_webhooks.errors import AsanaError, ConfigurationError, PayloadError, StoreError
-from asana_webhooks.models import Delivery
+from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError
+from asana_webhooks.retention import Retention
+from asana_webhooks.settling import Handler, Settled, Settler
 from asana_webhooks.store.base import Lease, Store
-from asana_webhooks.wire import decode_events
 
 __all__ = ["Handler", "Worker"]
-
-Handler = Callable[[Delivery], Awaitable[object]]
-"""The user's coroutine function. Returning acknowledges the delivery; raising has it tried again later."""
-
-_MAX_ERROR: Final = 500
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +35,7 @@ class Worker:
     Returning from *handle* acknowledges a delivery. Raising has it tried again after a wait (the traceback is logged),
     and after *max_attempts* it becomes a dead letter with its error; so does, at once, a delivery whose body is not
     what Asana documents. While a handler runs its lease is extended. Any number of workers, in any number of
-    processes, may share a store.
+    processes, may share a store. While it runs, it also has the store forget what is over.
 
     Args:
         store: where deliveries are leased from.
@@ -49,13 +43,18 @@ class Worker:
         concurrency: how many handlers run at once.
         ordered: hand out a registration's deliveries one after the other, in the order they came. A failing one holds
             up those behind it until it succeeds or becomes a dead letter. By default nothing waits for anything.
+        on_dead: with *ordered*, what becomes of a registration's later deliveries when one is a dead letter: ``"skip"``
+            goes on with them, ``"halt"`` waits until it is requeued or purged.
+        refuse_stale: make a dead letter of a delivery that is `Delivery.stale`, instead of handling it. Needs a clock
+            that is right.
         lease: seconds a delivery is held before another worker may take it, should this one die.
         max_attempts: how often a delivery is tried.
         backoff: how long a failed delivery waits.
         poll: seconds between looks at the store while it has nothing to do.
+        retention: how long what is over is remembered; ``None``: this worker leaves that alone.
         stop_timeout: seconds running handlers may take after `stop`; then they are cancelled and what they held is
             given back. A handler that ignores being cancelled is waited for.
-        sleep: what the lease keeper sleeps with, for tests.
+        sleep: what sleeps between extensions of leases and between looks at what is over, for tests.
     """
 
     def __init__(
@@ -65,12 +64,15 @@ class Worker:
         *,
         concurrency: int = 8,
         ordered: bool = False,
+        on_dead: Literal["skip", "halt"] = "skip",
+        refuse_stale: bool = False,
         # Leases and attempts
         lease: float = 60.0,
         max_attempts: int = 10,
         backoff: Backoff | None = None,
-        # Idling and stopping
+        # Idling, forgetting and stopping
         poll: float = 0.5,
+        retention: Retention | None = Retention(),  # noqa: B008 - a frozen value
         stop_timeout: float = 30.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -79,16 +81,27 @@ class Worker:
         check_seconds("lease", lease, zero=False)
         check_seconds("poll", poll, zero=False)
         check_seconds("stop_timeout", stop_timeout)
+        if on_dead not in {"skip", "halt"} or (on_dead == "halt" and not ordered):
+            raise ConfigurationError("on_dead must be 'skip', or 'halt' together with ordered=True")
         self._store = store
-        self._handle = handle
         self._concurrency = concurrency
         self._ordered = ordered
+        self._halt = on_dead == "halt"
         self._lease = lease
-        self._max_attempts = max_attempts
-        self._backoff = backoff or Backoff()
         self._poll = poll
+        self._retention = retention
         self._stop_timeout = stop_timeout
         self._sleep = sleep
+        self._counts: dict[str, int] = dict.fromkeys(Settled, 0)
+        self._seen = MappingProxyType(self._counts)
+        self._settler = Settler(
+            store=store,
+            handle=handle,
+            max_attempts=max_attempts,
+            backoff=backoff or Backoff(),
+            refuse_stale=refuse_stale,
+            count=self._count,
+        )
         self._held: dict[asyncio.Task[None], Lease] = {}
         self._unsettled: list[Lease] = []
         self._stopping = False
@@ -104,6 +117,19 @@ class Worker:
     ) -> None:
         self.stop()
         await self._ended.wait()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many attempts ended in which way since this worker was made; for metrics. A live view.
+
+        The keys are ``done``, ``to be retried``, ``dead letter``, ``unreadable`` (a dead letter, too) and ``lease
+        lost``. An attempt that is given back to the store counts nowhere. Those with a `Delivery.stale` delivery count
+        under ``stale`` besides.
+        """
+        return self._seen
+
+    def _count(self, end: Settled) -> None:
+        self._counts[end] += 1
 
     def stop(self) -> None:
         """Ask `run` to end: nothing more is leased, running handlers may finish. Safe to call from a signal handler
@@ -140,13 +166,16 @@ class Worker:
         failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(self._keep_leases())
+                keepers = [group.create_task(self._keep_leases())]
+                if self._retention is not None and not until_idle:
+                    keepers.append(group.create_task(self._forget(self._retention)))
                 try:
                     await self._lease_and_start(group, until_idle=until_idle)
                 except Exception as error:  # noqa: BLE001 - raised below; the group would wrap it
                     failure = error
                 await self._let_finish()
-                keeper.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
         finally:
             try:
                 await finish(self._give_back())
@@ -171,7 +200,7 @@ class Worker:
 
     async def _claim(self, limit: int, *, patient: bool) -> Sequence[Lease]:
         try:
-            return await self._store.claim(limit, lease=self._lease, ordered=self._ordered)
+            return await self._store.claim(limit, lease=self._lease, ordered=self._ordered, halt=self._halt)
         except StoreError as error:
             if not patient:
                 raise
@@ -221,72 +250,21 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         try:
-            kept = await self._settle(lease)
+            await self._settler.settle(lease)
         except Exception as error:  # noqa: BLE001 - one delivery's trouble must not end the others
             _log.error("delivery %d: not acknowledged, so it will come again: %.200r", lease.id, _shown(error))
-        else:
-            if not kept:
-                _log.warning("delivery %d: the lease was lost meanwhile, so it may be handled twice", lease.id)
 
-    async def _settle(self, lease: Lease) -> bool:
-        """Handle a delivery and tell the store. Return whether the lease was still ours."""
-        if lease.attempt > self._max_attempts:  # the workers before us died over it
-            given_up = f"given up after {self._max_attempts} attempts that ended without an answer"
-            return await self._store.fail(lease, error=given_up, retry_in=None)
-        try:
-            delivery = _delivery(lease)
-        except PayloadError as problem:
-            _log.error("delivery %d: unreadable, now a dead letter: %.200r", lease.id, str(problem))
-            return await self._store.fail(lease, error=f"unreadable: {problem}"[:_MAX_ERROR], retry_in=None)
-        error = await self._try(delivery)
-        if error is None:
-            return await self._store.done(lease)
-        retry_in = None if lease.attempt >= self._max_attempts else self._backoff.after(lease.attempt)
-        return await self._store.fail(lease, error=error, retry_in=retry_in)
-
-    async def _try(self, delivery: Delivery) -> str | None:
-        """Run the handler; return what went wrong."""
-        try:
-            await self._handle(delivery)
-        except asyncio.CancelledError:
-            if _is_being_cancelled():
-                raise
-            return "CancelledError"  # the handler's own, from something it awaited
-        except Exception as error:
-            if _is_being_cancelled():  # it made something else of its cancellation; no fault of the delivery
-                raise asyncio.CancelledError from error
-            _log.warning("delivery %d: attempt %d failed", delivery.id, delivery.attempt, exc_info=True)
-            return _described(error)
-        return None
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _described(error: Exception) -> str:
-    """Return what a dead letter says of *error*, even if the error cannot say it itself."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - its own code fails
-        text = "(no text)"
-    return f"{type(error).__name__}: {text}"[:_MAX_ERROR]
+    async def _forget(self, retention: Retention) -> None:
+        while True:
+            try:
+                forgotten = await retention.apply(self._store)
+            except Exception as error:  # noqa: BLE001 - it is tried again, and the work goes on
+                _log.warning("what is over could not be forgotten: %.200r", _shown(error))
+            else:
+                _log.debug("%d finished deliveries were forgotten", forgotten)
+            await self._sleep(retention.every)
 
 
 def _shown(error: Exception) -> str:
     """Return what the log says of a store's *error*: our own texts hold no secrets, others' may."""
     return str(error) if isinstance(error, AsanaError) else type(error).__name__
-
-
-def _delivery(lease: Lease) -> Delivery:
-    return Delivery(
-        id=lease.id,
-        registration=lease.registration,
-        webhook_gid=lease.webhook_gid,
-        resource=lease.resource,
-        received_at=datetime.fromtimestamp(lease.received_at, UTC),
-        attempt=lease.attempt,
-        events=decode_events(lease.body, lease.registration),
-        body=lease.body,
-    )

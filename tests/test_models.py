@@ -327,6 +327,50 @@ VALUES: list[Any] = [
 ]
 
 
+class TestStale:
+    @pytest.mark.parametrize(
+        ("ages", "stale"),
+        [
+            ([25.0], False),
+            ([25.001], True),
+            ([100.0, 25.0], False),
+            ([26.0, 100.0], True),
+            ([-1.0], False),
+            ([], False),
+        ],
+    )
+    def test_the_newest_event_decides(self, ages: list[float], *, stale: bool) -> None:
+        """A delivery is stale when even its newest event is more than 25 hours older than its arrival."""
+        events = tuple(full_event(created_at=NOON - timedelta(hours=age)) for age in ages)
+
+        assert delivery(events).stale is stale
+
+    def test_times_without_a_zone(self) -> None:
+        """They are taken for UTC, beside others and alone."""
+        old = (NOON - timedelta(hours=26)).replace(tzinfo=None)
+
+        assert delivery((full_event(created_at=old),)).stale
+        assert not delivery((full_event(created_at=old), full_event(created_at=NOON))).stale
+
+    @given(st.datetimes(timezones=st.none() | st.timezones()))
+    def test_any_time(self, created_at: datetime) -> None:
+        """No time Asana could write is too much, at either end of the calendar."""
+        delivery((full_event(created_at=created_at),)).stale  # noqa: B018 - that it raises nothing
+
+
+def delivery(events: tuple[Event, ...]) -> Delivery:
+    return Delivery(
+        id=1,
+        registration="r",
+        webhook_gid="43214",
+        resource="1",
+        received_at=NOON,
+        attempt=1,
+        events=events,
+        body=b"",
+    )
+
+
 class TestValues:
     def test_every_model_is_tried(self) -> None:
         """`__all__` is the secret and the models of the list above."""

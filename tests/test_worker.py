@@ -340,9 +340,9 @@ class Flaky(MemoryStore):
             self.failed.set()
             raise StoreUnavailableError(problem="disk I/O error")
 
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         self._maybe("claim")
-        return await super().claim(limit, lease=lease, ordered=ordered)
+        return await super().claim(limit, lease=lease, ordered=ordered, halt=halt)
 
     async def done(self, lease: Lease) -> bool:
         self._maybe("done")
@@ -483,9 +483,9 @@ class Rude(MemoryStore):
         if method == self.method:
             raise RuntimeError("secret connection string")
 
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         self._maybe("claim")
-        return await super().claim(limit, lease=lease, ordered=ordered)
+        return await super().claim(limit, lease=lease, ordered=ordered, halt=halt)
 
     async def done(self, lease: Lease) -> bool:
         self._maybe("done")
@@ -657,3 +657,143 @@ async def test_a_worker_may_be_cancelled_at_every_step(store: Store) -> None:
     assert len(handled) == 5
     health = await store.health()
     assert (health.waiting, health.dead) == (0, 0)
+
+
+YESTERDAY = event(created_at="2027-01-14T06:00:00.000Z")  # 26 hours before the clock's time
+OF_TODAY = event(created_at="2027-01-14T08:00:00.000Z")  # 24 hours before it
+
+
+async def test_a_recorded_delivery_is_flagged(store: Store, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """What is older than Asana's 24 hours reaches the handler as stale, and the log says so; the rest does not."""
+    id = await register(store)
+    for content in (body(YESTERDAY), body(YESTERDAY, OF_TODAY)):
+        await deliver(store, id, content)
+    handler = Handler()
+    worker = Worker(store, handler)
+
+    await worker.drain()
+
+    assert {len(delivery.events): delivery.stale for delivery in handler.got} == {1: True, 2: False}
+    assert caplog.text.count("stale") == 1
+    assert (worker.counts["stale"], worker.counts["done"]) == (1, 2)
+
+
+async def test_a_recorded_delivery_is_refused_where_that_is_asked_for(store: Store, clock: Clock) -> None:
+    """It becomes a dead letter at once, is counted, and nothing is lost of it."""
+    id = await register(store)
+    for content in (body(YESTERDAY), body(OF_TODAY)):
+        await deliver(store, id, content)
+    handler = Handler()
+    worker = Worker(store, handler, refuse_stale=True)
+
+    await worker.drain()
+
+    assert [delivery.events[0].created_at.day for delivery in handler.got] == [14]
+    (letter,) = await store.dead_letters()
+    assert (letter.error, letter.body) == ("stale: its newest event is more than 25 hours old", body(YESTERDAY))
+    assert (worker.counts["stale"], worker.counts["dead letter"], worker.counts["done"]) == (1, 1, 1)
+
+
+async def test_attempts_are_counted(store: Store, clock: Clock) -> None:
+    """By how they ended; all kinds are there from the start, for metrics."""
+    id = await register(store)
+    worker = Worker(store, Handler(failures=4), max_attempts=2, concurrency=1)
+    counts = worker.counts
+    assert dict(counts) == dict.fromkeys(counts, 0)
+    for content in (*(body(OF_TODAY, event()) for _ in range(3)), b"no JSON"):
+        await deliver(store, id, content)
+
+    await worker.drain()  # three fail
+    clock.now += 3600
+    await worker.drain()  # one fails again
+
+    assert counts == {"done": 2, "to be retried": 3, "dead letter": 1, "unreadable": 1, "stale": 0, "lease lost": 0}
+    with pytest.raises(TypeError):
+        counts["done"] = 0  # type: ignore[index]
+
+
+async def test_a_lost_lease_is_counted(store: Store, clock: Clock) -> None:
+    """Whatever the handler did, it does not count as done."""
+    await deliver(store, await register(store), body(event()))
+
+    async def handle(delivery: Delivery) -> None:
+        clock.now += 61 if delivery.attempt == 1 else 0
+
+    worker = Worker(store, handle, lease=60)
+    await worker.drain()
+
+    assert (worker.counts["lease lost"], worker.counts["done"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("on_dead", "handled"), [("skip", 2), ("halt", 0)])
+async def test_a_dead_letter_may_hold_up_the_others(store: Store, on_dead: Any, handled: int) -> None:
+    """In order, a dead letter lets the next ones pass, or not, as one likes; requeued, it comes first."""
+    id = await register(store)
+    await deliver(store, id, b"no JSON")
+    for _ in range(2):
+        await deliver(store, id, body(event()))
+    handler = Handler()
+
+    await Worker(store, handler, ordered=True, on_dead=on_dead).drain()
+
+    assert len(handler.got) == handled
+
+
+async def test_what_is_over_is_forgotten_meanwhile(store: Store, clock: Clock) -> None:
+    """A running worker has the store forget at its start and again and again, whatever goes wrong on the way."""
+    id = await register(store)
+    content = body(event())
+    await deliver(store, id, content)
+    await Worker(store, Handler()).drain()
+    slept: list[float] = []
+    looks = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if slept.count(600) == 1:
+            clock.now += 3 * 86_400 + 1
+            store.purge, failing.purge = failing.purge, store.purge  # type: ignore[method-assign]
+        elif slept.count(600) == 2:
+            store.purge, failing.purge = failing.purge, store.purge  # type: ignore[method-assign]
+        elif slept.count(600) == 3:
+            looks.set()
+        if seconds != 600 or looks.is_set():
+            await asyncio.Event().wait()
+
+    failing = Unforgetting()
+    async with Worker(store, Handler(), sleep=sleep) as worker:
+        running = asyncio.create_task(worker.run())
+        await looks.wait()
+        worker.stop()
+        await running
+    await deliver(store, id, content)  # known no more
+
+
+class Unforgetting(MemoryStore):
+    """A store that cannot forget."""
+
+    async def purge(self, *, older_than: float, dead: bool = False) -> int:
+        raise StoreUnavailableError(problem="it is locked")
+
+
+@pytest.mark.parametrize("how", ["drain", "retention=None"])
+async def test_forgetting_is_for_running_workers(store: Store, clock: Clock, how: str) -> None:
+    """One that only drains the store, or is told so, leaves alone what is over."""
+    store.purge = None  # type: ignore[assignment, method-assign]
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    if how == "drain":
+        await Worker(store, handler).drain()
+        return
+    worker = Worker(store, handler, retention=None)
+    running = asyncio.create_task(worker.run())
+    await handler.started.wait()
+    worker.stop()
+    await running
+
+
+@pytest.mark.parametrize("options", [{"on_dead": "halt"}, {"on_dead": "stop", "ordered": True}, {"on_dead": None}])
+def test_on_dead_is_checked(options: dict[str, Any]) -> None:
+    """Only words that mean something, and only where there is an order to keep."""
+    with pytest.raises(ConfigurationError, match="on_dead"):
+        Worker(MemoryStore(), Handler(), **options)

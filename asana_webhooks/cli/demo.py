@@ -98,10 +98,10 @@ async def run_demo(store: Store, watch: Watch, *, changes: int = CHANGES) -> Sam
 async def _check_unused(store: Store) -> None:
     health = await store.health()
     open_deliveries = health.waiting + health.leased
-    if health.registrations or open_deliveries:
+    if health.heartbeats or open_deliveries:
         # The demo's worker would handle deliveries that somebody else waits for.
         raise ConfigurationError(
-            f"this store is in use ({len(health.registrations)} webhooks, {open_deliveries} deliveries to handle); "
+            f"this store is in use ({len(health.heartbeats)} webhooks, {open_deliveries} deliveries to handle); "
             "give the demo one of its own"
         )
 

@@ -137,20 +137,27 @@ class DeadLetter:
 
 @frozen(kw_only=True)
 class StoreHealth:
-    """How a store is doing. Deliveries in quarantine count nowhere here: nobody can handle them yet."""
+    """How a store is doing."""
 
     waiting: int
     """Deliveries nobody holds, those waiting for another attempt included."""
     leased: int
     """Deliveries a worker holds."""
+    quarantined: int
+    """Deliveries that wait for the 201 of their webhook; until then nobody can handle them."""
     dead: int
     """Dead letters."""
     oldest_age: float | None
-    """Seconds since the oldest unfinished delivery came in; ``None`` if there is none."""
+    """Seconds since the oldest unfinished delivery came in; ``None`` if there is none. Quarantine does not count."""
     writable: bool
     """Whether a write just worked."""
-    registrations: dict[str, float | None]
-    """Each confirmed registration's id, with the time of its last heartbeat in seconds since the epoch."""
+    heartbeats: dict[str, float | None]
+    """The gid of each confirmed webhook, with the time of its last heartbeat in seconds since the epoch. Asana sends
+    one every eight hours, so a webhook silent for longer deserves a look."""
+    log_bytes: int | None = None
+    """How long the store's write-ahead log is; ``None`` for a store without one."""
+    problems: tuple[str, ...] = ()
+    """What an operator should see to, in words; no secret is in them."""
 
 
 class Store(Protocol):
@@ -224,12 +231,13 @@ class Store(Protocol):
         registration is closed or unknown by now, or it was confirmed with another secret than *delivery.candidate*.
         """
 
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """Lease up to *limit* waiting deliveries for *lease* seconds, oldest first; it does not wait for any.
 
         A delivery whose lease ran out is waiting again. So is one whose lease or delay began more than a minute from
         now, for then the clock was set back, and its end may be years away. With *ordered*, a registration's delivery
-        is leased only when all its earlier ones are done or dead.
+        is leased only when all its earlier ones are done or dead; with *halt*, too, only when they are done: a dead
+        letter holds up those behind it until it is requeued or purged.
         """
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
@@ -268,6 +276,7 @@ class Store(Protocol):
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """Forget finished deliveries that came in more than *older_than* seconds ago; return how many.
 
-        Until then they are known as duplicates. With *dead*, dead letters of that age go too. A store may do it in
-        several transactions, so that others get their turn; when it raises, some may be forgotten already.
+        Until then they are known as duplicates. With *dead*, dead letters of that age go too. Closed registrations
+        whose deadline is so long past, and of which nothing is left, are forgotten along with them, uncounted. A store
+        may do it in several transactions, so that others get their turn; when it raises, some may be forgotten already.
         """

@@ -175,8 +175,9 @@ class MemoryStore:
         entry = shelf.entries.get(delivery.registration)
         if entry is None:
             return "refused"
+        confirmed = None if entry.secret is None else candidate_id(entry.secret)
         state = landing(
-            entry.standing(now), secret=entry.secret, candidates=entry.candidates, candidate=delivery.candidate
+            entry.standing(now), confirmed=confirmed, candidates=entry.candidates, candidate=delivery.candidate
         )
         if state is None:
             return "refused"
@@ -185,11 +186,11 @@ class MemoryStore:
         shelf.add(delivery, state, now)
         return "stored"
 
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`."""
         shelf, now = self._usable(), self._clock()
         expires_at = now + check_seconds("lease", lease)
-        open_ones = shelf.heads() if ordered else shelf.unfinished()
+        open_ones = shelf.heads(halt=halt) if ordered else shelf.unfinished()
         claimable = (kept for kept in open_ones if not kept.runs(now))
         chosen = list(islice(claimable, max(check_integer("limit", limit), 0)))
         return [kept.lease(now, expires_at) for kept in chosen]
@@ -243,13 +244,14 @@ class MemoryStore:
         return StoreHealth(
             waiting=len(open_ones) - leased,
             leased=leased,
+            quarantined=sum(kept.state is DeliveryState.QUARANTINED for kept in shelf.held.values()),
             dead=len(shelf.dead()),
             oldest_age=max(0.0, now - min(kept.received_at for kept in open_ones)) if open_ones else None,
             writable=True,
-            registrations={
-                entry.id: entry.last_heartbeat_at
+            heartbeats={
+                entry.webhook_gid: entry.last_heartbeat_at
                 for entry in shelf.entries.values()
-                if entry.state is RegistrationState.CONFIRMED
+                if entry.state is RegistrationState.CONFIRMED and entry.webhook_gid is not None
             },
         )
 

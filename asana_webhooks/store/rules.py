@@ -8,7 +8,7 @@ from attrs import evolve
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.store.base import Registration, RegistrationState, candidate_id
+from asana_webhooks.store.base import Registration, RegistrationState
 
 __all__ = [
     "MAX_SKEW",
@@ -76,13 +76,13 @@ def runs(*, since: float, until: float, now: float) -> bool:
 
 
 def landing(
-    state: RegistrationState, *, secret: Secret | None, candidates: Container[str], candidate: str | None
+    state: RegistrationState, *, confirmed: str | None, candidates: Container[str], candidate: str | None
 ) -> DeliveryState | None:
     """Decide where a new delivery goes.
 
     Args:
         state: of its registration, as `standing` tells it.
-        secret: the registration's secret, once it is confirmed.
+        confirmed: the `candidate_id` of the registration's secret, once it is confirmed.
         candidates: the registration's `candidate_id` values, while it is pending.
         candidate: `NewDelivery.candidate`.
 
@@ -91,7 +91,7 @@ def landing(
     """
     if state is RegistrationState.PENDING and candidate is not None and candidate in candidates:
         return DeliveryState.QUARANTINED
-    if state is RegistrationState.CONFIRMED and secret is not None and candidate in {None, candidate_id(secret)}:
+    if state is RegistrationState.CONFIRMED and candidate in {None, confirmed}:
         return DeliveryState.WAITING
     return None
 

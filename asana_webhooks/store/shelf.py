@@ -168,13 +168,17 @@ class Shelf:
         self._known.discard((kept.entry.id, kept.signature))
 
     def purge(self, before: float, *, dead: bool) -> int:
-        """Forget those that are done and came in before a time, with *dead* the dead letters too."""
+        """Forget those that are done and came in before a time, with *dead* the dead letters too, and what is over."""
         done = [key for key, received_at in self._finished.items() if received_at < before]
         for key in done:
             self._forget(key)
         buried = [kept for kept in self.dead() if dead and kept.received_at < before]
         for kept in buried:
             self.drop(kept)
+        in_use = {id for id, _ in self._known}
+        for entry in list(self.entries.values()):
+            if entry.state is RegistrationState.CLOSED and entry.deadline < before and entry.id not in in_use:
+                del self.entries[entry.id]
         return len(done) + len(buried)
 
     def _remove(self, kept: Kept) -> None:
@@ -193,13 +197,16 @@ class Shelf:
         """Return what is waiting, delayed or leased, oldest first."""
         return [kept for kept in self.held.values() if kept.state in UNFINISHED]
 
-    def heads(self) -> Iterator[Kept]:
-        """Yield the oldest unfinished delivery of every registration."""
+    def heads(self, *, halt: bool) -> Iterator[Kept]:
+        """Yield each registration's oldest unfinished delivery; with *halt*, only where no dead one is ahead."""
         seen: set[str] = set()
-        for kept in self.unfinished():
-            if kept.entry.id not in seen:
-                seen.add(kept.entry.id)
+        for kept in self.held.values():
+            if kept.entry.id in seen or kept.state is DeliveryState.QUARANTINED:
+                continue
+            if kept.state is not DeliveryState.DEAD:
                 yield kept
+            if halt or kept.state is not DeliveryState.DEAD:
+                seen.add(kept.entry.id)
 
     def dead(self) -> list[Kept]:
         """Return the dead letters, oldest first."""

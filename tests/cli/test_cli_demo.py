@@ -72,7 +72,7 @@ async def test_the_store_is_left_clean() -> None:
         for _ in range(2):
             samples = await run_demo(store, Silent(), changes=FEW)
             health = await store.health()
-            assert (health.waiting, health.leased, health.dead, health.registrations) == (0, 0, 0, {})
+            assert (health.waiting, health.leased, health.dead, health.heartbeats) == (0, 0, 0, {})
             assert set(samples.wanted) == set(samples.arrived)
 
 
@@ -200,7 +200,7 @@ async def test_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConnectionAbortedError):
             await run_demo(store, Silent(), changes=FEW)
         health = await store.health()
-        assert (health.waiting, health.registrations) == (0, {})
+        assert (health.waiting, health.heartbeats) == (0, {})
 
 
 def test_store_in_a_temporary_folder() -> None:

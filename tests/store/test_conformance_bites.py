@@ -12,7 +12,7 @@ from asana_webhooks.store.rules import DeliveryState
 from asana_webhooks.store.shelf import Entry, Kept, Shelf
 from asana_webhooks.testing.conformance import SettableClock, StoreConformance
 
-SICK = StoreHealth(waiting=1, leased=0, dead=0, oldest_age=None, writable=False, registrations={})
+SICK = StoreHealth(waiting=1, leased=0, quarantined=0, dead=0, oldest_age=None, writable=False, heartbeats={})
 
 # A method, what it answers without doing anything, and the promise this breaks
 IDLE = [
@@ -43,6 +43,7 @@ IDLE = [
     ("dead_letters", (), "integers_are_checked"),
     ("requeue", True, "a_dead_letter_can_wait_again"),
     ("purge", 0, "purging_forgets"),
+    ("purge", 0, "purging_forgets_what_is_over"),
 ]
 
 # A method, options it takes for others than those given, and the promise this breaks
@@ -51,6 +52,8 @@ DEAF = [
     ("open", {"resource": "1"}, "an_open_registration_is_found"),
     ("confirm", {"webhook_gid": "1"}, "the_201_decides"),
     ("claim", {"ordered": False}, "order_is_kept_where_asked_for"),
+    ("claim", {"halt": False}, "a_dead_letter_holds_up_the_later_ones"),
+    ("claim", {"halt": True}, "a_dead_letter_holds_up_the_later_ones"),
     ("claim", {"lease": 9.0}, "a_lease_runs_out"),
     ("extend", {"seconds": 9.0}, "an_extended_lease_lasts_longer"),
     ("fail", {"retry_in": 0.0}, "a_failed_delivery_is_tried_again"),

@@ -38,8 +38,8 @@ PENDING, CONFIRMED, CLOSED = RegistrationState
 )
 def test_landing(state: RegistrationState, candidate: str | None, expected: DeliveryState | None) -> None:
     """A delivery goes where its registration's state and secrets allow."""
-    secret = SECRET if state is CONFIRMED else None
-    assert expected is landing(state, secret=secret, candidates={NAME}, candidate=candidate)
+    confirmed = NAME if state is CONFIRMED else None
+    assert expected is landing(state, confirmed=confirmed, candidates={NAME}, candidate=candidate)
 
 
 @pytest.mark.parametrize(

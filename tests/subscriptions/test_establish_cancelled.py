@@ -68,7 +68,7 @@ async def test_it_may_be_cancelled_at_every_step(faults: tuple[Fault, ...]) -> N
             here.fake.faults.clear()
             await here.fake.settle()
             assert await dawdling.open_now() == []
-            assert set((await store.health()).registrations) == {one.registration for one in returned}
+            assert set((await store.health()).heartbeats) == {one.webhook_gid for one in returned}
             assert leaks(here) == []
             if not returned:
                 here.fake.webhooks.clear()  # those of which no answer told

@@ -7,7 +7,15 @@ from typing import Any
 from attrs import define, field
 
 from asana_webhooks.errors import StoreFullError
-from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, PutResult, RegistrationState, StoreHealth
+from asana_webhooks.store.base import (
+    DeadLetter,
+    Lease,
+    NewDelivery,
+    PutResult,
+    RegistrationState,
+    StoreHealth,
+    candidate_id,
+)
 from asana_webhooks.store.rules import MAX_SKEW, UNFINISHED, DeliveryState, landing, standing
 from asana_webhooks.store.sqlite.registrations import sealed
 
@@ -43,7 +51,7 @@ ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
 WAKE = "UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL WHERE due_at <= ? OR since > ?"
 OLDEST = "SELECT id FROM deliveries WHERE state = 'waiting' ORDER BY id LIMIT ?"
 # Steps from one registration that has something waiting to the next, so that a long queue of one costs nothing; its
-# oldest may be leased if nothing before it is delayed or leased.
+# oldest may be leased if nothing before it is delayed or leased, or in a third state.
 OLDEST_IN_ORDER = """
     WITH RECURSIVE queues (registration) AS (
         SELECT min(registration) FROM deliveries WHERE state = 'waiting'
@@ -58,7 +66,7 @@ OLDEST_IN_ORDER = """
     )
     SELECT id FROM heads WHERE NOT EXISTS (
         SELECT 1 FROM deliveries AS earlier
-        WHERE earlier.state IN ('delayed', 'leased') AND earlier.registration = heads.registration
+        WHERE earlier.state IN ('delayed', 'leased', ?) AND earlier.registration = heads.registration
             AND earlier.id < heads.id
     )
     ORDER BY id LIMIT ?
@@ -89,7 +97,10 @@ RELEASE = f"""
 """  # noqa: S608
 
 # health
-DEPTHS = "SELECT state, count(*) FROM deliveries WHERE state IN ('waiting', 'delayed', 'leased', 'dead') GROUP BY state"
+DEPTHS = """
+    SELECT state, count(*) FROM deliveries
+    WHERE state IN ('quarantined', 'waiting', 'delayed', 'leased', 'dead') GROUP BY state
+"""
 EXPIRED = "SELECT count(*) FROM deliveries WHERE state = 'leased' AND (due_at <= ? OR since > ?)"
 FIRST = "SELECT received_at FROM deliveries WHERE state = ? ORDER BY id LIMIT 1"
 PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
@@ -108,6 +119,13 @@ PURGE = """
     DELETE FROM deliveries WHERE id IN (
         SELECT id FROM deliveries
         WHERE state IN ('done', 'dead') AND state = ? AND received_at < ? LIMIT ?
+    )
+"""
+PURGE_REGISTRATIONS = """
+    DELETE FROM registrations WHERE number IN (
+        SELECT number FROM registrations WHERE state = 'closed' AND deadline < ?
+            AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.registration = registrations.number)
+        LIMIT ?
     )
 """
 
@@ -151,7 +169,7 @@ def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: R
     number, state, deadline, secret = found
     place = landing(
         standing(RegistrationState(state), deadline=deadline, now=now),
-        secret=secret,
+        confirmed=None if secret is None else candidate_id(secret),
         candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
         candidate=new.candidate,
     )
@@ -168,10 +186,16 @@ def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: R
     return "stored"
 
 
-def claim(connection: sqlite3.Connection, limit: int, *, now: float, until: float, ordered: bool) -> list[Lease]:
+def claim(
+    connection: sqlite3.Connection, limit: int, *, now: float, until: float, ordered: bool, halt: bool
+) -> list[Lease]:
     """See `Store.claim`."""
     connection.execute(WAKE, (now, now + MAX_SKEW))
-    chosen = connection.execute(OLDEST_IN_ORDER if ordered else OLDEST, (limit,)).fetchall()
+    if ordered:
+        third = DeliveryState.DEAD if halt else DeliveryState.LEASED
+        chosen = connection.execute(OLDEST_IN_ORDER, (third, limit)).fetchall()
+    else:
+        chosen = connection.execute(OLDEST, (limit,)).fetchall()
     connection.executemany(LEASE, [(now, until, number) for (number,) in chosen])
     return [Lease(**values) for one in chosen for values in _named(connection.execute(LEASED, one))]
 
@@ -207,7 +231,7 @@ def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease
 
 
 def health(
-    connection: sqlite3.Connection, *, now: float, writable: bool, registrations: dict[str, float | None]
+    connection: sqlite3.Connection, *, now: float, writable: bool, heartbeats: dict[str, float | None]
 ) -> StoreHealth:
     """See `Store.health`."""
     counts = dict(connection.execute(DEPTHS).fetchall())
@@ -217,10 +241,11 @@ def health(
     return StoreHealth(
         waiting=sum(counts.get(state, 0) for state in UNFINISHED) - leased,
         leased=leased,
+        quarantined=counts.get(DeliveryState.QUARANTINED, 0),
         dead=counts.get(DeliveryState.DEAD, 0),
         oldest_age=max(0.0, now - min(first)) if first else None,
         writable=writable,
-        registrations=registrations,
+        heartbeats=heartbeats,
     )
 
 
@@ -240,9 +265,12 @@ def requeue(connection: sqlite3.Connection, id: int) -> bool:
 
 
 def purge(connection: sqlite3.Connection, *, before: float, dead: bool, limit: int) -> int:
-    """See `Store.purge`; at most *limit* of either kind at once."""
+    """See `Store.purge`; at most *limit* of a kind at once, and whole registrations only behind their deliveries."""
     states = (DeliveryState.DONE, DeliveryState.DEAD) if dead else (DeliveryState.DONE,)
-    return sum(connection.execute(PURGE, (state, before, limit)).rowcount for state in states)
+    purged = sum(connection.execute(PURGE, (state, before, limit)).rowcount for state in states)
+    if purged < limit:
+        connection.execute(PURGE_REGISTRATIONS, (before, limit))
+    return purged
 
 
 def _named(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState, candidate_id
 from asana_webhooks.store.rules import as_found
 
-__all__ = ["close", "confirm", "confirmed", "find", "heartbeat", "offer", "open_", "sealed", "sweep"]
+__all__ = ["close", "confirm", "find", "heartbeat", "heartbeats", "offer", "open_", "sealed", "sweep"]
 
 COLUMNS = "number, id, resource, state, deadline, webhook_gid, last_heartbeat_at, secret"
 """What `_registration` reads, through `sealed`."""
@@ -37,7 +37,7 @@ BEAT = """
     UPDATE registrations SET last_heartbeat_at = ?
     WHERE id = ? AND (state = 'confirmed' OR (state = 'pending' AND deadline > ?))
 """
-CONFIRMED = "SELECT id, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
+CONFIRMED = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
 
 
 def sealed(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
@@ -119,8 +119,8 @@ def heartbeat(connection: sqlite3.Connection, id: str, *, now: float) -> None:
     connection.execute(BEAT, (now, id, now))
 
 
-def confirmed(connection: sqlite3.Connection) -> dict[str, float | None]:
-    """Return `StoreHealth.registrations`."""
+def heartbeats(connection: sqlite3.Connection) -> dict[str, float | None]:
+    """Return `StoreHealth.heartbeats`."""
     return dict(connection.execute(CONFIRMED).fetchall())
 
 

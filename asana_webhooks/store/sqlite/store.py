@@ -21,7 +21,7 @@ __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-PURGED_AT_ONCE = 5_000
+PURGED_AT_ONCE = 500
 """So many deliveries go in one transaction of a purge; those who want to write meanwhile get their turn."""
 
 
@@ -166,14 +166,14 @@ class SQLiteStore:
             lambda db: inbox.put(db, delivery, now=self._clock(), room=self._room), adds=len(delivery.body)
         )
 
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False) -> Sequence[Lease]:
+    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`; leases that a cancelled caller would have got are given back."""
         check_integer("limit", limit)
         check_seconds("lease", lease)
 
         def operation(db: sqlite3.Connection) -> Sequence[Lease]:
             now = self._clock()
-            return inbox.claim(db, max(limit, 0), now=now, until=now + lease, ordered=ordered)
+            return inbox.claim(db, max(limit, 0), now=now, until=now + lease, ordered=ordered, halt=halt)
 
         claimed = self._write(operation)
         try:
@@ -232,7 +232,7 @@ class SQLiteStore:
         else:
             writable = True
         return await self._read(
-            lambda db: inbox.health(db, now=self._clock(), writable=writable, registrations=registrations.confirmed(db))
+            lambda db: inbox.health(db, now=self._clock(), writable=writable, heartbeats=registrations.heartbeats(db))
         )
 
     # Maintenance

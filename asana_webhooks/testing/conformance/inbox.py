@@ -164,6 +164,27 @@ class InboxPromises:
         expect(await store.done(lease), True, "finishing")
 
     @check
+    async def test_a_dead_letter_holds_up_the_later_ones(self, store: Store) -> None:
+        """With *halt* a registration's deliveries wait behind its dead letter, until that is requeued or purged."""
+        for id in (ID, OTHER):
+            await confirm_one(store, id)
+        dead = await lease_one(store, 1)
+        await store.fail(dead, error="", retry_in=None)
+        await store.put(new_delivery(2))
+        await store.put(new_delivery(3, registration=OTHER))
+        heads = await store.claim(10, lease=LEASE, ordered=True, halt=True)
+        expect(bodies_of(heads), [b"body 3"], "behind a dead letter")
+        await store.requeue(dead.id)
+        (one,) = await store.claim(10, lease=LEASE, ordered=True, halt=True)
+        expect(one.body, dead.body, "the requeued one")
+        await store.done(one)
+        (two,) = await store.claim(10, lease=LEASE, ordered=True, halt=True)
+        expect(two.body, b"body 2", "behind what is done")
+        await store.put(new_delivery(4))
+        await store.fail(two, error="", retry_in=None)
+        expect(bodies_of(await store.claim(10, lease=LEASE, ordered=True)), [b"body 4"], "without halt")
+
+    @check
     async def test_order_is_kept_where_asked_for(self, store: Store, clock: SettableClock) -> None:
         """With *ordered* only the oldest unfinished delivery of each registration is leased."""
         await confirm_one(store)

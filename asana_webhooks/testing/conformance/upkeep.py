@@ -98,6 +98,27 @@ class UpkeepPromises:
         expect(bodies_of(await store.claim(9, lease=LEASE)), [b"body 5", b"body 1", b"body 2"], "what can be claimed")
 
     @check
+    async def test_purging_forgets_what_is_over(self, store: Store, clock: SettableClock) -> None:
+        """A closed registration is forgotten when its deadline is so long past and nothing of it is left."""
+        await confirm_one(store)
+        await store.put(new_delivery(1))
+        await store.open(OTHER, resource=RESOURCE, ttl=TTL)
+        await store.close(ID)
+        clock.advance(TTL + 100)
+        await store.purge(older_than=0)
+        expect([await store.find(one) is None for one in (ID, OTHER)], [False, False], "what is not over")
+        await store.sweep()
+        expect(await store.purge(older_than=100), 0, "what is purged")
+        expect(await store.find(OTHER) is None, False, "one that ended just now")
+        expect(await store.purge(older_than=99), 0, "registrations are not counted")
+        expect(await store.find(OTHER), None, "one that is over")
+        await store.done(await lease_with_body(store, b"body 1"))
+        expect(await store.purge(older_than=50), 1, "its last delivery")
+        await store.purge(older_than=50)
+        expect(await store.find(ID), None, "one whose last delivery is gone")
+        expect(await store.close(ID), False, "one that is unknown again")
+
+    @check
     async def test_a_new_delivery_never_fits_an_old_lease(self, store: Store, clock: SettableClock) -> None:
         """Numbers are not given out again, even after a purge."""
         await confirm_one(store)
@@ -112,10 +133,11 @@ class UpkeepPromises:
 
     @check
     async def test_health_counts(self, store: Store, clock: SettableClock) -> None:
-        """The numbers are right, a lease that ran out counts as waiting, and quarantine counts nowhere."""
+        """The numbers are right, a lease that ran out counts as waiting, and quarantine counts apart."""
         health = await store.health()
-        expect((health.waiting, health.leased, health.dead, health.oldest_age), (0, 0, 0, None), "an empty store")
-        expect((health.writable, health.registrations), (True, {}), "an empty store")
+        expect((health.waiting, health.leased, health.quarantined, health.dead), (0, 0, 0, 0), "an empty store")
+        expect(health.oldest_age, None, "an empty store")
+        expect((health.writable, health.heartbeats, health.problems), (True, {}, ()), "an empty store")
         await confirm_one(store)
         await store.heartbeat(ID)
         beat = clock.now
@@ -131,12 +153,13 @@ class UpkeepPromises:
         clock.advance(LEASE - 1)
         health = await store.health()
         expect((health.waiting, health.leased, health.dead), (2, 1, 1), "the numbers")
-        expect((health.oldest_age, health.registrations), (LEASE - 1, {ID: beat}), "the age and the heartbeats")
+        expect(health.quarantined, 1, "what is in quarantine")
+        expect((health.oldest_age, health.heartbeats), (LEASE - 1, {GID: beat}), "the age and the heartbeats")
         clock.advance(2)
         health = await store.health()
         expect((health.waiting, health.leased, health.dead), (3, 0, 1), "the numbers after the lease")
         await store.close(ID)
-        expect((await store.health()).registrations, {}, "the registrations after the end")
+        expect((await store.health()).heartbeats, {}, "the heartbeats after the end")
 
     @check
     async def test_no_age_is_negative(self, store: Store, clock: SettableClock) -> None:
