@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -51,8 +52,9 @@ class Receiver:
         store: where registrations are looked up and deliveries kept.
         max_body: bytes a body may have; more is 413.
         max_unproven: bytes of all bodies under way that are not proven yet; more is 503. Anyone can send those.
-        max_pending: how many proven deliveries may be on their way into the store; more is 503 at once.
-        max_pending_bytes: how many bytes their bodies may have together.
+        max_pending: how many requests may be under way, those included whose deliveries the store is still writing;
+            more is 503 at once.
+        max_pending_bytes: how many bytes proven bodies may have together until they are stored.
         body_timeout: seconds a peer may take to send its body; more is 408.
         timeout: seconds until the answer, reading and storing together; more is 503. Asana gives up after 10.
 
@@ -78,15 +80,16 @@ class Receiver:
         self._unproven = 0
         self._body_timeout = check_seconds("body_timeout", body_timeout, zero=False)
         self._timeout = check_seconds("timeout", timeout, zero=False)
+        self._max_pending = check_count("max_pending", max_pending)
         self._handoff = HandOff(
             store,
-            max_deliveries=check_count("max_pending", max_pending),
+            max_deliveries=max_pending,
             max_bytes=check_count("max_pending_bytes", max_pending_bytes),
         )
         self._check = HealthCheck(store)
         self._counts: dict[str, int] = dict.fromkeys(Outcome, 0)
         self._seen = MappingProxyType(self._counts)
-        self._stopping = False
+        self._stopped_at: float | None = None
         self._under_way = 0
         self._idle = asyncio.Event()
 
@@ -112,20 +115,21 @@ class Receiver:
 
         Safe to call from a signal handler of the loop, and twice; a stopped receiver stays stopped.
         """
-        self._stopping = True
+        if self._stopped_at is None:
+            self._stopped_at = time.monotonic()
 
     async def aclose(self) -> None:
-        """Stop, and wait for what is under way, for `timeout` seconds at most.
+        """Stop, and wait for what is under way, until *timeout* seconds after the stop at most.
 
         What could not be stored by then was not acknowledged, so Asana sends it again. The store is left open. Closing
         twice is fine. Cancelling this leaves the rest under way.
         """
         self.stop()
-        give_up_at = asyncio.get_running_loop().time() + self._timeout
         while self._under_way:
             self._idle.clear()
             await self._idle.wait()  # each request ends within its own time
-        late = await self._handoff.empty(max(0.0, give_up_at - asyncio.get_running_loop().time()))
+        stopped_for = time.monotonic() - (self._stopped_at or 0.0)
+        late = await self._handoff.empty(max(0.0, self._timeout - stopped_for))
         if late:
             _log.warning("%d deliveries could not be stored before the end; Asana sends them again", late)
         await self._check.aclose()
@@ -137,7 +141,7 @@ class Receiver:
         many want to know, and waited for two seconds. The store writes to find out.
         """
         health = await self._check.ask()
-        return health_reply(health, stopping=self._stopping, counts=self.counts)
+        return health_reply(health, stopping=self._stopped_at is not None, counts=self.counts)
 
     async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
         """Answer one POST.
@@ -183,8 +187,10 @@ class Receiver:
         return Reply(status=status, body=outcome.encode(), close=outcome in {Outcome.STOPPING, Outcome.CROWDED})
 
     async def _find(self, id: str, *, is_possible: bool) -> Registration:
-        if self._stopping:
+        if self._stopped_at is not None:
             raise refusal(Outcome.STOPPING)
+        if self._under_way > self._max_pending:
+            raise refusal(Outcome.CROWDED)
         found = await self._store.find(id) if is_possible else None
         if found is None:
             raise refusal(Outcome.UNKNOWN)

@@ -444,6 +444,27 @@ async def test_too_much_under_way_is_503_at_once(limit: str) -> None:
     await asyncio.gather(first, return_exceptions=True)
 
 
+async def test_too_many_requests_are_503_at_once(store: Store) -> None:
+    """Those that are still sending count, too, so that nobody can open any number of them."""
+    await register(store)
+    receiver = Receiver(store, max_pending=2)
+    go, reading = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow() -> AsyncIterator[bytes]:
+        reading.release()
+        await go.wait()
+        yield b""
+
+    running = [asyncio.create_task(receiver.receive(ENDPOINT, signed(b"x"), slow())) for _ in range(2)]
+    for _ in running:
+        await reading.acquire()
+    assert (await receiver.receive(ENDPOINT, handshake(), unread())).body == b"too much under way"
+    go.set()
+    assert [reply.status for reply in await asyncio.gather(*running)] == [401, 401]
+    content = body(event())
+    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 200
+
+
 async def unread() -> AsyncIterator[bytes]:
     """A body that must not be read."""
     raise AssertionError("read")
