@@ -214,12 +214,13 @@ class Receiver:
 
     async def _accept_delivery(self, delivery: NewDelivery) -> Reply:
         if is_heartbeat(delivery.body):
-            await self._store.heartbeat(delivery.registration)
+            if delivery.candidate is None:  # until the 201 decides, nobody knows whose heartbeat it is
+                await self._store.heartbeat(delivery.registration)
             self._counts[Outcome.HEARTBEAT] += 1
             return Reply(status=200)
         result = await self._handoff.put(delivery)
-        if result == "refused":  # the registration ended meanwhile
-            raise refusal(Outcome.CLOSED)
+        if result == "refused":  # the registration ended meanwhile, or the 201 named another secret
+            raise refusal(Outcome.CLOSED if delivery.candidate is None else Outcome.FORGED)
         self._counts[Outcome.STORED if result == "stored" else Outcome.DUPLICATE] += 1
         _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
         return Reply(status=200)

@@ -9,7 +9,7 @@ prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -54,8 +54,9 @@ def _target(receiver: Receiver) -> type[web.View]:
             response = _Response(reply)
             if reply.close and not self.request.content.is_eof():
                 # aiohttp would go on reading for ten seconds what a refused peer still sends.
-                await response.prepare(self.request)
-                await response.write_eof()
+                with suppress(ConnectionResetError):  # it may have gone already
+                    await response.prepare(self.request)
+                    await response.write_eof()
                 self.request.protocol.force_close()
             return response
 

@@ -15,7 +15,9 @@ _LONGEST_ADVANCE = timedelta(days=366)
 class FakeClock:
     """What time it is for `FakeAsana`: for its timestamps, retries, heartbeats and offsets.
 
-    Turn it with `FakeAsana.advance`, which also does everything that falls due on the way.
+    Turn it with `FakeAsana.advance`, which also does everything that falls due on the way. Lend it to the store, too:
+    ``MemoryStore(clock=fake.clock.time)``. By a store's own clock the events of a frozen one are old, and deliveries
+    are `Delivery.stale`.
 
     Args:
         start: the time it begins with, with a time zone; by default a fixed date when frozen, so that every run of a
