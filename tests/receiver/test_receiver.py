@@ -415,13 +415,14 @@ async def test_an_answer_nobody_waits_for_keeps_the_delivery(tmp_path: Path) -> 
 
 
 async def test_a_store_of_any_kind_is_not_interrupted() -> None:
-    """Even a store whose `put` can be cancelled finishes it when the peer gives up or the answer is overdue."""
+    """Even a store whose `put` can be cancelled goes on when the answer is overdue; until it ends, it counts."""
     store = Broken()
     await register(store)
     content = body(event())
-    receiver = Receiver(store, timeout=0.01)
+    receiver = Receiver(store, timeout=0.01, max_pending=1)
 
-    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 503
+    assert (await receiver.receive(ENDPOINT, signed(content), content)).body == b"not stored in time"
+    assert (await receiver.receive(ENDPOINT, signed(content), unread())).body == b"too much under way"
     assert len(receiver._handoff._tasks) == 1
     await receiver.aclose()
     assert len(receiver._handoff._tasks) == 0
