@@ -195,3 +195,20 @@ async def test_it_has_to_be_asked_for() -> None:
     for serving in (serve_app(app), serve_asgi(ReceiverApp(receiver))):
         async with serving as url, aiohttp.ClientSession() as http, http.get(f"{url}/health") as answer:
             assert answer.status == 405
+
+
+async def test_an_answer_to_head_has_no_body() -> None:
+    """Not every server takes it away."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("there is nothing to receive")
+
+    scope = {"type": "http", "method": "HEAD", "path": "/health", "headers": []}
+    await ReceiverApp(Receiver(MemoryStore()), health=True)(scope, receive, send)
+
+    assert [message.get("body", message.get("status")) for message in sent] == [200, b""]
+    assert dict(sent[0]["headers"])[b"content-length"] != b"0"
