@@ -71,6 +71,7 @@ from asana_webhooks.retention import Retention
 from asana_webhooks.store.base import DeadLetter, Store, StoreHealth, registration_id
 from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.opening import open_store
+from asana_webhooks.store.secret_box import PLAIN_TEXT, SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.subscriptions.orphans import sweep_registrations
@@ -78,6 +79,7 @@ from asana_webhooks.version import __version__
 from asana_webhooks.worker import Worker
 
 __all__ = [
+    "PLAIN_TEXT",
     "AsanaError",
     "AsanaSession",
     "Backoff",
@@ -121,6 +123,7 @@ __all__ = [
     "RetryPolicy",
     "SQLiteStore",
     "Secret",
+    "SecretBox",
     "ServerError",
     "Store",
     "StoreError",

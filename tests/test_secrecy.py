@@ -59,10 +59,14 @@ from asana_webhooks.store.base import (
     Registration,
     RegistrationState,
     Store,
+    candidate_id,
     registration_id,
 )
+from asana_webhooks.store.fernet import FernetBox
+from asana_webhooks.store.secret_box import PLAIN_TEXT, Safe
 from asana_webhooks.store.shelf import Entry
 from asana_webhooks.store.sqlite import registrations
+from asana_webhooks.store.sqlite.resealing import reseal
 from asana_webhooks.testing import FakeAsana
 from asana_webhooks.testing.serving import serve_receiver
 from tests.helpers.cancelling import cancel_at_every_step
@@ -471,23 +475,24 @@ class Failing:
 @pytest.mark.parametrize("after", range(8))
 async def test_a_database_that_fails_in_the_middle(tmp_path: Path, after: int) -> None:
     """Whichever statement of whichever operation fails, no row with a secret in it is in a local."""
-    secret = Secret(TEXT)
+    secret, safe = Secret(TEXT), Safe(PLAIN_TEXT)
+    name = candidate_id(secret)
 
     def operations(db: Any) -> list[Callable[[], object]]:
         return [
-            lambda: registrations.offer(db(), "p", Secret(TEXT + "2"), now=1.0),
-            lambda: registrations.confirm(db(), "p", webhook_gid="1", secret=secret, now=1.0),
-            lambda: registrations.confirm(db(), "c", webhook_gid="2", secret=secret, now=1.0),
-            lambda: registrations.find(db(), "p", now=1.0),
-            lambda: registrations.find(db(), "c", now=1.0),
-            lambda: registrations.sweep(db(), now=100.0),
+            lambda: registrations.offer(db(), "p", safe.seal(Secret(TEXT + "2")), candidate="other", now=1.0),
+            lambda: registrations.confirm(db(), "p", webhook_gid="1", candidate=name, now=1.0),
+            lambda: registrations.find(db(), "p", now=1.0, safe=safe),
+            lambda: registrations.find(db(), "c", now=1.0, safe=safe),
+            lambda: registrations.overdue(db(), now=100.0, safe=safe),
+            lambda: reseal(db(), Safe(FernetBox({"k": "A" * 43 + "="})), "asana.db"),
         ]
 
     def run(connection: sqlite3.Connection) -> None:
         for id in ("p", "c"):
             registrations.open_(connection, id, resource="1", deadline=50.0)
-            registrations.offer(connection, id, secret, now=0.0)
-        registrations.confirm(connection, "c", webhook_gid="1", secret=secret, now=0.0)
+            registrations.offer(connection, id, safe.seal(secret), candidate=name, now=0.0)
+        registrations.confirm(connection, "c", webhook_gid="1", candidate=name, now=0.0)
         connection.execute("SAVEPOINT before")
         for operation in operations(lambda: Failing(connection, after)):
             try:

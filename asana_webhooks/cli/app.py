@@ -16,6 +16,7 @@ from asana_webhooks.cli.report import summarize
 from asana_webhooks.cli.show import render, watch_on
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.store.opening import open_store
+from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.testing import DEFAULT_TOKEN
 from asana_webhooks.version import __version__
 
@@ -97,7 +98,7 @@ async def demo(
     console = Console(stderr=json)
     began_at = time.monotonic()
     with choose_store(store) as used, watch_on(console, quiet=json and not console.is_terminal) as watch:
-        async with open_store(used.url) as opened:
+        async with open_store(used.url, secret_box=PLAIN_TEXT) as opened:
             samples = await run_demo(opened, watch)
     summary = summarize(samples, store=used, seconds=time.monotonic() - began_at)
     if json:

@@ -64,6 +64,8 @@ class HandOff:
     def _arrived(self, size: int, task: "asyncio.Task[PutResult]") -> None:
         self._tasks.discard(task)
         self._bytes -= size
+        if not task.cancelled():
+            task.exception()  # looked at, for perhaps nobody waits for it any more
 
     async def empty(self, seconds: float) -> int:
         """Wait at most *seconds* for what is on its way; end the waiting for the rest, and return how many that are.

@@ -60,6 +60,8 @@ class HookHeaders:
 
     encodings: tuple[bytes, ...]
     lengths: tuple[bytes, ...]
+    is_chunked: bool
+    """Whether there is a Transfer-Encoding."""
     signatures: tuple[bytes, ...] = field(repr=False)
     secrets: tuple[Secret, ...]
     """Whatever stood there, well formed or not."""
@@ -73,6 +75,7 @@ class HookHeaders:
         return cls(
             encodings=tuple(values.get(b"content-encoding", ())),
             lengths=tuple(values.get(b"content-length", ())),
+            is_chunked=b"transfer-encoding" in values,
             signatures=tuple(values.get(b"x-hook-signature", ())),
             secrets=tuple(Secret(value.decode("latin-1")) for value in values.get(b"x-hook-secret", ())),
         )
@@ -88,13 +91,16 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
 
     Raises:
         RejectedError: 404 closed registration, 415 encoded body, 413 announced body too long, 400 malformed
-            handshake, 401 no usable signature.
+            handshake or both a length and chunks, 401 no usable signature.
     """
     if registration.state is RegistrationState.CLOSED:
         raise refusal(Outcome.CLOSED)
     if any(encoding.lower() not in (b"", b"identity") for encoding in headers.encodings):
         # Front ends decode silently, and the signature would be checked over other bytes than Asana signed.
         raise refusal(Outcome.ENCODED)
+    if headers.lengths and headers.is_chunked:
+        # Some servers believe the chunks, and a proxy in front may have believed the length.
+        raise refusal(Outcome.MISFRAMED)
     for length in headers.lengths:
         check_length(int(length) if length.isdigit() and len(length) < 20 else max_body + 1, max_body=max_body)
     signatures = headers.signatures

@@ -45,8 +45,7 @@ class Receiver:
     sends it again. Every refusal is one line in the log, with ``extra`` fields for those who log structures:
     ``asana_status``, ``asana_outcome`` and ``asana_registration``.
 
-    To end a service without losing anything: `stop` as soon as it shall end, shut the server down, `aclose`, close the
-    store. ``async with`` does the third.
+    To end a service: `aclose`, then the server, then the store, so that what runs can finish.
 
     Args:
         store: where registrations are looked up and deliveries kept.

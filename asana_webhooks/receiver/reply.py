@@ -34,6 +34,7 @@ class Outcome(enum.StrEnum):
     UNKNOWN = "unknown endpoint"
     CLOSED = "closed registration"
     ENCODED = "encoded body"
+    MISFRAMED = "length and chunks both"
     TOO_LONG = "body too long"
     TOO_SLOW = "body too slow"
     CUT_OFF = "body cut off"
@@ -60,6 +61,7 @@ _STATUSES: Final = {
     Outcome.UNKNOWN: 404,
     Outcome.CLOSED: 404,
     Outcome.ENCODED: 415,
+    Outcome.MISFRAMED: 400,
     Outcome.TOO_LONG: 413,
     Outcome.TOO_SLOW: 408,
     Outcome.CUT_OFF: 400,

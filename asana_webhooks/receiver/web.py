@@ -5,7 +5,8 @@ Start the site first (``web.TCPSite(...).start()``), then establish; or establis
 
 The body is read here, so the application's ``client_max_size`` does not cut off long deliveries. Encoded bodies are
 refused; with ``web.AppRunner(app, auto_decompress=False)`` aiohttp does not even try to decode them. Its access log
-prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if others read it.
+prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if others read it. Its logger
+``aiohttp.server`` quotes requests that its parser refuses, endpoints included, at ERROR.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable

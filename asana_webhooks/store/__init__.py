@@ -15,10 +15,12 @@ from asana_webhooks.store.base import (
 )
 from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.opening import open_store
+from asana_webhooks.store.secret_box import PLAIN_TEXT, SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 
 __all__ = [
     "MAX_CANDIDATES",
+    "PLAIN_TEXT",
     "DeadLetter",
     "Lease",
     "MemoryStore",
@@ -27,6 +29,7 @@ __all__ = [
     "Registration",
     "RegistrationState",
     "SQLiteStore",
+    "SecretBox",
     "Store",
     "StoreHealth",
     "candidate_id",

@@ -3,6 +3,7 @@
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.base import Store
 from asana_webhooks.store.memory import MemoryStore
+from asana_webhooks.store.secret_box import PlainText, SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 
 __all__ = ["open_store"]
@@ -10,15 +11,16 @@ __all__ = ["open_store"]
 _WORKS = "use sqlite:///relative.db, sqlite:////absolute/path.db or memory:"
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, secret_box: SecretBox | PlainText | None = None) -> Store:
     """Return the store that a URL names; it is opened by ``async with`` or by its first use.
 
     Args:
         url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db`` (the path is taken as it stands, without
             percent-decoding), or ``memory:``.
+        secret_box: seals the secrets of webhooks; see `SQLiteStore`. A store in memory writes none, and ignores it.
 
     Raises:
-        ConfigurationError: no store goes by such a URL.
+        ConfigurationError: no store goes by such a URL, or *secret_box* is none.
     """
     if url == "memory:":
         return MemoryStore()
@@ -29,4 +31,4 @@ def open_store(url: str) -> Store:
     if scheme != "sqlite" or not rest.startswith("///") or not path or "?" in path:
         # The URL itself stays out of the message: it may hold a password.
         raise ConfigurationError(f"this is no URL of a store; {_WORKS}")
-    return SQLiteStore(path)
+    return SQLiteStore(path, secret_box=secret_box)

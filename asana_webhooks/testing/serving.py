@@ -25,7 +25,7 @@ async def serve_receiver(receiver: Receiver, *, port: int = 0) -> AsyncIterator[
     app = web.Application()
     app.add_routes(webhook_routes(receiver, "/asana"))
     # Signatures are checked over raw bytes, so nothing may decode them on the way.
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=2.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", port)

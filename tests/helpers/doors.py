@@ -23,6 +23,12 @@ class _Server(uvicorn.Server):
     """Tells when it is ready, and leaves signals alone."""
 
     ready: asyncio.Event
+    stopping: asyncio.Event
+
+    async def main_loop(self) -> None:
+        """Wait for the end; the original looks for it ten times a second."""
+        await self.on_tick(0)
+        await self.stopping.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -50,13 +56,14 @@ async def serve_asgi(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI application on uvicorn; yields its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
-    server.ready = asyncio.Event()
+    server.ready, server.stopping = asyncio.Event(), asyncio.Event()
     serving = asyncio.create_task(server.serve([listening]))
     try:
         await server.ready.wait()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
+        server.stopping.set()
         await serving
         listening.close()
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from asana_webhooks import (
+    PLAIN_TEXT,
     ConfigurationError,
     MemoryStore,
     Receiver,
@@ -31,7 +32,8 @@ HEARTBEAT = b'{"events":[]}'
 @pytest.fixture(params=["memory", "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """A store of each kind."""
-    opened: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "asana.db")
+    path = tmp_path / "asana.db"
+    opened: Store = MemoryStore() if request.param == "memory" else SQLiteStore(path, secret_box=PLAIN_TEXT)
     async with opened:
         yield opened
 

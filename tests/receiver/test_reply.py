@@ -13,6 +13,7 @@ STATUSES = {
     "unknown endpoint": 404,
     "closed registration": 404,
     "encoded body": 415,
+    "length and chunks both": 400,
     "body too long": 413,
     "body too slow": 408,
     "body cut off": 400,

@@ -5,19 +5,22 @@ import gc
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from asana_webhooks.errors import ConfigurationError, StoreFullError
+from asana_webhooks.errors import ConfigurationError, StoreFullError, StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.store import NewDelivery, SQLiteStore, candidate_id
+from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.store.sqlite import inbox, registrations
 from asana_webhooks.testing.conformance import SettableClock
 from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
+
+T = TypeVar("T")
 
 
 @pytest.fixture(name="path")
@@ -31,6 +34,22 @@ async def _store(path: Path) -> AsyncIterator[SQLiteStore]:
     """An open store with the confirmed registration "r"."""
     async with SQLiteStore(path) as store:
         yield await confirmed(store)
+
+
+PRIVATE = {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600, "store.db-users": 0o600}
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def link_to(path: Path, target: Path) -> None:
+    path.symlink_to(target)
+
+
+async def in_reader(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> T:
+    """Run something on the connection that reads, in its thread."""
+    return await store._reader.submit(operation)
 
 
 def store_threads() -> list[threading.Thread]:
@@ -49,13 +68,22 @@ class TestDurability:
             ("foreign_keys", 1),
             ("journal_size_limit", 64 * 1024**2),
             ("wal_autocheckpoint", 1000),
+            ("secure_delete", 1),
         ],
     )
     async def test_the_live_connections_are_set_up(self, store: SQLiteStore, pragma: str, expected: int | str) -> None:
-        """Both connections have the settings that durability rests on."""
-        for lane in (store._writer, store._reader):
-            (row,) = await lane.submit(lambda db: db.execute(f"PRAGMA {pragma}").fetchall())
-            assert row == (expected,)
+        """The connection that writes has the settings that durability rests on."""
+        assert await in_writer(store, lambda db: db.execute(f"PRAGMA {pragma}").fetchone()) == (expected,)
+
+    async def test_the_reader_waits_as_long(self, store: SQLiteStore) -> None:
+        """The connection that reads waits for locks as the other one does, and reads the same log."""
+        assert await in_reader(store, lambda db: db.execute("PRAGMA busy_timeout").fetchone()) == (5000,)
+        assert await in_reader(store, lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+
+    async def test_the_reader_cannot_write(self, store: SQLiteStore) -> None:
+        """All that is written goes through one connection."""
+        with pytest.raises(StoreUnavailableError, match="SQLITE_READONLY"):
+            await in_reader(store, lambda db: db.execute("DELETE FROM deliveries"))
 
     async def test_sqlite_may_have_been_built_otherwise(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Durability does not rest on the defaults of the SQLite library at hand."""
@@ -113,7 +141,18 @@ class TestDurability:
         await store.close("r")
         for table in ("candidates", "deliveries", "bodies"):
             assert rows(path, f"SELECT count(*) FROM {table}") == [(0,)]
-        assert rows(path, "SELECT DISTINCT secret FROM registrations") == [(None,)]
+        assert rows(path, "SELECT DISTINCT secret, key_id, candidate FROM registrations") == [(None, None, None)]
+
+
+async def test_two_who_sweep(path: Path) -> None:
+    """A registration that two stores end at the same time is reported by one of them, and only to one."""
+    clock = SettableClock()
+    async with SQLiteStore(path, clock=clock) as one, SQLiteStore(path, clock=clock) as two:
+        for number in range(20):
+            await one.open(f"r{number}", resource="1", ttl=60)
+            clock.advance(61)
+            swept = await asyncio.gather(one.sweep(), two.sweep())
+            assert [registration.id for both in swept for registration in both] == [f"r{number}"]
 
 
 class TestGroupCommit:
@@ -255,7 +294,7 @@ class TestCancellation:
     async def test_leases_that_cannot_be_given_back(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Nobody waits for what a cancelled claim gives back; when that fails the lease just runs out, silently."""
         times = [1.0]
-        async with SQLiteStore(path, clock=lambda: times[0]) as store:
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=lambda: times[0]) as store:
             await confirmed(store)
             await store.put(new(1))
             task = asyncio.ensure_future(store.claim(1, lease=3600))
@@ -422,9 +461,9 @@ def explain(statement: str, connection: sqlite3.Connection) -> list[str]:
 class TestOpening:
     """The file, its permissions and its threads."""
 
-    @pytest.mark.parametrize("mask", [0, 0o077])
+    @pytest.mark.parametrize("mask", [0, 0o077, 0o777])
     async def test_new_files_are_private(self, path: Path, mask: int) -> None:
-        """Nobody but the owner can read the database, its log or its index, whatever the umask."""
+        """Nobody but the owner can read the database and what lies beside it, whatever the umask."""
         before = os.umask(mask)
         try:
             async with SQLiteStore(path) as store:
@@ -432,14 +471,46 @@ class TestOpening:
                 found = modes(path.parent)
         finally:
             os.umask(before)
-        assert found == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+        assert found == PRIVATE
+
+    async def test_files_made_anew_are_private(self, path: Path) -> None:
+        """The log and its index are as private when a later store, or SQLite after a crash, makes them again."""
+        before = os.umask(0)
+        try:
+            async with SQLiteStore(path) as store:
+                await confirmed(store)
+            assert modes(path.parent) == {"store.db": 0o600}
+            async with SQLiteStore(path) as store:
+                await store.heartbeat("r")
+                assert modes(path.parent) == PRIVATE
+                for name in PRIVATE.keys() - {"store.db"}:
+                    remove(path.parent / name)
+                store._writer._executor.submit(store._writer._disconnect)
+                store._reader._executor.submit(store._reader._disconnect)
+                await store.heartbeat("r")
+                assert modes(path.parent) == PRIVATE
+        finally:
+            os.umask(before)
+
+    async def test_a_link_to_the_file(self, path: Path) -> None:
+        """What lies beside the file a symbolic link leads to is private, too."""
+        link = path.with_name("link.db")
+        async with SQLiteStore(path):
+            pass
+        link_to(link, path)
+        async with SQLiteStore(link) as store:
+            await store.heartbeat("r")
+            for name in PRIVATE:
+                allow(path.parent / name, 0o666)
+            async with SQLiteStore(link):
+                assert modes(path.parent) == PRIVATE | {"link.db": 0o600}
 
     async def test_old_files_are_tightened(self, store: SQLiteStore, path: Path) -> None:
         """A database that others could read is closed to them."""
         for name in modes(path.parent):
             allow(path.parent / name, 0o666)
         async with SQLiteStore(path):
-            assert modes(path.parent) == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+            assert modes(path.parent) == PRIVATE
 
     async def test_nothing_is_opened_before_its_first_use(self, path: Path) -> None:
         """Making a store touches neither disk nor threads, and neither does closing an unused one make a file."""

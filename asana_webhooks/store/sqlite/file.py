@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
@@ -26,11 +27,17 @@ _PROBLEMS = {
 }
 
 
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 def unavailable(error: sqlite3.Error) -> StoreUnavailableError:
     """Return what to raise for an error of SQLite; its own text stays out, it may quote from the data."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    return StoreUnavailableError(problem=f"{_PROBLEMS.get(code, 'SQLite failed')} ({name})")
+    problem = f"{_PROBLEMS.get(code, 'SQLite failed')} ({name})"
+    if code in _DAMAGED:
+        return StoreUnavailableError(problem=problem, advice="Check the disk, and restore the file from a backup.")
+    return StoreUnavailableError(problem=problem)
 
 
 def is_passing(error: sqlite3.Error) -> bool:
@@ -47,42 +54,68 @@ class DatabaseFile:
     Args:
         path: of the file; its directory must exist.
         busy_timeout: seconds to wait while another connection writes.
+        log_limit: bytes that the write-ahead log keeps when it is emptied.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float, log_limit: int) -> None:
         if str(path) in {"", ":memory:"}:
             raise ConfigurationError("a SQLite store needs a file; for one in memory use MemoryStore or 'memory:'")
         self._path = Path(path).absolute()
         self._busy_timeout = busy_timeout
+        self._log_limit = log_limit
+        self._log = self.beside("-wal")
         self._connecting = threading.Lock()
         self._opened: tuple[int, int] | None = None
         """Device and inode of the file that was opened first: which file it is, whatever its name."""
 
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def beside(self, suffix: str) -> Path:
+        """Return the path of a file that belongs to the database, where SQLite looks for those."""
+        return Path(os.path.realpath(self._path) + suffix)
+
+    def log_bytes(self) -> int:
+        """Return how many bytes the write-ahead log has."""
+        try:
+            return self._log.stat().st_size
+        except OSError:
+            return 0
+
     def is_in_place(self) -> bool:
         """Tell whether the path still leads to the file that was opened first."""
-        return self._identity() == self._opened
+        return _identity(self._path) == self._opened
 
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+    def log(self) -> tuple[int, int] | None:
+        """Tell which file the write-ahead log is; for a connection it must stay the one it began with."""
+        return _identity(self._log)
 
     def connect(self) -> sqlite3.Connection:
-        """Open the database, making the file and its tables the first time.
+        """Open the database to write, making the file and its tables the first time.
 
         Returns:
-            The connection, for this thread only.
+            The connection, for this thread only. A store has one of these at a time: it alone also empties the log,
+            which in some versions of SQLite must not happen beside a commit.
 
         Raises:
             ConfigurationError: the path cannot work, or the file is not ours.
             StoreUnavailableError: it cannot be opened now.
         """
+        return self._connect(self._open)
+
+    def connect_to_read(self) -> sqlite3.Connection:
+        """Open the database to read, after `connect` has made it; the same errors.
+
+        Returns:
+            The connection, for this thread only. It can neither write nor empty the log, not even when it is closed.
+        """
+        return self._connect(self._open_to_read)
+
+    def _connect(self, opening: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
         with self._connecting:  # two threads making the same file would get into each other's way
             try:
                 self._secure()
-                return self._open()
+                return opening()
             except OSError as error:
                 raise StoreUnavailableError(
                     problem=f"the database file cannot be made or kept private ({error.strerror})"
@@ -96,15 +129,25 @@ class DatabaseFile:
             # Another one knows none of our registrations, and would answer every delivery with "unknown".
             what = "replaced by another; restart to use that one" if self._path.exists() else "deleted"
             raise StoreUnavailableError(problem=f"the database file was {what}")
+        if not self._path.exists() and self.log() is not None:
+            # SQLite would throw the log away, and all the deliveries in it.
+            raise StoreUnavailableError(
+                problem="the database file is missing, but its write-ahead log is there",
+                advice="Put the file back beside its log; or, to begin anew, remove the log.",
+            )
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"the directory {self._path.parent} does not exist")
         if self._path.is_dir():
             raise ConfigurationError(f"{self._path} is a directory, not a database file")
         # Only ever opened when it is new: closing any descriptor of a file drops this process's locks on it.
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            made = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(made, 0o600)  # the umask may have taken even that
+            finally:
+                os.close(made)
         for suffix in ("", "-wal", "-shm"):
-            _tighten(self._path.with_name(self._path.name + suffix))
+            _tighten(self.beside(suffix))
         if not os.access(self._path, os.R_OK | os.W_OK):
             # SQLite would go on read-only, and leave a log behind that stays read-only for ever.
             raise StoreUnavailableError(problem="the database file may not be read and written")
@@ -116,13 +159,20 @@ class DatabaseFile:
             # FULL: a commit survives a power cut, not only the end of the process.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute(f"PRAGMA journal_size_limit = {64 * 1024**2}")
+            # What is deleted is overwritten: dropped secrets, and bodies.
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute(f"PRAGMA journal_size_limit = {self._log_limit}")
             prepare(connection)
         except BaseException:
             connection.close()
             raise
-        self._opened = self._opened or self._identity()
+        self._opened = self._opened or _identity(self._path)
         return connection
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        # Not query_only: only with the file itself open read-only, the last to close does not empty the log.
+        uri = f"{self._path.as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         give_up_at = time.monotonic() + self._busy_timeout
@@ -138,6 +188,14 @@ class DatabaseFile:
                 break
         if mode != "wal":
             raise StoreUnavailableError(problem="this file system cannot hold SQLite's write-ahead log")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _tighten(path: Path) -> None:

@@ -14,10 +14,8 @@ from asana_webhooks.store.base import (
     PutResult,
     RegistrationState,
     StoreHealth,
-    candidate_id,
 )
 from asana_webhooks.store.rules import MAX_SKEW, UNFINISHED, DeliveryState, landing, standing
-from asana_webhooks.store.sqlite.registrations import sealed
 
 __all__ = [
     "Room",
@@ -35,7 +33,7 @@ __all__ = [
 ]
 
 # put
-REGISTRATION = "SELECT number, state, deadline, secret FROM registrations WHERE id = ?"
+REGISTRATION = "SELECT number, state, deadline, candidate FROM registrations WHERE id = ?"
 CANDIDATES = "SELECT id FROM candidates WHERE registration = ?"
 KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND signature = ?"
 QUARANTINED = """
@@ -163,13 +161,13 @@ class Room:
 
 def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: Room) -> PutResult:
     """See `Store.put`."""
-    found = next(sealed(connection.execute(REGISTRATION, (new.registration,))), None)
+    found = connection.execute(REGISTRATION, (new.registration,)).fetchone()
     if found is None:
         return "refused"
-    number, state, deadline, secret = found
+    number, state, deadline, confirmed = found
     place = landing(
         standing(RegistrationState(state), deadline=deadline, now=now),
-        confirmed=None if secret is None else candidate_id(secret),
+        confirmed=confirmed,
         candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
         candidate=new.candidate,
     )

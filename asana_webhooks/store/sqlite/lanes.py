@@ -52,9 +52,13 @@ class Lane:
 
     Args:
         file: the database.
+        connect: opens it; called in the thread, as the following ones.
         name: of the thread.
         begin: the statement that begins a transaction.
-        begun: called in the thread after each beginning.
+        ready: called before each transaction of a connection but its first; what it raises ends that.
+        begun: called after each beginning.
+        settled: called after each transaction, when its outcomes are on their way.
+        disconnected: called after the connection was closed.
         max_operations: how many operations that add something may be under way.
         max_bytes: how many bytes those may bring along.
     """
@@ -63,15 +67,23 @@ class Lane:
         self,
         file: DatabaseFile,
         *,
+        connect: Callable[[], sqlite3.Connection],
         name: str,
         begin: str,
+        ready: Callable[[sqlite3.Connection], None] = lambda _: None,
         begun: Callable[[], None] = lambda: None,
+        settled: Callable[[sqlite3.Connection], None] = lambda _: None,
+        disconnected: Callable[[], None] = lambda: None,
         max_operations: int = 0,
         max_bytes: int = 0,
     ) -> None:
         self._file = file
+        self._connect = connect
         self._begin = begin
+        self._ready = ready
         self._begun = begun
+        self._settled = settled
+        self._disconnected = disconnected
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         # Used in the loop
@@ -112,6 +124,15 @@ class Lane:
             self._idle.clear()
             loop.call_soon(self._start)  # whatever else is ready in this turn of the loop joins
         return entry.answer
+
+    async def open(self) -> None:
+        """Connect, without a transaction: a lock that somebody holds is not waited for.
+
+        Raises:
+            ConfigurationError: see `DatabaseFile.connect`.
+            StoreUnavailableError: the same.
+        """
+        await asyncio.wrap_future(self._executor.submit(self._connected))
 
     async def aclose(self) -> None:
         """Wait for what is under way, then close the connection and end the thread."""
@@ -157,6 +178,11 @@ class Lane:
         outcomes = self._outcomes(batch)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._deliver, batch, outcomes)
+        if self._connection is not None:
+            try:
+                self._settled(self._connection)
+            except sqlite3.Error:  # all is committed; the next transaction tries with a new connection
+                self._disconnect()
 
     def _outcomes(self, batch: Sequence[_Entry[Any]]) -> list[Any]:
         try:
@@ -192,7 +218,9 @@ class Lane:
         if self._connection is not None and not self._file.is_in_place():
             self._disconnect()  # what is written to a deleted file is lost
         if self._connection is None:
-            self._connection = self._file.connect()
+            self._connection = self._connect()
+        else:
+            self._ready(self._connection)
         return self._connection
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
@@ -205,6 +233,7 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+            self._disconnected()
 
 
 def _again(error: AsanaError) -> AsanaError:

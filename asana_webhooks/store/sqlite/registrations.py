@@ -7,25 +7,36 @@ from typing import Any
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState, candidate_id
-from asana_webhooks.store.rules import as_found
+from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState
+from asana_webhooks.store.rules import as_found, standing
+from asana_webhooks.store.secret_box import KeptSecret, Safe
 
-__all__ = ["close", "confirm", "find", "heartbeat", "heartbeats", "offer", "open_", "sealed", "sweep"]
+__all__ = ["close", "confirm", "end_overdue", "find", "heartbeat", "heartbeats", "kept", "offer", "open_", "overdue"]
 
-COLUMNS = "number, id, resource, state, deadline, webhook_gid, last_heartbeat_at, secret"
-"""What `_registration` reads, through `sealed`."""
+COLUMNS = "number, id, resource, state, deadline, webhook_gid, last_heartbeat_at, secret, key_id"
+"""What `_registration` reads, through `kept`."""
 FIND = f"SELECT {COLUMNS} FROM registrations WHERE id = ?"  # noqa: S608 - made of constants, as the next one
 OVERDUE = f"""
     SELECT {COLUMNS} FROM registrations WHERE state = 'pending' AND deadline <= ? ORDER BY number
 """  # noqa: S608
+STILL_OVERDUE = "SELECT number FROM registrations WHERE id = ? AND state = 'pending' AND deadline <= ?"
+CANDIDATE_IDS = "SELECT id FROM candidates WHERE registration = ?"
+STANDING = "SELECT number, state, deadline, webhook_gid, candidate FROM registrations WHERE id = ?"
 EXISTS = "SELECT 1 FROM registrations WHERE id = ?"
 ADD = "INSERT INTO registrations (id, resource, state, deadline) VALUES (?, ?, 'pending', ?)"
-CANDIDATES = "SELECT secret FROM candidates WHERE registration = ? ORDER BY number"
+CANDIDATES = "SELECT secret, key_id FROM candidates WHERE registration = ? ORDER BY number"
 OFFERABLE = "SELECT number FROM registrations WHERE id = ? AND state = 'pending' AND deadline > ?"
-ADD_CANDIDATE = "INSERT INTO candidates (registration, id, secret) VALUES (?, ?, ?)"
+ADD_CANDIDATE = "INSERT INTO candidates (registration, id, secret, key_id) VALUES (?, ?, ?, ?)"
 ECHO = "UPDATE registrations SET echoed = 1 WHERE number = ?"
-CONFIRM = "UPDATE registrations SET state = 'confirmed', webhook_gid = ?, secret = ? WHERE number = ?"
-CLOSE = "UPDATE registrations SET state = 'closed', secret = NULL WHERE number = ?"
+# The secret stays as it was sealed, so whoever confirms needs no secret box.
+CONFIRM = """
+    UPDATE registrations SET state = 'confirmed', webhook_gid = ?, candidate = ?, (secret, key_id) = (
+        SELECT candidates.secret, candidates.key_id FROM candidates
+        WHERE candidates.registration = registrations.number AND candidates.id = ?
+    )
+    WHERE number = ?
+"""
+CLOSE = "UPDATE registrations SET state = 'closed', secret = NULL, key_id = NULL, candidate = NULL WHERE number = ?"
 CLOSABLE = "SELECT number, echoed FROM registrations WHERE id = ?"
 DROP_CANDIDATES = "DELETE FROM candidates WHERE registration = ?"
 RELEASE = """
@@ -40,13 +51,19 @@ BEAT = """
 CONFIRMED = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
 
 
-def sealed(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Yield rows whose last column is a secret with that wrapped, so that no local variable ever holds its text."""
-    return starmap(_seal, rows)
+def kept(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield rows whose last columns are a secret and its key, as one `KeptSecret` or ``None``.
+
+    So no local variable ever holds the secret's text.
+    """
+    return starmap(_keep, rows)
 
 
-def _seal(*columns: Any) -> tuple[Any, ...]:
-    return (*columns[:-1], None if columns[-1] is None else Secret(columns[-1]))
+def _keep(*columns: Any) -> tuple[Any, ...]:
+    *others, content, key_id = columns
+    if content is None:
+        return (*others, None)
+    return (*others, KeptSecret(Secret(content) if isinstance(content, str) else content, key_id))
 
 
 def open_(connection: sqlite3.Connection, id: str, *, resource: str, deadline: float) -> None:
@@ -56,35 +73,36 @@ def open_(connection: sqlite3.Connection, id: str, *, resource: str, deadline: f
     connection.execute(ADD, (id, resource, deadline))
 
 
-def offer(connection: sqlite3.Connection, id: str, secret: Secret, *, now: float) -> bool:
-    """See `Store.offer`."""
+def offer(connection: sqlite3.Connection, id: str, secret: KeptSecret, *, candidate: str, now: float) -> bool:
+    """See `Store.offer`; *candidate* is the secret's `candidate_id`."""
     found = connection.execute(OFFERABLE, (id, now)).fetchone()
     if found is None:
         return False
     (number,) = found
-    known = _candidates(connection, number)
-    if secret in known:
+    known = _candidate_ids(connection, number)
+    if candidate in known:
         return True
     if len(known) >= MAX_CANDIDATES:
         return False
-    connection.execute(ADD_CANDIDATE, (number, candidate_id(secret), secret.reveal()))
+    connection.execute(ADD_CANDIDATE, (number, candidate, secret.column, secret.key_id))
     connection.execute(ECHO, (number,))
     return True
 
 
-def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, secret: Secret, now: float) -> bool:
-    """See `Store.confirm`."""
-    row = next(sealed(connection.execute(FIND, (id,))), None)
-    if row is None:
+def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, candidate: str, now: float) -> bool:
+    """See `Store.confirm`; *candidate* is the secret's `candidate_id`."""
+    found = connection.execute(STANDING, (id,)).fetchone()
+    if found is None:
         return False
-    number, registration = row[0], as_found(_registration(connection, row), now=now)
-    if registration.state is RegistrationState.CONFIRMED:
-        return registration.webhook_gid == webhook_gid and registration.secret == secret
-    if secret not in registration.candidates:
+    number, state, deadline, *confirmed_with = found
+    stands = standing(RegistrationState(state), deadline=deadline, now=now)
+    if stands is RegistrationState.CONFIRMED:
+        return bool([webhook_gid, candidate] == confirmed_with)
+    if stands is RegistrationState.CLOSED or candidate not in _candidate_ids(connection, number):
         return False
-    connection.execute(CONFIRM, (webhook_gid, secret.reveal(), number))
+    connection.execute(CONFIRM, (webhook_gid, candidate, candidate, number))
     connection.execute(DROP_CANDIDATES, (number,))
-    connection.execute(RELEASE, (number, candidate_id(secret)))
+    connection.execute(RELEASE, (number, candidate))
     connection.execute(DROP_QUARANTINED, (number,))
     return True
 
@@ -99,19 +117,26 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
     return bool(echoed)
 
 
-def find(connection: sqlite3.Connection, id: str, *, now: float) -> Registration | None:
+def find(connection: sqlite3.Connection, id: str, *, now: float, safe: Safe) -> Registration | None:
     """See `Store.find`."""
-    row = next(sealed(connection.execute(FIND, (id,))), None)
-    return None if row is None else as_found(_registration(connection, row), now=now)
+    row = next(kept(connection.execute(FIND, (id,))), None)
+    return None if row is None else as_found(_registration(connection, row, safe), now=now)
 
 
-def sweep(connection: sqlite3.Connection, *, now: float) -> list[Registration]:
-    """See `Store.sweep`."""
-    rows = list(sealed(connection.execute(OVERDUE, (now,))))
-    overdue = [_registration(connection, row) for row in rows]
-    for number, *_ in rows:
-        _end(connection, number)
-    return overdue
+def overdue(connection: sqlite3.Connection, *, now: float, safe: Safe) -> list[Registration]:
+    """Return what `Store.sweep` is to end."""
+    return [_registration(connection, row, safe) for row in list(kept(connection.execute(OVERDUE, (now,))))]
+
+
+def end_overdue(connection: sqlite3.Connection, found: Iterable[Registration], *, now: float) -> list[Registration]:
+    """End what `overdue` found; return what nobody else has ended since."""
+    ended = []
+    for registration in found:
+        still = connection.execute(STILL_OVERDUE, (registration.id, now)).fetchone()
+        if still is not None:
+            _end(connection, *still)
+            ended.append(registration)
+    return ended
 
 
 def heartbeat(connection: sqlite3.Connection, id: str, *, now: float) -> None:
@@ -130,19 +155,19 @@ def _end(connection: sqlite3.Connection, number: int) -> None:
     connection.execute(DROP_QUARANTINED, (number,))
 
 
-def _candidates(connection: sqlite3.Connection, number: int) -> tuple[Secret, ...]:
-    return tuple(secret for (secret,) in sealed(connection.execute(CANDIDATES, (number,))))
+def _candidate_ids(connection: sqlite3.Connection, number: int) -> set[str]:
+    return {name for (name,) in connection.execute(CANDIDATE_IDS, (number,))}
 
 
-def _registration(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Registration:
+def _registration(connection: sqlite3.Connection, row: tuple[Any, ...], safe: Safe) -> Registration:
     number, name, resource, state, deadline, webhook_gid, last_heartbeat_at, secret = row
     return Registration(
         id=name,
         resource=resource,
         state=RegistrationState(state),
         deadline=deadline,
-        candidates=_candidates(connection, number),
-        secret=secret,
+        candidates=tuple(safe.open(secret) for (secret,) in kept(connection.execute(CANDIDATES, (number,)))),
+        secret=None if secret is None else safe.open(secret),
         webhook_gid=webhook_gid,
         last_heartbeat_at=last_heartbeat_at,
     )

@@ -1,12 +1,15 @@
 """The tables of the SQLite store."""
 
 import sqlite3
+from itertools import starmap
 
 from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.models import Secret
+from asana_webhooks.store.base import candidate_id
 
 __all__ = ["APPLICATION_ID", "VERSION", "prepare"]
 
-VERSION = 1
+VERSION = 2
 """Kept in ``PRAGMA user_version``; raised by every change of the tables."""
 
 APPLICATION_ID = 0x41_57_48_4B
@@ -14,6 +17,7 @@ APPLICATION_ID = 0x41_57_48_4B
 
 TABLES = (
     # `echoed` outlives the candidates: it answers whether Asana can have created a webhook for the registration.
+    # `candidate` is which of them it was confirmed with. A secret is text, or sealed with the key of `key_id`.
     """
     CREATE TABLE registrations (
         number INTEGER PRIMARY KEY,
@@ -24,7 +28,9 @@ TABLES = (
         echoed INTEGER NOT NULL DEFAULT 0,
         secret TEXT,
         webhook_gid TEXT,
-        last_heartbeat_at REAL
+        last_heartbeat_at REAL,
+        key_id TEXT,
+        candidate TEXT
     )
     """,
     # For sweep and health.
@@ -35,6 +41,7 @@ TABLES = (
         registration INTEGER NOT NULL REFERENCES registrations (number),
         id TEXT NOT NULL,
         secret TEXT NOT NULL,
+        key_id TEXT,
         UNIQUE (registration, id)
     )
     """,
@@ -74,34 +81,56 @@ TABLES = (
     "CREATE TABLE probe (one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL)",
 )
 
+VERSION_2 = (
+    "ALTER TABLE registrations ADD COLUMN key_id TEXT",
+    "ALTER TABLE registrations ADD COLUMN candidate TEXT",
+    "ALTER TABLE candidates ADD COLUMN key_id TEXT",
+)
+"""What makes the tables of version 1 into those of version 2."""
+
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables in an empty database; refuse one of a newer version or of another program.
+    """Make the tables in an empty database, or those of an older version into today's; all of it, or nothing.
 
     Raises:
         ConfigurationError: the file is none of ours, or too new.
     """
-    if _is_ready(connection):
+    if _version(connection) == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _is_ready(connection):  # another process may have been faster
+        version = _version(connection)  # another process may have been faster
+        if version is None:
             for statement in TABLES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+        elif version == 1:
+            _let_secrets_be_sealed(connection)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
 
-def _is_ready(connection: sqlite3.Connection) -> bool:
+def _let_secrets_be_sealed(connection: sqlite3.Connection) -> None:
+    for statement in VERSION_2:
+        connection.execute(statement)
+    confirmed = connection.execute("SELECT number, secret FROM registrations WHERE secret IS NOT NULL")
+    connection.executemany("UPDATE registrations SET candidate = ? WHERE number = ?", list(starmap(_named, confirmed)))
+
+
+def _named(number: int, secret: str) -> tuple[str, int]:
+    return candidate_id(Secret(secret)), number
+
+
+def _version(connection: sqlite3.Connection) -> int | None:
+    """Return the version of the tables; ``None`` if there are none yet."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (application, version, tables) == (0, 0, 0):
-        return False
+        return None
     if application != APPLICATION_ID:
         raise ConfigurationError("the database file belongs to another program; give the store a file of its own")
     if version > VERSION:
@@ -109,4 +138,4 @@ def _is_ready(connection: sqlite3.Connection) -> bool:
             f"the database file has version {version}, and this release knows versions up to {VERSION}; "
             "upgrade asana-webhooks"
         )
-    return True
+    return int(version)

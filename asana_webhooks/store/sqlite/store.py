@@ -8,13 +8,25 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from asana_webhooks.checks import check_seconds
+from attrs import evolve
+
+from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError, StoreError
 from asana_webhooks.models import Secret
-from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, PutResult, Registration, StoreHealth
+from asana_webhooks.store.base import (
+    DeadLetter,
+    Lease,
+    NewDelivery,
+    PutResult,
+    Registration,
+    StoreHealth,
+    candidate_id,
+)
 from asana_webhooks.store.rules import check_integer, check_texts, readable
-from asana_webhooks.store.sqlite import inbox, registrations
+from asana_webhooks.store.secret_box import PlainText, Safe, SecretBox
+from asana_webhooks.store.sqlite import inbox, log, registrations
 from asana_webhooks.store.sqlite.file import DatabaseFile
+from asana_webhooks.store.sqlite.keeper import Keeper
 from asana_webhooks.store.sqlite.lanes import Lane, Operation
 
 __all__ = ["SQLiteStore"]
@@ -32,12 +44,19 @@ class SQLiteStore:
     The file is opened at first use, readable for its owner alone. The store belongs to the event loop that uses it
     first; another one gets a `ConfigurationError`.
 
-    SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) has a rare fault that can lose a commit while another process
-    writes: with such a version, keep to one process, or accept that risk.
+    SQLite before 3.51.3 (but for 3.50.7 and 3.44.6, and what follows each) has a rare fault that can lose a commit
+    while another connection writes. With such a version a store that shares its file logs a warning, and says so in
+    `StoreHealth.problems`: keep to one process then. Within one store nothing is at risk.
     Source: https://www.sqlite.org/wal.html
+
+    Secrets are sealed with *secret_box* before they are written. Those that are in the file already, as plain text or
+    with another key, are sealed anew when it is opened. Whoever only works on deliveries, or confirms registrations,
+    needs no box. What is deleted is overwritten with zeros in the file.
 
     Args:
         path: the database file; it is made if missing, its directory is not.
+        secret_box: seals the secrets of webhooks. ``None``: they are written as plain text, with one warning in the
+            log; `PLAIN_TEXT`: without it.
         clock: returns the time in seconds since the epoch; called in threads.
         busy_timeout: seconds to wait while another process writes; then it is a `StoreUnavailableError`.
         max_operations: how many additions may wait to be written before there is a `StoreFullError`.
@@ -46,12 +65,19 @@ class SQLiteStore:
             as the disk can hold.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
         max_quarantined_bytes: how many bytes their bodies may have together.
+        max_log_bytes: how long the write-ahead log (the file ``-wal``) may get while something that reads the database
+            for long keeps SQLite from emptying it; then additions raise `StoreFullError`, and all else goes on. From 64
+            MiB on it is warned of, in the log and by `StoreHealth.problems`.
+
+    Raises:
+        ConfigurationError: an argument cannot work.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
+        secret_box: SecretBox | PlainText | None = None,
         clock: Callable[[], float] = time.time,
         # Timeouts
         busy_timeout: float = 5.0,
@@ -61,23 +87,32 @@ class SQLiteStore:
         max_deliveries: int | None = None,
         max_quarantined: int = 1_000,
         max_quarantined_bytes: int = 16 * 1024**2,
+        max_log_bytes: int = 1024**3,
     ) -> None:
-        file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout))
+        long = min(log.LONG, check_count("max_log_bytes", max_log_bytes))
+        self._file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout), log_limit=long)
         self._clock = clock
         self._room = inbox.Room(
             max_deliveries=max_deliveries,
             max_quarantined=max_quarantined,
             max_quarantined_bytes=max_quarantined_bytes,
         )
+        self._safe = Safe(secret_box)
+        self._keeper = Keeper(self._file, safe=self._safe, log=log.LogWatch(max_log_bytes, long))
         self._writer = Lane(
-            file,
+            self._file,
+            connect=self._keeper.connect,
             name="asana-webhooks-writer",
             begin="BEGIN IMMEDIATE",
-            begun=self._room.begin,
+            ready=self._keeper.ready,
+            begun=self._begun,
+            settled=self._keeper.settled,
+            disconnected=self._keeper.disconnected,
             max_operations=max_operations,
             max_bytes=max_bytes,
         )
-        self._reader = Lane(file, name="asana-webhooks-reader", begin="BEGIN")
+        self._reader = Lane(self._file, connect=self._file.connect_to_read, name="asana-webhooks-reader", begin="BEGIN")
+        self._is_made = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -118,28 +153,48 @@ class SQLiteStore:
         self._check_usable()
         return self._writer.submit(operation, adds=adds)
 
-    def _read(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def _add(self, operation: Operation[T], *, size: int = 0) -> asyncio.Future[T]:
+        def checked(db: sqlite3.Connection) -> T:
+            self._keeper.log.check_room()
+            return operation(db)
+
+        return self._write(checked, adds=size)
+
+    async def _read(self, operation: Operation[T]) -> T:
         self._check_usable()
-        return self._reader.submit(operation)
+        if not self._is_made:
+            await self._writer.open()  # who only reads cannot make tables, or bring old ones up to date
+            self._is_made = True
+            self._check_usable()
+        return await self._reader.submit(operation)
+
+    def _begun(self) -> None:
+        """Forget what was known of the database before this transaction; in the writing thread."""
+        self._room.begin()
+        self._keeper.begun()
 
     # Registrations
 
     async def open(self, id: str, *, resource: str, ttl: float) -> None:
         """See `Store.open`."""
         check_seconds("ttl", ttl)
-        await self._write(
-            lambda db: registrations.open_(db, id, resource=resource, deadline=self._clock() + ttl), adds=0
-        )
+        await self._add(lambda db: registrations.open_(db, id, resource=resource, deadline=self._clock() + ttl))
 
     async def offer(self, id: str, secret: Secret) -> bool:
-        """See `Store.offer`."""
-        return await self._write(lambda db: registrations.offer(db, id, secret, now=self._clock()), adds=0)
+        """See `Store.offer`; the secret is sealed before, in another thread than the one that writes."""
+        check_texts(secret)
+        if self._safe.key_id is None:
+            self._keeper.tell_of_plain_text()
+        sealed = await self._read(lambda _: self._safe.seal(secret))
+        name = candidate_id(secret)
+        return await self._add(lambda db: registrations.offer(db, id, sealed, candidate=name, now=self._clock()))
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
         check_texts(webhook_gid, secret)
+        name = candidate_id(secret)
         return await self._write(
-            lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, secret=secret, now=self._clock())
+            lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, candidate=name, now=self._clock())
         )
 
     async def close(self, id: str) -> bool:
@@ -148,11 +203,12 @@ class SQLiteStore:
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        return await self._read(lambda db: registrations.find(db, id, now=self._clock()))
+        return await self._read(lambda db: registrations.find(db, id, now=self._clock(), safe=self._safe))
 
     async def sweep(self) -> Sequence[Registration]:
         """See `Store.sweep`."""
-        return await self._write(lambda db: registrations.sweep(db, now=self._clock()))
+        found = await self._read(lambda db: registrations.overdue(db, now=self._clock(), safe=self._safe))
+        return await self._write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
 
     async def heartbeat(self, id: str) -> None:
         """See `Store.heartbeat`."""
@@ -162,8 +218,8 @@ class SQLiteStore:
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
-        return await self._write(
-            lambda db: inbox.put(db, delivery, now=self._clock(), room=self._room), adds=len(delivery.body)
+        return await self._add(
+            lambda db: inbox.put(db, delivery, now=self._clock(), room=self._room), size=len(delivery.body)
         )
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
@@ -225,15 +281,23 @@ class SQLiteStore:
 
     async def health(self) -> StoreHealth:
         """See `Store.health`; while another process writes, it takes up to *busy_timeout*."""
+
+        def probe(db: sqlite3.Connection) -> None:
+            self._keeper.look_for_others()
+            inbox.probe(db, now=self._clock())
+
+        def look(db: sqlite3.Connection) -> StoreHealth:
+            beats = registrations.heartbeats(db)
+            health = inbox.health(db, now=self._clock(), writable=writable, heartbeats=beats)
+            return evolve(health, log_bytes=self._file.log_bytes(), problems=self._keeper.problems)
+
         try:
-            await self._write(lambda db: inbox.probe(db, now=self._clock()))
+            await self._write(probe)
         except StoreError:
             writable = False
         else:
             writable = True
-        return await self._read(
-            lambda db: inbox.health(db, now=self._clock(), writable=writable, heartbeats=registrations.heartbeats(db))
-        )
+        return await self._read(look)
 
     # Maintenance
 

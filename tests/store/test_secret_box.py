@@ -1,0 +1,442 @@
+"""Secrets at rest: sealed before they are written, opened when they are needed, and nothing of them left behind."""
+
+import asyncio
+import importlib
+import logging
+import sqlite3
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from attrs import define, field
+from cryptography.fernet import Fernet
+
+from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
+from asana_webhooks.models import Secret
+from asana_webhooks.receiver.receiver import Receiver
+from asana_webhooks.receiver.signature import sign
+from asana_webhooks.store import MemoryStore, SQLiteStore, candidate_id, open_store
+from asana_webhooks.store.fernet import FernetBox
+from asana_webhooks.store.secret_box import PLAIN_TEXT, KeptSecret, PlainText, Safe, SecretBox
+from asana_webhooks.testing.conformance import SettableClock, StoreConformance
+from tests.helpers.stores import ENDPOINT, body, event, register
+from tests.store.sqlite_help import SECRET, confirmed, new, rows
+
+OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+OTHER = Secret("b" * 32)
+
+
+@pytest.fixture(name="path")
+def _path(tmp_path: Path) -> Path:
+    """Where the database is."""
+    return tmp_path / "store.db"
+
+
+@define
+class Box:
+    """A box whose seal anybody can break, and which fails when told to."""
+
+    key_id: str = "k1"
+    error: BaseException | None = None
+    sealed: Any = None
+    opened: Any = None
+    calls: list[str] = field(factory=list)
+
+    def seal(self, secret: Secret) -> bytes:
+        self._fail("seal")
+        return self.sealed if self.sealed is not None else secret.reveal().encode()[::-1]
+
+    def open(self, sealed: bytes, key_id: str) -> Secret:
+        self._fail(f"open {key_id}")
+        return self.opened if self.opened is not None else Secret(sealed[::-1].decode())
+
+    def _fail(self, call: str) -> None:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+
+def files(path: Path) -> bytes:
+    """Return all that lies on the disk of a database."""
+    return b"".join(file.read_bytes() for file in sorted(path.parent.iterdir()))
+
+
+class TestConformanceWithBox(StoreConformance):
+    """A store with a secret box keeps every promise."""
+
+    def make_store(self, tmp_path: Path, clock: SettableClock) -> SQLiteStore:
+        return SQLiteStore(tmp_path / "store.db", clock=clock, secret_box=FernetBox({"k": OLD}))
+
+
+class TestSealed:
+    """Nobody can read the secrets out of the file."""
+
+    async def test_nothing_readable_is_written(self, path: Path) -> None:
+        """Neither a candidate's secret nor a confirmed one's is ever in the database, its log or what else is there."""
+        async with SQLiteStore(path, secret_box=FernetBox({"k": OLD})) as store:
+            await confirmed(store)
+            await store.open("p", resource="1", ttl=60)
+            assert await store.offer("p", OTHER)
+            found = await store.find("r")
+            pending = await store.find("p")
+            assert found is not None
+            assert pending is not None
+            assert (found.secret, pending.candidates) == (SECRET, (OTHER,))
+            for secret in (SECRET, OTHER):
+                assert secret.reveal().encode() not in files(path)
+        assert SECRET.reveal().encode() not in files(path)
+        assert rows(path, "SELECT key_id FROM registrations UNION ALL SELECT key_id FROM candidates") == [
+            ("k",),
+            (None,),
+            ("k",),
+        ]
+
+    @pytest.mark.parametrize("ending", ["close", "confirm", "sweep"])
+    async def test_what_is_dropped_is_wiped(self, path: Path, ending: str) -> None:
+        """Also without a box, a secret that is dropped is not left in a free part of the file."""
+        clock = SettableClock()
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store:
+            await confirmed(store)
+            await store.open("p", resource="1", ttl=60)
+            assert await store.offer("p", OTHER)
+            if ending == "close":
+                await store.close("p")
+            elif ending == "confirm":
+                await store.offer("p", SECRET)
+                await store.confirm("p", webhook_gid="3", secret=SECRET)
+            else:
+                clock.advance(61)
+                assert [ended.candidates for ended in await store.sweep()] == [(OTHER,)]
+        assert SECRET.reveal().encode() in files(path)
+        assert OTHER.reveal().encode() not in files(path)
+
+    async def test_confirming_needs_no_box(self, path: Path) -> None:
+        """A process that creates webhooks without the box leaves the secret as the receiver sealed it."""
+        async with SQLiteStore(path, secret_box=Box()) as receiver, SQLiteStore(path) as creator:
+            await creator.open("r", resource="1", ttl=60)
+            await receiver.offer("r", SECRET)
+            assert not await creator.confirm("r", webhook_gid="2", secret=OTHER)
+            assert await creator.confirm("r", webhook_gid="2", secret=SECRET)
+            assert await creator.confirm("r", webhook_gid="2", secret=SECRET)
+            assert not await creator.confirm("r", webhook_gid="2", secret=OTHER)
+            found = await receiver.find("r")
+            assert found is not None
+            assert found.secret == SECRET
+        assert rows(path, "SELECT secret, key_id FROM registrations") == [(SECRET.reveal().encode()[::-1], "k1")]
+
+    async def test_deliveries_need_no_box(self, path: Path) -> None:
+        """Storing and claiming deliveries asks the box for nothing, in quarantine and after."""
+        box = Box()
+        async with SQLiteStore(path, secret_box=box) as store:
+            await store.open("r", resource="1", ttl=60)
+            await store.offer("r", SECRET)
+            box.calls.clear()
+            mine, others = candidate_id(SECRET), candidate_id(OTHER)
+            assert await store.put(new(1, candidate=mine)) == "stored"
+            await store.confirm("r", webhook_gid="2", secret=SECRET)
+            assert await store.put(new(2, candidate=mine)) == "stored"
+            assert await store.put(new(3, candidate=others)) == "refused"
+            assert await store.put(new(4)) == "stored"
+            assert len(await store.claim(9, lease=60)) == 3
+            assert box.calls == []
+
+
+class TestBoxFails:
+    """A box that does not work makes the store unavailable, and shows nothing."""
+
+    @pytest.mark.parametrize(
+        "error", [ValueError(SECRET.reveal()), KeyError("k1"), TimeoutError(), RecursionError(SECRET.reveal())]
+    )
+    async def test_any_error(self, path: Path, error: Exception) -> None:
+        """Whatever it raises, the caller gets one error that names the key and holds nothing of the box's."""
+        box = Box()
+        async with SQLiteStore(path, secret_box=box) as store:
+            await confirmed(store)
+            await store.open("p", resource="1", ttl=60)
+            box.error = error
+            for call in (store.find("r"), store.offer("p", SECRET)):
+                with pytest.raises(StoreUnavailableError, match="'k1'") as caught:
+                    await call
+                assert type(error).__name__ in str(caught.value)
+                assert caught.value.__context__ is caught.value.__cause__ is None
+                assert SECRET.reveal() not in "".join(traceback.format_exception(caught.value))
+            box.error = None
+            assert await store.offer("p", SECRET)
+
+    @pytest.mark.parametrize("wrong", ["a text", 5])
+    async def test_a_box_that_returns_something_else(self, wrong: object) -> None:
+        """What is no bytes, or no secret, is an error of the box."""
+        with pytest.raises(StoreUnavailableError, match="no bytes but"):
+            Safe(Box(sealed=wrong)).seal(SECRET)
+        with pytest.raises(StoreUnavailableError, match="no Secret but"):
+            Safe(Box(opened=wrong)).open(KeptSecret(b"x", "k1"))
+
+    async def test_a_cancellation_is_none(self) -> None:
+        """What ends a program is not kept from it."""
+        with pytest.raises(KeyboardInterrupt):
+            Safe(Box(error=KeyboardInterrupt())).seal(SECRET)
+
+    @pytest.mark.parametrize("box", [FernetBox({"k2": NEW}), FernetBox({"k1": NEW}), None], ids=["id", "key", "none"])
+    async def test_the_receiver_answers_503(
+        self, path: Path, box: SecretBox | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Without the right key a true delivery is answered so that Asana sends it again: no 401, no 404."""
+        content = body(event())
+        headers = [(b"x-hook-signature", sign(SECRET, content).encode())]
+        async with SQLiteStore(path, secret_box=FernetBox({"k1": OLD})) as store:
+            id = await register(store, secret=SECRET)
+        async with SQLiteStore(path, secret_box=box) as store:
+            reply = await Receiver(store).receive(ENDPOINT, headers, content)
+            assert reply.status == 503
+            with pytest.raises(StoreUnavailableError, match=r"'k1'.*Give the (store|box)"):
+                await store.find(id)
+        async with SQLiteStore(path, secret_box=FernetBox({"k2": NEW, "k1": OLD})) as store:
+            assert (await Receiver(store).receive(ENDPOINT, headers, content)).status == 200
+
+    @pytest.mark.parametrize(
+        "box", [object(), Box(key_id=""), Box(key_id=cast(str, 5)), FernetBox], ids=["object", "", "5", "class"]
+    )
+    def test_what_is_no_box(self, path: Path, box: Any) -> None:
+        """A mistake in the argument shows when the store is made, not when the first handshake comes."""
+        with pytest.raises(ConfigurationError, match="secret_box must be"):
+            open_store(f"sqlite:///{path}", secret_box=box)
+
+
+class TestResealing:
+    """When a store is opened, its secrets are sealed with the key that seals now."""
+
+    async def _plain(self, path: Path) -> None:
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            await confirmed(store)
+            await store.open("p", resource="1", ttl=10_000)
+            await store.offer("p", OTHER)
+
+    @pytest.mark.parametrize("careless", [False, True])
+    async def test_plain_text_is_sealed(self, path: Path, careless: bool, caplog: pytest.LogCaptureFixture) -> None:
+        """After the first opening with a box no byte of the old text is left, however it was written."""
+        caplog.set_level(logging.INFO)
+        await self._plain(path)
+        if careless:  # as SQLite leaves deleted rows unless it is told otherwise
+            connection = sqlite3.connect(path)
+            connection.execute("PRAGMA secure_delete = OFF")
+            connection.execute("CREATE TABLE t (x)")
+            connection.executemany("INSERT INTO t VALUES (?)", [(SECRET.reveal() * 50,)] * 50)
+            connection.execute("DROP TABLE t")
+            connection.commit()
+            connection.close()
+        assert files(path).count(SECRET.reveal().encode()) > (1 if careless else 0)
+        async with SQLiteStore(path, secret_box=FernetBox({"k": OLD})) as store:
+            for secret in (SECRET, OTHER):
+                assert secret.reveal().encode() not in files(path)
+            found, pending = await store.find("r"), await store.find("p")
+        assert found is not None
+        assert pending is not None
+        assert (found.secret, pending.candidates) == (SECRET, (OTHER,))
+        assert SECRET.reveal().encode() not in files(path)
+        assert [record.levelname for record in caplog.records if record.name.startswith("asana")] == ["INFO"]
+
+    async def test_plain_text_that_somebody_reads(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """While another program keeps the log from being emptied, the operator is told what is left to do."""
+        await self._plain(path)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM registrations").fetchall()
+        async with SQLiteStore(path, secret_box=FernetBox({"k": OLD}), busy_timeout=0.05) as store:
+            assert await store.find("r") is not None
+        other.close()
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert "plain text may be left" in warning
+        assert "VACUUM" in warning
+
+    async def test_the_key_is_changed(self, path: Path) -> None:
+        """Secrets sealed with an older key are sealed with the first one; then the old key can go."""
+        async with SQLiteStore(path, secret_box=FernetBox({"old": OLD})) as store:
+            await confirmed(store)
+        async with SQLiteStore(path, secret_box=FernetBox({"old": OLD, "new": NEW})) as store:
+            assert rows(path, "SELECT key_id FROM registrations") == [("old",)]
+        async with SQLiteStore(path, secret_box=FernetBox({"new": NEW, "old": OLD})) as store:
+            assert rows(path, "SELECT key_id FROM registrations") == [("new",)]
+        async with SQLiteStore(path, secret_box=FernetBox({"new": NEW})) as store:
+            found = await store.find("r")
+        assert found is not None
+        assert found.secret == SECRET
+
+    async def test_what_cannot_be_opened_stays(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """One secret with a lost key keeps nobody else's from being sealed or found, and the box is asked once."""
+        async with SQLiteStore(path, secret_box=FernetBox({"lost": OLD})) as store:
+            for id in ("a", "b"):
+                await confirmed(store, id)
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            await confirmed(store, "c")
+        async with SQLiteStore(path, secret_box=FernetBox({"new": NEW})) as store:
+            found = await store.find("c")
+            assert found is not None
+            assert found.secret == SECRET
+            with pytest.raises(StoreUnavailableError, match="'lost'"):
+                await store.find("a")
+        assert rows(path, "SELECT id, key_id FROM registrations") == [("a", "lost"), ("b", "lost"), ("c", "new")]
+        texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(texts) == 2
+        assert "'lost'" in texts[0]
+        assert "2 secrets" in texts[1]
+
+    async def test_a_box_that_is_down_at_the_start(self, path: Path) -> None:
+        """The store opens all the same, and the secrets are sealed the next time."""
+        await self._plain(path)
+        async with SQLiteStore(path, secret_box=Box(error=TimeoutError())) as store:
+            assert await store.find("r") is not None  # it is still in plain text
+        assert rows(path, "SELECT DISTINCT key_id FROM candidates") == [(None,)]
+        async with SQLiteStore(path, secret_box=Box()):
+            assert rows(path, "SELECT DISTINCT key_id FROM candidates") == [("k1",)]
+
+    async def test_nothing_is_locked_meanwhile(self, path: Path) -> None:
+        """While the box is asked others write, and what they wrote stays."""
+        await self._plain(path)
+
+        class Slow(Box):
+            def seal(self, secret: Secret) -> bytes:
+                connection = sqlite3.connect(path, timeout=0)
+                connection.execute("UPDATE registrations SET secret = NULL, state = 'closed'")
+                connection.execute("UPDATE candidates SET secret = x'00', key_id = 'theirs'")
+                connection.commit()
+                connection.close()
+                return super().seal(secret)
+
+        async with SQLiteStore(path, secret_box=Slow()):
+            pass
+        assert rows(path, "SELECT secret, key_id FROM candidates") == [(b"\0", "theirs")]
+        assert rows(path, "SELECT DISTINCT secret, key_id FROM registrations") == [(None, None)]
+
+    @pytest.mark.parametrize("call", ["find", "offer"])
+    async def test_who_writes_does_not_wait(self, path: Path, call: str) -> None:
+        """A slow box holds up nobody who writes, for another thread waits for it."""
+        under_way, go_on = threading.Event(), threading.Event()
+
+        class Slow(Box):
+            def seal(self, secret: Secret) -> bytes:
+                self._wait()
+                return super().seal(secret)
+
+            def open(self, sealed: bytes, key_id: str) -> Secret:
+                self._wait()
+                return super().open(sealed, key_id)
+
+            def _wait(self) -> None:
+                under_way.set()
+                go_on.wait(20)
+
+        async with SQLiteStore(path, secret_box=Box()) as store:
+            await confirmed(store)
+            await store.open("p", resource="1", ttl=60)
+        async with SQLiteStore(path, secret_box=Slow()) as store:
+            waiting = asyncio.ensure_future(store.find("r") if call == "find" else store.offer("p", OTHER))
+            await asyncio.to_thread(under_way.wait, 20)
+            async with asyncio.timeout(10):
+                assert await store.put(new(1)) == "stored"
+            assert not waiting.done()
+            go_on.set()
+            assert await waiting
+
+
+class TestPlainText:
+    """Without a box the file holds plain text, and says so once."""
+
+    async def test_one_warning(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The warning comes with the first secret, once for a store, and shows no secret."""
+        async with SQLiteStore(path) as store:
+            assert caplog.records == []
+            await confirmed(store)
+            await confirmed(store, "s")
+        async with SQLiteStore(path) as store:
+            await store.find("r")
+        texts = [record.getMessage() for record in caplog.records]
+        assert len(texts) == 2
+        assert {text for text in texts if str(path) in text and "secret_box" in text} == set(texts)
+
+    async def test_somebody_knows(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """PLAIN_TEXT writes plain text without a word."""
+        async with open_store(f"sqlite:///{path}", secret_box=PLAIN_TEXT) as store:
+            assert isinstance(store, SQLiteStore)
+            await confirmed(store)
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            found = await store.find("r")
+            assert found is not None
+            assert found.secret == SECRET
+        assert caplog.records == []
+        assert rows(path, "SELECT secret, key_id FROM registrations") == [(SECRET.reveal(), None)]
+        assert repr(PLAIN_TEXT) == "PLAIN_TEXT"
+        assert isinstance(PLAIN_TEXT, PlainText)
+
+    async def test_who_needs_no_secrets(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A worker's process opens a sealed file without a box, and nobody complains."""
+        async with SQLiteStore(path, secret_box=Box()) as store:
+            await confirmed(store)
+            await store.put(new(1))
+        async with SQLiteStore(path) as store:
+            assert len(await store.claim(1, lease=60)) == 1
+        assert caplog.records == []
+
+    def test_a_store_in_memory(self) -> None:
+        """It writes nothing, so it takes a box and needs none."""
+        assert isinstance(open_store("memory:", secret_box=Box()), MemoryStore)
+
+
+class TestFernetBox:
+    """Fernet keys by id."""
+
+    def test_round_trip(self) -> None:
+        """What it sealed it opens, and nobody can read it meanwhile."""
+        box = FernetBox({"k": Secret(OLD)})
+        sealed = box.seal(SECRET)
+        assert SECRET.reveal().encode() not in sealed
+        assert box.open(sealed, "k") == SECRET
+        assert box.key_id == "k"
+        assert isinstance(Safe(box), Safe)
+
+    def test_the_first_key_seals(self) -> None:
+        """Any of the keys opens what it sealed once; a key of another id does not."""
+        sealed = FernetBox({"old": OLD}).seal(SECRET)
+        box = FernetBox({"new": NEW, "old": OLD})
+        assert box.key_id == "new"
+        assert box.open(sealed, "old") == SECRET
+        assert box.open(box.seal(SECRET), "new") == SECRET
+        with pytest.raises(ConfigurationError, match="was not sealed with the key 'new'"):
+            box.open(sealed, "new")
+        with pytest.raises(ConfigurationError, match="no key 'lost'"):
+            box.open(sealed, "lost")
+
+    def test_a_changed_seal(self) -> None:
+        """Every changed byte is found, and the error has nothing of cryptography's."""
+        box = FernetBox({"k": OLD})
+        sealed = bytearray(box.seal(SECRET))
+        sealed[len(sealed) // 2] ^= 1
+        with pytest.raises(ConfigurationError, match="changed since") as caught:
+            box.open(bytes(sealed), "k")
+        assert caught.value.__context__ is None
+
+    @pytest.mark.parametrize("keys", [{}, {"k": ""}, {"k": "short"}, {"k": OLD[:-2]}, {"": OLD}, {"k": "\udcff" * 44}])
+    def test_bad_keys(self, keys: dict[str, str]) -> None:
+        """What is no key is refused with how to make one, and not shown: neither in the text nor in a traceback."""
+        with pytest.raises(ConfigurationError, match=r"key") as caught:
+            FernetBox(keys)
+        shown = "".join(
+            traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack.format()[1:]
+        )
+        for key in keys.values():
+            assert not key or key not in f"{caught.value} {shown}"
+        assert caught.value.__context__ is None
+
+    def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever lacks cryptography is told what to install."""
+        monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+        monkeypatch.delitem(sys.modules, "asana_webhooks.store.fernet")
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'asana-webhooks\[fernet\]'"):
+            importlib.import_module("asana_webhooks.store.fernet")
+
+    def test_its_repr(self) -> None:
+        """It names its key and shows none."""
+        shown = repr(FernetBox({"2026-11": NEW, "2025": OLD}))
+        assert shown == "<FernetBox seals with '2026-11', opens 2>"
