@@ -21,7 +21,7 @@ from asana_webhooks.store import SQLiteStore
 from tests.helpers.raw import later
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
-__all__ = ["Load", "ReceiverProcess", "Stored", "endless", "locked", "prepare", "receiver_process", "sending", "stored"]
+__all__ = ["Load", "ReceiverProcess", "Stored", "locked", "prepare", "receiver_process", "sending", "stored"]
 
 ROOT = Path(__file__).parents[2]
 
