@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from asana_webhooks.store import SQLiteStore
 from asana_webhooks.testing.conformance import SettableClock
@@ -82,6 +85,21 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
     answers = [line for process in processes for line in process.communicate()[0].splitlines()]
     assert [process.returncode for process in processes] == [0, 0]
     assert len(answers) == len(set(answers)) == len(rows(path)) == 800
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_many_processes_write_at_the_same_time(tmp_path: Path) -> None:
+    """Four processes put more than 10,000 deliveries together, and none of them is ever told that the file is busy."""
+    path = tmp_path / "store.db"
+    asyncio.run(prepare(path))
+    processes = [start(PUTTING, path, 7, number) for number in range(4)]
+    with ThreadPoolExecutor(4) as readers:  # a pipe that nobody reads would hold its process up
+        answers = [out.splitlines() for out, _ in readers.map(lambda process: process.communicate(), processes)]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert [len(each) for each in answers] == [2_800] * 4
+    assert len(rows(path)) == 11_200
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_processes_make_the_file_together(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""Real worker processes that are killed, frozen and stopped while they hold deliveries."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from asana_webhooks import SQLiteStore
+from asana_webhooks.store import Lease
+from asana_webhooks.store.base import registration_id
+from tests.helpers.raw import later
+from tests.helpers.stores import ENDPOINT, body, deliver, event, register
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = """
+import asyncio, os, signal, sys
+from asana_webhooks import SQLiteStore, Worker
+
+async def wait(delivery):
+    print(delivery.id, delivery.attempt, flush=True)
+    if delivery.id == 1:
+        await asyncio.to_thread(sys.stdin.readline)
+    else:
+        await asyncio.Event().wait()
+
+async def crash(delivery):
+    print(delivery.id, delivery.attempt, flush=True)
+    if delivery.id == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def stop(worker):
+    worker.stop()
+    print("stopping", flush=True)
+
+async def main(path, handler, concurrency, lease, stop_timeout):
+    async with SQLiteStore(path) as store:
+        worker = Worker(
+            store,
+            globals()[handler],
+            concurrency=int(concurrency),
+            lease=float(lease),
+            max_attempts=2,
+            poll=0.05,
+            stop_timeout=float(stop_timeout),
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop, worker)
+        async with worker:
+            await worker.run()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@contextmanager
+def working(
+    path: Path, handler: str = "wait", *, concurrency: int = 1, lease: float = 0.5, stop_timeout: float = 30
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a worker while the block runs; it prints what it is given.
+
+    Of what it handles then the first delivery waits to be told to finish, or crashes; the others wait, or are done.
+    """
+    arguments = (path, handler, concurrency, lease, stop_timeout)
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def heard(process: subprocess.Popen[str]) -> str:
+    """Wait for what a worker says next: the id of the delivery it is given and which attempt it is."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def let_finish(process: subprocess.Popen[str]) -> None:
+    """Have the handler of the first delivery return."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def freeze(process: subprocess.Popen[str], path: Path) -> None:
+    """Stop a process where it is, but not in the middle of a transaction, for all others would be stopped as well."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+            else:
+                connection.execute("ROLLBACK")
+                return
+
+
+async def next_lease(store: SQLiteStore) -> Lease:
+    """Claim again and again until there is something."""
+    while not (claimed := await store.claim(1, lease=60)):
+        await later(0.02)
+    return claimed[0]
+
+
+@pytest.fixture(name="path")
+def _path(tmp_path: Path) -> Path:
+    """Where the database is."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture(name="store")
+async def _store(path: Path) -> AsyncIterator[SQLiteStore]:
+    """An open store with one delivery."""
+    async with SQLiteStore(path) as store:
+        registration = await register(store)
+        await deliver(store, registration, body(event()))
+        yield store
+
+
+async def test_a_killed_worker(store: SQLiteStore, path: Path) -> None:
+    """What a worker held when it was killed is handed out when its lease has run out, as the second attempt."""
+    with working(path) as worker:
+        assert heard(worker) == "1 1"
+        assert await store.claim(1, lease=60) == []
+        worker.kill()
+        lease = await next_lease(store)
+        assert (lease.id, lease.attempt) == (1, 2)
+        assert await store.done(lease)
+
+
+async def test_a_frozen_worker(store: SQLiteStore, path: Path) -> None:
+    """A worker that stood still past its lease changes nothing when it goes on: the delivery is another's by now."""
+    with working(path) as worker:
+        assert heard(worker) == "1 1"
+        freeze(worker, path)
+        lease = await next_lease(store)
+        assert lease.attempt == 2
+
+        let_finish(worker)
+        worker.send_signal(signal.SIGCONT)
+        worker.terminate()
+        _, log = worker.communicate()
+        assert worker.returncode == 0
+        assert "the lease was lost meanwhile" in log
+        assert (await store.health()).leased == 1
+        assert await store.done(lease)
+
+
+async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path) -> None:
+    """It is a dead letter after its attempts, though no worker lived to say so, and those behind it are handled."""
+    await deliver(store, registration_id(ENDPOINT), body(event()))
+    for attempt in (1, 2):
+        with working(path, "crash", lease=0.2) as worker:
+            while (given := heard(worker)) != f"1 {attempt}":
+                assert given == "2 1"
+            assert worker.wait() == -signal.SIGKILL
+    with working(path, "crash", lease=0.2) as worker:
+        while not (letters := await store.dead_letters()):
+            await later(0.02)
+        worker.terminate()
+        assert worker.wait() == 0
+    assert [letter.id for letter in letters] == [1]
+    assert "given up after 2 attempts" in letters[0].error
+    assert await store.claim(9, lease=60) == []
+
+
+async def test_sigterm(store: SQLiteStore, path: Path) -> None:
+    """A handler that finishes in time is acknowledged; what another holds is free at once, as if untried."""
+    await deliver(store, registration_id(ENDPOINT), body(event()))
+    with working(path, concurrency=2, lease=3600, stop_timeout=2) as worker:
+        assert sorted([heard(worker), heard(worker)]) == ["1 1", "2 1"]
+        worker.terminate()
+        assert heard(worker) == "stopping"
+        for _ in range(20):
+            assert await store.claim(9, lease=60) == []  # both may still finish
+        let_finish(worker)
+        assert worker.wait() == 0
+        [lease] = await store.claim(9, lease=60)
+        assert (lease.id, lease.attempt) == (2, 1)
