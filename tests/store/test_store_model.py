@@ -1,193 +1,109 @@
-"""Both stores against a small model, by random sequences of calls."""
+"""Every store against a plain one, by random sequences of calls, crashes among them."""
 
 import asyncio
+import base64
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asana_webhooks.models import Secret
-from asana_webhooks.store import Lease, MemoryStore, NewDelivery, RegistrationState, SQLiteStore, candidate_id
+from asana_webhooks.store import Lease, MemoryStore, NewDelivery, SQLiteStore, Store, StoreHealth, candidate_id
+from asana_webhooks.store.fernet import FernetBox
 from asana_webhooks.testing.conformance import SettableClock
+from tests.store.plain_store import PlainStore
 
-IDS = st.sampled_from(["r1", "r2", "r3"])
-SECRETS = st.sampled_from([Secret(letter * 32) for letter in "abcdef"])
+NAMES = ["r1", "r2", "r3"]
+IDS = st.sampled_from(NAMES)
+GOOD, FORGED, *OTHERS = (Secret(letter * 32) for letter in "abcdef")
+SECRETS = st.sampled_from([GOOD, FORGED, *OTHERS])
 NUMBERS = st.integers(0, 12)
 SECONDS = st.sampled_from([0, 1, 5, 30])
+ANSWERS = st.sampled_from(["done", "retry", "bury", "release", "extend"])
+THEN = st.lists(ANSWERS | st.just("nothing yet"), max_size=4)
+HOUR = 3600
+KEYS = {letter: Secret(base64.urlsafe_b64encode(letter.encode() * 32).decode()) for letter in "kl"}
+BOXES = [FernetBox(KEYS), FernetBox(dict(reversed(KEYS.items())))]
+"""A box, and the one that takes over when its key has been replaced."""
 
 
-def name_of(secret: Secret | None) -> str | None:
-    return None if secret is None else candidate_id(secret)
-
-
-class Model:
-    """The protocol once more, as plainly as can be: lists of dictionaries, searched from end to end."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.registrations: dict[str, dict[str, Any]] = {}
-        self.deliveries: list[dict[str, Any]] = []
-        self.put_so_far = 0
-
-    def open(self, id: str, ttl: float) -> bool:
-        if id in self.registrations:
-            return False
-        self.registrations[id] = {"state": "pending", "deadline": self.now + ttl, "offered": [], "secret": None}
-        return True
-
-    def offer(self, id: str, secret: Secret) -> bool:
-        one = self.registrations.get(id)
-        if not one or one["state"] != "pending" or self.now >= one["deadline"]:
-            return False
-        if secret not in one["offered"]:
-            if len(one["offered"]) == 4:
-                return False
-            one["offered"].append(secret)
-        return True
-
-    def state_of(self, id: str) -> str:
-        one = self.registrations[id]
-        overdue = one["state"] == "pending" and one["deadline"] <= self.now
-        return "closed" if overdue else str(one["state"])
-
-    def confirm(self, id: str, secret: Secret) -> bool:
-        one = self.registrations.get(id)
-        if not one or self.state_of(id) == "closed":
-            return False
-        if one["state"] == "confirmed":
-            return bool(one["secret"] == secret)
-        if secret not in one["offered"]:
-            return False
-        one.update(state="confirmed", secret=secret)
-        self.leave_quarantine(id, candidate_id(secret))
-        return True
-
-    def close(self, id: str) -> bool:
-        one = self.registrations.get(id)
-        if not one:
-            return False
-        one["state"] = "closed"
-        self.leave_quarantine(id, None)
-        return bool(one["offered"])
-
-    def leave_quarantine(self, id: str, released: str | None) -> None:
-        for one in [one for one in self.deliveries if one["registration"] == id and one["state"] == "quarantined"]:
-            if one["candidate"] == released:
-                one["state"] = "open"
-            else:
-                self.deliveries.remove(one)
-
-    def sweep(self) -> list[str]:
-        overdue = [
-            name
-            for name, one in self.registrations.items()
-            if one["state"] == "pending" and one["deadline"] <= self.now
-        ]
-        for name in overdue:
-            self.close(name)
-        return overdue
-
-    def put(self, id: str, number: int, secret: Secret | None) -> str:
-        one = self.registrations.get(id)
-        if not one or self.state_of(id) == "closed":
-            return "refused"
-        if one["state"] == "pending" and secret not in one["offered"]:
-            return "refused"
-        if one["state"] == "confirmed" and secret not in {None, one["secret"]}:
-            return "refused"
-        if any(old["registration"] == id and old["number"] == number for old in self.deliveries):
-            return "duplicate"
-        self.put_so_far += 1
-        self.deliveries.append(
-            {
-                "serial": self.put_so_far,
-                "registration": id,
-                "number": number,
-                "candidate": name_of(secret),
-                "state": "quarantined" if one["state"] == "pending" else "open",
-                "due": self.now,
-                "leases": 0,
-                "holder": None,
-                "attempts": 0,
-                "received": self.now,
-            }
-        )
-        return "stored"
-
-    def claim(self, limit: int, lease: float, *, ordered: bool) -> list[dict[str, Any]]:
-        claimed: list[dict[str, Any]] = []
-        blocked: set[str] = set()
-        for one in self.deliveries:
-            if one["state"] != "open":
-                continue
-            if len(claimed) < limit and one["due"] <= self.now and one["registration"] not in blocked:
-                number = one["leases"] + 1
-                one.update(due=self.now + lease, leases=number, holder=number, attempts=one["attempts"] + 1)
-                claimed.append(one)
-            if ordered:
-                blocked.add(one["registration"])
-        return claimed
-
-    def held(self, serial: int, holder: int) -> dict[str, Any] | None:
-        for one in self.deliveries:
-            if (one["serial"], one["holder"], one["state"]) == (serial, holder, "open") and one["due"] > self.now:
-                return one
-        return None
-
-
-@settings(max_examples=15, stateful_step_count=40, deadline=None)
-class StoreMachine(RuleBasedStateMachine):
-    """Calls the model and both stores alike, and compares every answer."""
+class MemoryMachine(RuleBasedStateMachine):
+    """Calls the plain store and the real ones alike, and compares every answer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
+        self.plain = PlainStore()
         self.clock = SettableClock(0)
-        self.directory = tempfile.TemporaryDirectory()
+        self.was_set_back = False
         self.runner = asyncio.Runner()
-        self.stores = (
-            MemoryStore(clock=self.clock),
-            SQLiteStore(Path(self.directory.name) / "store.db", clock=self.clock),
-        )
-        self.leases: list[tuple[tuple[int, int], list[Lease]]] = []
+        self.stores: list[Store] = [MemoryStore(clock=self.clock)]
+        self.abandoned: list[Store] = []
+        self.leases: list[Lease] = []
 
     def teardown(self) -> None:
-        for store in self.stores:
+        for store in [*self.stores, *self.abandoned]:
             self.runner.run(store.aclose())
         self.runner.close()
-        self.directory.cleanup()
 
     def ask(self, method: str, *args: object, **options: object) -> Any:
-        """Call a method of both stores; their answers must agree."""
-        answers = [self.runner.run(getattr(store, method)(*args, **options)) for store in self.stores]
-        assert answers[0] == answers[1]
-        return answers[0]
+        """Call a method of every store; their answers must agree."""
+        first, *others = [self.runner.run(getattr(store, method)(*args, **options)) for store in self.stores]
+        assert others == [first] * len(others)
+        return first
 
-    @rule(id=IDS, ttl=SECONDS)
+    # Registrations
+
+    @initialize(number=st.integers(0, 4), others=st.integers(0, 4))
+    def establish(self, number: int, others: int) -> None:
+        """Begin with what chance would seldom bring about: deliveries from before a 201 and after it."""
+        for id, count in (("r1", number), ("r2", others)):
+            self.open(id, 5)
+            for secret in (GOOD, FORGED):
+                self.offer(id, secret)
+                for step in range(count):
+                    self.put(id, step if secret == GOOD else 6 + step, secret)
+        self.confirm("r1", GOOD, "1")
+        for step in range(3):
+            self.put("r1", 10 + step, None)
+
     def open(self, id: str, ttl: int) -> None:
-        if self.model.open(id, ttl):
+        if self.plain.open(id, ttl):
             self.ask("open", id, resource="1", ttl=ttl)
 
-    @rule(id=IDS, secret=SECRETS)
     def offer(self, id: str, secret: Secret) -> None:
-        assert self.ask("offer", id, secret) == self.model.offer(id, secret)
+        assert self.ask("offer", id, secret) == self.plain.offer(id, secret)
 
-    @rule(id=IDS, secret=SECRETS)
-    def confirm(self, id: str, secret: Secret) -> None:
-        assert self.ask("confirm", id, webhook_gid="2", secret=secret) == self.model.confirm(id, secret)
+    def confirm(self, id: str, secret: Secret, gid: str) -> None:
+        gid = id + gid
+        assert self.ask("confirm", id, webhook_gid=gid, secret=secret) == self.plain.confirm(id, gid, secret)
 
-    @rule(id=IDS)
-    def close(self, id: str) -> None:
-        assert self.ask("close", id) == self.model.close(id)
+    @rule(id=IDS, ttl=SECONDS, offered=st.lists(SECRETS, max_size=5))
+    def begin(self, id: str, ttl: int, offered: list[Secret]) -> None:
+        self.open(id, ttl)
+        for secret in offered:
+            self.offer(id, secret)
 
-    @rule()
-    def sweep(self) -> None:
-        swept = self.ask("sweep")
-        assert {one.state for one in swept} <= {RegistrationState.PENDING}
-        assert [one.id for one in swept] == self.model.sweep()
+    @rule(id=IDS, secret=SECRETS, gid=st.sampled_from(["1", "1", "1", "2"]))
+    def decide(self, id: str, secret: Secret, gid: str) -> None:
+        self.confirm(id, secret, gid)
+
+    @rule(id=IDS, how=st.sampled_from(["closed", "swept", "alive"]))
+    def end(self, id: str, how: str) -> None:
+        if how == "closed":
+            assert self.ask("close", id) == self.plain.close(id)
+        elif how == "swept":
+            assert self.ask("sweep") == self.plain.sweep()
+        else:
+            self.ask("heartbeat", id)
+            self.plain.heartbeat(id)
+
+    # Inbox
 
     @rule(id=IDS, number=NUMBERS, secret=st.none() | SECRETS)
     def put(self, id: str, number: int, secret: Secret | None) -> None:
@@ -195,103 +111,141 @@ class StoreMachine(RuleBasedStateMachine):
             registration=id,
             signature=f"{number:064x}",
             body=b"%d" % number,
-            candidate=name_of(secret),
+            candidate=None if secret is None else candidate_id(secret),
         )
-        assert self.ask("put", new) == self.model.put(id, number, secret)
+        assert self.ask("put", new) == self.plain.put(new)
 
-    @rule(limit=st.integers(0, 4), lease=SECONDS, ordered=st.booleans())
-    def claim(self, limit: int, lease: int, ordered: bool) -> None:
-        expected = self.model.claim(limit, lease, ordered=ordered)
-        claimed = [self.runner.run(store.claim(limit, lease=lease, ordered=ordered)) for store in self.stores]
-        known = [(one["registration"], one["number"], one["attempts"]) for one in expected]
-        for leases in claimed:
-            assert [(one.registration, int(one.body), one.attempt) for one in leases] == known
-        for one, *leases in zip(expected, *claimed, strict=True):
-            self.leases.append(((one["serial"], one["holder"]), leases))
+    def claim(self, limit: int, lease: int, order: str, then: list[str]) -> None:
+        """Lease some, and say of each at once how it went, or nothing yet."""
+        options = {"ordered": order != "any", "halt": order == "halt"}
+        claimed = self.ask("claim", limit, lease=lease, **options)
+        assert claimed == self.plain.claim(limit, lease, **options)
+        self.leases += claimed
+        for held, what in zip(claimed, then, strict=False):
+            self.say(held, what, 5)
+
+    @rule(limit=st.integers(0, 4), lease=SECONDS, then=THEN)
+    def claim_any(self, limit: int, lease: int, then: list[str]) -> None:
+        self.claim(limit, lease, "any", then)
+
+    @rule(limit=st.integers(1, 3), lease=SECONDS, order=st.sampled_from(["skip", "halt"]), then=THEN)
+    def claim_in_order(self, limit: int, lease: int, order: str, then: list[str]) -> None:
+        self.claim(limit, lease, order, then)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), what=ANSWERS, seconds=SECONDS)
+    def say_later(self, data: st.DataObject, what: str, seconds: int) -> None:
+        """Any lease, more often a late one: most of the old are lost."""
+        held = data.draw(st.sampled_from(self.leases[-3:]) | st.sampled_from(self.leases))
+        self.say(held, what, seconds)
+
+    def say(self, lease: Lease, what: str, seconds: int) -> None:
+        if what in {"done", "release"}:
+            assert self.ask(what, lease) == getattr(self.plain, what)(lease)
+        elif what == "extend":
+            assert self.ask("extend", lease, seconds=seconds) == self.plain.extend(lease, seconds)
+        elif what in {"retry", "bury"}:
+            retry_in = seconds if what == "retry" else None
+            error = f"{what} {seconds}"
+            assert self.ask("fail", lease, error=error, retry_in=retry_in) == self.plain.fail(lease, error, retry_in)
+
+    # Maintenance
+
+    @rule(data=st.data())
+    def requeue(self, data: st.DataObject) -> None:
+        dead = [letter.id for letter in self.plain.dead_letters()]
+        id = data.draw(st.sampled_from([*dead, *dead, 0, 1, 2]))
+        assert self.ask("requeue", id) == self.plain.requeue(id)
+
+    @rule(later=SECONDS, older_than=SECONDS, dead=st.booleans())
+    def purge(self, later: int, older_than: int, dead: bool) -> None:
+        self.tick(later)
+        assert self.ask("purge", older_than=older_than, dead=dead) == self.plain.purge(older_than, dead=dead)
+
+    # What happens to it
 
     @rule(seconds=SECONDS)
     def tick(self, seconds: int) -> None:
         self.clock.advance(seconds)
-        self.model.now += seconds
+        self.plain.now += seconds
 
-    def holder(self, data: st.DataObject, method: str, **options: object) -> dict[str, Any] | None:
-        """Let some lease, perhaps an old one, call a method; return what it still holds in the model."""
-        key, leases = data.draw(st.sampled_from(self.leases))
-        answers = [
-            self.runner.run(getattr(store, method)(lease, **options))
-            for store, lease in zip(self.stores, leases, strict=True)
-        ]
-        one = self.model.held(*key)
-        assert answers == [one is not None] * 2
-        return one
-
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data())
-    def done(self, data: st.DataObject) -> None:
-        if one := self.holder(data, "done"):
-            one["state"] = "done"
-
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), retry_in=st.none() | SECONDS)
-    def fail(self, data: st.DataObject, retry_in: int | None) -> None:
-        if one := self.holder(data, "fail", error="x", retry_in=retry_in):
-            one["holder"] = None
-            if retry_in is None:
-                one["state"] = "dead"
-            else:
-                one["due"] = self.model.now + retry_in
-
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), seconds=SECONDS)
-    def extend(self, data: st.DataObject, seconds: int) -> None:
-        if one := self.holder(data, "extend", seconds=seconds):
-            one["due"] = self.model.now + seconds
-
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
-        if one := self.holder(data, "release"):
-            one.update(holder=None, due=self.model.now, attempts=one["attempts"] - 1)
-
+    @precondition(lambda self: not self.was_set_back)
     @rule()
-    def requeue(self) -> None:
-        for letter in self.ask("dead_letters"):
-            assert self.ask("requeue", letter.id) is True
-        for one in self.model.deliveries:
-            if one["state"] == "dead":
-                one.update(state="open", due=self.model.now, attempts=0, holder=None)
+    def set_the_clock_back(self) -> None:
+        """Once at most: the time until then must not come again."""
+        self.was_set_back = True
+        self.clock.advance(-HOUR)
+        self.plain.now -= HOUR
 
-    @rule(older_than=SECONDS, dead=st.booleans())
-    def purge(self, older_than: int, dead: bool) -> None:
-        states = {"done", "dead"} if dead else {"done"}
-        gone = [
-            one
-            for one in self.model.deliveries
-            if one["state"] in states and one["received"] < self.model.now - older_than
-        ]
-        for one in gone:
-            self.model.deliveries.remove(one)
-        assert self.ask("purge", older_than=older_than, dead=dead) == len(gone)
+    # What holds at any time
 
-    @rule(id=IDS)
-    def find(self, id: str) -> None:
-        found, expected = self.ask("find", id), self.model.registrations.get(id)
-        if found is None or expected is None:
-            assert found is expected is None
-        else:
-            assert found.state.value == self.model.state_of(id)
-            pending = found.state is RegistrationState.PENDING
-            assert found.candidates == (tuple(expected["offered"]) if pending else ())
+    def comparable(self, health: StoreHealth) -> StoreHealth:
+        """Leave out what only some stores have, and an age over which a clock that was set back has no say."""
+        age = None if self.was_set_back else health.oldest_age
+        return evolve(health, log_bytes=None, problems=(), oldest_age=age)
 
     @invariant()
-    def the_numbers_agree(self) -> None:
-        """What health says is what the model holds."""
-        health, now = self.ask("health"), self.model.now
-        open_ones = [one for one in self.model.deliveries if one["state"] == "open"]
-        leased = sum(one["holder"] is not None and one["due"] > now for one in open_ones)
-        assert (health.waiting, health.leased) == (len(open_ones) - leased, leased)
-        assert health.dead == sum(one["state"] == "dead" for one in self.model.deliveries)
-        assert health.oldest_age == max((now - one["received"] for one in open_ones), default=None)
+    def all_hold_the_same(self) -> None:
+        """Registrations, dead letters and numbers are those of the plain store."""
+
+        async def look(store: Store) -> list[Any]:
+            found = [await store.find(name) for name in NAMES]
+            return [await store.health(), await store.dead_letters(), *found]
+
+        expected = [self.plain.dead_letters(), *map(self.plain.find, NAMES)]
+        for store in self.stores:
+            health, *others = self.runner.run(look(store))
+            assert others == expected
+            assert self.comparable(health) == self.comparable(self.plain.health())
 
 
-TestStores = StoreMachine.TestCase
+class SQLiteMachine(MemoryMachine):
+    """The same with a store on disk beside, which loses its process now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.path = self.directory / "store.db"
+        self.stores.append(SQLiteStore(self.path, clock=self.clock, secret_box=BOXES[0]))
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.directory)
+
+    @rule(
+        how=st.sampled_from(["closed", "abandoned", "killed", "power cut"]),
+        tail=st.binary(max_size=64),
+        box=st.sampled_from(BOXES),
+    )
+    def reopen(self, how: str, tail: bytes, box: FernetBox) -> None:
+        """Go on with another store on the same file, or on a copy of the open files: what kill -9 leaves.
+
+        A power cut takes the index, too, which is memory that processes share, and may leave half a page at the end of
+        the log.
+        """
+        if how == "closed":
+            self.runner.run(self.stores.pop().aclose())
+        else:  # this one hangs while another takes over
+            self.abandoned.append(self.stores.pop())
+        if how in {"killed", "power cut"}:
+            left = Path(tempfile.mkdtemp(dir=self.directory)) / self.path.name
+            for suffix in ("", "-wal", "-shm") if how == "killed" else ("", "-wal"):
+                if (there := self.path.with_name(self.path.name + suffix)).exists():
+                    shutil.copy(there, left.with_name(left.name + suffix))
+            if how == "power cut":
+                with left.with_name(left.name + "-wal").open("ab") as log:
+                    log.write(tail)
+            self.path = left
+        self.stores.append(SQLiteStore(self.path, clock=self.clock, secret_box=box))
+
+
+class LongMachine(SQLiteMachine):
+    """The same for a minute."""
+
+
+TestMemory = MemoryMachine.TestCase
+TestMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSQLite = SQLiteMachine.TestCase
+TestSQLite.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
+TestForLong = pytest.mark.long(pytest.mark.timeout(300)(LongMachine.TestCase))
+TestForLong.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

@@ -1,0 +1,198 @@
+"""What is fuzzed: functions of any bytes, which say what must hold whatever the bytes are.
+
+Anything a target raises is a find. `tests.fuzz.fuzzer` runs them under atheris; the plain suite runs them over the
+corpus.
+"""
+
+import hashlib
+import hmac
+import math
+from datetime import UTC, datetime
+from json.decoder import JSONDecoder
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # undocumented, see _Json
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from asana_webhooks.errors import PayloadError, RejectedError
+from asana_webhooks.models import Delivery, Event, Secret
+from asana_webhooks.receiver.inbound import (
+    Handshake,
+    HookHeaders,
+    Signed,
+    is_heartbeat,
+    prove,
+    read_headers,
+)
+from asana_webhooks.receiver.reply import Outcome
+from asana_webhooks.receiver.signature import sign
+from asana_webhooks.store.base import Registration, RegistrationState, candidate_id
+from asana_webhooks.wire import decode_events, encode
+
+__all__ = ["DEEPEST", "bodies", "headers", "planted"]
+
+SECRETS: Final = tuple(Secret(letter * 32) for letter in "abcd")
+ID: Final = "0" * 64
+DEEPEST: Final = 100
+"""What nests deeper may be refused; Asana's events have five levels."""
+
+
+def _registration(state: RegistrationState, *candidates: Secret, secret: Secret | None = None) -> Registration:
+    return Registration(id=ID, resource="21", state=state, deadline=0.0, candidates=candidates, secret=secret)
+
+
+REGISTRATIONS: Final = (
+    _registration(RegistrationState.PENDING),
+    _registration(RegistrationState.PENDING, SECRETS[0]),
+    _registration(RegistrationState.PENDING, *SECRETS),
+    _registration(RegistrationState.CONFIRMED, secret=SECRETS[0]),
+    _registration(RegistrationState.CONFIRMED, secret=Secret("")),
+    _registration(RegistrationState.CLOSED),
+)
+"""One of each kind, and one that no store should hold: its secret is empty."""
+
+
+def headers(data: bytes) -> None:
+    """Read a request as the receiver does, from its headers to its proof.
+
+    The first byte chooses the registration, the rest of its line is free. Lines of headers follow, with percent
+    escapes for what a line cannot hold, and ``<signature>`` for what no fuzzer guesses: the body's true signature, made
+    with the first secret. After an empty line comes the body.
+    """
+    known = REGISTRATIONS[data[0] % len(REGISTRATIONS)] if data else REGISTRATIONS[0]
+    head, _, body = data.partition(b"\n\n")
+    signature = sign(SECRETS[0], body).encode()
+    pairs = [_pair(line, signature) for line in head.split(b"\n")[1:]]
+    try:
+        meaning = read_headers(known, HookHeaders.of(pairs))
+    except RejectedError as refusal:
+        _check_refusal(refusal, {400, 401, 404, 413, 415})
+        return
+    assert known.state is not RegistrationState.CLOSED
+    if isinstance(meaning, Handshake):
+        _check_handshake(meaning, known, pairs)
+    else:
+        assert _values(pairs, b"x-hook-signature") == [meaning.signature]
+        _check_proof(known, meaning, body)
+
+
+def _pair(line: bytes, signature: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b":")
+    return unquote_to_bytes(name), unquote_to_bytes(value).replace(b"<signature>", signature)
+
+
+def _values(pairs: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    return [value.strip(b" \t") for name, value in pairs if name.lower() == wanted]
+
+
+def _check_refusal(refusal: RejectedError, statuses: set[int]) -> None:
+    assert refusal.status in statuses
+    assert refusal.reason in set(Outcome)  # nothing of the request
+
+
+def _check_handshake(handshake: Handshake, known: Registration, pairs: list[tuple[bytes, bytes]]) -> None:
+    """It is echoed, so it stands in the request as it is, alone, and cannot hold a second header."""
+    echoed = handshake.secret.reveal().encode()
+    assert known.state is RegistrationState.PENDING
+    assert _values(pairs, b"x-hook-secret") == [echoed]
+    assert not _values(pairs, b"x-hook-signature")
+    assert 16 <= len(echoed) <= 256
+    assert echoed.replace(b"-", b"").replace(b"_", b"").isalnum() or not echoed.strip(b"-_")
+
+
+def _check_proof(known: Registration, signed: Signed, body: bytes) -> None:
+    """A signature proves if it is the one that the standard library makes of the body, and never otherwise."""
+    tried = known.candidates if known.secret is None else (known.secret,)
+    makers = {
+        hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest(): secret
+        for secret in tried
+        if secret.reveal()
+    }
+    maker = makers.get(signed.signature.decode("latin-1").lower())
+    try:
+        delivery = prove(known, signed, body)
+    except RejectedError as refusal:
+        assert maker is None
+        _check_refusal(refusal, {401})
+        return
+    assert maker is not None
+    assert delivery.registration == ID
+    assert delivery.body is body
+    assert delivery.signature == sign(maker, body)
+    assert delivery.candidate == (candidate_id(maker) if known.secret is None else None)
+
+
+def bodies(data: bytes) -> None:
+    """Take a signed body as the receiver does, and read it as the worker does."""
+    for known, secret in ((REGISTRATIONS[2], SECRETS[3]), (REGISTRATIONS[3], SECRETS[0])):
+        assert prove(known, Signed(sign(secret, data).encode()), data).body is data
+    tree = _plain_json(data)
+    if is_heartbeat(data):
+        assert tree == {"events": []}
+        assert decode_events(data, ID) == ()
+    try:
+        events = decode_events(data, ID)
+    except PayloadError as error:
+        problem = error
+    else:
+        _check_events(events, tree)
+        return
+    assert problem.path.startswith("$")
+    assert tree is None or not problem.malformed  # what the standard library reads is no bad JSON
+
+
+def _check_events(events: tuple[Event, ...], tree: Any) -> None:
+    """They are what the standard library reads, and a second writing and reading changes no fingerprint."""
+    assert all(event.registration == ID for event in events)
+    assert _delivery(events).stale in {True, False}
+    fingerprints = [event.fingerprint for event in events]
+    again = decode_events(encode({"events": events}), ID)
+    assert [event.fingerprint for event in again] == fingerprints
+    if tree is not None:
+        shown = [(event["action"], event["resource"]["gid"], event["created_at"]) for event in tree["events"]]
+        assert [(event.action, event.resource.gid) for event in events] == [one[:2] for one in shown]
+        assert all(isinstance(one[2], str) for one in shown)
+
+
+def _delivery(events: tuple[Event, ...]) -> Delivery:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    return Delivery(
+        id=1, registration=ID, webhook_gid="43", resource="21", received_at=at, attempt=1, events=events, body=b""
+    )
+
+
+def planted(data: bytes) -> None:
+    """Fail for bytes that chance alone would not bring in hours: shows that the fuzzer learns, and tells its finds."""
+    if data[:1] == b"F" and data[1:2] == b"I" and data[2:3] == b"N":
+        assert data[3:4] != b"D", "the planted fault"
+
+
+class _Json(JSONDecoder):
+    """The standard library's decoder in its Python form: its branches show the fuzzer what msgspec, in C, hides."""
+
+    def __init__(self) -> None:
+        super().__init__(parse_constant=_refuse, parse_float=_finite)
+        self.scan_once = py_make_scanner(self)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+_json: Final = _Json()
+
+
+def _plain_json(data: bytes) -> Any:
+    """Return what every decoder must be able to read; ``None`` if there may be two minds about it."""
+    if b"\\u" in data or data.count(b"[") + data.count(b"{") > DEEPEST:  # lone surrogates; deep nesting
+        return None
+    try:
+        return _json.decode(data.decode())
+    except ValueError:
+        return None

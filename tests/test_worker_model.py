@@ -1,0 +1,429 @@
+"""Workers that are stopped, killed and held up at random, and handlers that fail: nothing is lost or mixed up.
+
+Handlers wait until a rule tells them how to end, and all clocks stand still until a rule moves them; so each step is
+checked against what the protocol promises, lease by lease.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from attrs import define, field
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from asana_webhooks import Backoff, Delivery, MemoryStore, SQLiteStore, StoreUnavailableError, Worker
+from asana_webhooks.store import Lease, NewDelivery, Store
+from tests.helpers.stores import Clock, body, event, register
+
+LEASE = 60.0
+WAITS = {1: 10.0, 2: 20.0}
+"""Seconds to wait after each attempt but the last."""
+MAX_ATTEMPTS = 3
+CONCURRENCY = 2
+UNREADABLE = b"no json"
+
+
+@define(eq=False)
+class Fate:
+    """What must become of a delivery, from what was said of it."""
+
+    registration: str
+    body: bytes
+    state: str = "open"
+    """open, done or dead."""
+    attempts: int = 0
+    fence: int = 0
+    free_at: float = 0.0
+    """Nobody can have it before: it is leased, or waits for its next attempt."""
+    is_leased: bool = False
+    error: str = ""
+
+
+@define(eq=False)
+class Attempt:
+    """A handler that runs until it is told how to end."""
+
+    delivery: Delivery
+    end: "asyncio.Future[str]"
+
+
+@define(eq=False)
+class Life:
+    """One worker, and all that passes between it and the store."""
+
+    store: Store
+    said: "list[tuple[Life, str, Any, Any]]"
+    """Worker, method, arguments and answer of every call that reached the store, shared by all."""
+    is_killed: bool = False
+    dies_in_claim: bool = False
+    pending: "set[asyncio.Future[Any]]" = field(factory=set)
+    """Calls that the store has not answered."""
+    attempts: list[Attempt] = field(factory=list)
+    """Handlers that run."""
+    started: list[tuple[int, int]] = field(factory=list)
+    """Delivery and attempt of every handler call."""
+    ended: dict[tuple[int, int], str] = field(factory=dict)
+    """How each of them ended."""
+    beats: "asyncio.Queue[None]" = field(factory=asyncio.Queue)
+    """Each one lets the worker extend its leases once."""
+    task: "asyncio.Task[None]" = field(init=False)
+    worker: Worker = field(init=False)
+
+    async def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        if self.is_killed:
+            raise StoreUnavailableError(problem="nothing of a dead process arrives")
+        asked = asyncio.ensure_future(getattr(self.store, method)(*arguments, **options))
+        self.pending.add(asked)
+        asked.add_done_callback(self.pending.discard)
+        answer = await asked
+        self.said.append((self, method, (*arguments, options), answer))
+        return answer
+
+    async def claim(self, limit: int, **options: Any) -> Sequence[Lease]:
+        leases = await self._ask("claim", limit, **options)
+        if self.dies_in_claim:
+            self.is_killed = True
+            raise StoreUnavailableError(problem="the process died before it read the answer")
+        return cast("Sequence[Lease]", leases)
+
+    async def extend(self, lease: Lease, **options: Any) -> Any:
+        return await self._ask("extend", lease, **options)
+
+    async def done(self, lease: Lease) -> Any:
+        return await self._ask("done", lease)
+
+    async def fail(self, lease: Lease, **options: Any) -> Any:
+        return await self._ask("fail", lease, **options)
+
+    async def release(self, lease: Lease) -> Any:
+        return await self._ask("release", lease)
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds == LEASE / 3
+        await self.beats.get()
+
+    async def handle(self, delivery: Delivery) -> None:
+        attempt = Attempt(delivery, asyncio.get_running_loop().create_future())
+        call = (delivery.id, delivery.attempt)
+        self.started.append(call)
+        self.attempts.append(attempt)
+        how = "was cancelled"
+        try:
+            how = await attempt.end
+        finally:
+            self.ended[call] = how
+            self.attempts.remove(attempt)
+        if how == "fail":
+            raise LookupError(f"{delivery.id}.{delivery.attempt}")
+
+
+class MemoryMachine(RuleBasedStateMachine):
+    """Workers on one store, as `Worker.drain` runs them, and a fate for every delivery."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.runner = asyncio.Runner()
+        self.store = self.make_store()
+        self.fates: dict[int, Fate] = {}
+        self.lives: list[Life] = []
+        self.registrations: list[str] = []
+        self.said: list[tuple[Life, str, Any, Any]] = []
+        self.heard: Counter[tuple[Life, str]] = Counter()
+        """How often each worker said what in the last step."""
+        self.ordered = self.halt = False
+        self.has_failed = False
+
+    def make_store(self) -> Store:
+        return MemoryStore(clock=self.clock)
+
+    def teardown(self) -> None:
+        try:
+            if not self.has_failed:
+                self.come_to_an_end()
+        finally:
+            for life in self.lives:
+                life.task.cancel()
+            self.runner.run(self.quiet())
+            self.runner.run(self.store.aclose())
+            self.runner.close()
+
+    @initialize(order=st.sampled_from(["none", "skip", "halt"]), number=st.integers(1, 4))
+    def begin(self, order: str, number: int) -> None:
+        self.ordered, self.halt = order != "none", order == "halt"
+        for name in ("A", "B"):
+            id = self.runner.run(register(self.store, name * 20, gid=name))
+            self.registrations.append(id)
+        for _ in range(number):
+            self.put(0, is_readable=True)
+
+    # What happens
+
+    @rule(which=st.integers(0, 1), is_readable=st.sampled_from([True, True, True, False]))
+    def put(self, which: int, is_readable: bool) -> None:
+        number = len(self.fates) + 1
+        content = body(event()) if is_readable else UNREADABLE
+        new = NewDelivery(registration=self.registrations[which], signature=f"{number:064x}", body=content)
+        assert self.runner.run(self.store.put(new)) == "stored"
+        self.fates[number] = Fate(new.registration, content)
+
+    @precondition(lambda self: len(self.lives) < 3)
+    @rule(dies_in_claim=st.sampled_from([False, False, False, True]))
+    def start(self, dies_in_claim: bool) -> None:
+        """Another worker looks for something to do."""
+        life = Life(self.store, self.said, dies_in_claim=dies_in_claim)
+        life.worker = Worker(
+            cast("Store", life),
+            life.handle,
+            concurrency=CONCURRENCY,
+            ordered=self.ordered,
+            on_dead="halt" if self.halt else "skip",
+            lease=LEASE,
+            max_attempts=MAX_ATTEMPTS,
+            backoff=Backoff(first=WAITS[1], random=lambda: 1.0),
+            stop_timeout=0,
+            sleep=life.sleep,
+        )
+        self.lives.append(life)
+
+        async def run() -> None:
+            life.task = asyncio.ensure_future(life.worker.drain())
+
+        self.runner.run(run())
+        self.see()
+
+    @property
+    def running(self) -> list[tuple[Life, Attempt]]:
+        return [(life, attempt) for life in self.lives for attempt in life.attempts]
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), end=st.sampled_from(["succeed", "fail"]))
+    def end_one(self, data: st.DataObject, end: str) -> None:
+        """A handler returns or raises, whether its lease still holds or not."""
+        _, attempt = data.draw(st.sampled_from(self.running))
+        attempt.end.set_result(end)
+        self.see()
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def fail_all(self) -> None:
+        """All that they need is away."""
+        for _, attempt in self.running:
+            attempt.end.set_result("fail")
+        self.see()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def handle_and_die(self, data: st.DataObject) -> None:
+        """A worker is killed after its handler has returned, before the store hears of it."""
+        life, attempt = data.draw(st.sampled_from(self.running))
+        life.is_killed = True
+        attempt.end.set_result("succeed")
+        life.task.cancel()
+        self.see()
+
+    @precondition(lambda self: self.lives)
+    @rule(data=st.data(), how=st.sampled_from(["stopped", "cancelled", "killed"]))
+    def end_a_life(self, data: st.DataObject, how: str) -> None:
+        life = data.draw(st.sampled_from(self.lives))
+        held = len(life.attempts)
+        life.is_killed = how == "killed"
+        if how == "stopped":
+            life.worker.stop()
+        else:
+            life.task.cancel()
+        self.see()
+        assert self.heard[life, "release"] == (0 if life.is_killed else held)
+
+    @precondition(lambda self: self.lives)
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        """A third of the lease has passed."""
+        life = data.draw(st.sampled_from(self.lives))
+        held = len(life.attempts)
+        life.beats.put_nowait(None)
+        self.see()
+        assert self.heard[life, "extend"] == held
+
+    @rule(seconds=st.sampled_from([1.0, WAITS[1], LEASE - 1, LEASE]))
+    def tick(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def requeue(self) -> None:
+        for id, fate in self.fates.items():
+            if fate.state == "dead":
+                assert self.runner.run(self.store.requeue(id))
+                fate.state, fate.attempts, fate.free_at = "open", 0, 0.0
+
+    # What must hold
+
+    async def quiet(self) -> None:
+        """Let everything happen that can happen without us."""
+        still = 0
+        for _ in range(3_000):
+            still += 1
+            await asyncio.sleep(0)
+            if pending := [call for life in self.lives for call in life.pending]:
+                await asyncio.wait(pending)
+                still = 0
+            if still == 30:
+                return
+        raise AssertionError("the workers do not come to rest")
+
+    def see(self) -> None:
+        """Let the workers go on, and judge all they said to the store in the order they said it."""
+        self.has_failed = True
+        self.runner.run(self.quiet())
+        expected = self.judge()
+        for life in self.lives:
+            assert Counter(life.started) == (Counter() if life.dies_in_claim else expected[life])
+            assert len(life.attempts) <= CONCURRENCY
+            life.started.clear()
+        for life in [life for life in self.lives if life.task.done()]:
+            assert life.task.cancelled() or life.task.exception() is None or life.is_killed
+            assert not life.attempts
+            self.lives.remove(life)
+        self.has_failed = False
+
+    def judge(self) -> "defaultdict[Life, Counter[tuple[int, int]]]":
+        """Return the handler calls that each worker must have made since."""
+        calls: defaultdict[Life, Counter[tuple[int, int]]] = defaultdict(Counter)
+        self.heard.clear()
+        for life, method, arguments, answer in self.said:
+            self.heard[life, method] += 1
+            if method == "claim":
+                for lease in answer:
+                    self.judge_claim(lease)
+                    if lease.attempt <= MAX_ATTEMPTS and lease.body != UNREADABLE:
+                        calls[life][lease.id, lease.attempt] += 1
+            else:
+                self.judge_report(life, method, *arguments)
+                self.judge_answer(method, *arguments, answer)
+        self.said.clear()
+        return calls
+
+    def judge_claim(self, lease: Lease) -> None:
+        fate = self.fates[lease.id]
+        assert fate.state == "open"
+        assert fate.free_at <= self.clock.now
+        fate.attempts += 1
+        assert (lease.attempt, lease.fence > fate.fence, lease.body) == (fate.attempts, True, fate.body)
+        fate.fence, fate.free_at, fate.is_leased = lease.fence, self.clock.now + LEASE, True
+        if self.ordered:
+            settled = {"done"} if self.halt else {"done", "dead"}
+            earlier = [one for id, one in self.fates.items() if id < lease.id and one.registration == fate.registration]
+            assert {one.state for one in earlier} <= settled
+
+    def judge_report(self, life: Life, method: str, lease: Lease, *_: Any) -> None:
+        """What a worker says of a delivery is what its handler did, and not said before."""
+        handled = life.ended.get((lease.id, lease.attempt))
+        if method == "done":
+            assert handled == "succeed"
+        elif method == "release":
+            assert handled == "was cancelled"
+        elif method == "fail":
+            could_be_read = lease.body != UNREADABLE and lease.attempt <= MAX_ATTEMPTS
+            assert handled == ("fail" if could_be_read else None)
+
+    def judge_answer(self, method: str, lease: Lease, *options: Any) -> None:
+        """Whoever lost its lease is told so, and what it says changes nothing."""
+        *_, said, answer = options
+        fate = self.fates[lease.id]
+        holds = fate.is_leased and fate.fence == lease.fence and self.clock.now < fate.free_at
+        assert answer is holds
+        if not holds:
+            return
+        if method == "extend":
+            fate.free_at = self.clock.now + LEASE
+            return
+        fate.is_leased, fate.free_at = False, 0.0
+        if method == "done":
+            fate.state = "done"
+        elif method == "release":
+            fate.attempts -= 1
+        else:
+            fate.error = said["error"]
+            self.judge_failure(fate, lease, said["retry_in"])
+
+    def judge_failure(self, fate: Fate, lease: Lease, retry_in: float | None) -> None:
+        """A delivery is given up at its last attempt and not before, unless it never could be read."""
+        if fate.attempts > MAX_ATTEMPTS:
+            assert fate.error.startswith("given up")
+        elif fate.body == UNREADABLE:
+            assert fate.error.startswith("unreadable")
+        else:
+            assert fate.error == f"LookupError: {lease.id}.{lease.attempt}"
+        is_over = fate.body == UNREADABLE or fate.attempts >= MAX_ATTEMPTS
+        assert retry_in == (None if is_over else WAITS[fate.attempts])
+        fate.state = "dead" if is_over else "open"
+        fate.free_at = self.clock.now + (retry_in or 0)
+
+    @invariant()
+    def the_store_says_the_same(self) -> None:
+        """Deliveries are where their fates say, dead letters with their last error and all their attempts."""
+        health = self.runner.run(self.store.health())
+        fates = self.fates.values()
+        leased = sum(fate.is_leased and self.clock.now < fate.free_at for fate in fates)
+        assert (health.leased, health.waiting) == (leased, sum(fate.state == "open" for fate in fates) - leased)
+        letters = self.runner.run(self.store.dead_letters())
+        assert [(one.id, one.error, one.attempts) for one in letters] == [
+            (id, fate.error, fate.attempts) for id, fate in self.fates.items() if fate.state == "dead"
+        ]
+
+    def let_all_succeed(self) -> None:
+        for _ in range(4 * len(self.fates) + 4):
+            if not self.running:
+                return
+            for _, attempt in self.running:
+                attempt.end.set_result("succeed")
+            self.see()
+        raise AssertionError("deliveries that were handled well come again and again")
+
+    def come_to_an_end(self) -> None:
+        """When all goes well from now on, every delivery is done, or a dead letter that nobody waits for."""
+        for _ in range(4 * len(self.fates) + 4):
+            self.let_all_succeed()
+            if all(fate.state != "open" for fate in self.fates.values()):
+                break
+            self.clock.now += LEASE
+            if self.halt:
+                self.requeue()
+            if not self.lives:
+                self.start(dies_in_claim=False)
+        dead = {fate.registration for fate in self.fates.values() if fate.state == "dead"} if self.halt else set()
+        assert {fate.registration for fate in self.fates.values() if fate.state == "open"} <= dead
+        self.the_store_says_the_same()
+
+
+class SQLiteMachine(MemoryMachine):
+    """The same on disk."""
+
+    def make_store(self) -> Store:
+        self.directory = tempfile.mkdtemp()
+        return SQLiteStore(Path(self.directory) / "store.db", clock=self.clock)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            shutil.rmtree(self.directory)
+
+
+class LongMachine(SQLiteMachine):
+    """The same for longer."""
+
+
+TestMemory = MemoryMachine.TestCase
+TestMemory.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestSQLite = SQLiteMachine.TestCase
+TestSQLite.settings = settings(max_examples=8, stateful_step_count=25, deadline=None)
+TestForLong = pytest.mark.long(pytest.mark.timeout(300)(LongMachine.TestCase))
+TestForLong.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
