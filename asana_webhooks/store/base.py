@@ -277,6 +277,7 @@ class Store(Protocol):
         """Forget finished deliveries that came in more than *older_than* seconds ago; return how many.
 
         Until then they are known as duplicates. With *dead*, dead letters of that age go too. Registrations that were
-        closed or swept, whose deadline is so long past, and of which nothing is left, are forgotten along with them, uncounted. A store
-        may do it in several transactions, so that others get their turn; when it raises, some may be forgotten already.
+        closed or swept, whose deadline is so long past, and of which nothing is left, are forgotten along with them,
+        uncounted. A store may do it in several transactions, so that others get their turn; when it raises, some may
+        be forgotten already.
         """
