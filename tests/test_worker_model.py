@@ -393,7 +393,8 @@ class MemoryMachine(RuleBasedStateMachine):
             self.let_all_succeed()
             if all(fate.state != "open" for fate in self.fates.values()):
                 break
-            self.clock.now += LEASE
+            if not self.running:  # else its lease would run out each time it is about to succeed
+                self.clock.now += LEASE
             if self.halt:
                 self.requeue()
             if not self.lives:
