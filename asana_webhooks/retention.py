@@ -11,6 +11,8 @@ from asana_webhooks.store.base import Store
 __all__ = ["Retention"]
 
 _DAY: Final = 86_400.0
+_LEAST: Final = 26 * 3_600.0
+"""What comes again behind it is `Delivery.stale`: later than 25 hours, with room for clocks."""
 
 
 @frozen(kw_only=True)
@@ -21,8 +23,8 @@ class Retention:
     """
 
     done: float = 3 * _DAY
-    """Seconds after its arrival for which a finished delivery is known as a duplicate, at least a day. Its body goes as
-    soon as it is done. A captured delivery that somebody sends again later than this is let in, as `Delivery.stale`."""
+    """Seconds after its arrival for which a finished delivery is known as a duplicate, at least 26 hours. Its body goes
+    as soon as it is done. A captured delivery that somebody sends again after that is let in, as `Delivery.stale`."""
     dead: float | None = None
     """Seconds after its arrival for which a dead letter is kept, with its body, if at least *done*; ``None``: until
     somebody purges it."""
@@ -31,9 +33,9 @@ class Retention:
 
     def __attrs_post_init__(self) -> None:
         check_seconds("every", self.every, zero=False)
-        if check_seconds("done", self.done) < _DAY:
+        if check_seconds("done", self.done) < _LEAST:
             raise ConfigurationError(
-                "done must be at least 86400 seconds: Asana sends for 24 hours, and would have deliveries handled twice"
+                f"done must be at least {_LEAST:.0f} seconds: Asana sends for 24 hours, and what comes later is stale"
             )
         if self.dead is not None and check_seconds("dead", self.dead) < self.done:
             raise ConfigurationError("dead must not be less than done: dead letters are known as duplicates, too")

@@ -165,15 +165,16 @@ class Worker:
         self._ended = asyncio.Event()
         failure: Exception | None = None
         try:
-            async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep_leases())]
+            async with asyncio.TaskGroup() as keeping:  # longer than handlers take, even to clean up
+                keepers = [keeping.create_task(self._keep_leases())]
                 if self._retention is not None and not until_idle:
-                    keepers.append(group.create_task(self._forget(self._retention)))
-                try:
-                    await self._lease_and_start(group, until_idle=until_idle)
-                except Exception as error:  # noqa: BLE001 - raised below; the group would wrap it
-                    failure = error
-                await self._let_finish()
+                    keepers.append(keeping.create_task(self._forget(self._retention)))
+                async with asyncio.TaskGroup() as handling:
+                    try:
+                        await self._lease_and_start(handling, until_idle=until_idle)
+                    except Exception as error:  # noqa: BLE001 - raised below; the group would wrap it
+                        failure = error
+                    await self._let_finish()
                 for keeper in keepers:
                     keeper.cancel()
         finally:

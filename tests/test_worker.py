@@ -797,3 +797,42 @@ def test_on_dead_is_checked(options: dict[str, Any]) -> None:
     """Only words that mean something, and only where there is an order to keep."""
     with pytest.raises(ConfigurationError, match="on_dead"):
         Worker(MemoryStore(), Handler(), **options)
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+async def test_a_lease_is_kept_while_a_cancelled_handler_cleans_up(store: Store, clock: Clock, how: str) -> None:
+    """However long that takes: nobody else begins with the delivery before it is given back."""
+    await deliver(store, await register(store), body(event()))
+    started, cleaning, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ticks: asyncio.Queue[float] = asyncio.Queue()
+    tick = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        await ticks.put(seconds)
+        await tick.wait()
+        tick.clear()
+
+    async def handle(_: Delivery) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await cleaned.wait()
+
+    worker = Worker(store, handle, lease=60, stop_timeout=0, retention=None, sleep=sleep)
+    running = asyncio.create_task(worker.run())
+    await started.wait()
+    worker.stop() if how == "stop" else running.cancel()
+    await cleaning.wait()
+    for _ in range(4):
+        await ticks.get()
+        clock.now += 20
+        tick.set()
+    await ticks.get()  # the fourth extension is done: 80 seconds have passed
+    assert list(await store.claim(1, lease=60)) == []
+    cleaned.set()
+    await asyncio.gather(running, return_exceptions=True)
+
+    (lease,) = await store.claim(1, lease=60)
+    assert lease.attempt == 1

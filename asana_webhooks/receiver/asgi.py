@@ -10,13 +10,15 @@ Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import Any, Final
 
 from asana_webhooks.receiver.receiver import Receiver
 from asana_webhooks.receiver.reply import Reply
 
 __all__ = ["ReceiverApp"]
+
+_FRAMING: Final = {b"content-length", b"transfer-encoding"}
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -53,6 +55,8 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._is_read = False
+        """Whether the body has been read to its end."""
 
     async def run(self, receiver: Receiver, *, health: bool) -> None:
         """Do what the scope asks for."""
@@ -61,6 +65,8 @@ class _Exchange:
             await self._lifespan()
         elif kind == "http":
             await self._reply(await self._answer(receiver, health=health))
+        elif kind == "websocket":
+            await self._send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
             raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
 
@@ -82,20 +88,29 @@ class _Exchange:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionResetError("the body was cut off")
-            yield message.get("body", b"")
             more = message.get("more_body", False)
+            self._is_read = not more
+            yield message.get("body", b"")
 
     async def _reply(self, reply: Reply) -> None:
         start = {"type": "http.response.start", "status": reply.status}
-        await self._send(start | {"headers": list(self._headers(reply))})
-        await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else reply.body})
+        with suppress(OSError):  # the peer has gone
+            await self._send(start | {"headers": list(self._headers(reply))})
+            body = b"" if self._scope["method"] == "HEAD" else reply.body
+            await self._send({"type": "http.response.body", "body": body})
 
     def _headers(self, reply: Reply) -> Iterator[tuple[bytes, bytes]]:
         yield b"content-length", str(len(reply.body)).encode()
         for name, value in reply.headers:
             yield name.lower(), value
-        if reply.close and self._scope.get("http_version", "1.1") < "2":  # HTTP/2 knows no such header
+        is_old = self._scope.get("http_version", "1.1") < "2"  # HTTP/2 knows no such header
+        if is_old and (reply.close or self._is_more_to_come()):
             yield b"connection", b"close"
+
+    def _is_more_to_come(self) -> bool:
+        """Tell whether there may be a body that nobody has read; what goes on for ever must not keep a connection."""
+        framing = [value for name, value in self._scope["headers"] if name in _FRAMING]
+        return not self._is_read and framing not in ([], [b"0"])
 
     async def _lifespan(self) -> None:
         while True:

@@ -4,8 +4,6 @@ import asyncio
 from functools import partial
 from typing import Final
 
-from asana_webhooks.cleanup import is_being_cancelled
-from asana_webhooks.errors import StoreUnavailableError
 from asana_webhooks.receiver.reply import Outcome, refusal
 from asana_webhooks.store.base import NewDelivery, PutResult, Store
 
@@ -45,7 +43,7 @@ class HandOff:
 
         Raises:
             RejectedError: 503, too much is on its way already.
-            StoreError: whatever `Store.put` raises.
+            StoreError: whatever `Store.put` raises, being cancelled itself included.
         """
         size = len(delivery.body)
         self.check_room(size)
@@ -54,12 +52,7 @@ class HandOff:
         self._tasks.add(task)
         self._bytes += size
         task.add_done_callback(partial(self._arrived, size))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if is_being_cancelled():
-                raise
-            raise StoreUnavailableError(problem="the store was interrupted") from None
+        return await asyncio.shield(task)
 
     def _arrived(self, size: int, task: "asyncio.Task[PutResult]") -> None:
         self._tasks.discard(task)

@@ -49,15 +49,23 @@ class HealthCheck:
         store: the store.
         timeout: seconds to wait for its answer.
         keep: seconds an answer is good for.
+        give_up: seconds after which a question without an answer is dropped, and another one asked.
         clock: returns seconds from any beginning.
     """
 
     def __init__(
-        self, store: Store, *, timeout: float = 2.0, keep: float = 1.0, clock: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        *,
+        timeout: float = 2.0,
+        keep: float = 1.0,
+        give_up: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._timeout = timeout
         self._keep = keep
+        self._give_up = give_up
         self._clock = clock
         self._asked_at = 0.0
         self._answer: asyncio.Task[StoreHealth] | None = None
@@ -67,19 +75,33 @@ class HealthCheck:
 
         Cancelling this lets the store answer the others.
         """
-        now = self._clock()
-        if self._answer is None or (self._answer.done() and now - self._asked_at > self._keep):
-            self._asked_at = now
-            self._answer = asyncio.ensure_future(self._store.health())
-        answer = self._answer
+        answer = self._latest()
         if not answer.done():
             await asyncio.wait({answer}, timeout=self._timeout)
         if not answer.done() or answer.cancelled() or answer.exception() is not None:
             return None
         return answer.result()
 
+    def _latest(self) -> "asyncio.Task[StoreHealth]":
+        """Return the latest question, or a new one if that is too old."""
+        answer, now = self._answer, self._clock()
+        if answer is not None:
+            age = now - self._asked_at
+            if age <= (self._keep if answer.done() else self._give_up):
+                return answer
+            answer.cancel()
+        self._asked_at = now
+        self._answer = asyncio.ensure_future(self._store.health())
+        self._answer.add_done_callback(_look_at)
+        return self._answer
+
     async def aclose(self) -> None:
         """Stop waiting for an answer that is still out."""
         if self._answer is not None and not self._answer.done():
             self._answer.cancel()
             await asyncio.wait({self._answer})
+
+
+def _look_at(answer: "asyncio.Task[StoreHealth]") -> None:
+    if not answer.cancelled():
+        answer.exception()  # perhaps nobody waits for it any more

@@ -9,7 +9,8 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from asana_webhooks.checks import check_count, check_seconds
-from asana_webhooks.errors import AsanaError, RejectedError, StoreFullError
+from asana_webhooks.cleanup import is_being_cancelled
+from asana_webhooks.errors import AsanaError, ConfigurationError, RejectedError, StoreFullError
 from asana_webhooks.receiver.handoff import HandOff
 from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.inbound import (
@@ -85,6 +86,8 @@ class Receiver:
             max_deliveries=max_pending,
             max_bytes=check_count("max_pending_bytes", max_pending_bytes),
         )
+        if max_body > min(max_unproven, max_pending_bytes):
+            raise ConfigurationError("max_body must not be more than max_unproven or max_pending_bytes")
         self._check = HealthCheck(store)
         self._counts: dict[str, int] = dict.fromkeys(Outcome, 0)
         self._seen = MappingProxyType(self._counts)
@@ -139,8 +142,9 @@ class Receiver:
         The doors give it to a load balancer with ``health=True``. The store is asked at most once a second, however
         many want to know, and waited for two seconds. The store writes to find out.
         """
-        health = await self._check.ask()
-        return health_reply(health, stopping=self._stopped_at is not None, counts=self.counts)
+        is_stopping = self._stopped_at is not None
+        health = None if is_stopping else await self._check.ask()
+        return health_reply(health, stopping=is_stopping, counts=self.counts)
 
     async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
         """Answer one POST.
@@ -162,6 +166,10 @@ class Receiver:
             del endpoint, headers  # error trackers show the locals of every frame a cancellation passes
             async with asyncio.timeout(self._timeout):
                 return await self._answer(await self._find(id, is_possible=is_possible), hook_headers, body)
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            return self._refuse(*_explained(error), id)  # the store's own
         except Exception as error:  # noqa: BLE001 - whatever a store does, Asana shall send again
             return self._refuse(*_explained(error), id)
         finally:
@@ -246,7 +254,7 @@ class Receiver:
         return bytes(read)
 
 
-def _explained(error: Exception) -> tuple[Outcome, str]:
+def _explained(error: BaseException) -> tuple[Outcome, str]:
     """Return what an error means for the request, and what more the log says of it."""
     if isinstance(error, RejectedError) and isinstance(error.reason, Outcome):
         return error.reason, ""

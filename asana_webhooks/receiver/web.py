@@ -53,8 +53,8 @@ def _target(receiver: Receiver) -> type[web.View]:
             async with aclosing(_chunks(self.request.content)) as body:
                 reply = await receiver.receive(self.request.match_info["endpoint"], self.request.raw_headers, body)
             response = _Response(reply)
-            if reply.close and not self.request.content.is_eof():
-                # aiohttp would go on reading for ten seconds what a refused peer still sends.
+            if not self.request.content.is_eof():
+                # aiohttp would go on reading for ten seconds what the peer still sends.
                 with suppress(ConnectionResetError):  # it may have gone already
                     await response.prepare(self.request)
                     await response.write_eof()

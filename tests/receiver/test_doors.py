@@ -4,12 +4,21 @@ import asyncio
 import io
 import socket
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from asana_webhooks import AsanaSession, MemoryStore, Receiver, TargetRejectedError, establish_webhook, sign
+from asana_webhooks import (
+    AsanaSession,
+    MemoryStore,
+    Receiver,
+    TargetRejectedError,
+    establish_webhook,
+    registration_id,
+    sign,
+)
 from asana_webhooks.receiver.asgi import ReceiverApp
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.testing import FakeAsana
@@ -211,14 +220,55 @@ async def test_establishing_before_the_port_is_open_cannot_work(store: MemorySto
         assert len(fake.webhooks) == 1
 
 
+async def nothing() -> dict[str, object]:
+    raise AssertionError
+
+
+async def call(app: ReceiverApp, scope: dict[str, object]) -> list[object]:
+    """Call an ASGI application as a server does; return what it sends."""
+    sent: list[object] = []
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    await app(scope, nothing, send)
+    return sent
+
+
+async def test_websockets_are_not_accepted(store: MemoryStore) -> None:
+    """Anybody can ask for one where the application is mounted; the server answers 403, and nothing is raised."""
+    assert await call(ReceiverApp(Receiver(store)), {"type": "websocket"}) == [{"type": "websocket.close"}]
+
+
 async def test_the_asgi_app_speaks_http_only(store: MemoryStore) -> None:
-    """A websocket mounted by mistake is a clear error."""
-
-    async def nothing() -> dict[str, object]:
-        raise AssertionError
-
-    async def swallow(_: object) -> None:
-        raise AssertionError
-
+    """Whatever else a server may speak one day is a clear error."""
     with pytest.raises(ValueError, match="HTTP only"):
-        await ReceiverApp(Receiver(store))({"type": "websocket"}, nothing, swallow)
+        await call(ReceiverApp(Receiver(store)), {"type": "webtransport"})
+
+
+async def test_a_peer_that_has_gone_is_no_error_of_the_asgi_app(store: MemoryStore) -> None:
+    """Servers raise an OSError when they cannot send; nobody is left to hear of it."""
+
+    async def send(_: object) -> None:
+        raise BrokenPipeError
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await ReceiverApp(Receiver(store))(scope, nothing, send)
+
+
+@pytest.mark.parametrize("door", ["aiohttp", "asgi"])
+@pytest.mark.parametrize("framing", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_nobody_reads_ends_the_connection(door: str, framing: str, store: MemoryStore) -> None:
+    """A handshake is answered without its body, and what goes on sending cannot keep the connection."""
+    endpoint = "pending_0123456789"
+    await store.open(registration_id(endpoint), resource="1", ttl=60)
+    async with DOORS[door](Receiver(store)) as url:
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        head = f"POST {parts.path}/{endpoint} HTTP/1.1\r\nHost: x\r\nX-Hook-Secret: {'s' * 32}\r\n{framing}\r\n\r\n"
+        writer.write(head.encode())
+        answer = await reader.read()
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"s" * 32 in answer

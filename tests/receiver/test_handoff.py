@@ -113,16 +113,6 @@ async def test_what_does_not_end_is_ended() -> None:
 
     assert await handoff.empty(0) == 2
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(one) for one in results] == [StoreUnavailableError] * 2
+    assert [type(one) for one in results] == [asyncio.CancelledError] * 2
     assert await handoff.empty(60) == 0
     assert store.written == []
-
-
-async def test_a_store_that_is_interrupted_is_a_failure_of_the_store() -> None:
-    """Its own cancellation is not the request's: that gets an error it can answer with."""
-    store = Gate()
-    store.error = asyncio.CancelledError()
-    store.go.set()
-
-    with pytest.raises(StoreUnavailableError, match="interrupted"):
-        await HandOff(store, max_deliveries=1, max_bytes=10).put(delivery(b"1"))

@@ -1,6 +1,7 @@
 """The answer for load balancers: what it says, how often the store is asked, and both doors."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -125,21 +126,67 @@ async def test_a_store_that_fails_says_nothing(error: Exception) -> None:
     assert await check.ask() is not None
 
 
-async def test_a_store_that_hangs_is_asked_once() -> None:
-    """Nobody waits for long, no second question is put behind the first, and closing ends that."""
+async def test_a_store_that_hangs_is_asked_seldom() -> None:
+    """Nobody waits for long; a question without an answer is dropped after a while, and closing ends the last one."""
     store, clock = Asked(), Clock()
     store.go.clear()
-    check = HealthCheck(store, timeout=0, clock=clock)
+    check = HealthCheck(store, timeout=0, give_up=10, clock=clock)
 
     for _ in range(3):
         assert await check.ask() is None
-        clock.now += 60
+        clock.now += 5
     assert store.asked == 1
+    clock.now += 0.1
+    assert await check.ask() is None
+    assert (store.asked, store.cancelled) == (2, True)
+    store.cancelled = False
     await check.aclose()
     await check.aclose()
     assert store.cancelled
     store.go.set()
     assert await HealthCheck(store).ask() is not None
+
+
+async def test_a_store_is_well_again_after_it_hung() -> None:
+    """One question that never ends does not take the receiver out for good."""
+    store, clock = Asked(), Clock()
+    store.go.clear()
+    check = HealthCheck(store, timeout=0, clock=clock)
+    assert await check.ask() is None
+    store.go = asyncio.Event()
+    store.go.set()
+    clock.now += 11
+
+    check._timeout = 60
+    assert await check.ask() is not None
+
+
+async def test_a_late_failure_is_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    """A store that fails when nobody waits any more leaves no complaint of asyncio's about it."""
+    store, clock = Asked(), Clock()
+    store.go.clear()
+    store.error = StoreUnavailableError(problem="gone")
+    check = HealthCheck(store, timeout=0, clock=clock)
+    assert await check.ask() is None
+    question = check._answer
+    assert question is not None
+    store.go.set()
+    await asyncio.wait({question})
+    del question
+    check._answer = None
+    gc.collect()
+
+    assert caplog.text == ""
+
+
+async def test_a_stopped_receiver_asks_nobody() -> None:
+    """It says that it is stopping; the store may be closing already."""
+    store = Asked()
+    receiver = Receiver(store)
+    receiver.stop()
+
+    assert (await receiver.health()).status == 503
+    assert store.asked == 0
 
 
 async def test_who_goes_away_does_not_take_the_answer_along() -> None:

@@ -204,7 +204,7 @@ async def deliver_again(receiver: ReceiverProcess, bodies: list[bytes]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "size", "room"),
-    [({"max_pending": 20}, 0, 20), ({"max_pending_bytes": 525_000}, 50_000, 10)],
+    [({"max_pending": 20}, 0, 20), ({"max_body": 60_000, "max_pending_bytes": 525_000}, 50_000, 10)],
     ids=["deliveries", "bytes"],
 )
 async def test_more_than_may_wait(tmp_path: Path, limits: dict[str, int], size: int, room: int) -> None:

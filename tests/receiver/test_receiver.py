@@ -347,7 +347,7 @@ def test_the_limits_are_asanas() -> None:
 async def test_bodies_of_strangers_have_a_bound_together(store: Store) -> None:
     """Many long bodies at once, none of them proven: 503 past the bound, and all is well again when they are gone."""
     await register(store)
-    receiver = Receiver(store, max_unproven=1000)
+    receiver = Receiver(store, max_body=1000, max_unproven=1000)
     go, waiting_for_more = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -436,12 +436,13 @@ async def test_too_much_under_way_is_503_at_once(limit: str) -> None:
     store = Broken()
     await register(store)
     content = body(event())
-    receiver = Receiver(store, **{limit: 1 if limit == "max_pending" else len(content)})
+    room = {"max_pending": 1} if limit == "max_pending" else dict.fromkeys(["max_body", limit], len(content))
+    receiver = Receiver(store, **room)
     first = asyncio.create_task(receiver.receive(ENDPOINT, signed(content), content))
     await store.putting.wait()
 
-    more = unread() if limit == "max_pending" else stream([content[:-1], b" }"])
-    reply = await receiver.receive(ENDPOINT, signed(content[:-1] + b" }"), more)
+    other = content.replace(b"gid", b"GID", 1)
+    reply = await receiver.receive(ENDPOINT, signed(other), unread() if limit == "max_pending" else stream([other]))
     assert (reply.status, reply.body, reply.close) == (503, b"too much under way", True)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
@@ -523,6 +524,35 @@ async def test_closing_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) 
 
     await receiver.aclose()
     assert "1 deliveries could not be stored" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["find", "offer", "heartbeat", "put"])
+async def test_a_store_that_is_interrupted_is_a_failure_of_the_store(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own cancellation is not the request's: that is answered 503, counted and logged like any other failure."""
+    store = MemoryStore()
+    await pending(store) if method == "offer" else await register(store)
+
+    async def interrupted(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    setattr(store, method, interrupted)
+    content = HEARTBEAT if method == "heartbeat" else body(event())
+    receiver = Receiver(store)
+    reply = await receiver.receive(ENDPOINT, handshake() if method == "offer" else signed(content), content)
+
+    assert (reply.status, reply.body) == (503, b"store unavailable")
+    assert receiver.counts["store unavailable"] == 1
+    assert "CancelledError" in caplog.text
+
+
+@pytest.mark.parametrize("limit", ["max_unproven", "max_pending_bytes"])
+def test_limits_must_let_the_longest_body_pass(limit: str) -> None:
+    """A body that is let in must fit where it goes, or the longest deliveries would be refused for ever."""
+    Receiver(MemoryStore(), **{limit: 8 * 1024**2})
+    with pytest.raises(ConfigurationError, match="max_body"):
+        Receiver(MemoryStore(), **{limit: 8 * 1024**2 - 1})
 
 
 async def test_counts(store: Store) -> None:
