@@ -190,6 +190,9 @@ class Worker:
             self._wake.clear()
             free = self._concurrency - len(self._held)
             leases = await self._claim(free, patient=not until_idle) if free else ()
+            if self._stopping:
+                self._unsettled += leases  # asked for before
+                return
             for lease in leases:
                 task = group.create_task(self._work(lease))
                 self._held[task] = lease

@@ -128,6 +128,28 @@ async def test_receive_in_aiohttp_and_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_sigterm_ends_the_receiver(tmp_path: Path) -> None:
+    """It ends the second program while it serves, and also while Asana does not answer its create request."""
+    port = free_port()
+    async with FakeAsana() as fake:
+        receive = ("-c", program("Receive, in aiohttp"))
+        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
+        for held in (True, False):
+            hold = fake.hold("createWebhook") if held else None
+            async with running(fake, tmp_path, *receive, **where) as process:
+                if hold is not None:
+                    await hold.reached()
+                else:
+                    await next_line(process)
+                process.send_signal(signal.SIGTERM)
+                _, errors = await process.communicate()
+                assert (process.returncode, b"Traceback" in errors) == (0, False), errors
+            if hold is not None:
+                hold.release()
+                await fake.settle()
+
+
+@pytest.mark.slow
 async def test_receive_in_fastapi(tmp_path: Path) -> None:
     """The FastAPI program subscribes by a request of its own and keeps what comes."""
     port = free_port()

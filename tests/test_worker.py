@@ -836,3 +836,23 @@ async def test_a_lease_is_kept_while_a_cancelled_handler_cleans_up(store: Store,
 
     (lease,) = await store.claim(1, lease=60)
     assert lease.attempt == 1
+
+
+async def test_what_is_leased_while_it_stops_is_given_back(store: Store) -> None:
+    """A worker that is stopped while it asks for work begins with none of it."""
+    await deliver(store, await register(store), body(event()))
+    handler = Handler()
+    worker = Worker(store, handler)
+    claim = store.claim
+
+    async def stopping(limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
+        leases = await claim(limit, lease=lease, ordered=ordered, halt=halt)
+        worker.stop()
+        return leases
+
+    store.claim = stopping  # type: ignore[method-assign]
+    await worker.run()
+
+    assert handler.got == []
+    (lease,) = await claim(1, lease=60)
+    assert lease.attempt == 1

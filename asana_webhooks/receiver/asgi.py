@@ -33,8 +33,8 @@ class ReceiverApp:
 
     Args:
         receiver: what answers.
-        health: also answer GET and HEAD of ``<mount>/health`` with `Receiver.health`, for a load balancer. Whoever
-            reaches the mount can read it.
+        health: also answer GET and HEAD of paths that end in ``/health`` with `Receiver.health`, for a load balancer.
+            Whoever reaches the application can read it.
     """
 
     def __init__(self, receiver: Receiver, *, health: bool = False) -> None:

@@ -68,8 +68,9 @@ class HandOff:
         if not self._tasks:
             return 0
         _, late = await asyncio.wait(self._tasks, timeout=seconds)
-        for task in late:
+        ended = [task for task in late if not task.cancelling()]  # others may be closing at the same time
+        for task in ended:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=_ENDING)
-        return len(late)
+        return len(ended)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from asana_webhooks.receiver.reply import Reply
@@ -14,13 +14,15 @@ __all__ = ["HealthCheck", "health_reply"]
 _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
 
 
-def health_reply(health: StoreHealth | None, *, stopping: bool, counts: Mapping[str, int]) -> Reply:
+def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
     """Return 200 if deliveries can be stored, and 503 if not, with what is known as JSON.
+
+    Nothing in it tells what became of a single request: strangers could ask before and after one of theirs, and learn
+    what its answer hides.
 
     Args:
         health: what the store says; ``None`` if it says nothing.
         stopping: whether the receiver takes no more requests.
-        counts: `Receiver.counts`.
     """
     is_well = health is not None and health.writable and not stopping
     told: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_well else "unavailable"}
@@ -36,8 +38,7 @@ def health_reply(health: StoreHealth | None, *, stopping: bool, counts: Mapping[
             "log_bytes": health.log_bytes,
             "problems": health.problems,
         }
-    body = json.dumps(told | {"requests": dict(counts)}).encode()
-    return Reply(status=200 if is_well else 503, headers=_HEADERS, body=body)
+    return Reply(status=200 if is_well else 503, headers=_HEADERS, body=json.dumps(told).encode())
 
 
 class HealthCheck:

@@ -107,8 +107,8 @@ class Receiver:
     def counts(self) -> Mapping[str, int]:
         """How many requests ended in which way since this receiver was made; for metrics. A live view.
 
-        The keys are those of `Outcome`, all of them from the start. A request whose answer was cancelled counts
-        nowhere.
+        The keys are the values of `asana_webhooks.receiver.reply.Outcome`, all of them from the start. A request whose
+        answer was cancelled counts nowhere.
         """
         return self._seen
 
@@ -144,7 +144,7 @@ class Receiver:
         """
         is_stopping = self._stopped_at is not None
         health = None if is_stopping else await self._check.ask()
-        return health_reply(health, stopping=is_stopping, counts=self.counts)
+        return health_reply(health, stopping=is_stopping)
 
     async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
         """Answer one POST.
@@ -228,7 +228,8 @@ class Receiver:
         result = await self._handoff.put(delivery)
         if result == "refused":  # the registration ended meanwhile, or the 201 named another secret
             raise refusal(Outcome.CLOSED if delivery.candidate is None else Outcome.FORGED)
-        self._counts[Outcome.STORED if result == "stored" else Outcome.DUPLICATE] += 1
+        stored = Outcome.STORED if delivery.candidate is None else Outcome.QUARANTINED
+        self._counts[stored if result == "stored" else Outcome.DUPLICATE] += 1
         _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
         return Reply(status=200)
 

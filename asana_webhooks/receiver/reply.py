@@ -28,6 +28,8 @@ class Outcome(enum.StrEnum):
 
     ECHOED = "handshake echoed"
     STORED = "stored"
+    QUARANTINED = "quarantined"
+    """Stored, and dropped again if the 201 names another secret."""
     DUPLICATE = "duplicate"
     HEARTBEAT = "heartbeat"
     # Refused

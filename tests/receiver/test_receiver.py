@@ -564,6 +564,8 @@ async def test_counts(store: Store) -> None:
     content = body(event())
     await pending(store)
     await receiver.receive(ENDPOINT, handshake(), b"")
+    early = body(event())
+    await receiver.receive(ENDPOINT, signed(early), early)
     await store.confirm(registration_id(ENDPOINT), webhook_gid="43214", secret=SECRET)
     await receiver.receive(ENDPOINT, signed(content), content)
     await receiver.receive(ENDPOINT, signed(content), content)
@@ -573,6 +575,7 @@ async def test_counts(store: Store) -> None:
 
     assert {name: number for name, number in counts.items() if number} == {
         "handshake echoed": 1,
+        "quarantined": 1,
         "stored": 1,
         "duplicate": 1,
         "heartbeat": 1,

@@ -8,6 +8,7 @@ from asana_webhooks.receiver.reply import Outcome, refusal
 STATUSES = {
     "handshake echoed": 200,
     "stored": 200,
+    "quarantined": 200,
     "duplicate": 200,
     "heartbeat": 200,
     "unknown endpoint": 404,
