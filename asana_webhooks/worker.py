@@ -235,8 +235,11 @@ class Worker:
         for lease, result in zip(unsettled, released, strict=True):
             if result is True:
                 _log.info("delivery %d: given back", lease.id)
-            else:  # lost already, or its lease has to run out first
-                _log.warning("delivery %d: could not be given back", lease.id)
+            else:
+                _log.warning(
+                    "delivery %d: not given back; it has just been acknowledged, or its lease must run out",
+                    lease.id,
+                )
 
     async def _keep_leases(self) -> None:
         while True:
@@ -265,7 +268,9 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - it is tried again, and the work goes on
                 _log.warning("what is over could not be forgotten: %.200r", _shown(error))
             else:
-                _log.debug("%d finished deliveries were forgotten", forgotten)
+                _log.log(
+                    logging.INFO if forgotten else logging.DEBUG, "%d finished deliveries were forgotten", forgotten
+                )
             await self._sleep(retention.every)
 
 
