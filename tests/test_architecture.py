@@ -312,6 +312,7 @@ PURE = [
     "store.rules",
     "store.secret_box",
     "store.sqlite.log",
+    "store.sqlite.log_check",
 ]
 WORLD = {"asyncio", "time", "socket", "random", "secrets", "os", "uuid", "threading", "subprocess", "selectors", "ssl"}
 CLOCKS = {"now", "utcnow", "today"}

@@ -503,7 +503,7 @@ async def test_a_database_that_fails_in_the_middle(tmp_path: Path, after: int) -
             connection.execute("ROLLBACK TO before")
 
     async with SQLiteStore(tmp_path / "asana.db") as opened:
-        await opened._writer.submit(run)
+        await opened._access.writer.submit(run)
 
 
 def test_signing_what_is_no_body() -> None:

@@ -55,6 +55,7 @@ def _target(receiver: Receiver) -> type[web.View]:
             response = _Response(reply)
             if not self.request.content.is_eof():
                 # aiohttp would go on reading for ten seconds what the peer still sends.
+                response.force_close()
                 with suppress(ConnectionResetError):  # it may have gone already
                     await response.prepare(self.request)
                     await response.write_eof()

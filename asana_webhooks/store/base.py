@@ -4,8 +4,8 @@
 survives the process (a store in memory excepted), and when it raises, nothing was changed. Times are seconds of the
 store's own clock. Any implementation that passes `asana_webhooks.testing.StoreConformance` is a store.
 
-Every method raises `StoreUnavailableError` when the store cannot be reached, and those that add something raise
-`StoreFullError` when it takes no more for the moment.
+Every method raises `StoreUnavailableError` when the store cannot be reached, and those that add something, heartbeats
+included, raise `StoreFullError` when it takes no more for the moment.
 """
 
 import enum
@@ -79,6 +79,8 @@ class Registration:
     """When a pending registration is over, in seconds since the epoch."""
     candidates: tuple[Secret, ...] = ()
     """While pending: the secrets of the handshakes so far, oldest first."""
+    echoed: bool = False
+    """Whether a handshake was ever remembered for it, and so may have been echoed; True for ever then."""
     secret: Secret | None = None
     """Once confirmed: the secret."""
     webhook_gid: str | None = None
@@ -150,14 +152,14 @@ class StoreHealth:
     oldest_age: float | None
     """Seconds since the oldest unfinished delivery came in; ``None`` if there is none. Quarantine does not count."""
     writable: bool
-    """Whether a write just worked."""
+    """Whether a delivery would be taken now: it can be written, and there is room for it."""
     heartbeats: dict[str, float | None]
     """The gid of each confirmed webhook, with the time of its last heartbeat in seconds since the epoch. Asana sends
     one every eight hours, so a webhook silent for longer deserves a look."""
     log_bytes: int | None = None
     """How long the store's write-ahead log is; ``None`` for a store without one."""
     problems: tuple[str, ...] = ()
-    """What an operator should see to, in words; no secret is in them."""
+    """What an operator should see to, in words; no secret is in them. If there is no room, it says which."""
 
 
 class Store(Protocol):
@@ -215,8 +217,8 @@ class Store(Protocol):
         """End all pending registrations whose deadline has passed, and drop what they have in quarantine.
 
         Returns:
-            What was ended, as it was: pending, with its candidates. Asana may have created a webhook for one that has
-            candidates.
+            What was ended, as it was: pending, with its candidates, but for those that cannot be opened.
+            Asana may have created a webhook for one that was `Registration.echoed`.
         """
 
     async def heartbeat(self, id: str) -> None:
@@ -263,7 +265,10 @@ class Store(Protocol):
         """
 
     async def health(self) -> StoreHealth:
-        """Say how the store is doing. It does not raise when the store cannot be written: ``writable`` is False."""
+        """Say how the store is doing.
+
+        It does not raise when the store cannot be written or is full: ``writable`` is False.
+        """
 
     # Maintenance
 

@@ -6,7 +6,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from asana_webhooks.checks import check_seconds
+from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
@@ -60,11 +60,11 @@ class MemoryStore:
     ) -> None:
         self._clock = clock
         self._shelf = Shelf(
-            max_deliveries=max_deliveries,
-            max_bytes=max_bytes,
-            max_finished=max_finished,
-            max_quarantined=max_quarantined,
-            max_quarantined_bytes=max_quarantined_bytes,
+            max_deliveries=_count("max_deliveries", max_deliveries),
+            max_bytes=_count("max_bytes", max_bytes),
+            max_finished=_count("max_finished", max_finished),
+            max_quarantined=check_count("max_quarantined", max_quarantined, zero=True),
+            max_quarantined_bytes=check_count("max_quarantined_bytes", max_quarantined_bytes, zero=True),
         )
         self._closed = False
 
@@ -85,6 +85,11 @@ class MemoryStore:
         """See `Store.aclose`; what it held is gone."""
         self._closed = True
 
+    def _entry(self, id: str) -> Entry | None:
+        shelf = self._usable()
+        check_texts(id)
+        return shelf.entries.get(id)
+
     def _usable(self) -> Shelf:
         if self._closed:
             raise ConfigurationError("this store is closed")
@@ -103,7 +108,7 @@ class MemoryStore:
 
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`."""
-        entry = self._usable().entries.get(id)
+        entry = self._entry(id)
         check_texts(secret)
         if entry is None or entry.standing(self._clock()) is not RegistrationState.PENDING:
             return False
@@ -116,9 +121,8 @@ class MemoryStore:
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
-        shelf = self._usable()
+        shelf, entry = self._usable(), self._entry(id)
         check_texts(webhook_gid, secret)
-        entry = shelf.entries.get(id)
         if entry is None:
             return False
         if entry.state is RegistrationState.CONFIRMED:
@@ -137,8 +141,7 @@ class MemoryStore:
 
     async def close(self, id: str) -> bool:
         """See `Store.close`."""
-        shelf = self._usable()
-        entry = shelf.entries.get(id)
+        shelf, entry = self._usable(), self._entry(id)
         if entry is None:
             return False
         entry.state, entry.secret = RegistrationState.CLOSED, None
@@ -149,7 +152,7 @@ class MemoryStore:
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        entry = self._usable().entries.get(id)
+        entry = self._entry(id)
         return as_found(entry.recorded(), now=self._clock()) if entry else None
 
     async def sweep(self) -> Sequence[Registration]:
@@ -162,7 +165,7 @@ class MemoryStore:
 
     async def heartbeat(self, id: str) -> None:
         """See `Store.heartbeat`."""
-        entry, now = self._usable().entries.get(id), self._clock()
+        entry, now = self._entry(id), self._clock()
         if entry is not None and entry.standing(now) is not RegistrationState.CLOSED:
             entry.last_heartbeat_at = now
 
@@ -247,12 +250,13 @@ class MemoryStore:
             quarantined=sum(kept.state is DeliveryState.QUARANTINED for kept in shelf.held.values()),
             dead=len(shelf.dead()),
             oldest_age=max(0.0, now - min(kept.received_at for kept in open_ones)) if open_ones else None,
-            writable=True,
+            writable=not shelf.problems,
             heartbeats={
                 entry.webhook_gid: entry.last_heartbeat_at
                 for entry in shelf.entries.values()
                 if entry.state is RegistrationState.CONFIRMED and entry.webhook_gid is not None
             },
+            problems=shelf.problems,
         )
 
     # Maintenance
@@ -275,3 +279,7 @@ class MemoryStore:
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`."""
         return self._usable().purge(self._clock() - check_seconds("older_than", older_than), dead=dead)
+
+
+def _count(name: str, value: int | None) -> int | None:
+    return None if value is None else check_count(name, value, zero=True)

@@ -3,6 +3,7 @@
 import enum
 import re
 from collections.abc import Container
+from typing import Any
 
 from attrs import evolve
 
@@ -12,6 +13,7 @@ from asana_webhooks.store.base import Registration, RegistrationState
 
 __all__ = [
     "MAX_SKEW",
+    "NO_ROOM",
     "UNFINISHED",
     "DeliveryState",
     "as_found",
@@ -25,6 +27,9 @@ __all__ = [
 
 MAX_SKEW = 60.0
 """By how many seconds the clocks of those who share a store may differ."""
+
+NO_ROOM = "no delivery more may wait: let the workers catch up, or raise max_deliveries"
+"""What `StoreHealth.problems` says of an inbox with as many deliveries as it may have."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -96,9 +101,9 @@ def landing(
     return None
 
 
-def check_integer(name: str, value: int) -> int:
-    """Return *value*; one of more than 64 bits, which not every store can hold, is a `ConfigurationError`."""
-    if not -(2**63) <= value < 2**63:
+def check_integer(name: str, value: Any) -> int:
+    """Return *value*; what is no integer of at most 64 bits, which every store can hold, is a `ConfigurationError`."""
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise ConfigurationError(f"{name} must be an integer of at most 64 bits")
     return value
 

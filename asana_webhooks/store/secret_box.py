@@ -18,8 +18,8 @@ class SecretBox(Protocol):
 
     The methods are called in the store's threads, maybe in two at once, and never while the database is locked. They
     may block, but must end by themselves and soon: a delivery waits for `open`, and Asana gives up after ten seconds.
-    Whatever they raise becomes a `StoreUnavailableError`, which keeps neither the text nor the frames of it; a receiver
-    then answers 503, and Asana sends again.
+    Whatever they raise, `SystemExit` and `asyncio.CancelledError` included, becomes a `StoreUnavailableError`, which
+    keeps neither the text nor the frames of it; a receiver then answers 503, and Asana sends again.
     """
 
     @property
@@ -98,7 +98,7 @@ class Safe:
             return KeptSecret(secret, None)
         try:
             sealed = self._box.seal(secret)
-        except Exception as error:  # noqa: BLE001 - whatever a box of others raises
+        except BaseException as error:  # noqa: BLE001 - here, in the store's threads, an exit is a failure as well
             failure = type(error).__name__
         else:
             if isinstance(sealed, bytes):
@@ -127,7 +127,7 @@ class Safe:
             )
         try:
             opened = self._box.open(kept.content, kept.key_id or "")
-        except Exception as error:  # noqa: BLE001 - whatever a box of others raises
+        except BaseException as error:  # noqa: BLE001 - here, in the store's threads, an exit is a failure as well
             failure = type(error).__name__
         else:
             if isinstance(opened, Secret):

@@ -7,9 +7,11 @@ from attrs import define, field
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import DeadLetter, Lease, NewDelivery, Registration, RegistrationState
-from asana_webhooks.store.rules import UNFINISHED, DeliveryState, runs, standing
+from asana_webhooks.store.rules import NO_ROOM, UNFINISHED, DeliveryState, runs, standing
 
 __all__ = ["Entry", "Kept", "Shelf"]
+
+_NO_BYTES = "no delivery more has room: let the workers catch up, or raise max_bytes"
 
 
 @define(eq=False, kw_only=True)
@@ -39,6 +41,7 @@ class Entry:
             state=self.state,
             deadline=self.deadline,
             candidates=tuple(self.candidates.values()),
+            echoed=self.echoed,
             secret=self.secret,
             webhook_gid=self.webhook_gid,
             last_heartbeat_at=self.last_heartbeat_at,
@@ -148,12 +151,26 @@ class Shelf:
             sizes = [len(kept.body) for kept in self.quarantined(entry)]
             if len(sizes) >= self.max_quarantined or sum(sizes) + size > self.max_quarantined_bytes:
                 raise StoreFullError(problem="a pending registration has no room for more in quarantine")
-        if self.max_deliveries is not None and len(self.held) >= self.max_deliveries:
+        if self._has_all_deliveries:
             raise StoreFullError(problem="it holds too many deliveries")
         if self.max_bytes is not None and size > self.max_bytes:
             raise StoreFullError(problem="the delivery is larger than max_bytes allows")
-        if self.max_bytes is not None and self._bytes + size > self.max_bytes:
+        if not self._has_room_for(size):
             raise StoreFullError(problem="the deliveries it holds are too large together")
+
+    @property
+    def _has_all_deliveries(self) -> bool:
+        return self.max_deliveries is not None and len(self.held) >= self.max_deliveries
+
+    def _has_room_for(self, size: int) -> bool:
+        return self.max_bytes is None or self._bytes + size <= self.max_bytes
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why not even a delivery of one byte would be taken now, if so."""
+        if self._has_all_deliveries:
+            return (NO_ROOM,)
+        return () if self._has_room_for(1) else (_NO_BYTES,)
 
     def finish(self, kept: Kept) -> None:
         """Let go of a delivery that is done, but for its key."""

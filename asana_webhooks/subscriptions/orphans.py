@@ -58,7 +58,7 @@ async def sweep_registrations(asana: AsanaSession, store: Store, *, workspace: s
     echoed: defaultdict[str, set[str]] = defaultdict(set)
     for overdue in await store.sweep():
         _log.warning("registration %.12s on %s was never confirmed, and has ended", overdue.id, overdue.resource)
-        if overdue.candidates:
+        if overdue.echoed:
             echoed[overdue.resource].add(overdue.id)
     left = 0
     for resource, ids in echoed.items():

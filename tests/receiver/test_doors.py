@@ -272,3 +272,4 @@ async def test_a_body_that_nobody_reads_ends_the_connection(door: str, framing: 
 
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"s" * 32 in answer
+    assert b"connection: close" in answer.lower()

@@ -18,6 +18,7 @@ from asana_webhooks import (
     Secret,
     SQLiteStore,
     StoreFullError,
+    StoreHealth,
     StoreUnavailableError,
     sign,
 )
@@ -332,6 +333,7 @@ async def test_what_cannot_be_stored_is_503_with_a_fixed_text(
     reply = await Receiver(store, timeout=0.02).receive(ENDPOINT, signed(content), content)
 
     assert (reply.status, reply.body) == (503, text)
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
     assert f"refused with 503: {text.decode()}" in caplog.text.replace("'", "")
     assert "secret" not in caplog.text
 
@@ -524,6 +526,70 @@ async def test_closing_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) 
 
     await receiver.aclose()
     assert "1 deliveries could not be stored" in caplog.text
+
+
+async def test_a_forgery_that_misses_the_201_is_401() -> None:
+    """Begun before the 201 and ended behind it, it is answered like any other that no secret of ours has signed."""
+    store = Broken(result="refused")
+    await pending(store)
+    await store.offer(registration_id(ENDPOINT), OTHER)
+    content = body(event())
+    receiver = Receiver(store)
+
+    assert (await receiver.receive(ENDPOINT, signed(content, OTHER), content)).status == 401
+    assert receiver.counts["wrong signature"] == 1
+
+
+async def test_the_time_to_end_runs_from_the_first_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is stopped and closed, a service ends in time."""
+    store = Broken()
+    await register(store)
+    content = body(event())
+    receiver = Receiver(store, timeout=10)
+    asking = asyncio.create_task(receiver.receive(ENDPOINT, signed(content), content))
+    await store.putting.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    waited: list[float] = []
+
+    async def empty(seconds: float) -> int:
+        waited.append(seconds)
+        return 0
+
+    monkeypatch.setattr(receiver._handoff, "empty", empty)
+    now = 100.0
+    monkeypatch.setattr("asana_webhooks.receiver.receiver.time.monotonic", lambda: now)
+    receiver.stop()
+    now = 107.0
+    receiver.stop()
+    await receiver.aclose()
+    now = 200.0
+    await receiver.aclose()
+
+    assert waited == [3.0, 0.0]
+
+
+async def test_closing_ends_the_question_how_the_store_is() -> None:
+    """A store that hangs is not asked on, and who asked hears that nothing is known."""
+    store = Broken()
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> StoreHealth:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    store.health = hang  # type: ignore[method-assign]
+    receiver = Receiver(store)
+    asking = asyncio.create_task(receiver.health())
+    await asked.wait()
+    await receiver.aclose()
+
+    assert cancelled.is_set()
+    assert (await asking).status == 503
 
 
 @pytest.mark.parametrize("method", ["find", "offer", "heartbeat", "put"])

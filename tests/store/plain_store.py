@@ -139,6 +139,7 @@ class PlainStore:
             state=state,
             deadline=entry.deadline,
             candidates=() if state is CLOSED else entry.candidates,
+            echoed=entry.echoed,
             secret=entry.secret,
             webhook_gid=entry.gid,
             last_heartbeat_at=entry.heartbeat,

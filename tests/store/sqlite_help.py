@@ -32,7 +32,7 @@ async def confirmed(store: SQLiteStore, id: str = "r") -> SQLiteStore:
 
 async def in_writer(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> T:
     """Run something on the store's live connection, in its thread."""
-    return await store._writer.submit(operation)
+    return await store._access.writer.submit(operation)
 
 
 def rows(path: Path, query: str = "SELECT signature FROM deliveries ORDER BY id") -> list[tuple[object, ...]]:

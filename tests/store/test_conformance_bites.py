@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
-from asana_webhooks.store import MemoryStore, Store, StoreHealth
+from asana_webhooks.store import MemoryStore, Registration, Store, StoreHealth
 from asana_webhooks.store.rules import DeliveryState
 from asana_webhooks.store.shelf import Entry, Kept, Shelf
 from asana_webhooks.testing.conformance import SettableClock, StoreConformance
@@ -82,6 +83,12 @@ def knows_no_fence(shelf: Shelf, lease: Any, now: float) -> Kept | None:
     return kept if kept and kept.state is DeliveryState.LEASED else None
 
 
+def tells_only_of_secrets_it_has(
+    entry: Entry, recorded: Callable[[Entry], Registration] = Entry.recorded
+) -> Registration:
+    return evolve(recorded(entry), echoed=bool(entry.candidates))
+
+
 # Where something inside does otherwise than it should, and the promises this breaks
 INSIDE: list[tuple[tuple[type, str], Callable[..., Any], str]] = [
     ((Shelf, "drop"), keeps_its_key, "purging_forgets"),
@@ -89,6 +96,7 @@ INSIDE: list[tuple[tuple[type, str], Callable[..., Any], str]] = [
     ((Shelf, "leased"), knows_no_fence, "what_a_lost_lease_says_is_ignored"),
     ((Entry, "standing"), sees_no_deadline, "a_registration_ends_at_its_deadline"),
     ((Entry, "standing"), sees_no_deadline, "an_offer_may_come_too_late"),
+    ((Entry, "recorded"), tells_only_of_secrets_it_has, "closing_tells_whether_it_was_echoed"),
     ((Kept, "runs"), trusts_the_clock, "a_clock_that_was_ahead_holds_nothing_back"),
 ]
 

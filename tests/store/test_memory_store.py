@@ -1,8 +1,10 @@
 """What a `MemoryStore` does beyond the protocol: its limits."""
 
+from typing import Any
+
 import pytest
 
-from asana_webhooks.errors import StoreFullError
+from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store import MemoryStore, NewDelivery, candidate_id
 from asana_webhooks.testing.conformance import SettableClock
@@ -52,6 +54,29 @@ async def test_max_bytes() -> None:
     (lease,) = await store.claim(1, lease=60)
     await store.done(lease)
     assert await store.put(new(3, 60)) == "stored"
+
+
+@pytest.mark.parametrize(
+    ("store", "name"),
+    [(MemoryStore(max_deliveries=2), "max_deliveries"), (MemoryStore(max_bytes=20), "max_bytes")],
+    ids=["deliveries", "bytes"],
+)
+async def test_a_full_store_says_so(store: MemoryStore, name: str) -> None:
+    """Its health tells that the next delivery would be refused, and by which limit, until there is room again."""
+    await confirmed(store)
+    await store.put(new(1))
+    assert (await store.health()).writable
+    await store.put(new(2))
+    health = await store.health()
+    assert not health.writable
+    assert health.problems == (f"no delivery more {TELLS[name]}: let the workers catch up, or raise {name}",)
+    (lease,) = await store.claim(1, lease=60)
+    await store.done(lease)
+    health = await store.health()
+    assert (health.writable, health.problems) == (True, ())
+
+
+TELLS = {"max_deliveries": "may wait", "max_bytes": "has room"}
 
 
 async def test_no_limits() -> None:
@@ -115,3 +140,20 @@ async def test_repr() -> None:
     store = await confirmed(MemoryStore())
     await store.put(new(1))
     assert repr(store) == "<MemoryStore registrations=1 deliveries=1>"
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"max_deliveries": -1},
+        {"max_bytes": "x"},
+        {"max_finished": 1.5},
+        {"max_quarantined": None},
+        {"max_quarantined_bytes": -1},
+    ],
+    ids=str,
+)
+def test_limits_are_checked(limit: dict[str, Any]) -> None:
+    """A limit that could never work is refused at once."""
+    with pytest.raises(ConfigurationError, match=next(iter(limit))):
+        MemoryStore(**limit)

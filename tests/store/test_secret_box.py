@@ -18,7 +18,7 @@ from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.receiver import Receiver
 from asana_webhooks.receiver.signature import sign
-from asana_webhooks.store import MemoryStore, SQLiteStore, candidate_id, open_store
+from asana_webhooks.store import MemoryStore, RegistrationState, SQLiteStore, candidate_id, open_store
 from asana_webhooks.store.fernet import FernetBox
 from asana_webhooks.store.secret_box import PLAIN_TEXT, KeptSecret, PlainText, Safe, SecretBox
 from asana_webhooks.testing.conformance import SettableClock, StoreConformance
@@ -148,12 +148,22 @@ class TestBoxFails:
     """A box that does not work makes the store unavailable, and shows nothing."""
 
     @pytest.mark.parametrize(
-        "error", [ValueError(SECRET.reveal()), KeyError("k1"), TimeoutError(), RecursionError(SECRET.reveal())]
+        "error",
+        [
+            ValueError(SECRET.reveal()),
+            KeyError("k1"),
+            TimeoutError(),
+            RecursionError(SECRET.reveal()),
+            SystemExit(1),
+            KeyboardInterrupt(),
+            asyncio.CancelledError(),
+        ],
+        ids=lambda error: type(error).__name__,
     )
-    async def test_any_error(self, path: Path, error: Exception) -> None:
+    async def test_any_error(self, path: Path, error: BaseException) -> None:
         """Whatever it raises, the caller gets one error that names the key and holds nothing of the box's."""
         box = Box()
-        async with SQLiteStore(path, secret_box=box) as store:
+        async with SQLiteStore(path, secret_box=box) as store, asyncio.timeout(60):
             await confirmed(store)
             await store.open("p", resource="1", ttl=60)
             box.error = error
@@ -174,10 +184,45 @@ class TestBoxFails:
         with pytest.raises(StoreUnavailableError, match="no Secret but"):
             Safe(Box(opened=wrong)).open(KeptSecret(b"x", "k1"))
 
-    async def test_a_cancellation_is_none(self) -> None:
-        """What ends a program is not kept from it."""
-        with pytest.raises(KeyboardInterrupt):
-            Safe(Box(error=KeyboardInterrupt())).seal(SECRET)
+    async def test_sweeping_without_the_key(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A lost key keeps nothing from ending and being purged; it is told which had been echoed, and logged once."""
+        clock = SettableClock()
+        async with SQLiteStore(path, secret_box=Box("lost"), clock=clock) as store:
+            for id in ("a", "b"):
+                await store.open(id, resource="1", ttl=60)
+                await store.offer(id, OTHER)
+        async with SQLiteStore(path, secret_box=FernetBox({"k": OLD}), clock=clock) as store:
+            await store.offer("b", SECRET)
+            await store.open("c", resource="1", ttl=60)
+            await store.offer("c", OTHER)
+            await store.open("d", resource="1", ttl=60)
+            clock.advance(61)
+            caplog.clear()
+            swept = [(one.id, one.candidates, one.echoed) for one in await store.sweep()]
+            assert swept == [("a", (), True), ("b", (SECRET,), True), ("c", (OTHER,), True), ("d", (), False)]
+            (warning,) = [record.getMessage() for record in caplog.records]
+            assert "'lost'" in warning
+            assert await store.sweep() == []
+            found = await store.find("a")
+            assert found is not None
+            assert (found.state, found.echoed) == (RegistrationState.CLOSED, True)
+            clock.advance(61)
+            await store.purge(older_than=60)
+        for table in ("candidates", "registrations"):
+            assert rows(path, f"SELECT count(*) FROM {table}") == [(0,)]
+
+    async def test_a_key_is_asked_for_once_in_a_sweep(self, path: Path) -> None:
+        """A key service that is down holds up a sweep once, not for each registration."""
+        box, clock = Box(), SettableClock()
+        async with SQLiteStore(path, secret_box=box, clock=clock) as store:
+            for number in range(5):
+                await store.open(f"r{number}", resource="1", ttl=60)
+                await store.offer(f"r{number}", SECRET)
+            clock.advance(61)
+            box.calls.clear()
+            box.error = TimeoutError()
+            assert [one.echoed for one in await store.sweep()] == [True] * 5
+            assert box.calls == ["open k1"]
 
     @pytest.mark.parametrize("box", [FernetBox({"k2": NEW}), FernetBox({"k1": NEW}), None], ids=["id", "key", "none"])
     async def test_the_receiver_answers_503(

@@ -54,6 +54,14 @@ def cut(path: Path, copied: Path) -> None:
     copied.with_name(copied.name + "-wal").write_bytes(log[:-5000])
 
 
+def empty(path: Path, *, is_missing: bool) -> None:
+    """Take all bytes of a file away, or itself."""
+    if is_missing:
+        path.unlink()
+    else:
+        path.write_bytes(b"")
+
+
 def link_to_itself(path: Path) -> None:
     """Make a path that leads nowhere."""
     path.symlink_to(path)
@@ -309,7 +317,7 @@ class TestDamage:
             assert len(await repaired.claim(500, lease=60)) == 200
 
     async def test_a_log_that_was_cut_off(self, store: SQLiteStore, path: Path) -> None:
-        """The rest of a torn log is gone, what came before is whole."""
+        """The rest of a torn log is gone, what came before is whole; a power cut does the same, so nobody is told."""
         for number in range(20):
             await store.put(new(number))
         torn = path.with_name("torn.db")
@@ -320,6 +328,32 @@ class TestDamage:
             assert [lease.body for lease in await again.claim(99, lease=60)] == [
                 new(number).body for number in range(left)
             ]
+            assert (await again.health()).problems == ()
+
+    @pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "empty"])
+    async def test_a_log_without_its_file(self, store: SQLiteStore, path: Path, is_missing: bool) -> None:
+        """A log that is left beside a missing or empty file holds deliveries: it is refused, and stays as it is."""
+        await store.put(new(1))
+        left = path.with_name("left.db")
+        cut(path, left)
+        log = left.with_name("left.db-wal")
+        whole, kept = left.read_bytes(), log.read_bytes()
+        empty(left, is_missing=is_missing)
+        restarted = SQLiteStore(left)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="missing or empty, but its write-ahead log is there"):
+                await restarted.find("r")
+        assert left.exists() is not is_missing
+        assert log.read_bytes() == kept
+        left.write_bytes(whole)
+        assert (await restarted.find("r")) is not None
+        await restarted.aclose()
+
+    async def test_an_empty_log_without_its_file(self, path: Path) -> None:
+        """An empty log holds nothing, so the database is made anew."""
+        path.with_name("store.db-wal").touch()
+        async with SQLiteStore(path) as store:
+            assert await store.find("r") is None
 
     async def test_a_deleted_file(self, store: SQLiteStore, path: Path) -> None:
         """What is written to a file without its name would be lost: it is refused until the name is back."""

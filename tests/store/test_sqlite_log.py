@@ -95,28 +95,43 @@ class TestReaderElsewhere:
                 store.open("p", resource="1", ttl=60),
                 store.offer("r", SECRET),
                 store.put(new(5000)),
+                store.heartbeat("r"),
             ):
                 with pytest.raises(StoreFullError, match=r"write-ahead log has \d+ bytes.*End what reads it"):
                     await refused
             health = await store.health()
-            assert health.writable
-            assert health.log_bytes is not None
-            assert health.log_bytes >= length
+            assert not health.writable
+            assert health.log_bytes == length
             assert [problem for problem in health.problems if "max_log_bytes" in problem]
             (lease,) = await store.claim(1, lease=60)
             assert await store.done(lease)
             assert told(caplog) == ["WARNING"]
             assert await in_writer(store, lambda db: db.execute("PRAGMA busy_timeout").fetchone()) == (5000,)
             reader.communicate("end\n")
-        await store.heartbeat("r")
-        await store.heartbeat("r")
+        await store.health()
         assert log_bytes(path) <= LONG
+        assert (await store.health()).writable
         assert await fill(store, 1000) == 100
         assert log_bytes(path) <= LONG + 200_000
         health = await store.health()
         assert [problem for problem in health.problems if "write-ahead" in problem] == []
         assert told(caplog) == ["WARNING", "INFO"]
         assert rows(path, "SELECT count(*) FROM deliveries") == [(count + 100,)]
+
+    async def test_asking_makes_it_no_longer(self, store: SQLiteStore, path: Path) -> None:
+        """Whoever asks for the health, or sends heartbeats, writes nothing into a full log."""
+        others = []
+        store._keeper.look_for_others = lambda: others.append("looked")  # type: ignore[method-assign]
+        with reading(path) as reader:
+            await fill(store, 0)
+            length = log_bytes(path)
+            for _ in range(50):
+                assert not (await store.health()).writable
+                with pytest.raises(StoreFullError):
+                    await store.heartbeat("r")
+            assert log_bytes(path) == length
+            assert len(others) == 50
+            reader.communicate("end\n")
 
     async def test_it_is_told_before_anything_is_refused(
         self, store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture
@@ -176,10 +191,10 @@ async def test_the_store_closes_with_an_empty_log(path: Path) -> None:
     """Only the connection that writes folds the log into the file; the other one leaves it alone, whichever is last."""
     store = await confirmed(SQLiteStore(path, secret_box=PLAIN_TEXT))
     await store.find("r")
-    await store._writer.aclose()
+    await store._access.writer.aclose()
     length = log_bytes(path)
     assert length > 0
-    await store._reader.aclose()
+    await store._access.reader.aclose()
     assert log_bytes(path) == length
     async with SQLiteStore(path, secret_box=PLAIN_TEXT) as again:
         assert await again.find("r") is not None

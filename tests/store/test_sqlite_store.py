@@ -5,6 +5,7 @@ import gc
 import os
 import sqlite3
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from asana_webhooks.errors import ConfigurationError, StoreFullError, StoreUnava
 from asana_webhooks.models import Secret
 from asana_webhooks.store import NewDelivery, SQLiteStore, candidate_id
 from asana_webhooks.store.secret_box import PLAIN_TEXT
-from asana_webhooks.store.sqlite import inbox, registrations
+from asana_webhooks.store.sqlite import inbox, purging, registrations
 from asana_webhooks.testing.conformance import SettableClock
 from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
 
@@ -49,7 +50,7 @@ def link_to(path: Path, target: Path) -> None:
 
 async def in_reader(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> T:
     """Run something on the connection that reads, in its thread."""
-    return await store._reader.submit(operation)
+    return await store._access.reader.submit(operation)
 
 
 def store_threads() -> list[threading.Thread]:
@@ -119,10 +120,12 @@ class TestDurability:
             assert [lease.body for lease in await again.claim(9, lease=60)] == [new(2).body]
 
     async def test_a_done_delivery_keeps_no_body(self, store: SQLiteStore, path: Path) -> None:
-        """Only the key of a finished delivery stays, until it is purged."""
+        """Only the key of a finished delivery stays, until it is purged: no body, and no error, which may quote it."""
         await store.put(new(1))
+        await store.fail((await store.claim(1, lease=60))[0], error="of a customer", retry_in=0)
         await store.done((await store.claim(1, lease=60))[0])
         assert rows(path, "SELECT count(*) FROM bodies") == [(0,)]
+        assert rows(path, "SELECT error FROM deliveries") == [(None,)]
         assert len(rows(path)) == 1
 
     async def test_what_is_dropped_leaves_nothing(self, store: SQLiteStore, path: Path) -> None:
@@ -200,7 +203,7 @@ class TestGroupCommit:
 
         first = asyncio.ensure_future(caller(0))
         await asyncio.sleep(0)
-        store._write(hold_up)
+        store._access.write(hold_up)
         await asyncio.to_thread(under_way.wait, 5)
         second = asyncio.ensure_future(caller(100))
         await asyncio.sleep(0)
@@ -253,6 +256,34 @@ class TestGroupCommit:
             clock.now = 0
             assert await store.put(new(1)) == "stored"
 
+    @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, StopIteration])
+    async def test_a_clock_that_would_end_the_thread(self, path: Path, error: type[BaseException]) -> None:
+        """An exit or a cancellation out of the caller's clock is an error of this call, and the store goes on."""
+        times = SettableClock()
+        failing = [False]
+
+        def clock() -> float:
+            if failing[0]:
+                raise error(SECRET.reveal())
+            return times()
+
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store, asyncio.timeout(60):
+            await confirmed(store)
+            failing[0] = True
+            claimed, beat, letters = await asyncio.gather(
+                store.claim(1, lease=1), store.heartbeat("r"), store.requeue(1), return_exceptions=True
+            )
+            for refused in (claimed, beat):
+                assert isinstance(refused, StoreUnavailableError)
+                assert error.__name__ in str(refused)
+                assert SECRET.reveal() not in "".join(traceback.format_exception(refused))
+            assert letters is False
+            with pytest.raises(StoreUnavailableError, match=error.__name__):
+                await store.find("r")
+            failing[0] = False
+            assert await store.put(new(1)) == "stored"
+            assert await store.find("r") is not None
+
 
 class TestCancellation:
     """Who goes away cancels nothing but the waiting."""
@@ -279,7 +310,7 @@ class TestCancellation:
         task = asyncio.ensure_future(store.claim(1, lease=3600))
         if stage != "before it began":
             await asyncio.sleep(0)
-        held_up = store._write(hold_up)  # in the transaction of the claim
+        held_up = store._access.write(hold_up)  # in the transaction of the claim
         if stage == "in its transaction":
             await asyncio.to_thread(under_way.wait, 5)
         task.cancel()
@@ -300,7 +331,7 @@ class TestCancellation:
             task = asyncio.ensure_future(store.claim(1, lease=3600))
             await asyncio.sleep(0)
             task.cancel()
-            stopped = store._write(lambda db: times.clear())  # after the claim, in its transaction
+            stopped = store._access.write(lambda db: times.clear())  # after the claim, in its transaction
             with pytest.raises(asyncio.CancelledError):
                 await task
             await stopped
@@ -314,7 +345,7 @@ class TestCancellation:
         await store.put(new(1))
         task = asyncio.ensure_future(store.claim(1, lease=3600))
         await asyncio.sleep(0)
-        (entry,) = store._writer._gathered
+        (entry,) = store._access.writer._gathered
         entry.answer.add_done_callback(lambda _: task.cancel())
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -352,7 +383,9 @@ class TestLimits:
             assert answers[:3] == ["stored"] * 3
             assert {type(answer) for answer in answers[3:]} == {StoreFullError}
             assert await store.put(new(9)) == "stored"
-            await asyncio.gather(*(store.heartbeat("r") for _ in range(10)))
+            beats = await asyncio.gather(*(store.heartbeat("r") for _ in range(10)), return_exceptions=True)
+            assert [type(beat) for beat in beats] == [type(None)] * 3 + [StoreFullError] * 7
+            assert len(await asyncio.gather(*(store.claim(1, lease=60) for _ in range(10)))) == 10
 
     async def test_too_many_bytes(self, path: Path) -> None:
         """The bodies in the queue are bounded together."""
@@ -384,12 +417,44 @@ class TestLimits:
             with pytest.raises(StoreFullError, match="unfinished"):
                 await store.put(new(5))
 
+    async def test_too_many_questions(self, path: Path) -> None:
+        """While the disk hangs, questions whose askers have gone do not pile up without bounds."""
+        async with SQLiteStore(path, max_operations=3) as store:
+            for asked in [asyncio.ensure_future(store.find("r")) for _ in range(3)]:
+                await asyncio.sleep(0)
+                asked.cancel()
+            with pytest.raises(StoreFullError, match="waiting for it"):
+                await store.find("r")
+            while store._access.reader._busy:
+                await store._access.reader._idle.wait()
+            assert await store.find("r") is None
+
+    @pytest.mark.parametrize(
+        "limit",
+        [
+            {"max_operations": 0},
+            {"max_operations": "x"},
+            {"max_bytes": -1},
+            {"max_bytes": None},
+            {"max_deliveries": 0},
+            {"max_quarantined": "x"},
+            {"max_quarantined_bytes": -1},
+            {"max_log_bytes": 0},
+            {"busy_timeout": -1},
+        ],
+        ids=str,
+    )
+    def test_limits_are_checked(self, path: Path, limit: dict[str, Any]) -> None:
+        """A limit that could never work is refused at once."""
+        with pytest.raises(ConfigurationError, match=next(iter(limit))):
+            SQLiteStore(path, **limit)
+
     @pytest.mark.parametrize("by", ["count", "bytes"])
     async def test_the_quarantine_is_bounded(self, path: Path, by: str) -> None:
         """A pending registration holds only so much, and other registrations do not suffer from it."""
-        limit = 2 if by == "count" else 1000
+        limit, room = (2, 10_000) if by == "count" else (1000, 400)
         size = 200 if by == "bytes" else 100
-        async with SQLiteStore(path, max_quarantined=limit, max_quarantined_bytes=2 * size) as store:
+        async with SQLiteStore(path, max_quarantined=limit, max_quarantined_bytes=room) as store:
             await confirmed(store)
             await store.open("p", resource="1", ttl=60)
             await store.offer("p", SECRET)
@@ -401,24 +466,15 @@ class TestLimits:
             assert await store.put(new(2, registration="p", candidate=name)) == "duplicate"
             assert await store.put(new(3)) == "stored"
 
-    async def test_a_purge_goes_in_steps(self, store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Much to forget is forgotten in several transactions, so that others get their turn."""
-        monkeypatch.setattr("asana_webhooks.store.sqlite.store.PURGED_AT_ONCE", 3)
-        await asyncio.gather(*(store.put(new(number)) for number in range(10)))
-        for lease in await store.claim(10, lease=60):
-            await store.done(lease)
-        assert await store.purge(older_than=0) == 10
-        assert rows(path) == []
-
     async def test_work_does_not_grow_with_the_store(self, store: SQLiteStore) -> None:
         """Every statement finds its rows by an index, however many there are."""
         statements = {
             f"{module.__name__.rpartition('.')[2]}.{name}": text
-            for module in (inbox, registrations)
+            for module in (inbox, purging, registrations)
             for name, text in vars(module).items()
-            if name.isupper() and name not in {"HELD", "COLUMNS"} and isinstance(text, str)
+            if name.isupper() and name not in {"HELD", "COLUMNS", "NO_ROOM"} and isinstance(text, str)
         }
-        assert len(statements) >= 38
+        assert len(statements) >= 39
         for name, text in statements.items():
             steps = await in_writer(store, partial(explain, text))
             scans = [step for step in steps if step.startswith("SCAN") and "queues" not in step and "heads" not in step]
@@ -438,7 +494,8 @@ class TestLimits:
             (inbox.QUARANTINED, "deliveries_by_registration (state=? AND registration=?)"),
             (inbox.FIRST, "deliveries_by_state (state=?)"),
             (inbox.DEAD_LETTERS, "deliveries_by_state (state=? AND id>?)"),
-            (inbox.PURGE, "deliveries_finished (state=? AND received_at<?)"),
+            (purging.PURGEABLE, "deliveries_finished (state=? AND received_at<?)"),
+            (purging.PURGE_REGISTRATIONS, "registrations_by_state (state=? AND deadline<?)"),
             (registrations.OVERDUE, "registrations_by_state (state=? AND deadline<?)"),
             (registrations.RELEASE, "deliveries_by_registration (state=? AND registration=?)"),
             (registrations.DROP_QUARANTINED, "deliveries_by_registration (state=? AND registration=?)"),
@@ -485,8 +542,8 @@ class TestOpening:
                 assert modes(path.parent) == PRIVATE
                 for name in PRIVATE.keys() - {"store.db"}:
                     remove(path.parent / name)
-                store._writer._executor.submit(store._writer._disconnect)
-                store._reader._executor.submit(store._reader._disconnect)
+                store._access.writer._executor.submit(store._access.writer._disconnect)
+                store._access.reader._executor.submit(store._access.reader._disconnect)
                 await store.heartbeat("r")
                 assert modes(path.parent) == PRIVATE
         finally:
@@ -563,16 +620,52 @@ class TestOpening:
             held.wait(5)
 
         async def leave() -> None:
-            store._write(wait).cancel()
+            store._access.write(wait).cancel()
             await asyncio.sleep(0)
 
         asyncio.run(leave())
         held.set()
-        assert store._writer._executor.submit(store._writer._disconnect).result(5) is None
-        store._writer._executor.shutdown()
+        assert store._access.writer._executor.submit(store._access.writer._disconnect).result(5) is None
+        store._access.writer._executor.shutdown()
 
     @pytest.mark.parametrize("path", ["", ":memory:"])
     def test_it_needs_a_file(self, path: str) -> None:
         """SQLite's databases without a file are refused; there is another store for that."""
         with pytest.raises(ConfigurationError, match="MemoryStore"):
             SQLiteStore(path)
+
+    async def test_opening_is_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If `async with` fails, no thread, connection or lock stays behind."""
+
+        def broken(*_: object) -> None:
+            raise StoreUnavailableError(problem="the disk is gone")
+
+        store = SQLiteStore(path)
+        monkeypatch.setattr(store._access.reader, "_connect", broken)
+        with pytest.raises(StoreUnavailableError):
+            await store.__aenter__()
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("asana-webhooks")] == []
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+class TestIntegrity:
+    """The file can be looked through on request."""
+
+    async def test_a_whole_file(self, store: SQLiteStore) -> None:
+        """There is nothing to say about it."""
+        await store.put(new(1))
+        assert list(await store.integrity_check()) == []
+
+    async def test_damage(self, store: SQLiteStore, path: Path) -> None:
+        """What SQLite finds is told, and so are rows that belong to nothing."""
+        await store.put(new(1))
+        await in_writer(store, lambda db: db.execute("PRAGMA foreign_keys = OFF"))
+        behind = sqlite3.connect(path)
+        behind.execute("DELETE FROM deliveries")
+        behind.execute("PRAGMA writable_schema = ON")
+        behind.execute("DELETE FROM sqlite_master WHERE name = 'deliveries_by_state'")
+        behind.commit()
+        behind.close()
+        found = await store.integrity_check()
+        assert "a row of bodies belongs to none of deliveries" in found
+        assert any("never used" in problem for problem in found)

@@ -3,20 +3,25 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from attrs import frozen
+from cryptography.fernet import Fernet
 
 from asana_webhooks import (
     ConfigurationError,
     MemoryStore,
     RetryPolicy,
+    Secret,
+    SQLiteStore,
     StoreUnavailableError,
     create_webhook,
     registration_id,
     sweep_registrations,
 )
 from asana_webhooks.store.base import RegistrationState
+from asana_webhooks.store.fernet import FernetBox
 from asana_webhooks.testing import Fault
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.stores import Clock
@@ -94,6 +99,20 @@ async def test_what_was_never_echoed_has_no_webhook(after: Aftermath) -> None:
 
     assert await after.sweep() == 0
     assert after.asked == []
+
+
+async def test_its_secrets_are_not_needed(after: Aftermath, tmp_path: Path) -> None:
+    """A store that cannot open the secret of the handshake any more still tells that there was one."""
+    keys = [FernetBox({name: Fernet.generate_key().decode()}) for name in ("lost", "new")]
+    orphan = await after.die()
+    endpoint = after.here.fake.webhook(orphan).target.rpartition("/")[2]
+    async with SQLiteStore(tmp_path / "store.db", clock=after.clock, secret_box=keys[0]) as store:
+        await store.open(registration_id(endpoint), resource="8675309", ttl=120)
+        await store.offer(registration_id(endpoint), Secret("a" * 32))
+    after.clock.now += 121
+    async with SQLiteStore(tmp_path / "store.db", clock=after.clock, secret_box=keys[1]) as store:
+        assert await sweep_registrations(after.here.asana, store, workspace="1331") == 0
+    assert orphan not in after.here.fake.webhooks
 
 
 async def test_before_the_deadline_it_is_left_alone(after: Aftermath) -> None:

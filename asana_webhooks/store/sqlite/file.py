@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
+from asana_webhooks.store.sqlite import log_check
 from asana_webhooks.store.sqlite.schema import prepare
 
 __all__ = ["DatabaseFile", "is_passing", "unavailable"]
@@ -90,6 +93,55 @@ class DatabaseFile:
         """Tell which file the write-ahead log is; for a connection it must stay the one it began with."""
         return _identity(self._log)
 
+    def log_damage(self) -> str | None:
+        """Tell what is wrong with the log, if it shows; only before `connect`, as SQLite takes away half the proof.
+
+        Another process may begin to write meanwhile, and what is half written looks damaged; but only once.
+        """
+        with contextlib.suppress(OSError):  # SQLite will say that it cannot be read, too
+            if not self._is_empty() and (found := self._find_damage(self._index())):
+                return found if self._find_damage(self._index()) == found else None
+        return None
+
+    def _find_damage(self, index: bytes) -> str | None:
+        with self._log.open("rb") as log:
+            return log_check.find_damage(log, index)
+
+    def _index(self) -> bytes:
+        """Read the beginning of ``-shm``; nothing if this process has it open.
+
+        Closing it would drop the locks that a connection of this process holds on it.
+        """
+        path = self.beside("-shm")
+        try:
+            if _is_open_here(path):
+                return b""
+            with path.open("rb") as index:
+                return index.read(log_check.INDEX_BYTES)
+        except OSError:
+            return b""
+
+    def keep_log(self) -> Path:
+        """Copy the log as it is, beside itself and readable for its owner alone.
+
+        Returns:
+            The path of the copy, a new file.
+
+        Raises:
+            OSError: there is no room, for instance; nothing is left of the copy then.
+        """
+        options = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        path = self.beside(f"-wal-damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+        with self._log.open("rb") as log, os.fdopen(os.open(path, options, 0o600), "wb") as copy:
+            try:
+                shutil.copyfileobj(log, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+            except BaseException:
+                path.unlink()
+                raise
+        return path
+
     def connect(self) -> sqlite3.Connection:
         """Open the database to write, making the file and its tables the first time.
 
@@ -129,10 +181,10 @@ class DatabaseFile:
             # Another one knows none of our registrations, and would answer every delivery with "unknown".
             what = "replaced by another; restart to use that one" if self._path.exists() else "deleted"
             raise StoreUnavailableError(problem=f"the database file was {what}")
-        if not self._path.exists() and self.log() is not None:
+        if self.log_bytes() and self._is_empty():  # in this order: whoever makes the file now makes its log last
             # SQLite would throw the log away, and all the deliveries in it.
             raise StoreUnavailableError(
-                problem="the database file is missing, but its write-ahead log is there",
+                problem="the database file is missing or empty, but its write-ahead log is there",
                 advice="Put the file back beside its log; or, to begin anew, remove the log.",
             )
         if not self._path.parent.is_dir():
@@ -151,6 +203,12 @@ class DatabaseFile:
         if not os.access(self._path, os.R_OK | os.W_OK):
             # SQLite would go on read-only, and leave a log behind that stays read-only for ever.
             raise StoreUnavailableError(problem="the database file may not be read and written")
+
+    def _is_empty(self) -> bool:
+        try:
+            return self._path.stat().st_size == 0
+        except FileNotFoundError:
+            return True
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None)
@@ -196,6 +254,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _is_open_here(path: Path) -> bool:
+    """Tell whether any descriptor of this process is of a file."""
+    wanted = path.stat()
+    for descriptor in os.listdir("/dev/fd"):  # noqa: PTH208 - these are numbers, not paths
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(int(descriptor)), wanted):
+                return True
+    return False
 
 
 def _tighten(path: Path) -> None:

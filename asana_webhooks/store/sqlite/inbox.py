@@ -15,7 +15,7 @@ from asana_webhooks.store.base import (
     RegistrationState,
     StoreHealth,
 )
-from asana_webhooks.store.rules import MAX_SKEW, UNFINISHED, DeliveryState, landing, standing
+from asana_webhooks.store.rules import MAX_SKEW, NO_ROOM, UNFINISHED, DeliveryState, landing, standing
 
 __all__ = [
     "Room",
@@ -25,8 +25,8 @@ __all__ = [
     "extend",
     "fail",
     "health",
+    "integrity",
     "probe",
-    "purge",
     "put",
     "release",
     "requeue",
@@ -113,19 +113,6 @@ DEAD_LETTERS = """
     WHERE deliveries.state = 'dead' AND deliveries.id > ? ORDER BY deliveries.id LIMIT ?
 """
 REQUEUE = "UPDATE deliveries SET state = 'waiting', attempts = 0 WHERE id = ? AND state = 'dead'"
-PURGE = """
-    DELETE FROM deliveries WHERE id IN (
-        SELECT id FROM deliveries
-        WHERE state IN ('done', 'dead') AND state = ? AND received_at < ? LIMIT ?
-    )
-"""
-PURGE_REGISTRATIONS = """
-    DELETE FROM registrations WHERE number IN (
-        SELECT number FROM registrations WHERE state = 'closed' AND deadline < ?
-            AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.registration = registrations.number)
-        LIMIT ?
-    )
-"""
 
 
 @define(eq=False, kw_only=True)
@@ -142,13 +129,17 @@ class Room:
         """Forget what was counted: another process may have written since."""
         self._unfinished = None
 
+    def is_full(self, unfinished: int) -> bool:
+        """Tell whether no delivery more may wait beside so many."""
+        return self.max_deliveries is not None and unfinished >= self.max_deliveries
+
     def check_inbox(self, connection: sqlite3.Connection) -> None:
         """Raise `StoreFullError` if no delivery more may wait, else reckon with one more."""
         if self.max_deliveries is None:
             return
         if self._unfinished is None:
             (self._unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
-        if self._unfinished >= self.max_deliveries:
+        if self.is_full(self._unfinished):
             raise StoreFullError(problem="too many deliveries are unfinished")
         self._unfinished += 1
 
@@ -229,27 +220,38 @@ def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease
 
 
 def health(
-    connection: sqlite3.Connection, *, now: float, writable: bool, heartbeats: dict[str, float | None]
+    connection: sqlite3.Connection, *, now: float, room: Room, written: bool, heartbeats: dict[str, float | None]
 ) -> StoreHealth:
-    """See `Store.health`."""
+    """See `Store.health`; *written* tells whether a write just worked."""
     counts = dict(connection.execute(DEPTHS).fetchall())
     (expired,) = connection.execute(EXPIRED, (now, now + MAX_SKEW)).fetchone()
     leased = counts.get(DeliveryState.LEASED, 0) - expired
+    unfinished = sum(counts.get(state, 0) for state in UNFINISHED)
+    is_full = room.is_full(unfinished)
     first = [received_at for state in UNFINISHED for (received_at,) in connection.execute(FIRST, (state,))]
     return StoreHealth(
-        waiting=sum(counts.get(state, 0) for state in UNFINISHED) - leased,
+        waiting=unfinished - leased,
         leased=leased,
         quarantined=counts.get(DeliveryState.QUARANTINED, 0),
         dead=counts.get(DeliveryState.DEAD, 0),
         oldest_age=max(0.0, now - min(first)) if first else None,
-        writable=writable,
+        writable=written and not is_full,
         heartbeats=heartbeats,
+        problems=(NO_ROOM,) if is_full else (),
     )
 
 
 def probe(connection: sqlite3.Connection, *, now: float) -> None:
     """Write something, to see whether it works."""
     connection.execute(PROBE, (now,))
+
+
+def integrity(connection: sqlite3.Connection) -> list[str]:
+    """See `SQLiteStore.integrity_check`."""
+    found = [problem for (problem,) in connection.execute("PRAGMA integrity_check")]
+    orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
+    broken = [f"a row of {table} belongs to none of {parent}" for table, _, parent, _ in orphans[:100]]
+    return [*(problem for problem in found if problem != "ok"), *broken][:100]
 
 
 def dead_letters(connection: sqlite3.Connection, *, limit: int, after: int) -> list[DeadLetter]:
@@ -260,15 +262,6 @@ def dead_letters(connection: sqlite3.Connection, *, limit: int, after: int) -> l
 def requeue(connection: sqlite3.Connection, id: int) -> bool:
     """See `Store.requeue`."""
     return connection.execute(REQUEUE, (id,)).rowcount == 1
-
-
-def purge(connection: sqlite3.Connection, *, before: float, dead: bool, limit: int) -> int:
-    """See `Store.purge`; at most *limit* of a kind at once, and whole registrations only behind their deliveries."""
-    states = (DeliveryState.DONE, DeliveryState.DEAD) if dead else (DeliveryState.DONE,)
-    purged = sum(connection.execute(PURGE, (state, before, limit)).rowcount for state in states)
-    if purged < limit:
-        connection.execute(PURGE_REGISTRATIONS, (before, limit))
-    return purged
 
 
 def _named(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:

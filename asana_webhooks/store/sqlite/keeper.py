@@ -4,7 +4,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from asana_webhooks.errors import StoreUnavailableError
 from asana_webhooks.store.secret_box import Safe
@@ -26,6 +26,15 @@ _ADVICE = (
 )
 _SHARED = f"another store has the database file open, too, and SQLite %.20s can lose commits then; {_ADVICE}"
 _SHARED_LOG = f"another store has %.200a open, too, and SQLite %.20s can lose commits then; {_ADVICE}"
+_DAMAGED = (
+    "the write-ahead log was damaged when this store was opened, and acknowledged deliveries may be lost; an error was "
+    "logged that says more"
+)
+_DAMAGED_LOG = (
+    "the write-ahead log of %.200a is damaged: %s. What stands before that is used. Acknowledged deliveries behind it "
+    "may be lost, and Asana does not send them again: look at the disk, and fetch the current state of what your "
+    "webhooks watch. The log as it was %s"
+)
 
 
 class Keeper:
@@ -48,33 +57,56 @@ class Keeper:
         self._its_log: tuple[int, int] | None = None
         self._users: Users | None = None
         self._is_shared = False
+        self._was_open = False
+        self._was_damaged = False
         self._told_of_plain_text = False
         self._told_of_version = False
 
     def connect(self) -> sqlite3.Connection:
-        """Open the database to write, see that its secrets are sealed, and count as one of its users.
+        """Count as a user of the database, open it to write, and see that its log is whole and its secrets are sealed.
 
         Raises:
             ConfigurationError: see `DatabaseFile.connect`.
             StoreUnavailableError: the same.
         """
-        connection = self._file.connect()
-        try:
-            if self._safe.key_id is not None:
-                reseal(connection, self._safe, str(self._file))
-            elif has_plain_text(connection):
-                self.tell_of_plain_text()
-        except sqlite3.Error as error:
-            connection.close()
-            raise unavailable(error) from error
-        except BaseException:
-            connection.close()
-            raise
+        with ExitStack() as undo:
+            self._users = Users(self._file.beside("-users"))
+            undo.callback(self.disconnected)
+            self._users.join()
+            if self._users.was_first and not self._was_open:
+                self._check_log()
+            connection = self._file.connect()
+            undo.callback(connection.close)
+            try:
+                self._see_to_secrets(connection)
+            except sqlite3.Error as error:
+                raise unavailable(error) from error
+            undo.pop_all()
+        if self._was_damaged and not self._was_open:
+            with suppress(sqlite3.Error):
+                _empty(connection)  # or who comes next would take the same damage for another
+        self._was_open = True
         self._its_log = self._file.log()
-        self._users = Users(self._file.beside("-users"))
-        self._users.join()
         self.look_for_others()
         return connection
+
+    def _check_log(self) -> None:
+        """Log once if deliveries may be lost because the log is damaged, and keep it as it is."""
+        damage = None if self._was_damaged else self._file.log_damage()
+        if damage is None:
+            return
+        self._was_damaged = True
+        try:
+            copy = f"is kept in {str(self._file.keep_log())!a:.300}"
+        except OSError as error:
+            copy = f"could not be copied ({error.strerror})"
+        _log.error(_DAMAGED_LOG, str(self._file), damage, copy)
+
+    def _see_to_secrets(self, connection: sqlite3.Connection) -> None:
+        if self._safe.key_id is not None:
+            reseal(connection, self._safe, str(self._file))
+        elif has_plain_text(connection):
+            self.tell_of_plain_text()
 
     def ready(self, connection: sqlite3.Connection) -> None:
         """Refuse to write to a log that has been deleted.
@@ -145,7 +177,9 @@ class Keeper:
     @property
     def problems(self) -> tuple[str, ...]:
         """What an operator should see to. Any thread."""
-        return (*self.log.problems, *((_SHARED % sqlite3.sqlite_version,) if self._is_shared else ()))
+        damaged = (_DAMAGED,) if self._was_damaged else ()
+        shared = (_SHARED % sqlite3.sqlite_version,) if self._is_shared else ()
+        return (*damaged, *self.log.problems, *shared)
 
 
 def _empty(connection: sqlite3.Connection) -> bool:

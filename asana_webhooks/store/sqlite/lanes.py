@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from attrs import field, frozen
 
-from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
+from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
 from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, unavailable
 
 __all__ = ["Lane", "Operation"]
@@ -112,8 +112,8 @@ class Lane:
         if adds is not None:
             if adds > self._max_bytes:
                 raise StoreFullError(problem="the delivery is larger than max_bytes allows")
-            if self._operations >= self._max_operations or self._bytes + adds > self._max_bytes:
-                raise StoreFullError(problem="too much is waiting to be written")
+            if not self.has_room(adds):
+                raise StoreFullError(problem="too much is waiting for it")
             self._operations += 1
             self._bytes += adds
         loop = asyncio.get_running_loop()
@@ -124,6 +124,10 @@ class Lane:
             self._idle.clear()
             loop.call_soon(self._start)  # whatever else is ready in this turn of the loop joins
         return entry.answer
+
+    def has_room(self, adds: int) -> bool:
+        """Tell whether an operation that brings *adds* bytes would be taken now."""
+        return self._operations < self._max_operations and self._bytes + adds <= self._max_bytes
 
     async def open(self) -> None:
         """Connect, without a transaction: a lock that somebody holds is not waited for.
@@ -189,7 +193,7 @@ class Lane:
             return self._transaction(batch)
         except AsanaError as error:
             return [_again(error) for _ in batch]
-        except Exception as error:  # noqa: BLE001 - it is handed to the caller it belongs to
+        except BaseException as error:  # noqa: BLE001 - in this thread it ends nothing, and its caller waits for it
             if len(batch) == 1:
                 return [_explained(error)]
         # One of them failed by its own fault, and it must not fail its neighbours.
@@ -243,8 +247,14 @@ def _again(error: AsanaError) -> AsanaError:
     return copied
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(error: BaseException) -> Exception:
     """Return what the caller gets; neither the text nor the objects of these errors, they may hold a secret."""
     if isinstance(error, (sqlite3.Error, ValueError, OverflowError)):
         return ConfigurationError(f"the store cannot keep one of the values given ({type(error).__name__})")
-    return error
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    # A cancellation or an exit would end the caller, though nobody asked for that; a future takes no StopIteration.
+    return StoreUnavailableError(
+        problem=f"the store was interrupted ({type(error).__name__})",
+        advice="Look at the clock it was given.",
+    )

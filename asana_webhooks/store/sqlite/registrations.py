@@ -1,11 +1,12 @@
 """The registrations of the SQLite store: each function is what one method does inside a transaction."""
 
+import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
 from typing import Any
 
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState
 from asana_webhooks.store.rules import as_found, standing
@@ -13,7 +14,9 @@ from asana_webhooks.store.secret_box import KeptSecret, Safe
 
 __all__ = ["close", "confirm", "end_overdue", "find", "heartbeat", "heartbeats", "kept", "offer", "open_", "overdue"]
 
-COLUMNS = "number, id, resource, state, deadline, webhook_gid, last_heartbeat_at, secret, key_id"
+_log = logging.getLogger(__name__)
+
+COLUMNS = "number, id, resource, state, deadline, echoed, webhook_gid, last_heartbeat_at, secret, key_id"
 """What `_registration` reads, through `kept`."""
 FIND = f"SELECT {COLUMNS} FROM registrations WHERE id = ?"  # noqa: S608 - made of constants, as the next one
 OVERDUE = f"""
@@ -120,12 +123,28 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
 def find(connection: sqlite3.Connection, id: str, *, now: float, safe: Safe) -> Registration | None:
     """See `Store.find`."""
     row = next(kept(connection.execute(FIND, (id,))), None)
-    return None if row is None else as_found(_registration(connection, row, safe), now=now)
+    return None if row is None else as_found(_registration(connection, row, safe.open), now=now)
 
 
 def overdue(connection: sqlite3.Connection, *, now: float, safe: Safe) -> list[Registration]:
-    """Return what `Store.sweep` is to end."""
-    return [_registration(connection, row, safe) for row in list(kept(connection.execute(OVERDUE, (now,))))]
+    """Return what `Store.sweep` is to end, without the candidates whose key is lost: nobody needs them any more."""
+    lost: dict[str | None, str] = {}
+
+    def open_if_possible(secret: KeptSecret) -> Secret | None:
+        if secret.key_id in lost:  # asking again would only take time
+            return None
+        try:
+            return safe.open(secret)
+        except StoreUnavailableError as error:
+            lost[secret.key_id] = str(error)
+            return None
+
+    found = [
+        _registration(connection, row, open_if_possible) for row in list(kept(connection.execute(OVERDUE, (now,))))
+    ]
+    for problem in lost.values():
+        _log.warning("overdue registrations end though their candidates cannot be opened: %.300r", problem)
+    return found
 
 
 def end_overdue(connection: sqlite3.Connection, found: Iterable[Registration], *, now: float) -> list[Registration]:
@@ -159,15 +178,19 @@ def _candidate_ids(connection: sqlite3.Connection, number: int) -> set[str]:
     return {name for (name,) in connection.execute(CANDIDATE_IDS, (number,))}
 
 
-def _registration(connection: sqlite3.Connection, row: tuple[Any, ...], safe: Safe) -> Registration:
-    number, name, resource, state, deadline, webhook_gid, last_heartbeat_at, secret = row
+def _registration(
+    connection: sqlite3.Connection, row: tuple[Any, ...], opened: Callable[[KeptSecret], Secret | None]
+) -> Registration:
+    number, name, resource, state, deadline, echoed, webhook_gid, last_heartbeat_at, secret = row
+    candidates = [opened(candidate) for (candidate,) in kept(connection.execute(CANDIDATES, (number,)))]
     return Registration(
         id=name,
         resource=resource,
         state=RegistrationState(state),
         deadline=deadline,
-        candidates=tuple(safe.open(secret) for (secret,) in kept(connection.execute(CANDIDATES, (number,)))),
-        secret=None if secret is None else safe.open(secret),
+        candidates=tuple(candidate for candidate in candidates if candidate is not None),
+        echoed=bool(echoed),
+        secret=None if secret is None else opened(secret),
         webhook_gid=webhook_gid,
         last_heartbeat_at=last_heartbeat_at,
     )

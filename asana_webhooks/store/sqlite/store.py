@@ -1,17 +1,16 @@
 """`SQLiteStore`: the methods of the protocol, each handed to a lane."""
 
-import asyncio
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from attrs import evolve
 
 from asana_webhooks.checks import check_count, check_seconds
-from asana_webhooks.errors import ConfigurationError, StoreError
+from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
     DeadLetter,
@@ -24,17 +23,14 @@ from asana_webhooks.store.base import (
 )
 from asana_webhooks.store.rules import check_integer, check_texts, readable
 from asana_webhooks.store.secret_box import PlainText, Safe, SecretBox
-from asana_webhooks.store.sqlite import inbox, log, registrations
+from asana_webhooks.store.sqlite import inbox, log, purging, registrations
+from asana_webhooks.store.sqlite.access import Access
 from asana_webhooks.store.sqlite.file import DatabaseFile
 from asana_webhooks.store.sqlite.keeper import Keeper
-from asana_webhooks.store.sqlite.lanes import Lane, Operation
 
 __all__ = ["SQLiteStore"]
 
-T = TypeVar("T")
-
-PURGED_AT_ONCE = 500
-"""So many deliveries go in one transaction of a purge; those who want to write meanwhile get their turn."""
+_CROWDED = "too much is waiting to be written: the disk is too slow for it, or max_operations or max_bytes too low"
 
 
 class SQLiteStore:
@@ -49,6 +45,9 @@ class SQLiteStore:
     `StoreHealth.problems`: keep to one process then. Within one store nothing is at risk.
     Source: https://www.sqlite.org/wal.html
 
+    A write-ahead log that is found damaged is kept beside the database (``-wal-damaged-<time>``), logged as an error,
+    and told of in `StoreHealth.problems`; the store goes on with what SQLite recovers.
+
     Secrets are sealed with *secret_box* before they are written. Those that are in the file already, as plain text or
     with another key, are sealed anew when it is opened. Whoever only works on deliveries, or confirms registrations,
     needs no box. What is deleted is overwritten with zeros in the file.
@@ -59,15 +58,17 @@ class SQLiteStore:
             log; `PLAIN_TEXT`: without it.
         clock: returns the time in seconds since the epoch; called in threads.
         busy_timeout: seconds to wait while another process writes; then it is a `StoreUnavailableError`.
-        max_operations: how many additions may wait to be written before there is a `StoreFullError`.
+        max_operations: how many additions and heartbeats may wait to be written, and how many questions to be
+            answered, before there is a `StoreFullError`.
         max_bytes: how many bytes of bodies may wait to be written; a larger delivery is never taken.
         max_deliveries: how many deliveries may be unfinished before `put` raises `StoreFullError`; ``None``: as many
             as the disk can hold.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
         max_quarantined_bytes: how many bytes their bodies may have together.
         max_log_bytes: how long the write-ahead log (the file ``-wal``) may get while something that reads the database
-            for long keeps SQLite from emptying it; then additions raise `StoreFullError`, and all else goes on. From 64
-            MiB on it is warned of, in the log and by `StoreHealth.problems`.
+            for long keeps SQLite from emptying it; then additions and heartbeats raise `StoreFullError`. All else
+            goes on and still writes to the log: claims and acknowledgements. From 64 MiB on it is warned of, in the
+            log and by `StoreHealth.problems`.
 
     Raises:
         ConfigurationError: an argument cannot work.
@@ -93,35 +94,25 @@ class SQLiteStore:
         self._file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout), log_limit=long)
         self._clock = clock
         self._room = inbox.Room(
-            max_deliveries=max_deliveries,
-            max_quarantined=max_quarantined,
-            max_quarantined_bytes=max_quarantined_bytes,
+            max_deliveries=None if max_deliveries is None else check_count("max_deliveries", max_deliveries),
+            max_quarantined=check_count("max_quarantined", max_quarantined, zero=True),
+            max_quarantined_bytes=check_count("max_quarantined_bytes", max_quarantined_bytes, zero=True),
         )
         self._safe = Safe(secret_box)
         self._keeper = Keeper(self._file, safe=self._safe, log=log.LogWatch(max_log_bytes, long))
-        self._writer = Lane(
+        self._access = Access(
             self._file,
-            connect=self._keeper.connect,
-            name="asana-webhooks-writer",
-            begin="BEGIN IMMEDIATE",
-            ready=self._keeper.ready,
+            self._keeper,
             begun=self._begun,
-            settled=self._keeper.settled,
-            disconnected=self._keeper.disconnected,
-            max_operations=max_operations,
-            max_bytes=max_bytes,
+            max_operations=check_count("max_operations", max_operations),
+            max_bytes=check_count("max_bytes", max_bytes),
         )
-        self._reader = Lane(self._file, connect=self._file.connect_to_read, name="asana-webhooks-reader", begin="BEGIN")
-        self._is_made = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
-        return f"<SQLiteStore {'closed' if self._closed else 'open' if self._loop else 'new'}>"
+        return f"<SQLiteStore {self._access}>"
 
     async def __aenter__(self) -> Self:
-        await self._write(_nothing)
-        await self._read(_nothing)
+        await self._access.open()
         return self
 
     async def __aexit__(
@@ -131,42 +122,7 @@ class SQLiteStore:
 
     async def aclose(self) -> None:
         """See `Store.aclose`."""
-        if not self._closed:
-            self._check_loop()
-            self._closed = True
-        await self._reader.aclose()
-        await self._writer.aclose()  # last, so that this connection folds the log into the file
-
-    def _check_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise ConfigurationError("this store belongs to another event loop; make one for each loop")
-
-    def _check_usable(self) -> None:
-        self._check_loop()
-        if self._closed:
-            raise ConfigurationError("this store is closed")
-
-    def _write(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
-        self._check_usable()
-        return self._writer.submit(operation, adds=adds)
-
-    def _add(self, operation: Operation[T], *, size: int = 0) -> asyncio.Future[T]:
-        def checked(db: sqlite3.Connection) -> T:
-            self._keeper.log.check_room()
-            return operation(db)
-
-        return self._write(checked, adds=size)
-
-    async def _read(self, operation: Operation[T]) -> T:
-        self._check_usable()
-        if not self._is_made:
-            await self._writer.open()  # who only reads cannot make tables, or bring old ones up to date
-            self._is_made = True
-            self._check_usable()
-        return await self._reader.submit(operation)
+        await self._access.aclose()
 
     def _begun(self) -> None:
         """Forget what was known of the database before this transaction; in the writing thread."""
@@ -178,47 +134,47 @@ class SQLiteStore:
     async def open(self, id: str, *, resource: str, ttl: float) -> None:
         """See `Store.open`."""
         check_seconds("ttl", ttl)
-        await self._add(lambda db: registrations.open_(db, id, resource=resource, deadline=self._clock() + ttl))
+        await self._access.add(lambda db: registrations.open_(db, id, resource=resource, deadline=self._clock() + ttl))
 
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`; the secret is sealed before, in another thread than the one that writes."""
         check_texts(secret)
         if self._safe.key_id is None:
             self._keeper.tell_of_plain_text()
-        sealed = await self._read(lambda _: self._safe.seal(secret))
+        sealed = await self._access.read(lambda _: self._safe.seal(secret))
         name = candidate_id(secret)
-        return await self._add(lambda db: registrations.offer(db, id, sealed, candidate=name, now=self._clock()))
+        return await self._access.add(lambda db: registrations.offer(db, id, sealed, candidate=name, now=self._clock()))
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
         check_texts(webhook_gid, secret)
         name = candidate_id(secret)
-        return await self._write(
+        return await self._access.write(
             lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, candidate=name, now=self._clock())
         )
 
     async def close(self, id: str) -> bool:
         """See `Store.close`."""
-        return await self._write(lambda db: registrations.close(db, id))
+        return await self._access.write(lambda db: registrations.close(db, id))
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        return await self._read(lambda db: registrations.find(db, id, now=self._clock(), safe=self._safe))
+        return await self._access.read(lambda db: registrations.find(db, id, now=self._clock(), safe=self._safe))
 
     async def sweep(self) -> Sequence[Registration]:
         """See `Store.sweep`."""
-        found = await self._read(lambda db: registrations.overdue(db, now=self._clock(), safe=self._safe))
-        return await self._write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
+        found = await self._access.read(lambda db: registrations.overdue(db, now=self._clock(), safe=self._safe))
+        return await self._access.write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
 
     async def heartbeat(self, id: str) -> None:
         """See `Store.heartbeat`."""
-        await self._write(lambda db: registrations.heartbeat(db, id, now=self._clock()))
+        await self._access.add(lambda db: registrations.heartbeat(db, id, now=self._clock()))
 
     # Inbox
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
-        return await self._add(
+        return await self._access.add(
             lambda db: inbox.put(db, delivery, now=self._clock(), room=self._room), size=len(delivery.body)
         )
 
@@ -231,24 +187,11 @@ class SQLiteStore:
             now = self._clock()
             return inbox.claim(db, max(limit, 0), now=now, until=now + lease, ordered=ordered, halt=halt)
 
-        claimed = self._write(operation)
-        try:
-            return await asyncio.shield(claimed)
-        except asyncio.CancelledError:
-            if claimed.done():
-                self._give_back(claimed)
-            else:
-                claimed.add_done_callback(self._give_back)
-            raise
+        def give_back(db: sqlite3.Connection, leases: Sequence[Lease]) -> None:
+            for one in leases:  # should that fail, it runs out by itself
+                inbox.release(db, one, now=self._clock())
 
-    def _give_back(self, claimed: asyncio.Future[Sequence[Lease]]) -> None:
-        if not claimed.cancelled() and claimed.exception() is None:
-            leases = claimed.result()
-            given_back = self._writer.submit(
-                lambda db: [inbox.release(db, lease, now=self._clock()) for lease in leases]
-            )
-            # Nobody is left to hear that it failed, and the leases run out by themselves then.
-            given_back.add_done_callback(lambda done: done.exception())
+        return await self._access.write_or_undo(operation, undo=give_back)
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
@@ -258,11 +201,11 @@ class SQLiteStore:
             now = self._clock()
             return inbox.extend(db, lease, now=now, until=now + seconds)
 
-        return await self._write(operation)
+        return await self._access.write(operation)
 
     async def done(self, lease: Lease) -> bool:
         """See `Store.done`."""
-        return await self._write(lambda db: inbox.done(db, lease, now=self._clock()))
+        return await self._access.write(lambda db: inbox.done(db, lease, now=self._clock()))
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
         """See `Store.fail`."""
@@ -273,31 +216,50 @@ class SQLiteStore:
             retry_at = None if wait is None else now + wait
             return inbox.fail(db, lease, error=readable(error), now=now, retry_at=retry_at)
 
-        return await self._write(operation)
+        return await self._access.write(operation)
 
     async def release(self, lease: Lease) -> bool:
         """See `Store.release`."""
-        return await self._write(lambda db: inbox.release(db, lease, now=self._clock()))
+        return await self._access.write(lambda db: inbox.release(db, lease, now=self._clock()))
 
     async def health(self) -> StoreHealth:
-        """See `Store.health`; while another process writes, it takes up to *busy_timeout*."""
+        """See `Store.health`.
+
+        It writes a little to find out, but for a log that is full. While another process writes, it takes up to
+        *busy_timeout*.
+        """
 
         def probe(db: sqlite3.Connection) -> None:
             self._keeper.look_for_others()
+            self._keeper.log.check_room()
             inbox.probe(db, now=self._clock())
 
         def look(db: sqlite3.Connection) -> StoreHealth:
             beats = registrations.heartbeats(db)
-            health = inbox.health(db, now=self._clock(), writable=writable, heartbeats=beats)
-            return evolve(health, log_bytes=self._file.log_bytes(), problems=self._keeper.problems)
+            health = inbox.health(db, now=self._clock(), room=self._room, written=written, heartbeats=beats)
+            problems = (*health.problems, *crowded, *self._keeper.problems)
+            return evolve(health, log_bytes=self._file.log_bytes(), problems=problems)
 
+        crowded = () if self._access.writer.has_room(1) else (_CROWDED,)
         try:
-            await self._write(probe)
+            await self._access.write(probe, adds=1)  # as a delivery of one byte
         except StoreError:
-            writable = False
+            written = False
         else:
-            writable = True
-        return await self._read(look)
+            written = True
+        return await self._access.read(look)
+
+    async def integrity_check(self) -> Sequence[str]:
+        """Have SQLite look through the whole file for damage; return what it found, at most 100 sentences.
+
+        It reads everything, and nothing else is read meanwhile, so this is for quiet hours. It cannot tell whether
+        the content of a body was changed.
+        Source: https://www.sqlite.org/pragma.html#pragma_integrity_check
+
+        Raises:
+            StoreUnavailableError: the file is so damaged that it cannot even be looked through, or cannot be read.
+        """
+        return await self._access.read(inbox.integrity)
 
     # Maintenance
 
@@ -305,23 +267,19 @@ class SQLiteStore:
         """See `Store.dead_letters`."""
         check_integer("limit", limit)
         check_integer("after", after)
-        return await self._read(lambda db: inbox.dead_letters(db, limit=max(limit, 0), after=after))
+        return await self._access.read(lambda db: inbox.dead_letters(db, limit=max(limit, 0), after=after))
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
         check_integer("id", id)
-        return await self._write(lambda db: inbox.requeue(db, id))
+        return await self._access.write(lambda db: inbox.requeue(db, id))
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`; it takes several transactions if there is much to forget."""
         before = self._clock() - check_seconds("older_than", older_than)
-        purged = 0
+        count = 0
         while True:
-            count = await self._write(lambda db: inbox.purge(db, before=before, dead=dead, limit=PURGED_AT_ONCE))
-            purged += count
-            if count < PURGED_AT_ONCE:
-                return purged
-
-
-def _nothing(connection: sqlite3.Connection) -> None:
-    """Open the lane's connection, and do no more."""
+            deliveries, over = await self._access.write(lambda db: purging.purge(db, before=before, dead=dead))
+            count += deliveries
+            if not deliveries + over:
+                return count

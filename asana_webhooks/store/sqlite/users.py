@@ -33,6 +33,8 @@ class Users:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.was_first = True
+        """Whether nobody else was there when this one joined, as far as the system can tell."""
         self._closing: weakref.finalize[[int], Users] | None = None
         self._file = -1
         """The descriptor that holds the lock, while `_closing` is alive."""
@@ -71,6 +73,7 @@ class Users:
         self._closing = weakref.finalize(self, os.close, self._file)
         with contextlib.suppress(OSError):
             os.fchmod(self._file, 0o600)  # the umask may have taken even that
+        self.was_first = self._lock(fcntl.LOCK_EX)  # of many that come at the same moment, one
         self._share()
         if not self._is_in_place():  # its last user has just deleted it
             self._close()

@@ -40,6 +40,7 @@ class RegistrationPromises:
         expect(found.deadline, clock.now + TTL, "the deadline")
         expect(found.candidates, (), "the candidates")
         expect((found.secret, found.webhook_gid, found.last_heartbeat_at), (None, None, None), "what comes later")
+        expect(found.echoed, False, "whether there was a handshake")
         expect(await store.find(OTHER), None, "an unknown registration")
 
     @check
@@ -178,6 +179,7 @@ class RegistrationPromises:
         expect(await store.close(OTHER), True, "again")
         found = await store.find(OTHER)
         expect(found and (found.state, found.candidates), (RegistrationState.CLOSED, ()), "the registration")
+        expect([found and found.echoed, (await find_one(store)).echoed], [True, False], "what both of them tell")
         await store.heartbeat(OTHER)
         expect(await store.find(OTHER), found, "the registration after a heartbeat")
 
@@ -188,7 +190,8 @@ class RegistrationPromises:
         await store.offer(ID, SECRET)
         await confirm_one(store, OTHER)
         await store.open("later", resource=RESOURCE, ttl=TTL * 3)
-        before = await store.find(ID)
+        before = await find_one(store)
+        expect(before.echoed, True, "that a handshake was remembered")
         expect(list(await store.sweep()), [], "nothing is overdue yet")
         clock.advance(TTL + 1)
         expect(list(await store.sweep()), [before], "what was overdue")
@@ -223,6 +226,8 @@ class RegistrationPromises:
         await expect_misuse(store.offer(ID, Secret(bad)), "a secret that was offered")
         await expect_misuse(store.confirm(ID, webhook_gid=GID, secret=Secret(bad)), "a secret that was confirmed")
         await expect_misuse(store.confirm(ID, webhook_gid=bad, secret=SECRET), "a webhook")
+        for call in (store.find(bad), store.close(bad), store.heartbeat(bad), store.offer(bad, SECRET)):
+            await expect_misuse(call, "a registration's id")
         expect(await store.find(ID), before, "the registration")
         expect(await store.find(OTHER), None, "the other registration")
 

@@ -32,7 +32,8 @@ class UpkeepPromises:
     async def test_what_fails_for_good_is_a_dead_letter(self, store: Store, clock: SettableClock) -> None:
         """A dead letter is out of the way, and shows what is needed to understand it."""
         await confirm_one(store)
-        lease = await lease_one(store)
+        await store.fail(await lease_one(store), error="another time", retry_in=0)
+        (lease,) = await store.claim(1, lease=LEASE)
         error = "bad: \N{SNOWMAN} \udcff"
         expect(await store.fail(lease, error=error, retry_in=None), True, "failing")
         await expect_lost(store, lease)
@@ -40,9 +41,9 @@ class UpkeepPromises:
         expect(list(await store.claim(1, lease=LEASE)), [], "what can be claimed")
         (letter,) = await store.dead_letters()
         expect((letter.id, letter.registration, letter.resource), (lease.id, ID, RESOURCE), "the letter")
-        expect((letter.webhook_gid, letter.attempts, letter.body), (GID, 1, b"body 1"), "the letter")
+        expect((letter.webhook_gid, letter.attempts, letter.body), (GID, 2, b"body 1"), "the letter")
         expect(letter.received_at, lease.received_at, "when it came")
-        expect(letter.error.startswith("bad: \N{SNOWMAN}"), True, "the error")
+        expect(letter.error.startswith("bad: \N{SNOWMAN}"), True, "the last error")
 
     @check
     async def test_dead_letters_come_in_pages(self, store: Store) -> None:

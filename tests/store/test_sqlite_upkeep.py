@@ -1,0 +1,144 @@
+"""How a `SQLiteStore` forgets, and what it says of its room."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.secret_box import PLAIN_TEXT
+from asana_webhooks.store.sqlite import purging
+from asana_webhooks.testing.conformance import SettableClock
+from tests.store.sqlite_help import confirmed, in_writer, new, rows
+
+MIB = 1024**2
+ROOM = "no delivery more may wait: let the workers catch up, or raise max_deliveries"
+
+
+@pytest.fixture(name="path")
+def _path(tmp_path: Path) -> Path:
+    """Where the database is."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture(name="clock")
+def _clock() -> SettableClock:
+    """The clock of the store."""
+    return SettableClock()
+
+
+@pytest.fixture(name="store")
+async def _store(path: Path, clock: SettableClock) -> AsyncIterator[SQLiteStore]:
+    """An open store with the confirmed registration "r"."""
+    async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store:
+        yield await confirmed(store)
+
+
+async def finish(store: SQLiteStore, *, dead: bool) -> None:
+    """Handle all that waits: it is done, or dead."""
+    for lease in await store.claim(100, lease=60):
+        assert await (store.fail(lease, error="", retry_in=None) if dead else store.done(lease))
+
+
+class TestPurge:
+    """Much to forget is forgotten in several transactions, so that others get their turn."""
+
+    @pytest.mark.parametrize("dead", [False, True])
+    async def test_rows_are_bounded(
+        self, store: SQLiteStore, path: Path, clock: SettableClock, monkeypatch: pytest.MonkeyPatch, dead: bool
+    ) -> None:
+        """A step takes only so many rows, and all are forgotten and counted in the end."""
+        monkeypatch.setattr(purging, "ROWS_AT_ONCE", 3)
+        await asyncio.gather(*(store.put(new(number)) for number in range(10)))
+        await finish(store, dead=dead)
+        clock.advance(1)
+        steps: list[str] = []
+        await in_writer(store, lambda db: db.set_trace_callback(steps.append))
+        assert await store.purge(older_than=0, dead=dead) == 10
+        assert rows(path) == []
+        assert _purges_in_each(steps) == [3, 3, 3, 1]
+
+    async def test_bytes_are_bounded(self, store: SQLiteStore, path: Path, clock: SettableClock) -> None:
+        """Large dead letters go a few at a time: the log stays short, and who puts meanwhile need not wait for all."""
+        for number in range(24):
+            await store.put(new(number, size=MIB))
+        await finish(store, dead=True)
+        clock.advance(1)
+        purging_all = asyncio.ensure_future(store.purge(older_than=0, dead=True))
+        await asyncio.sleep(0)  # the first step is on its way
+        for number in range(100, 103):
+            assert await store.put(new(number)) == "stored"
+            assert not purging_all.done()
+        assert await purging_all == 24
+        assert (await store.health()).dead == 0
+        # The file of the log never gets shorter by itself, so this is the most it ever had.
+        assert path.with_name("store.db-wal").stat().st_size < 12 * MIB
+
+    async def test_a_large_one_goes_alone(
+        self, store: SQLiteStore, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that alone is more than a step may have is forgotten all the same."""
+        monkeypatch.setattr(purging, "BYTES_AT_ONCE", 100)
+        for number in range(3):
+            await store.put(new(number, size=400))
+        await finish(store, dead=True)
+        clock.advance(1)
+        steps: list[str] = []
+        await in_writer(store, lambda db: db.set_trace_callback(steps.append))
+        assert await store.purge(older_than=0, dead=True) == 3
+        assert _purges_in_each(steps) == [1, 1, 1]
+
+    async def test_registrations_are_all_forgotten(self, store: SQLiteStore, path: Path, clock: SettableClock) -> None:
+        """However many have ended, one purge forgets them."""
+        ids = [f"over{number}" for number in range(1300)]
+        await asyncio.gather(*(store.open(id, resource="1", ttl=60) for id in ids))
+        await asyncio.gather(*(store.close(id) for id in ids))
+        clock.advance(100)
+        assert await store.purge(older_than=10) == 0
+        assert rows(path, "SELECT id FROM registrations") == [("r",)]
+
+
+def _purges_in_each(statements: list[str]) -> list[int]:
+    """Return how many deliveries went in each transaction in which some did."""
+    transactions: list[set[str]] = [set()]  # a statement that cascades is traced more than once
+    for statement in statements:
+        if statement == "COMMIT":
+            transactions.append(set())
+        elif statement.startswith("DELETE FROM deliveries"):
+            transactions[-1].add(statement)
+    return [len(one) for one in transactions if one]
+
+
+class TestRoom:
+    """A store that would take no delivery says so."""
+
+    async def test_a_full_inbox(self, path: Path) -> None:
+        """With *max_deliveries* unfinished it is not writable, and says why; asking takes none of the room."""
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_deliveries=2) as store:
+            await confirmed(store)
+            await store.put(new(1))
+            health = await store.health()
+            assert (health.writable, health.problems) == (True, ())
+            answers = await asyncio.gather(store.health(), store.put(new(2)))
+            assert answers[1] == "stored"
+            (lease,) = await store.claim(1, lease=60)  # leased or waiting, it is unfinished
+            health = await store.health()
+            assert (health.writable, health.problems) == (False, (ROOM,))
+            await store.done(lease)
+            health = await store.health()
+            assert (health.writable, health.problems) == (True, ())
+
+    async def test_too_much_is_waiting_to_be_written(self, path: Path) -> None:
+        """While no more can be queued for the disk it is not writable, and is again when that is written."""
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_operations=3) as store:
+            await confirmed(store)
+            puts = [asyncio.ensure_future(store.put(new(number))) for number in range(3)]
+            await asyncio.sleep(0)
+            health = await store.health()
+            assert not health.writable
+            (problem,) = health.problems
+            assert "max_operations" in problem
+            assert await asyncio.gather(*puts) == ["stored"] * 3
+            health = await store.health()
+            assert (health.writable, health.problems) == (True, ())
