@@ -9,17 +9,19 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from asana_webhooks.backoff import Backoff
 from asana_webhooks.checks import check_count, check_seconds
-from asana_webhooks.cleanup import finish
-from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError
+from asana_webhooks.cleanup import finish, is_being_cancelled
+from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError, StoreUnavailableError
 from asana_webhooks.retention import Retention
 from asana_webhooks.settling import Handler, Settled, Settler
 from asana_webhooks.store.base import Lease, Store
 
 __all__ = ["Handler", "Worker"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -204,7 +206,8 @@ class Worker:
 
     async def _claim(self, limit: int, *, patient: bool) -> Sequence[Lease]:
         try:
-            return await self._store.claim(limit, lease=self._lease, ordered=self._ordered, halt=self._halt)
+            claimed = self._store.claim(limit, lease=self._lease, ordered=self._ordered, halt=self._halt)
+            return await _answer(claimed)
         except StoreError as error:
             if not patient:
                 raise
@@ -248,7 +251,7 @@ class Worker:
 
     async def _extend(self, lease: Lease) -> None:
         try:
-            kept = await self._store.extend(lease, seconds=self._lease)
+            kept = await _answer(self._store.extend(lease, seconds=self._lease))
         except Exception as error:  # noqa: BLE001 - the handler goes on, and this is tried again
             _log.warning("delivery %d: its lease could not be extended: %.200r", lease.id, _shown(error))
         else:
@@ -264,7 +267,7 @@ class Worker:
     async def _forget(self, retention: Retention) -> None:
         while True:
             try:
-                forgotten = await retention.apply(self._store)
+                forgotten = await _answer(retention.apply(self._store))
             except Exception as error:  # noqa: BLE001 - it is tried again, and the work goes on
                 _log.warning("what is over could not be forgotten: %.200r", _shown(error))
             else:
@@ -272,6 +275,16 @@ class Worker:
                     logging.INFO if forgotten else logging.DEBUG, "%d finished deliveries were forgotten", forgotten
                 )
             await self._sleep(retention.every)
+
+
+async def _answer(asked: Awaitable[T]) -> T:
+    """Return a store's answer; if it was interrupted, that is its failure and not the worker's end."""
+    try:
+        return await asked
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        raise StoreUnavailableError(problem="the store was interrupted") from None
 
 
 def _shown(error: Exception) -> str:

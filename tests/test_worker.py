@@ -856,3 +856,39 @@ async def test_what_is_leased_while_it_stops_is_given_back(store: Store) -> None
     assert handler.got == []
     (lease,) = await claim(1, lease=60)
     assert lease.attempt == 1
+
+
+@pytest.mark.parametrize("method", ["claim", "extend", "purge"])
+async def test_a_store_that_is_interrupted_is_asked_again(
+    method: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own cancellation ends neither the worker nor the care for leases."""
+    await deliver(store, await register(store), body(event()))
+    asked, calls = getattr(store, method), 0
+    again = asyncio.Event()
+
+    async def interrupted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        again.set()
+        return await asked(*args, **options)
+
+    async def sleep(_: float) -> None:
+        if again.is_set():
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+    async def handle(_: Delivery) -> None:
+        await again.wait()
+
+    setattr(store, method, interrupted)
+    worker = Worker(store, handle, poll=1e-9, sleep=sleep)
+    running = asyncio.create_task(worker.run())
+    await again.wait()
+    worker.stop()
+    await running
+
+    assert calls >= 2
+    assert "interrupted" in caplog.text

@@ -41,6 +41,10 @@ def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
     return Reply(status=200 if is_well else 503, headers=_HEADERS, body=json.dumps(told).encode())
 
 
+_ENDING: Final = 1.0
+"""Seconds a store may take over being interrupted."""
+
+
 class HealthCheck:
     """Asks a store how it is, once for all who want to know at about the same time.
 
@@ -100,7 +104,7 @@ class HealthCheck:
         """Stop waiting for an answer that is still out."""
         if self._answer is not None and not self._answer.done():
             self._answer.cancel()
-            await asyncio.wait({self._answer})
+            await asyncio.wait({self._answer}, timeout=_ENDING)
 
 
 def _look_at(answer: "asyncio.Task[StoreHealth]") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -143,6 +144,26 @@ async def test_a_store_that_hangs_is_asked_seldom() -> None:
     assert store.cancelled
     store.go.set()
     assert await HealthCheck(store).ask() is not None
+
+
+async def test_closing_waits_for_no_store_that_ignores_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that does not let itself be interrupted holds up nobody's end for long."""
+    monkeypatch.setattr("asana_webhooks.receiver.health._ENDING", 0)
+    go = asyncio.Event()
+
+    class Stubborn(MemoryStore):
+        async def health(self) -> StoreHealth:
+            while not go.is_set():
+                with suppress(asyncio.CancelledError):
+                    await go.wait()
+            return await super().health()
+
+    check = HealthCheck(Stubborn(), timeout=0)
+    assert await check.ask() is None
+    await check.aclose()
+    go.set()
+    assert check._answer is not None
+    await check._answer
 
 
 async def test_a_store_is_well_again_after_it_hung() -> None:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import aclosing, closing
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -375,23 +374,28 @@ class TestStore:
         assert errors(caplog)[0].endswith("could not be copied (No space left on device)")
         assert copies(path) == []
 
-    async def test_an_older_copy(
-        self, left: Left, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    async def test_while_somebody_reads(self, left: Left, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The damage cannot be cleared then, and each start tells of it; but one copy is enough, and stays as it is."""
+        log = flipped(left.log, 4 * len(left.log))
+        path = left.copy(tmp_path, log)
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM sqlite_master").fetchall()
+        for starts in (1, 2, 3):
+            await problems(path)
+            assert len(errors(caplog)) == starts
+            assert [copy.read_bytes() for copy in copies(path)] == [log]
+        reader.close()
+
+    async def test_a_link_in_the_place_of_the_copy(
+        self, left: Left, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """No file is ever overwritten by a copy, nor is a link followed."""
-
-        class Noon:
-            @staticmethod
-            def now(zone: timezone) -> datetime:
-                return datetime(2030, 1, 1, 12, tzinfo=zone)
-
-        monkeypatch.setattr("asana_webhooks.store.sqlite.file.datetime", Noon)
-        path = left.copy(tmp_path, left.log[:-1])
-        older = beside(path, "-wal-damaged-20300101T120000.000000Z")
-        older.write_bytes(b"older")
+        """It is not followed, so nobody can have a secret written where he can read it."""
+        path, other = left.copy(tmp_path, left.log[:-1]), tmp_path / "other"
+        beside(path, f"-wal-damaged-{left.log[16:24].hex()}").symlink_to(other)
         assert len(await problems(path)) == 1
         assert errors(caplog)[0].endswith("could not be copied (File exists)")
-        assert older.read_bytes() == b"older"
+        assert not other.exists()
 
     async def test_somebody_else_was_there_before(
         self, left: Left, tmp_path: Path, caplog: pytest.LogCaptureFixture

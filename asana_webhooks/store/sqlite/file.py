@@ -8,7 +8,6 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
@@ -29,6 +28,14 @@ _PROBLEMS = {
     sqlite3.SQLITE_NOTADB: "the file is no SQLite database, or is damaged",
 }
 
+
+_LOG_HEADER = 32
+_SALTS = slice(16, 24)
+"""Where in its header a log says which one it is; SQLite draws them anew when it begins the log anew."""
+
+_OPENING = threading.Lock()
+"""Held by whoever opens one of the files, for all stores: two threads making the same one would get into each other's
+way, and to close any descriptor of a file drops the locks this process has on it."""
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -67,7 +74,6 @@ class DatabaseFile:
         self._busy_timeout = busy_timeout
         self._log_limit = log_limit
         self._log = self.beside("-wal")
-        self._connecting = threading.Lock()
         self._opened: tuple[int, int] | None = None
         """Device and inode of the file that was opened first: which file it is, whatever its name."""
 
@@ -114,10 +120,11 @@ class DatabaseFile:
         """
         path = self.beside("-shm")
         try:
-            if _is_open_here(path):
-                return b""
-            with path.open("rb") as index:
-                return index.read(log_check.INDEX_BYTES)
+            with _OPENING:
+                if _is_open_here(path):
+                    return b""
+                with path.open("rb") as index:
+                    return index.read(log_check.INDEX_BYTES)
         except OSError:
             return b""
 
@@ -125,21 +132,25 @@ class DatabaseFile:
         """Copy the log as it is, beside itself and readable for its owner alone.
 
         Returns:
-            The path of the copy, a new file.
+            The path of the copy. It is named after the log, which is not copied again if that was done before.
 
         Raises:
             OSError: there is no room, for instance; nothing is left of the copy then.
         """
-        options = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        path = self.beside(f"-wal-damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-        with self._log.open("rb") as log, os.fdopen(os.open(path, options, 0o600), "wb") as copy:
-            try:
-                shutil.copyfileobj(log, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
-            except BaseException:
-                path.unlink()
-                raise
+        with self._log.open("rb") as log:
+            path = self.beside(f"-wal-damaged-{log.read(_LOG_HEADER)[_SALTS].hex()}")
+            if path.exists():  # somebody has the file open, so the damage is still there at each start
+                return path
+            log.seek(0)
+            options = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(path, options, 0o600), "wb") as copy:
+                try:
+                    shutil.copyfileobj(log, copy)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                except BaseException:
+                    path.unlink()
+                    raise
         return path
 
     def connect(self) -> sqlite3.Connection:
@@ -164,7 +175,7 @@ class DatabaseFile:
         return self._connect(self._open_to_read)
 
     def _connect(self, opening: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
-        with self._connecting:  # two threads making the same file would get into each other's way
+        with _OPENING:
             try:
                 self._secure()
                 return opening()

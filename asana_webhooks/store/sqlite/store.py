@@ -45,7 +45,7 @@ class SQLiteStore:
     `StoreHealth.problems`: keep to one process then. Within one store nothing is at risk.
     Source: https://www.sqlite.org/wal.html
 
-    A write-ahead log that is found damaged is kept beside the database (``-wal-damaged-<time>``), logged as an error,
+    A write-ahead log that is found damaged is kept beside the database (``-wal-damaged-…``), logged as an error,
     and told of in `StoreHealth.problems`; the store goes on with what SQLite recovers.
 
     Secrets are sealed with *secret_box* before they are written. Those that are in the file already, as plain text or
