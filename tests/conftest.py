@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # The time one example takes says something about the machine, not about the code.
@@ -10,4 +11,8 @@ settings.load_profile("asana_webhooks")
 
 pytest_plugins = ["asana_webhooks.testing.pytest_plugin", "tests.helpers.watching"]
 
-os.environ.pop("PYTEST_ADDOPTS", None)  # it is for this run, not for those that tests start
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the options of this run from those that tests start; but processes that share its tests need them."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        os.environ.pop("PYTEST_ADDOPTS", None)
