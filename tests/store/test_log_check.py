@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import aclosing, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import frozen
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.store import SQLiteStore
 from asana_webhooks.store.secret_box import PLAIN_TEXT
-from asana_webhooks.store.sqlite import log_check
+from asana_webhooks.store.sqlite import file, log_check
 from asana_webhooks.store.sqlite.log_check import INDEX_BYTES, find_damage
 from asana_webhooks.store.sqlite.users import Users
 from tests.store.sqlite_help import in_writer, rows
@@ -386,6 +387,26 @@ class TestStore:
             assert len(errors(caplog)) == starts
             assert [copy.read_bytes() for copy in copies(path)] == [log]
         reader.close()
+
+    async def test_no_store_opens_while_another_looks(
+        self, left: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In one process the two exclude each other: closing the index drops the locks of who has just opened it."""
+        look, connect = file._is_open_here, sqlite3.connect
+        guarded: list[tuple[str, bool]] = []
+
+        def looking(path: Path) -> bool:
+            guarded.append(("look", file._OPENING.locked()))
+            return look(path)
+
+        def connecting(*args: Any, **options: Any) -> sqlite3.Connection:
+            guarded.append(("open", file._OPENING.locked()))
+            return connect(*args, **options)
+
+        monkeypatch.setattr(file, "_is_open_here", looking)
+        monkeypatch.setattr(sqlite3, "connect", connecting)
+        await problems(left.copy(tmp_path, left.log))
+        assert set(guarded) == {("look", True), ("open", True)}
 
     async def test_a_link_in_the_place_of_the_copy(
         self, left: Left, tmp_path: Path, caplog: pytest.LogCaptureFixture
