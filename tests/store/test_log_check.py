@@ -401,7 +401,8 @@ class TestStore:
 
         def connecting(*args: Any, **options: Any) -> sqlite3.Connection:
             guarded.append(("open", file._OPENING.locked()))
-            return connect(*args, **options)
+            opened: sqlite3.Connection = connect(*args, **options)
+            return opened
 
         monkeypatch.setattr(file, "_is_open_here", looking)
         monkeypatch.setattr(sqlite3, "connect", connecting)
