@@ -1,0 +1,127 @@
+"""Tables for people, and JSON for charts and for comparing runs."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import cattrs.preconf.json
+from attrs import evolve, field, frozen
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import OURS, Comparison
+
+__all__ = ["Machine", "Report", "Results", "load", "missed", "number", "save", "show", "this_machine"]
+
+_LIBRARIES: Final = ("aiohttp", "attrs", "cattrs", "msgspec", "yarl")
+
+_converter: Final = cattrs.preconf.json.make_converter()
+
+
+@frozen(kw_only=True)
+class Machine:
+    """Where something was measured."""
+
+    python: str
+    system: str
+    processor: str
+    cores: int
+    libraries: Mapping[str, str]
+
+
+@frozen(kw_only=True)
+class Report:
+    """What came of one benchmark."""
+
+    title: str
+    machine: Machine
+    taken_on: str
+    """The day, as 2026-01-31."""
+    seconds: float
+    """How long it took."""
+    cases: Sequence[Comparison]
+
+
+@frozen(kw_only=True)
+class Results:
+    """What came of all benchmarks, by name."""
+
+    reports: Mapping[str, Report] = field(factory=dict)
+
+    def with_report(self, name: str, report: Report) -> "Results":
+        """Return these results with a benchmark's new report in place of its old one."""
+        return evolve(self, reports={**self.reports, name: report})
+
+
+def this_machine() -> Machine:
+    """Describe the machine this runs on, without its name."""
+    return Machine(
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        libraries={name: version(name) for name in _LIBRARIES},
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def load(path: Path) -> Results:
+    """Read results; none if there is no such file."""
+    return _converter.loads(path.read_text(encoding="utf-8"), Results) if path.exists() else Results()
+
+
+def save(results: Results, path: Path) -> None:
+    """Write results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_converter.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def show(report: Report, console: Console, *, judge: bool = True) -> None:
+    """Print a table for each case of a benchmark; *judge*: also whether its goals were reached."""
+    console.rule(f"{report.title} ({report.seconds:.0f} s, {report.machine.python})")
+    for case in report.cases:
+        console.print(_table(case))
+        if judge:
+            for verdict in case.verdicts:
+                mark = "[green]reached[/]" if verdict.reached else "[red]missed[/]"
+                console.print(f"  {mark} {verdict.goal}: {verdict.value:.3g}", highlight=False)
+
+
+def _table(case: Comparison) -> Table:
+    extras = list(dict.fromkeys(name for own in case.extras.values() for name in own))
+    table = Table(title=f"{case.name}, {case.unit}", title_justify="left")
+    table.add_column("")
+    for heading in ("median", "quartiles", f"x {case.reference}", *extras):
+        table.add_column(heading, justify="right")
+    order = sorted(case.values, key=lambda name: case.values[name].median, reverse=case.more_is_better)
+    for name in order:
+        value, ratio = case.values[name], case.ratios[name]
+        own = case.extras.get(name, {})
+        cells = [number(value.median), f"{number(value.low)} - {number(value.high)}", f"{ratio.median:.2f}"]
+        others = [number(own[extra].median) if extra in own else "" for extra in extras]
+        table.add_row(name, *cells, *others, style="bold" if name.startswith(OURS) else None)
+    return table
+
+
+def number(value: float) -> str:
+    """Write a figure with three digits, or as an integer."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def missed(results: Results) -> Iterator[str]:
+    """Yield a line for each goal that was not reached."""
+    for name, report in results.reports.items():
+        for case in report.cases:
+            for verdict in case.verdicts:
+                if not verdict.reached:
+                    yield f"{name}, {case.name}: {verdict.goal} (it is {verdict.value:.3g})"

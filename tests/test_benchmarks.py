@@ -1,0 +1,87 @@
+"""How benchmarks compare: `benchmarks.harness`, with rounds that take no time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import OURS, Case, Goal, Round, Size, Spread, UnequalWorkError, compare, percentile
+
+
+def rounds(*values: float, work: object = 7, **extras: float) -> Callable[[], Round]:
+    left = list(values)
+    return lambda: Round(value=left.pop(0), work=work, extras=extras)
+
+
+def case(competitors: dict[str, Callable[[], Round]], **options: Any) -> Case:
+    return Case(name="one", unit="seconds", competitors=competitors, reference="peer", **{"rounds": 3} | options)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """A machine that gets slower in the middle of a run changes the values and not the ratios."""
+    found = compare(case({OURS: rounds(1, 2, 30), "peer": rounds(2, 4, 60)}))
+    assert found.values[OURS] == Spread(2, 1.5, 16)
+    assert found.ratios == {OURS: Spread(0.5, 0.5, 0.5), "peer": Spread(1, 1, 1)}
+
+
+def test_another_competitor_begins_each_round() -> None:
+    """Nobody always runs right after the same neighbour."""
+    ran: list[str] = []
+
+    def noting(name: str) -> Callable[[], Round]:
+        def run() -> Round:
+            ran.append(name)
+            return Round(value=1, work=None)
+
+        return run
+
+    compare(case({name: noting(name) for name in ("peer", "b", "c")}))
+    assert ran == ["peer", "b", "c", "b", "c", "peer", "c", "peer", "b"]
+
+
+def test_unequal_work_is_refused() -> None:
+    """Who did less than the others is no faster, so there is no result at all."""
+    with pytest.raises(UnequalWorkError, match="one: asana_webhooks did 99, and peer 100"):
+        compare(case({OURS: rounds(1, work=99), "peer": rounds(1, work=100)}))
+
+
+def test_one_round_is_enough_for_a_quick_look() -> None:
+    """With a single round there are no quartiles, so they are its value."""
+    found = compare(case({"peer": rounds(5)}, rounds=1))
+    assert found.values["peer"] == Spread(5, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "reached"),
+    [
+        (Goal(against="peer", at_most=0.5), 0.5, True),
+        (Goal(against="peer", at_most=0.49), 0.5, False),
+        (Goal(at_least=2), 2, True),
+        (Goal(at_least=2.1), 2, False),
+        (Goal(extra="p99", at_most=3), 4, False),
+        (Goal(extra="p99", against="peer", at_least=2), 2, True),
+        (Goal(competitor="peer", extra="p99", at_most=2), 2, True),
+    ],
+)
+def test_goals_are_judged_by_medians(goal: Goal, value: float, reached: bool) -> None:
+    """A goal names a competitor, what of it is meant, and what it is compared with."""
+    competitors = {OURS: rounds(1, 2, 30, p99=4), "peer": rounds(2, 4, 60, p99=2)}
+    (verdict,) = compare(case(competitors, goals=[goal])).verdicts
+    assert (verdict.goal, verdict.value, verdict.reached) == (str(goal), value, reached)
+
+
+def test_goals_read_as_sentences() -> None:
+    """The table says what was to be reached."""
+    assert str(Goal(against="peer", at_most=1.15)) == "asana_webhooks: at most 1.15 x peer"
+    assert str(Goal(extra="p99 ms", at_least=15)) == "asana_webhooks, p99 ms: at least 15"
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    """A percentile is one of the values, the largest included."""
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, share) for share in (0, 0.5, 0.99, 1)] == [1, 51, 100, 100]
+
+
+def test_a_quick_look_is_smaller() -> None:
+    """Only the sizes change with it."""
+    assert [Size(quick=quick).of(1000, quick=3) for quick in (False, True)] == [1000, 3]
