@@ -1,0 +1,122 @@
+"""A load generator for receivers: signed deliveries over some connections, each sending as soon as it is answered."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final, cast
+
+import uvloop
+
+from benchmarks.bodies import ENDPOINT, delivery, signature
+from benchmarks.harness import Round, percentile
+
+__all__ = ["CONNECTIONS", "send_deliveries"]
+
+CONNECTIONS: Final = 50
+WARM_UP: Final = 200
+
+
+def send_deliveries(port: int, events: int, count: int) -> Round:
+    """Send *count* different deliveries of so many events each; return how many were answered a second.
+
+    No two calls send the same delivery. The work is how often each status was answered, some requests to warm up
+    included.
+    """
+    requests = list(_requests(events, WARM_UP + count))
+    return uvloop.run(_send(port, requests))
+
+
+def _requests(events: int, count: int) -> Iterator[bytes]:
+    template, first_gid = delivery(events), b'"1200000000000000"'
+    gid_at = template.index(b'"gid":"') + len(b'"gid":')
+    now = time.time_ns() // 1000  # as long as a gid of Asana's
+    for number in range(count):
+        body = template[:gid_at] + b'"%d"' % (now + number) + template[gid_at + len(first_gid) :]
+        head = (
+            f"POST /asana/{ENDPOINT} HTTP/1.1\r\nHost: example.com\r\nX-Hook-Signature: {signature(body)}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nAccept: */*\r\n\r\n"
+        )
+        yield head.encode() + body
+
+
+async def _send(port: int, requests: list[bytes]) -> Round:
+    statuses = Counter[int]()
+    await _send_all(port, requests[:WARM_UP], statuses)
+    began = time.perf_counter()
+    latencies = await _send_all(port, requests[WARM_UP:], statuses)
+    seconds = time.perf_counter() - began
+    return Round(
+        value=len(latencies) / seconds,
+        work=dict(statuses),
+        extras={"p50 ms": percentile(latencies, 0.5) * 1e3, "p99 ms": percentile(latencies, 0.99) * 1e3},
+    )
+
+
+async def _send_all(port: int, requests: list[bytes], statuses: Counter[int]) -> list[float]:
+    """Return how many seconds each answer took."""
+    left, latencies = iter(requests), list[float]()
+    connections = [_Connection(port, left, statuses, latencies) for _ in range(CONNECTIONS)]
+    await asyncio.gather(*(one.run() for one in connections))
+    return latencies
+
+
+class _Connection(asyncio.Protocol):
+    """Sends what is left, one request after the other; over a new connection if the server closes the old one.
+
+    It notes the status of each answer (0: none came) and how long it took.
+    """
+
+    def __init__(self, port: int, left: Iterator[bytes], statuses: Counter[int], latencies: list[float]) -> None:
+        self._port = port
+        self._left = left
+        self._statuses = statuses
+        self._latencies = latencies
+        self._sent_at: float | None = None
+        self._answer = b""
+        self._lost = asyncio.Event()
+        self._is_over = False
+
+    async def run(self) -> None:
+        """Go on until nothing is left."""
+        while not self._is_over:
+            self._lost.clear()
+            await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._port)
+            await self._lost.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._send_next()
+
+    def _send_next(self) -> None:
+        request = next(self._left, None)
+        if request is None:
+            self._is_over = True
+            self._transport.close()
+        else:
+            self._sent_at = time.perf_counter()
+            self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        head, end, body = self._answer.partition(b"\r\n\r\n")
+        if not end or len(body) < _length(head) or self._sent_at is None:
+            return
+        self._latencies.append(time.perf_counter() - self._sent_at)
+        self._statuses[int(head[9:12])] += 1
+        self._answer, self._sent_at = b"", None
+        if b"\r\nconnection: close" in head.lower():
+            self._transport.close()
+        else:
+            self._send_next()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._sent_at is not None:
+            self._statuses[0] += 1
+            self._answer, self._sent_at = b"", None
+        self._lost.set()
+
+
+def _length(head: bytes) -> int:
+    _, _, after = head.lower().partition(b"\r\ncontent-length:")
+    return int(after.partition(b"\r\n")[0] or b"0")
