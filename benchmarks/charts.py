@@ -53,7 +53,7 @@ def _draw(report: Report, colours: _Colours, path: Path) -> None:
         panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
         for axes, case in zip(panels, report.cases, strict=True):
             _panel(axes, case, colours)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
+        figure.savefig(path, transparent=True, metadata={"Date": None}, bbox_inches="tight", pad_inches=0.3)
 
 
 def _panel(axes: Axes, case: Comparison, colours: _Colours) -> None:
