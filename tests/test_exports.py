@@ -35,15 +35,44 @@ def public_definitions(source: str) -> set[str]:
 
 class TestTopLevel:
     def test_all_is_what_is_imported(self) -> None:
-        """`__all__` and the imports of `__init__.py` name the same things, and there is nothing else in it."""
+        """`__all__`, the imports for type checkers and those at run time name the same, and there is nothing else."""
         tree = ast.parse((ROOT / PACKAGE / "__init__.py").read_text())
-        imported = [
-            alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-        ]
-        others = [type(node).__name__ for node in tree.body if not isinstance(node, ast.ImportFrom)]
+        block = next(node.body for node in tree.body if isinstance(node, ast.If))
+        imported = {
+            alias.name: node.module for node in block if isinstance(node, ast.ImportFrom) for alias in node.names
+        }
+        others = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ImportFrom)]
 
-        assert sorted(imported) == sorted(asana_webhooks.__all__)
-        assert others == ["Expr", "Assign"]  # the docstring and __all__
+        assert sorted([*imported, "__version__"]) == sorted(asana_webhooks.__all__)
+        assert imported == asana_webhooks._HOMES
+        assert others == [
+            "from importlib import import_module",
+            "from typing import TYPE_CHECKING, Any, Final",
+            "from asana_webhooks.version import __version__",
+        ]
+        assert public_definitions(ast.unparse(tree)) == set()
+
+    def test_names_are_found_by_tools(self) -> None:
+        """Names that were not asked for yet are listed, and those there are not are AttributeErrors."""
+        assert set(asana_webhooks.__all__) <= set(dir(asana_webhooks))
+        with pytest.raises(AttributeError, match="module 'asana_webhooks' has no attribute 'Webhoook'"):
+            asana_webhooks.Webhoook  # type: ignore[attr-defined]  # noqa: B018
+
+    @pytest.mark.parametrize(
+        ("names", "unwanted"),
+        [
+            ("__version__", {"aiohttp", "attrs", "cattrs", "msgspec", "sqlite3"}),
+            ("Receiver, SQLiteStore, Worker", {"aiohttp", "yarl", "asana_webhooks.client"}),
+            ("AsanaSession, get_webhooks", {"sqlite3", "asana_webhooks.store.base"}),
+        ],
+    )
+    def test_nobody_imports_what_others_need(self, names: str, unwanted: set[str]) -> None:
+        """A name brings what it is made of, and a receiver needs no HTTP client."""
+        program = f"import sys\nfrom asana_webhooks import {names}\nprint({unwanted!r} & set(sys.modules))"
+
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
+
+        assert done.stdout == "set()\n"
 
     def test_sorted_and_without_doubles(self) -> None:
         """Names are easy to find, constants before the others, and each is there once."""
@@ -70,6 +99,7 @@ class TestTopLevel:
         """Importing installs no log handlers (trap 6), prints nothing, warns of nothing, loads neither CLI nor fake."""
         program = """
 import logging, sys, asana_webhooks
+from asana_webhooks import *
 names = ["asana_webhooks", *(name for name in logging.root.manager.loggerDict if name.startswith("asana_webhooks"))]
 loggers = [logging.root, *map(logging.getLogger, names)]
 assert not any(one.handlers or one.filters for one in loggers), loggers
