@@ -33,7 +33,7 @@ SOURCES = _modules()
 EACH = pytest.mark.parametrize("module", SOURCES)
 
 # Rooms, and which other rooms each may import. What is not here is forbidden; a module of no room fails a test.
-WORDS = {"checks", "errors", "models", "wire", "cleanup", "version"}
+WORDS = {"checks", "errors", "models", "shapes", "wire", "cleanup", "version"}
 WORKING = {"backoff", "retention", "settling", "worker"}
 BELOW_DOORS = WORDS | WORKING | {"client", "store", "store.base", "receiver", "subscriptions"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks": {"errors"},
     "backoff": {"checks", "errors"},
     "models": {"errors"},
-    "wire": {"errors", "models"},
+    "shapes": set(),
+    "wire": {"errors", "models", "shapes"},
     "client": WORDS,
     "store.base": {"errors", "models", "wire"},
     "store": WORDS | {"store.base"},
@@ -233,7 +234,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     ),
     "attr": (),  # the old name of attrs
     "cattrs": ("wire",),
-    "msgspec": ("wire",),
+    "msgspec": ("shapes", "wire"),
     "cryptography": ("store.fernet",),
     "cyclopts": ("cli",),
     "rich": ("cli",),
@@ -297,6 +298,7 @@ PURE = [
     "checks",
     "errors",
     "models",
+    "shapes",
     "wire",
     "client.options",
     "client.requests",
@@ -474,7 +476,9 @@ class TestManners:
 
         assert public == []
 
-    @pytest.mark.parametrize("module", ["models", "wire", "errors", "client.requests", "client.retry", "store.base"])
+    @pytest.mark.parametrize(
+        "module", ["models", "shapes", "wire", "errors", "client.requests", "client.retry", "store.base"]
+    )
     def test_types_are_there_at_run_time(self, module: str) -> None:
         """What attrs classes are made of is imported for real: cattrs and msgspec look their types up."""
         assert "TYPE_CHECKING" not in SOURCES[f"{PACKAGE}.{module}"]

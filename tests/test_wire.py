@@ -3,13 +3,15 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast, get_type_hints
 
+import attrs
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asana_webhooks import wire
+from asana_webhooks import models, shapes, wire
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
     DeleteWebhookRequest,
@@ -500,6 +502,7 @@ MALFORMED: dict[str, bytes] = {
     "UTF-16": CREATED_2024A.decode().encode("utf-16"),
     "not UTF-8 in a value": b'{"data":{"gid":"\xff"}}',
     "not UTF-8 in a key": b'{"data":{"gid":"1"},"\xff":1}',
+    "not UTF-8 beside a page": b'{"data":[],"a":"\xff"}',
     "not UTF-8 outside": b"\xff\xfe",
     "overlong UTF-8": b'{"events":[],"a":"\xc0\x80"}',
     "surrogate in UTF-8": b'{"events":[],"a":"\xed\xa0\x80"}',
@@ -740,6 +743,52 @@ class TestParts:
             return
         assert not refused.malformed
         assert refused.path.startswith("$")
+
+
+TREES = json_trees | near_trees | st.sampled_from([json.loads(text) for text, _ in SHAPES.values()])
+
+
+def outcome(read: Callable[[], object]) -> object:
+    """Return what is read, or where it is wrong and how."""
+    try:
+        return read()
+    except PayloadError as error:
+        return error.problem, error.path.removeprefix("$").removeprefix(".data").removeprefix(".events[0]")
+
+
+class TestShapes:
+    @pytest.mark.parametrize("name", [name for name in shapes.__all__ if name in [*models.__all__, "NextPage"]])
+    def test_same_members(self, name: str) -> None:
+        """What is read fast has the members of its model, with their types and defaults."""
+        model = getattr(models, name, None) or getattr(wire, name)
+        shape = cast("type[msgspec.Struct]", getattr(shapes, name))
+        types = {member: str(kind).replace(".models.", ".shapes.") for member, kind in get_type_hints(model).items()}
+        if name == "Event":  # what the JSON says of it does not matter
+            types["registration"] = str(Any)
+        defaults = {one.name: one.default for one in attrs.fields(model) if one.default is not attrs.NOTHING}
+        fields = msgspec.structs.fields(shape)
+
+        assert {member: str(kind) for member, kind in get_type_hints(shape).items()} == types
+        assert {one.name: one.default for one in fields if one.default is not msgspec.NODEFAULT} == defaults
+        assert [one.encode_name for one in fields] == [one.name for one in attrs.fields(model)]
+
+    @given(TREES)
+    def test_the_fast_way_is_the_plain_way(self, tree: Any) -> None:
+        """Webhooks and events are read, or refused, as if they were read by way of dicts and lists."""
+        webhook, page, events = (json.dumps(one).encode() for one in ({"data": tree}, tree, {"events": [tree]}))
+
+        assert outcome(lambda: wire.decode_webhook(webhook)) == outcome(lambda: plain(webhook, "data", Webhook))
+        assert outcome(lambda: wire.decode_webhook_list(page)) == outcome(lambda: wire.decode(page, wire.WebhookList))
+        assert outcome(lambda: wire.decode_events(events)) == outcome(lambda: plain(events, "events", Event))
+
+
+def plain(body: bytes, member: str, kind: type[Any]) -> object:
+    tree = wire.parse(body)[member]
+    if kind is not Event:
+        return wire.structure(tree, kind)
+    if isinstance(tree[0], dict):
+        tree[0]["registration"] = ""
+    return (wire.structure(tree[0], Event),)
 
 
 class TestEncode:

@@ -274,6 +274,16 @@ def test_leak_json(body: str) -> None:
     log.debug(TEXT)
 
 
+def test_leak_webhook() -> None:
+    wire.decode_webhook(f'{{"data":{{"gid":"1","target":"https://example.com/{TEXT}"}}}}'.encode())
+    log.debug(TEXT)
+
+
+def test_leak_page() -> None:
+    wire.decode_webhook_list(f'{{"data":[{{"gid":"1","target":"https://example.com/{TEXT}"}}]}}'.encode())
+    log.debug(TEXT)
+
+
 def test_leak_endpoint() -> None:
     registration_id(TEXT)
     log.debug(TEXT)

@@ -41,6 +41,8 @@ SAID = {
     "test_leak_client_secret": "a client_secret shows in",
     "test_leak_target_of_a_request": "the endpoint of a target shows in",
     "test_leak_json": "shows in: log message",
+    "test_leak_webhook": "the endpoint of a target shows in",
+    "test_leak_page": "the endpoint of a target shows in",
     "test_leak_endpoint": "the endpoint of a registration shows in",
     "test_leak_endpoint_of_a_request": "the endpoint of a registration shows in",
     "test_leak_none_though_marked": "must say why, and must reveal something",

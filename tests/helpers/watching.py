@@ -16,7 +16,8 @@ import functools
 import logging
 import sys
 import warnings
-from collections.abc import AsyncIterable, Generator
+from collections.abc import AsyncIterable, Callable, Generator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +27,7 @@ import pytest
 from asana_webhooks import wire
 from asana_webhooks.client.requests import CreateWebhookRequest
 from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.errors import PayloadError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.inbound import Headers
 from asana_webhooks.receiver.receiver import Receiver, Reply
@@ -102,6 +104,18 @@ def _learn_secrets() -> None:
     _patch.setattr(Secret, "__init__", learning_init)
     _patch.setattr(aiohttp.ClientSession, "_request", learning_request)
     _replace(parse, learning_parse)
+    for decode in (wire.decode_webhook, wire.decode_webhook_list):  # they do not parse
+        _replace(decode, _learning_decode(decode))
+
+
+def _learning_decode(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    @functools.wraps(decode)
+    def learning(body: bytes) -> Any:
+        with suppress(PayloadError):
+            wire.parse(body)
+        return decode(body)
+
+    return learning
 
 
 def _learn_endpoints() -> None:
