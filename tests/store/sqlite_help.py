@@ -35,7 +35,10 @@ async def in_writer(store: SQLiteStore, operation: Callable[[sqlite3.Connection]
     return await store._access.writer.submit(operation)
 
 
-def rows(path: Path, query: str = "SELECT signature FROM deliveries ORDER BY id") -> list[tuple[object, ...]]:
+SIGNATURES = "SELECT lower(hex(signature)) FROM deliveries ORDER BY id"
+
+
+def rows(path: Path, query: str = SIGNATURES) -> list[tuple[object, ...]]:
     """Ask the file behind the store's back."""
     connection = sqlite3.connect(path)
     try:

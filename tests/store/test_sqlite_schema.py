@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from asana_webhooks.errors import StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.store import NewDelivery, RegistrationState, SQLiteStore, candidate_id
 from asana_webhooks.store.secret_box import PLAIN_TEXT
+from asana_webhooks.store.sqlite import schema
 from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
-from tests.store.sqlite_help import SECRET, rows
+from tests.store.sqlite_help import SECRET, in_writer, rows
 
 OTHER = Secret("b" * 32)
 FAR = 32_503_680_000.0  # a deadline in the year 3000
@@ -121,6 +123,14 @@ def columns(path: Path) -> dict[str, list[object]]:
     }
 
 
+def foreign_keys(path: Path) -> list[tuple[object, ...]]:
+    query = """
+        SELECT name, keys."from", keys."table", keys."to", on_delete
+        FROM sqlite_master, pragma_foreign_key_list(name) AS keys ORDER BY 1, 2
+    """
+    return rows(path, query)
+
+
 def indexes(path: Path) -> list[tuple[object, ...]]:
     return rows(path, "SELECT name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name")
 
@@ -155,20 +165,74 @@ class TestOldFiles:
                 pass
         assert columns(path) == columns(fresh)
         assert indexes(path) == indexes(fresh)
+        assert foreign_keys(path) == foreign_keys(fresh)
 
-    async def test_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("version", [2, 3])
+    async def test_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
         """When it fails half way the old file is as it was, and the next try works."""
-        good = "asana_webhooks.store.sqlite.schema.VERSION_2"
+        good = f"asana_webhooks.store.sqlite.schema.VERSION_{version}"
+        steps = getattr(schema, f"VERSION_{version}")
         before = columns(path)
         store = SQLiteStore(path, secret_box=PLAIN_TEXT)
         with monkeypatch.context() as patch:
-            patch.setattr(good, ("ALTER TABLE registrations ADD COLUMN key_id TEXT", "ALTER NONSENSE"))
+            patch.setattr(good, (*steps[:-1], "ALTER NONSENSE"))
             with pytest.raises(StoreUnavailableError, match="SQLITE_ERROR"):
                 await store.find("r")
             assert columns(path) == before
             assert rows(path, "PRAGMA user_version") == [(1,)]
         assert await store.find("r") is not None
         await store.aclose()
+
+    async def test_deliveries_go_on_as_they_were(self, path: Path) -> None:
+        """In whatever state a delivery is, nothing about it changes but the form of its signature."""
+        with closing(sqlite3.connect(path)) as old:
+            old.executemany(
+                "INSERT INTO deliveries VALUES (?, 1, ?, ?, ?, ?, ?, 3, 2, 'an error', 'a candidate')",
+                [
+                    (number, f"{number:064x}", state, 10.5 + number, *([20.5, FAR] if number in {3, 4} else [None] * 2))
+                    for number, state in enumerate(("done", "delayed", "leased", "dead", "quarantined"), 2)
+                ],
+            )
+            old.commit()
+        columns = """
+            SELECT {}, id, registration, state, received_at, since, due_at, fence, attempts, error, candidate
+            FROM deliveries ORDER BY id
+        """
+        before = rows(path, columns.format("signature"))
+        assert len(before) == 6
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            as_text = "iif(typeof(signature) = 'blob', lower(hex(signature)), signature)"
+            assert rows(path, columns.format(as_text)) == before
+            assert list(await store.integrity_check()) == []
+            assert await in_writer(store, lambda db: db.execute("PRAGMA foreign_keys").fetchone()) == (1,)
+
+    async def test_what_is_known_stays_known(self, path: Path) -> None:
+        """A delivery that an older release stored is a duplicate for this one, whatever its signature looks like."""
+        signatures = ["s", "0a" * 32, "0A" * 32, "0a" * 3, "0a 0a", ""]
+        with closing(sqlite3.connect(path)) as old:
+            old.executemany(
+                "INSERT INTO deliveries (registration, signature, state, received_at) VALUES (1, ?, 'done', 1)",
+                [(signature,) for signature in signatures[1:]],
+            )
+            old.commit()
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            again = [NewDelivery(registration="r", signature=signature, body=b"") for signature in signatures]
+            assert await asyncio.gather(*map(store.put, again)) == ["duplicate"] * 6
+            other = NewDelivery(registration="r", signature="0b" * 32, body=b"")
+            assert await store.put(other) == "stored"
+
+    async def test_numbers_go_on(self, path: Path) -> None:
+        """The number of a delivery that an older release has forgotten is not given out again."""
+        with closing(sqlite3.connect(path)) as old:
+            old.execute(
+                "INSERT INTO deliveries (id, registration, signature, state, received_at) VALUES (9, 1, 't', 'done', 1)"
+            )
+            old.execute("DELETE FROM deliveries")
+            old.execute("DELETE FROM bodies")
+            old.commit()
+        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            await store.put(NewDelivery(registration="r", signature="u", body=b""))
+            assert [lease.id for lease in await store.claim(9, lease=60)] == [10]
 
     @pytest.mark.slow
     def test_two_processes_at_once(self, path: Path) -> None:

@@ -8,10 +8,11 @@ from typing import TypeVar
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.sqlite.file import DatabaseFile
 from asana_webhooks.store.sqlite.keeper import Keeper
-from asana_webhooks.store.sqlite.lanes import Lane, Operation
+from asana_webhooks.store.sqlite.lanes import Lane, Operation, Together
 
 __all__ = ["Access"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -90,14 +91,19 @@ class Access:
         self._check_usable()
         return self.writer.submit(operation, adds=adds)
 
-    def add(self, operation: Operation[T], *, size: int = 0) -> asyncio.Future[T]:
-        """Have an operation write that makes the store larger, by *size* bytes of bodies; `StoreFullError` if full."""
+    def write_together(self, together: Together[R, T], request: R, *, adds: int | None = None) -> asyncio.Future[T]:
+        """Have a request done that writes; see `Lane.submit_together`."""
+        self._check_usable()
+        return self.writer.submit_together(together, request, adds=adds)
+
+    def add(self, operation: Operation[T]) -> asyncio.Future[T]:
+        """Have an operation write that makes the store larger; `StoreFullError` if full."""
 
         def checked(db: sqlite3.Connection) -> T:
             self.keeper.log.check_room()
             return operation(db)
 
-        return self.write(checked, adds=size)
+        return self.write(checked, adds=0)
 
     async def write_or_undo(self, operation: Operation[T], *, undo: Callable[[sqlite3.Connection, T], object]) -> T:
         """Have an operation write; if the caller is cancelled, what it would have got is undone."""
@@ -119,12 +125,21 @@ class Access:
 
     async def read(self, operation: Operation[T]) -> T:
         """Have an operation read; `StoreFullError` if too many wait for that, whoever asked them being gone or not."""
+        await self._make()
+        return await self.reader.submit(operation, adds=0)
+
+    async def read_together(self, together: Together[R, T], request: R) -> T:
+        """Have a request done that reads; see `read` and `Lane.submit_together`."""
+        await self._make()
+        return await self.reader.submit_together(together, request, adds=0)
+
+    async def _make(self) -> None:
+        """See that there are tables: who only reads cannot make any, or bring old ones up to date."""
         self._check_usable()
         if not self._is_made:
-            await self.writer.open()  # who only reads cannot make tables, or bring old ones up to date
+            await self.writer.open()
             self._is_made = True
             self._check_usable()
-        return await self.reader.submit(operation, adds=0)
 
 
 def _nothing(connection: sqlite3.Connection) -> None:

@@ -227,11 +227,11 @@ class DatabaseFile:
             self._use_wal(connection)
             # FULL: a commit survives a power cut, not only the end of the process.
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
             # What is deleted is overwritten: dropped secrets, and bodies.
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute(f"PRAGMA journal_size_limit = {self._log_limit}")
             prepare(connection)
+            connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             connection.close()
             raise

@@ -1,7 +1,7 @@
 """The deliveries of the SQLite store: each function is what one method does inside a transaction."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -15,7 +15,8 @@ from asana_webhooks.store.base import (
     RegistrationState,
     StoreHealth,
 )
-from asana_webhooks.store.rules import MAX_SKEW, NO_ROOM, UNFINISHED, DeliveryState, landing, standing
+from asana_webhooks.store.rules import MAX_SKEW, NO_ROOM, DeliveryState, landing, standing
+from asana_webhooks.store.sqlite.schema import kept_signature
 
 __all__ = [
     "Room",
@@ -39,52 +40,64 @@ KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND signature = ?"
 QUARANTINED = """
     SELECT count(*), coalesce(sum(length(bodies.body)), 0)
     FROM deliveries JOIN bodies ON bodies.delivery = deliveries.id
-    WHERE deliveries.state = 'quarantined' AND deliveries.registration = ?
+    WHERE deliveries.state IN ('quarantined', 'dead') AND deliveries.state = 'quarantined'
+        AND deliveries.registration = ?
 """
-COUNT_UNFINISHED = "SELECT count(*) FROM deliveries WHERE state IN ('waiting', 'delayed', 'leased')"
-ADD = "INSERT INTO deliveries (registration, signature, state, received_at, candidate) VALUES (?, ?, ?, ?, ?)"
+COUNT_UNFINISHED = """
+    SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting')
+        + (SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL)
+"""
+ADD = """
+    INSERT INTO deliveries (registration, signature, state, received_at, candidate) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (registration, signature) DO NOTHING
+"""
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
 
 # claim
 WAKE = "UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL WHERE due_at <= ? OR since > ?"
-OLDEST = "SELECT id FROM deliveries WHERE state = 'waiting' ORDER BY id LIMIT ?"
-# Steps from one registration that has something waiting to the next, so that a long queue of one costs nothing; its
-# oldest may be leased if nothing before it is delayed or leased, or in a third state.
-OLDEST_IN_ORDER = """
+LEASABLE = """
+    SELECT deliveries.id AS id, fence + 1 AS fence, attempts + 1 AS attempt, registrations.id AS registration,
+        webhook_gid, resource, received_at, body
+    FROM deliveries
+    JOIN registrations ON registrations.number = deliveries.registration
+    JOIN bodies ON bodies.delivery = deliveries.id
+"""
+OLDEST = f"{LEASABLE} WHERE deliveries.state = 'waiting' ORDER BY deliveries.id LIMIT ?"
+# Steps from one registration that has something unfinished to the next, so that a long queue of one costs nothing.
+OLDEST_IN_ORDER = f"""
     WITH RECURSIVE queues (registration) AS (
-        SELECT min(registration) FROM deliveries WHERE state = 'waiting'
+        SELECT min(registration) FROM deliveries WHERE state = 'waiting' OR state IN ('delayed', 'leased')
         UNION ALL
-        SELECT (SELECT min(registration) FROM deliveries WHERE state = 'waiting' AND registration > queues.registration)
+        SELECT (
+            SELECT min(registration) FROM deliveries
+            WHERE (state = 'waiting' OR state IN ('delayed', 'leased')) AND registration > queues.registration
+        )
         FROM queues WHERE queues.registration IS NOT NULL
     ),
     heads (registration, id) AS (
-        SELECT registration,
-            (SELECT min(id) FROM deliveries WHERE state = 'waiting' AND registration = queues.registration)
+        SELECT registration, (
+            SELECT min(id) FROM deliveries
+            WHERE (state = 'waiting' OR state IN ('delayed', 'leased')) AND registration = queues.registration
+        )
         FROM queues WHERE registration IS NOT NULL
     )
-    SELECT id FROM heads WHERE NOT EXISTS (
-        SELECT 1 FROM deliveries AS earlier
-        WHERE earlier.state IN ('delayed', 'leased', ?) AND earlier.registration = heads.registration
-            AND earlier.id < heads.id
+    {LEASABLE} WHERE deliveries.state = 'waiting' AND deliveries.id IN (
+        SELECT id FROM heads WHERE NOT (? AND EXISTS (
+            SELECT 1 FROM deliveries AS earlier
+            WHERE earlier.state IN ('quarantined', 'dead') AND earlier.state = 'dead'
+                AND earlier.registration = heads.registration AND earlier.id < heads.id
+        ))
     )
-    ORDER BY id LIMIT ?
-"""
+    ORDER BY deliveries.id LIMIT ?
+"""  # noqa: S608 - made of constants, as the ones below
 LEASE = """
     UPDATE deliveries SET state = 'leased', since = ?, due_at = ?, fence = fence + 1, attempts = attempts + 1
     WHERE id = ?
 """
-LEASED = """
-    SELECT deliveries.id AS id, fence, attempts AS attempt, registrations.id AS registration, webhook_gid, resource,
-        received_at, due_at AS expires_at, body
-    FROM deliveries
-    JOIN registrations ON registrations.number = deliveries.registration
-    JOIN bodies ON bodies.delivery = deliveries.id
-    WHERE deliveries.id = ?
-"""
 
 # Leases
 HELD = "id = ? AND fence = ? AND state = 'leased' AND due_at > ? AND since <= ?"
-EXTEND = f"UPDATE deliveries SET since = ?, due_at = ? WHERE {HELD}"  # noqa: S608 - made of constants, as the next ones
+EXTEND = f"UPDATE deliveries SET since = ?, due_at = ? WHERE {HELD}"  # noqa: S608
 DONE = f"""
     UPDATE deliveries SET state = 'done', since = NULL, due_at = NULL, error = NULL, candidate = NULL WHERE {HELD}
 """  # noqa: S608
@@ -95,12 +108,12 @@ RELEASE = f"""
 """  # noqa: S608
 
 # health
-DEPTHS = """
-    SELECT state, count(*) FROM deliveries
-    WHERE state IN ('quarantined', 'waiting', 'delayed', 'leased', 'dead') GROUP BY state
+APART = """
+    SELECT state, count(*) FROM deliveries WHERE state IN ('quarantined', 'dead') GROUP BY state
 """
-EXPIRED = "SELECT count(*) FROM deliveries WHERE state = 'leased' AND (due_at <= ? OR since > ?)"
-FIRST = "SELECT received_at FROM deliveries WHERE state = ? ORDER BY id LIMIT 1"
+COUNT_LEASED = "SELECT count(*) FROM deliveries WHERE due_at > ? AND state = 'leased' AND since <= ?"
+FIRST_WAITING = "SELECT received_at FROM deliveries WHERE state = 'waiting' ORDER BY id LIMIT 1"
+FIRST_OTHER = "SELECT min(received_at) FROM deliveries WHERE due_at IS NOT NULL"
 PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
 
 # Maintenance
@@ -133,45 +146,74 @@ class Room:
         """Tell whether no delivery more may wait beside so many."""
         return self.max_deliveries is not None and unfinished >= self.max_deliveries
 
-    def check_inbox(self, connection: sqlite3.Connection) -> None:
-        """Raise `StoreFullError` if no delivery more may wait, else reckon with one more."""
-        if self.max_deliveries is None:
-            return
-        if self._unfinished is None:
-            (self._unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
-        if self.is_full(self._unfinished):
-            raise StoreFullError(problem="too many deliveries are unfinished")
-        self._unfinished += 1
+    def check(self, connection: sqlite3.Connection, place: DeliveryState, number: int, size: int) -> None:
+        """Raise `StoreFullError` if a delivery has no room where it is to land, in the inbox or in quarantine."""
+        if place is DeliveryState.QUARANTINED:
+            count, total = connection.execute(QUARANTINED, (number,)).fetchone()
+            if count >= self.max_quarantined or total + size > self.max_quarantined_bytes:
+                raise StoreFullError(problem="a pending registration has no room for more in quarantine")
+        elif self.max_deliveries is not None:
+            if self._unfinished is None:
+                (self._unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
+            if self.is_full(self._unfinished):
+                raise StoreFullError(problem="too many deliveries are unfinished")
 
-    def check_quarantine(self, connection: sqlite3.Connection, number: int, size: int) -> None:
-        """Raise `StoreFullError` if this registration may have nothing more in quarantine."""
-        count, total = connection.execute(QUARANTINED, (number,)).fetchone()
-        if count >= self.max_quarantined or total + size > self.max_quarantined_bytes:
-            raise StoreFullError(problem="a pending registration has no room for more in quarantine")
+    def added(self, place: DeliveryState) -> None:
+        """Reckon with one more."""
+        if self._unfinished is not None and place is DeliveryState.WAITING:
+            self._unfinished += 1
 
 
-def put(connection: sqlite3.Connection, new: NewDelivery, *, now: float, room: Room) -> PutResult:
-    """See `Store.put`."""
-    found = connection.execute(REGISTRATION, (new.registration,)).fetchone()
+def put(
+    connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, room: Room
+) -> list[PutResult | StoreFullError]:
+    """See `Store.put`; of several together each registration is looked up once."""
+    landings: dict[tuple[str, str | None], tuple[int, DeliveryState] | None] = {}
+    outcomes: list[PutResult | StoreFullError] = []
+    for new in deliveries:
+        target = new.registration, new.candidate
+        if target not in landings:
+            landings[target] = _landing(connection, *target, now=now)
+        found = landings[target]
+        try:
+            outcomes.append("refused" if found is None else _add(connection, new, *found, now=now, room=room))
+        except StoreFullError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _landing(
+    connection: sqlite3.Connection, registration: str, candidate: str | None, *, now: float
+) -> tuple[int, DeliveryState] | None:
+    """Return the number of a registration, and where its new deliveries go; nothing if they are refused."""
+    found = connection.execute(REGISTRATION, (registration,)).fetchone()
     if found is None:
-        return "refused"
+        return None
     number, state, deadline, confirmed = found
     place = landing(
         standing(RegistrationState(state), deadline=deadline, now=now),
         confirmed=confirmed,
         candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
-        candidate=new.candidate,
+        candidate=candidate,
     )
-    if place is None:
-        return "refused"
-    if connection.execute(KNOWN, (number, new.signature)).fetchone():
+    return None if place is None else (number, place)
+
+
+def _add(
+    connection: sqlite3.Connection, new: NewDelivery, number: int, place: DeliveryState, *, now: float, room: Room
+) -> PutResult:
+    # The signature is in no local variable: error trackers show those of a frame that raises.
+    try:
+        room.check(connection, place, number, len(new.body))
+    except StoreFullError:
+        if connection.execute(KNOWN, (number, kept_signature(new.signature))).fetchone():
+            return "duplicate"
+        raise
+    added = connection.execute(ADD, (number, kept_signature(new.signature), place.value, now, new.candidate))
+    if not added.rowcount:
         return "duplicate"
-    if place is DeliveryState.QUARANTINED:
-        room.check_quarantine(connection, number, len(new.body))
-    else:
-        room.check_inbox(connection)
-    added = connection.execute(ADD, (number, new.signature, place, now, new.candidate))
     connection.execute(ADD_BODY, (added.lastrowid, new.body))
+    room.added(place)
     return "stored"
 
 
@@ -180,13 +222,10 @@ def claim(
 ) -> list[Lease]:
     """See `Store.claim`."""
     connection.execute(WAKE, (now, now + MAX_SKEW))
-    if ordered:
-        third = DeliveryState.DEAD if halt else DeliveryState.LEASED
-        chosen = connection.execute(OLDEST_IN_ORDER, (third, limit)).fetchall()
-    else:
-        chosen = connection.execute(OLDEST, (limit,)).fetchall()
-    connection.executemany(LEASE, [(now, until, number) for (number,) in chosen])
-    return [Lease(**values) for one in chosen for values in _named(connection.execute(LEASED, one))]
+    chosen = connection.execute(OLDEST_IN_ORDER, (halt, limit)) if ordered else connection.execute(OLDEST, (limit,))
+    leases = [Lease(**values, expires_at=until) for values in _named(chosen)]
+    connection.executemany(LEASE, [(now, until, lease.id) for lease in leases])
+    return leases
 
 
 def extend(connection: sqlite3.Connection, lease: Lease, *, now: float, until: float) -> bool:
@@ -194,17 +233,16 @@ def extend(connection: sqlite3.Connection, lease: Lease, *, now: float, until: f
     return _changed(connection, EXTEND, now, until, lease=lease, now=now)
 
 
-def done(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool:
-    """See `Store.done`."""
-    finished = _changed(connection, DONE, lease=lease, now=now)
-    if finished:
-        connection.execute(DROP_BODY, (lease.id,))
+def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float) -> list[bool]:
+    """See `Store.done`; for several together."""
+    finished = [_changed(connection, DONE, lease=lease, now=now) for lease in leases]
+    connection.executemany(DROP_BODY, [(lease.id,) for lease, is_done in zip(leases, finished, strict=True) if is_done])
     return finished
 
 
 def fail(connection: sqlite3.Connection, lease: Lease, *, error: str, now: float, retry_at: float | None) -> bool:
     """See `Store.fail`."""
-    state = DeliveryState.DEAD if retry_at is None else DeliveryState.DELAYED
+    state = (DeliveryState.DEAD if retry_at is None else DeliveryState.DELAYED).value
     since = None if retry_at is None else now
     return _changed(connection, FAIL, state, since, retry_at, error, lease=lease, now=now)
 
@@ -223,18 +261,18 @@ def health(
     connection: sqlite3.Connection, *, now: float, room: Room, written: bool, heartbeats: dict[str, float | None]
 ) -> StoreHealth:
     """See `Store.health`; *written* tells whether a write just worked."""
-    counts = dict(connection.execute(DEPTHS).fetchall())
-    (expired,) = connection.execute(EXPIRED, (now, now + MAX_SKEW)).fetchone()
-    leased = counts.get(DeliveryState.LEASED, 0) - expired
-    unfinished = sum(counts.get(state, 0) for state in UNFINISHED)
+    (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
+    (leased,) = connection.execute(COUNT_LEASED, (now, now + MAX_SKEW)).fetchone()
+    apart = dict(connection.execute(APART).fetchall())
     is_full = room.is_full(unfinished)
-    first = [received_at for state in UNFINISHED for (received_at,) in connection.execute(FIRST, (state,))]
+    firsts = [*connection.execute(FIRST_WAITING), *connection.execute(FIRST_OTHER)]
+    first = min((received_at for (received_at,) in firsts if received_at is not None), default=None)
     return StoreHealth(
         waiting=unfinished - leased,
         leased=leased,
-        quarantined=counts.get(DeliveryState.QUARANTINED, 0),
-        dead=counts.get(DeliveryState.DEAD, 0),
-        oldest_age=max(0.0, now - min(first)) if first else None,
+        quarantined=apart.get(DeliveryState.QUARANTINED, 0),
+        dead=apart.get(DeliveryState.DEAD, 0),
+        oldest_age=None if first is None else max(0.0, now - first),
         writable=written and not is_full,
         heartbeats=heartbeats,
         problems=(NO_ROOM,) if is_full else (),

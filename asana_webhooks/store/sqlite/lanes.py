@@ -7,22 +7,30 @@ it run in the thread as one transaction, while the next ones gather.
 import asyncio
 import copy
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, TypeVar
 
-from attrs import field, frozen
+from attrs import define
 
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
 from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, unavailable
 
-__all__ = ["Lane", "Operation"]
+__all__ = ["Lane", "Operation", "Together"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 Operation = Callable[[sqlite3.Connection], T]
 """What runs in a transaction. An error of this package leaves it before its first write, or not at all."""
+
+Together = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
+"""What runs in a transaction for several requests of one kind that came one after the other. It returns what becomes
+of each; for errors it raises, the same holds as for an `Operation`.
+"""
 
 _FAULTS_OF_ONE = (
     sqlite3.IntegrityError,
@@ -34,17 +42,23 @@ _FAULTS_OF_ONE = (
 """What SQLite raises for the values of one operation; its other errors concern the database."""
 
 
-@frozen(eq=False)
-class _Entry(Generic[T]):
-    operation: Operation[T]
-    answer: asyncio.Future[T]
-    adds: int | None = field(kw_only=True)
+@define(eq=False)
+class _Entry:
+    together: Together[Any, Any]
+    request: Any
+    answer: asyncio.Future[Any]
+    adds: int | None
 
-    def run(self, connection: sqlite3.Connection) -> T | AsanaError:
-        try:
-            return self.operation(connection)
-        except AsanaError as error:  # nothing is written yet, so the transaction goes on
-            return error
+
+def _one_by_one(connection: sqlite3.Connection, operations: Sequence[Operation[T]]) -> list[T | AsanaError]:
+    return [_attempt(operation, connection) for operation in operations]
+
+
+def _attempt(operation: Operation[T], connection: sqlite3.Connection) -> T | AsanaError:
+    try:
+        return operation(connection)
+    except AsanaError as error:  # nothing is written yet, so the transaction goes on
+        return error
 
 
 class Lane:
@@ -89,7 +103,7 @@ class Lane:
         # Used in the loop
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._ended = False
-        self._gathered: list[_Entry[Any]] = []
+        self._gathered: list[_Entry] = []
         self._operations = 0
         self._bytes = 0
         self._busy = False
@@ -98,13 +112,18 @@ class Lane:
         self._connection: sqlite3.Connection | None = None
 
     def submit(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
-        """Have an operation run in the next transaction; the future is done when that is committed.
+        """Have an operation run in the next transaction; see `submit_together`."""
+        return self.submit_together(_one_by_one, operation, adds=adds)
+
+    def submit_together(self, together: Together[R, T], request: R, *, adds: int | None = None) -> asyncio.Future[T]:
+        """Have a request done in the next transaction; the future is done when that is committed.
 
         Cancelling the future makes the caller stop waiting, and nothing else.
 
         Args:
-            operation: called in the thread.
-            adds: how many bytes it brings into the store; ``None``: nothing, and it is always taken.
+            together: called in the thread, once for all requests that follow one another and name the same.
+            request: what it gets.
+            adds: how many bytes the request brings into the store; ``None``: nothing, and it is always taken.
 
         Raises:
             StoreFullError: too much is under way already, or this alone is too much.
@@ -117,13 +136,13 @@ class Lane:
             self._operations += 1
             self._bytes += adds
         loop = asyncio.get_running_loop()
-        entry = _Entry(operation, loop.create_future(), adds=adds)
-        self._gathered.append(entry)
+        answer: asyncio.Future[T] = loop.create_future()
+        self._gathered.append(_Entry(together, request, answer, adds))
         if not self._busy:
             self._busy = True
             self._idle.clear()
             loop.call_soon(self._start)  # whatever else is ready in this turn of the loop joins
-        return entry.answer
+        return answer
 
     def has_room(self, adds: int) -> bool:
         """Tell whether an operation that brings *adds* bytes would be taken now."""
@@ -155,7 +174,7 @@ class Lane:
         batch, self._gathered = self._gathered, []
         self._executor.submit(self._work, batch, asyncio.get_running_loop())
 
-    def _deliver(self, batch: Sequence[_Entry[Any]], outcomes: Sequence[Any]) -> None:
+    def _deliver(self, batch: Sequence[_Entry], outcomes: Sequence[Any]) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.adds is not None:
                 self._operations -= 1
@@ -178,7 +197,7 @@ class Lane:
 
     # In the thread
 
-    def _work(self, batch: Sequence[_Entry[Any]], loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, batch: Sequence[_Entry], loop: asyncio.AbstractEventLoop) -> None:
         outcomes = self._outcomes(batch)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._deliver, batch, outcomes)
@@ -188,7 +207,7 @@ class Lane:
             except sqlite3.Error:  # all is committed; the next transaction tries with a new connection
                 self._disconnect()
 
-    def _outcomes(self, batch: Sequence[_Entry[Any]]) -> list[Any]:
+    def _outcomes(self, batch: Sequence[_Entry]) -> list[Any]:
         try:
             return self._transaction(batch)
         except AsanaError as error:
@@ -199,12 +218,12 @@ class Lane:
         # One of them failed by its own fault, and it must not fail its neighbours.
         return [outcome for entry in batch for outcome in self._outcomes([entry])]
 
-    def _transaction(self, batch: Sequence[_Entry[Any]]) -> list[Any]:
+    def _transaction(self, batch: Sequence[_Entry]) -> list[Any]:
         connection = self._connected()
         try:
             connection.execute(self._begin)
             self._begun()
-            outcomes = [entry.run(connection) for entry in batch]
+            outcomes = [outcome for kind in _kinds(batch) for outcome in _done_together(kind, connection)]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back(connection)
@@ -238,6 +257,18 @@ class Lane:
         if connection is not None:
             connection.close()
             self._disconnected()
+
+
+def _kinds(batch: Sequence[_Entry]) -> Iterator[list[_Entry]]:
+    """Yield what can be done together, in the order it was asked for."""
+    return (list(entries) for _, entries in groupby(batch, attrgetter("together")))
+
+
+def _done_together(entries: Sequence[_Entry], connection: sqlite3.Connection) -> Sequence[Any]:
+    try:
+        return entries[0].together(connection, [entry.request for entry in entries])
+    except AsanaError as error:  # nothing of theirs is written yet
+        return [_again(error) for _ in entries]
 
 
 def _again(error: AsanaError) -> AsanaError:

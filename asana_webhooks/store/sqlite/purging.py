@@ -31,7 +31,7 @@ PURGE_REGISTRATIONS = """
 def purge(connection: sqlite3.Connection, *, before: float, dead: bool) -> tuple[int, int]:
     """Take one step of `Store.purge`; return how many deliveries and registrations went. None: all is done."""
     for state in (DeliveryState.DONE, DeliveryState.DEAD) if dead else (DeliveryState.DONE,):
-        purgeable = connection.execute(PURGEABLE, (state, before, ROWS_AT_ONCE)).fetchall()
+        purgeable = connection.execute(PURGEABLE, (state.value, before, ROWS_AT_ONCE)).fetchall()
         chosen = list(_for_one_step(purgeable))
         if chosen:
             connection.executemany(PURGE, chosen)

@@ -44,9 +44,11 @@ CLOSABLE = "SELECT number, echoed FROM registrations WHERE id = ?"
 DROP_CANDIDATES = "DELETE FROM candidates WHERE registration = ?"
 RELEASE = """
     UPDATE deliveries SET state = 'waiting'
-    WHERE state = 'quarantined' AND registration = ? AND candidate = ?
+    WHERE state IN ('quarantined', 'dead') AND state = 'quarantined' AND registration = ? AND candidate = ?
 """
-DROP_QUARANTINED = "DELETE FROM deliveries WHERE state = 'quarantined' AND registration = ?"
+DROP_QUARANTINED = """
+    DELETE FROM deliveries WHERE state IN ('quarantined', 'dead') AND state = 'quarantined' AND registration = ?
+"""
 BEAT = """
     UPDATE registrations SET last_heartbeat_at = ?
     WHERE id = ? AND (state = 'confirmed' OR (state = 'pending' AND deadline > ?))
@@ -120,8 +122,23 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
     return bool(echoed)
 
 
-def find(connection: sqlite3.Connection, id: str, *, now: float, safe: Safe) -> Registration | None:
-    """See `Store.find`."""
+def find(
+    connection: sqlite3.Connection, ids: Iterable[str], *, now: float, safe: Safe
+) -> list[Registration | StoreUnavailableError | None]:
+    """See `Store.find`; of several together each is looked up, and its secret opened, once."""
+    found: dict[str, Registration | None] = {}
+    outcomes: list[Registration | StoreUnavailableError | None] = []
+    for id in ids:
+        try:
+            if id not in found:
+                found[id] = _find(connection, id, now=now, safe=safe)
+            outcomes.append(found[id])
+        except StoreUnavailableError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _find(connection: sqlite3.Connection, id: str, *, now: float, safe: Safe) -> Registration | None:
     row = next(kept(connection.execute(FIND, (id,))), None)
     return None if row is None else as_found(_registration(connection, row, safe.open), now=now)
 
@@ -182,7 +199,11 @@ def _registration(
     connection: sqlite3.Connection, row: tuple[Any, ...], opened: Callable[[KeptSecret], Secret | None]
 ) -> Registration:
     number, name, resource, state, deadline, echoed, webhook_gid, last_heartbeat_at, secret = row
-    candidates = [opened(candidate) for (candidate,) in kept(connection.execute(CANDIDATES, (number,)))]
+    candidates = (
+        [opened(candidate) for (candidate,) in kept(connection.execute(CANDIDATES, (number,)))]
+        if state == "pending"  # no other has any
+        else ()
+    )
     return Registration(
         id=name,
         resource=resource,

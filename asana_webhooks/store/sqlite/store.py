@@ -10,7 +10,7 @@ from typing import Self
 from attrs import evolve
 
 from asana_webhooks.checks import check_count, check_seconds
-from asana_webhooks.errors import StoreError
+from asana_webhooks.errors import StoreError, StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
     DeadLetter,
@@ -159,7 +159,10 @@ class SQLiteStore:
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        return await self._access.read(lambda db: registrations.find(db, id, now=self._clock(), safe=self._safe))
+        return await self._access.read_together(self._find, id)
+
+    def _find(self, db: sqlite3.Connection, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
+        return registrations.find(db, ids, now=self._clock(), safe=self._safe)
 
     async def sweep(self) -> Sequence[Registration]:
         """See `Store.sweep`."""
@@ -174,9 +177,11 @@ class SQLiteStore:
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
-        return await self._access.add(
-            lambda db: inbox.put(db, delivery, now=self._clock(), room=self._room), size=len(delivery.body)
-        )
+        return await self._access.write_together(self._put, delivery, adds=len(delivery.body))
+
+    def _put(self, db: sqlite3.Connection, deliveries: Sequence[NewDelivery]) -> Sequence[PutResult | StoreFullError]:
+        self._keeper.log.check_room()
+        return inbox.put(db, deliveries, now=self._clock(), room=self._room)
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`; leases that a cancelled caller would have got are given back."""
@@ -205,7 +210,10 @@ class SQLiteStore:
 
     async def done(self, lease: Lease) -> bool:
         """See `Store.done`."""
-        return await self._access.write(lambda db: inbox.done(db, lease, now=self._clock()))
+        return await self._access.write_together(self._done, lease)
+
+    def _done(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
+        return inbox.done(db, leases, now=self._clock())
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
         """See `Store.fail`."""
