@@ -55,7 +55,8 @@ class Calm:
     def settle(self, decision: Verdict, outcome: Outcome) -> None:
         """Let a verdict cost what it costs, and shut the gate if it says so."""
         self.budget = min(self.budget - decision.cost, self._policy.budget)
-        self.gate.shut(decision.pause, outcome)
+        if decision.pause:
+            self.gate.shut(decision.pause, outcome)
 
     async def wait(self, call: Call, decision: Verdict) -> None:
         """Wait before *call* is sent again; if that is cancelled, what sending again costs is given back."""

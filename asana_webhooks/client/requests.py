@@ -6,7 +6,7 @@ anything is sent.
 """
 
 import re
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import attrs
 from attrs import field, frozen
@@ -53,12 +53,15 @@ WEBHOOK_FIELDS = (
 The three that end in ``resource_type`` are documented as members, though missing from the parameter's own list.
 """
 
+_ALL_FIELDS: Final = ",".join(WEBHOOK_FIELDS)
+_GID: Final = re.compile(r"[0-9]{1,64}")
+"""Source: https://developers.asana.com/docs/object-hierarchy (gids are strings of digits)"""
+
 
 def _check_gid(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     if value is None and attribute.default is None:
         return
-    # https://developers.asana.com/docs/object-hierarchy: gids are strings of digits
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,64}", value):
+    if not isinstance(value, str) or not _GID.fullmatch(value):
         raise ConfigurationError(
             f"{attribute.name} must be a gid, a text of digits such as '8675309', not {value!r:.80}"
         )
@@ -129,7 +132,7 @@ class Request(Generic[AnswerT]):
     @property
     def path(self) -> str:
         """The path below the base URL."""
-        return self.path_template.format(**attrs.asdict(self, recurse=False))
+        return self.path_template
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
@@ -164,9 +167,11 @@ class _WithFields(Request[AnswerT]):
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
-        fields = WEBHOOK_FIELDS if self.opt_fields is None else self.opt_fields
-        chosen = {"opt_fields": ",".join(fields)} if fields else {}
-        return super().query() | chosen
+        fields = _ALL_FIELDS if self.opt_fields is None else ",".join(self.opt_fields)
+        query = super().query()
+        if fields:
+            query["opt_fields"] = fields
+        return query
 
 
 @frozen(kw_only=True)
@@ -174,6 +179,11 @@ class _OnOneWebhook(_WithFields[AnswerT]):
     path_template = "/webhooks/{webhook_gid}"
 
     webhook_gid: str = field(validator=_check_gid)
+
+    @property
+    def path(self) -> str:
+        """The path below the base URL."""
+        return self.path_template.format(webhook_gid=self.webhook_gid)
 
 
 @frozen(kw_only=True)
@@ -267,6 +277,11 @@ class DeleteWebhookRequest(Request[None]):
     path_template = "/webhooks/{webhook_gid}"
 
     webhook_gid: str = field(validator=_check_gid)
+
+    @property
+    def path(self) -> str:
+        """The path below the base URL."""
+        return self.path_template.format(webhook_gid=self.webhook_gid)
 
     def answer(self, body: bytes) -> None:
         """Nothing: Asana answers with an empty object, so there is nothing to learn from it and nothing to refuse."""

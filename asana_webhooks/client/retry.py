@@ -146,6 +146,7 @@ _COLUMNS: Final = {"deleteWebhook": 1, "createWebhook": 2}
 _COST: Final = 10
 _COST_AFTER_429: Final = 5  # cheaper: Asana is well, and has said when to come back
 _GIVEN_BACK: Final = 1
+_SUCCEEDED: Final = Verdict("succeeded", cost=-_GIVEN_BACK)
 
 
 def verdict(
@@ -178,7 +179,7 @@ def verdict(
     if operation == "createWebhook" and maybe_done and action != "succeeded":
         action = "unknown"  # the first copy may have created it, whatever came of the second
     if action == "succeeded":
-        return Verdict(action, cost=-_GIVEN_BACK)
+        return _SUCCEEDED
     wait, pause = _times(outcome, attempt, pause_left, policy)
     if action != "again":
         return Verdict(action, pause=pause)
@@ -195,20 +196,22 @@ def verdict(
 
 
 def _what_happened(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> str:
-    match outcome:
-        case Outcome(kind="refused", status=429):
-            return "429"
-        case Outcome(kind="refused", status=401) if renewable:
-            return "401, token renewable"
-        case Outcome(kind="refused", status=404) if maybe_done:
-            return "404 after a repeat"
-        case Outcome(kind="refused", status=status):
-            # What HTTP does not know, or not as a last word, tells as little as a 5xx.
-            return "other status" if 300 <= status < 500 else "5xx"
-        case Outcome(kind="garbled", malformed=malformed):
-            return "2xx, malformed" if malformed else "2xx, mistyped"
-    names = {"answered": "answered", "held": "held", "not_sent": "nothing sent", "lost": "no whole answer"}
-    return names[outcome.kind]
+    if outcome.kind == "refused":
+        return _what_was_said(outcome.status, maybe_done=maybe_done, renewable=renewable)
+    if outcome.kind == "garbled":
+        return "2xx, malformed" if outcome.malformed else "2xx, mistyped"
+    return {"answered": "answered", "held": "held", "not_sent": "nothing sent", "lost": "no whole answer"}[outcome.kind]
+
+
+def _what_was_said(status: int, *, maybe_done: bool, renewable: bool) -> str:
+    if status == 429:
+        return "429"
+    if status == 401 and renewable:
+        return "401, token renewable"
+    if status == 404 and maybe_done:
+        return "404 after a repeat"
+    # What HTTP does not know, or not as a last word, tells as little as a 5xx.
+    return "other status" if 300 <= status < 500 else "5xx"
 
 
 def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolicy) -> tuple[float, float]:
