@@ -77,13 +77,13 @@ class FixedToken:
 
     def __init__(self, token: str) -> None:
         try:
-            self._token = Secret(check_token(token))
+            self.token = Secret(check_token(token))
         finally:
             del token  # so that no traceback shows it
 
     async def __call__(self) -> str:
         """Return the token."""
-        return self._token.reveal()
+        return self.token.reveal()
 
 
 class OAuthToken:

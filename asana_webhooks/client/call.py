@@ -5,7 +5,7 @@ import asyncio
 from attrs import define, field
 
 from asana_webhooks.cleanup import is_being_cancelled
-from asana_webhooks.client.auth import TokenProvider, check_token
+from asana_webhooks.client.auth import FixedToken, TokenProvider, check_token
 from asana_webhooks.client.exchange import Sendings
 from asana_webhooks.client.gate import Pause
 from asana_webhooks.client.retry import Outcome
@@ -57,6 +57,8 @@ class Call:
             AsanaError: whatever of our own the provider raises.
             ConfigurationError: it raises anything else, or its token cannot be sent.
         """
+        if type(provider) is FixedToken:  # checked when it was made; what derives from it may do anything
+            return provider.token
         try:
             renew = getattr(provider, "renew", None)
             if self.renewal_due and self.rejected is not None and renew is not None:
@@ -79,14 +81,13 @@ class Call:
 
 @define
 class Patience:
-    """What an attempt waits for, since when, and until when; by the event loop's clock, in seconds."""
+    """What an attempt waits for, and since when, by the event loop's clock in seconds."""
 
     waiting_for: str
     """In words that say what has not come."""
     began: float
-    end: float
 
-    def lost(self, *, sent: bool) -> Outcome:
-        """Return what comes of the attempt when it is at its end, with the request *sent* or not."""
-        problem = f"{self.waiting_for} within {max(self.end - self.began, 0):.1f} seconds"
+    def lost(self, end: float, *, sent: bool) -> Outcome:
+        """Return what comes of the attempt when it is cancelled at its *end*, with the request *sent* or not."""
+        problem = f"{self.waiting_for} within {max(end - self.began, 0):.1f} seconds"
         return Outcome(kind="lost" if sent else "not_sent", problem=problem)

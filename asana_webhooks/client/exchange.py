@@ -5,6 +5,7 @@ import io
 import ssl as ssl_module
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
@@ -35,7 +36,7 @@ class Line:
     """Where a session's requests go, and how."""
 
     http: aiohttp.ClientSession
-    base_url: str
+    base_url: URL
     headers: Mapping[str, str] = field(repr=False)
     proxy: str | None = field(repr=False)
     """It may hold a password."""
@@ -95,10 +96,10 @@ async def exchange(line: Line, request: Request[Any], token: Secret, sendings: S
     try:
         async with line.http.request(
             request.method,
-            URL(line.base_url + request.path).with_query(request.query()),
+            _url(line.base_url, request),
             data=body,
             headers=_headers(line, body, token),
-            skip_auto_headers=("Content-Type",),  # an empty body has none
+            skip_auto_headers=None if body is None else ("Content-Type",),  # an empty body has none
             allow_redirects=False,  # a redirect could carry headers and body to another host
             raise_for_status=False,  # its error would hold the token
             proxy=line.proxy,
@@ -120,6 +121,19 @@ async def exchange(line: Line, request: Request[Any], token: Secret, sendings: S
     else:
         return _outcome(line, request, token, response, content)
     raise ConfigurationError(refusal)  # out here, or aiohttp's error would hang on it as its context
+
+
+def _url(base_url: URL, request: Request[Any]) -> URL:
+    query = request.query()
+    # An offset is asked for once, and no cache needs to hold it.
+    asked = base_url.with_query(query) if "offset" in query else _asked(base_url, tuple(query.items()))
+    return asked.with_path(base_url.raw_path.rstrip("/") + request.path, encoded=True, keep_query=True)
+
+
+@lru_cache(maxsize=64)
+def _asked(base_url: URL, query: tuple[tuple[str, str], ...]) -> URL:
+    # To encode the query and take the host apart for every request was 6 % of its CPU time.
+    return base_url.with_query(query)
 
 
 def _headers(line: Line, body: "_Body | None", token: Secret) -> dict[str, str]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
+from yarl import URL
 
 from asana_webhooks.checks import check_seconds
 from asana_webhooks.cleanup import is_being_cancelled
@@ -28,8 +29,9 @@ from asana_webhooks.client.options import (
     check_proxy,
 )
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
-from asana_webhooks.client.retry import Outcome, RetryPolicy, verdict
-from asana_webhooks.errors import ConfigurationError, NetworkError, RateLimitedError, ServerError
+from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, verdict
+from asana_webhooks.client.scopes import CancelScope, CancelScopes
+from asana_webhooks.errors import AsanaError, ConfigurationError, NetworkError, RateLimitedError, ServerError
 
 __all__ = ["AsanaSession"]
 
@@ -132,7 +134,8 @@ class AsanaSession:
         self._headers |= choice_headers(enable, disable, self._headers)
         self._deprecations = DeprecationLog(on_deprecation, chosen=chosen_changes(self._headers))
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls: set[asyncio.Timeout] = set()
+        self._scopes = CancelScopes()
+        self._line: Line | None = None
         self._closed = False
 
     @property
@@ -168,14 +171,12 @@ class AsanaSession:
                 "this AsanaSession belongs to another event loop, which still runs; close it there"
             )
         self._closed = True
-        calls, self._calls = self._calls, set()
-        for call in calls:
-            if self._loop is asyncio.get_running_loop():  # else its loop is over, and so is the call
-                call.reschedule(0)  # a time long past
+        if self._loop is asyncio.get_running_loop():  # else its loop is over, and so are the calls
+            self._scopes.close()
         if self._owns_http and self._http is not None:
             await self._http.close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self) -> Line:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ConfigurationError(_CLOSED)
@@ -183,6 +184,13 @@ class AsanaSession:
             self._loop = loop
         if self._loop is not loop:
             raise ConfigurationError("this AsanaSession belongs to another event loop; make one in each loop")
+        if self._line is None:
+            self._line = self._make_line()
+        if self._line.http.closed:
+            raise ConfigurationError("the lent http session is closed; lend an open one")
+        return self._line
+
+    def _make_line(self) -> Line:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),  # max_reads and max_writes are the limit
@@ -190,9 +198,15 @@ class AsanaSession:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=self._trust_env,
             )
-        if self._http.closed:
-            raise ConfigurationError("the lent http session is closed; lend an open one")
-        return self._http
+        return Line(
+            http=self._http,
+            base_url=URL(self._base_url),
+            headers=self._headers,
+            proxy=self._proxy,
+            ssl=self._ssl,
+            timeout=self._connect_timeout,
+            note_changes=self._deprecations.note,
+        )
 
     async def send(self, request: Request[AnswerT]) -> AnswerT:
         """Send *request*, again where that is safe, and return its answer.
@@ -212,24 +226,8 @@ class AsanaSession:
             AsanaError: whatever else of ours a token provider raises, such as `TokenRefreshError`.
         """
         self._open()
-        call = Call(self._retry.clock() + self._timeout)
-        try:
-            async with asyncio.timeout(None) as scope:  # has no time limit until aclose() gives it one
-                self._calls.add(scope)
-                try:
-                    return await self._send(request, call)
-                finally:
-                    self._calls.discard(scope)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-        if isinstance(request, CreateWebhookRequest) and call.sendings.count > call.undone:
-            lost = Outcome(kind="lost", problem="the session was closed before an answer came")
-            raise unknown_outcome(request, lost, attempts=call.sendings.count, sent_at=call.sendings.last)
-        raise ConfigurationError(_CLOSED)
-
-    async def _send(self, request: Request[AnswerT], call: Call) -> AnswerT:
         policy = self._retry
+        call = Call(policy.clock() + self._timeout)
         while True:
             outcome = self._calm.gate.holds(call.waited_for) or await self._attempt(request, call)
             call.count(outcome)
@@ -262,61 +260,59 @@ class AsanaSession:
                     call.renew(outcome)
                 case "again":
                     _log.info("%s: %s; sending in %.2f seconds", request.operation, outcome.problem, decision.wait)
-                    await self._calm.wait(call, decision)
+                    await self._wait(request, call, decision)
 
     async def _attempt(self, request: Request[Any], call: Call) -> Outcome:
         before = call.sendings.count
         now = asyncio.get_running_loop().time()
-        patience = Patience("its turn did not come (limiter, max_reads, max_writes)", began=now, end=now)
-        patience.end += max(call.deadline - self._retry.clock(), 0)
+        patience = Patience("its turn did not come (limiter, max_reads, max_writes)", began=now)
         try:
-            async with asyncio.timeout_at(patience.end) as scope, self._calm.turn(request):
-                # Others were answered meanwhile; and whoever is held shall not use up what the limiter lets through.
-                if held := self._calm.gate.holds(call.waited_for):
-                    return held
-                async with self._calm.limiter:
-                    return await self._take_turn(request, call, patience, scope)
+            with self._scopes.until(now + max(call.deadline - self._retry.clock(), 0)) as scope:
+                async with self._calm.turn(request):
+                    # Others were answered meanwhile; and who is held shall not use up what the limiter lets through.
+                    if held := self._calm.gate.holds(call.waited_for):
+                        return held
+                    async with self._calm.limiter:
+                        return await self._take_turn(request, call, patience, scope)
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
             problem = "the limiter failed with CancelledError"
-        except TimeoutError:
-            if not scope.expired():  # the limiter's own
-                raise
-            return patience.lost(sent=call.sendings.count > before)
         except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
             # A copy, because a provider may raise one object again and again, and would hold all these frames.
             retry_after = getattr(error, "retry_after", None)
             return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
+        else:
+            if self._closed:
+                raise self._closed_during(request, call)
+            return patience.lost(scope.end, sent=call.sendings.count > before)
         raise ConfigurationError(problem)
 
-    async def _take_turn(
-        self, request: Request[Any], call: Call, patience: Patience, scope: asyncio.Timeout
-    ) -> Outcome:
+    async def _take_turn(self, request: Request[Any], call: Call, patience: Patience, scope: CancelScope) -> Outcome:
         patience.waiting_for = "the token provider gave no token"
         token = await call.ask_token(self._token)
         if held := self._calm.gate.holds(call.waited_for):
             return held
         if call.rejection is not None and token == call.rejected:
             return call.rejection
-        if scope.expired():  # whoever was waited for has let no cancellation through
-            return patience.lost(sent=False)
+        if scope.expired:  # whoever was waited for has let no cancellation through
+            return patience.lost(scope.end, sent=False)
         # How long all that took is no sign of trouble; from here on it would be.
         creating = isinstance(request, CreateWebhookRequest)
         limit = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
         patience.waiting_for, patience.began = "no answer", asyncio.get_running_loop().time()
-        patience.end = min(patience.end, patience.began + limit)
-        scope.reschedule(patience.end)
+        scope.end_by(patience.began + limit)
         call.token = token
-        return await exchange(self._line(), request, token, call.sendings, end=patience.end)
+        return await exchange(self._open(), request, token, call.sendings, end=scope.end)
 
-    def _line(self) -> Line:
-        return Line(
-            http=self._open(),
-            base_url=self._base_url,
-            headers=self._headers,
-            proxy=self._proxy,
-            ssl=self._ssl,
-            timeout=self._connect_timeout,
-            note_changes=self._deprecations.note,
-        )
+    async def _wait(self, request: Request[Any], call: Call, decision: Verdict) -> None:
+        with self._scopes.until() as scope:  # only aclose() ends it
+            await self._calm.wait(call, decision)
+        if scope.expired:
+            raise self._closed_during(request, call)
+
+    def _closed_during(self, request: Request[Any], call: Call) -> AsanaError:
+        if isinstance(request, CreateWebhookRequest) and call.sendings.count > call.undone:
+            lost = Outcome(kind="lost", problem="the session was closed before an answer came")
+            return unknown_outcome(request, lost, attempts=call.sendings.count, sent_at=call.sendings.last)
+        return ConfigurationError(_CLOSED)

@@ -461,7 +461,7 @@ class TestClosing:
         """Close the session; return what came of calls, which must end and leave nothing behind."""
         await asana.aclose()
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert not asana._calls
+        assert not asana._scopes.entered
         assert asana._http is not None
         assert asana._http.closed
         return results

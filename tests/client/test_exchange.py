@@ -9,14 +9,18 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
     DeleteWebhookRequest,
     GetWebhookRequest,
+    GetWebhooksRequest,
+    Request,
     UpdateWebhookRequest,
 )
 from asana_webhooks.client.retry import RetryPolicy
@@ -31,6 +35,7 @@ from asana_webhooks.errors import (
     NotFoundError,
     UnexpectedResponseError,
 )
+from tests.helpers.raw import CALLS, LIST, Call, framed, raw_server, saying
 from tests.helpers.servers import Step, answer, errors, scripted_server
 
 TOKEN = "2/1331/7654:0123456789abcdef"
@@ -139,6 +144,51 @@ class TestHiddenRepeats:
 
             assert server.requests[0].headers["content-length"] == "0"
             assert "content-type" not in server.requests[0].headers
+
+
+class TestAddress:
+    @pytest.mark.parametrize("path", ["", "/", "/api/1.0", "/api/1.0/", "/a b", "/a%20b/%2F", "/ü"])
+    @pytest.mark.parametrize("call", CALLS, ids=str)
+    async def test_below_the_base_url(self, path: str, call: Call) -> None:
+        """What is asked for is the base URL's path, the request's, and its query, the second time as the first."""
+        async with raw_server(saying(framed(call.good)), keep=True) as server:
+            url = server.url.removesuffix("/api/1.0") + quote(path, safe="/%")
+            async with session(url) as asana:
+                await asana.send(call.request)
+                await asana.send(call.request)
+
+        expected = URL(url.rstrip("/") + call.request.path).with_query(call.request.query())
+        line = f"{call.request.method} {expected.raw_path_qs} HTTP/1.1".encode()
+        assert [asked.head.partition(b"\r\n")[0] for asked in server.requests] == [line, line]
+
+    async def test_each_has_its_own(self) -> None:
+        """One gid, offset or choice of fields is not taken for another, nor one session's address for another's."""
+        requests: list[Request[Any]] = [
+            GetWebhookRequest(webhook_gid=gid, opt_fields=fields) for gid in "12" for fields in ((), ("target",))
+        ]
+        requests += [GetWebhooksRequest(workspace="1", offset=offset, opt_fields=()) for offset in (None, "a", "b/ü&")]
+        async with raw_server(saying(framed(LIST.good)), keep=True) as server:
+            for path in ("/1", "/2"):
+                async with session(server.url.removesuffix("/api/1.0") + path) as asana:
+                    for request in requests:
+                        with suppress(UnexpectedResponseError):  # it answers all of them with a list
+                            await asana.send(request)
+
+        asked = [one.head.split()[1].decode() for one in server.requests]
+        listing = "/webhooks?workspace=1&limit=100"
+        assert asked == [
+            base + below
+            for base in ("/1", "/2")
+            for below in (
+                "/webhooks/1",
+                "/webhooks/1?opt_fields=target",
+                "/webhooks/2",
+                "/webhooks/2?opt_fields=target",
+                listing,
+                f"{listing}&offset=a",
+                f"{listing}&offset=b/%C3%BC%26",
+            )
+        ]
 
 
 class TestNotSent:

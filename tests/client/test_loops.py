@@ -130,15 +130,13 @@ class TestLoops:
         async def begin() -> AsanaSession:
             asana = session("http://127.0.0.1:1")
             asana._open()
-            async with asyncio.timeout(None) as scope:
-                await asyncio.sleep(0)
-            asana._calls.add(scope)  # as if the loop had been closed in the middle
+            asana._scopes.until().__enter__()  # as if the loop had been closed in the middle
             return asana
 
         asana = asyncio.run(begin())
         asyncio.run(asana.aclose())
 
-        assert not asana._calls
+        assert [scope.expired for scope in asana._scopes.entered] == [False]
         with pytest.raises(ConfigurationError, match="closed"):
             asyncio.run(asana.send(GET.request))
 

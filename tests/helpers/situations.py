@@ -214,7 +214,7 @@ class Scene:
             await call
         self.beside.clear()
         await settle(self.asana, self.server)
-        assert not self.asana._calls
+        assert not self.asana._scopes.entered
         assert self.limiter.inside == 0
 
 

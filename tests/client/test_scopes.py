@@ -1,0 +1,262 @@
+"""Time limits with one timer for all of them: each ends its own block, and nobody else's cancellation is swallowed."""
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from asana_webhooks.client.scopes import CancelScopes
+from tests.helpers.cancelling import pass_turns
+
+
+@pytest.fixture
+async def timers(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note when the loop's timers are set for."""
+    loop = asyncio.get_running_loop()
+    noted: list[float] = []
+    call_at = loop.call_at
+
+    def note(when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        noted.append(when)
+        return call_at(when, *arguments, **options)
+
+    monkeypatch.setattr(loop, "call_at", note)
+    return noted
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+class TestEnding:
+    @pytest.mark.parametrize("before", [0, 1e-3], ids=["past", "soon"])
+    async def test_at_its_end(self, before: float) -> None:
+        """The body is cancelled, what follows the block goes on, and the task does not count as cancelled."""
+        scopes = CancelScopes()
+        with scopes.until(now() + before) as scope:
+            await forever()
+
+        task = asyncio.current_task()
+        assert task is not None
+        assert (scope.expired, task.cancelling(), scopes.entered) == (True, 0, set())
+
+    async def test_brought_forward(self) -> None:
+        """An end may come sooner than was said first, but not later."""
+        scopes = CancelScopes()
+        with scopes.until(now() + 3600) as scope:
+            scope.end_by(now() + 7200)
+            assert scope.end < now() + 3601
+            scope.end_by(now())
+            await forever()
+
+        assert scope.expired
+
+    async def test_done_before(self) -> None:
+        """A body that is done in time is left as it is, and so is what it raises."""
+        scopes = CancelScopes()
+        with scopes.until(now() + 3600) as scope:
+            await pass_turns(1)
+        with pytest.raises(LookupError), scopes.until(now() + 3600):
+            raise LookupError
+
+        assert not scope.expired
+        assert not scopes.entered
+
+    async def test_each_has_its_own(self) -> None:
+        """What ends first does not end what began first, and the later one ends too."""
+        scopes = CancelScopes()
+        ended: list[str] = []
+
+        async def wait(name: str, seconds: float) -> None:
+            with scopes.until(now() + seconds):
+                await forever()
+            ended.append(name)
+
+        waiting = [asyncio.create_task(wait("long", 3600)), asyncio.create_task(wait("short", 3600))]
+        await pass_turns(1)
+        for scope in scopes.entered:
+            if scope._task is waiting[1]:
+                scope.end_by(now())
+        await waiting[1]
+        assert ended == ["short"]
+        scopes.close()
+        await waiting[0]
+        assert ended == ["short", "long"]
+
+    async def test_one_after_the_other(self) -> None:
+        """Ends that follow each other are all met, although the looks at them are not too close together."""
+        scopes = CancelScopes()
+        start = now()
+
+        async def wait(seconds: float) -> float:
+            with scopes.until(start + seconds):
+                await forever()
+            return now() - start - seconds
+
+        late = await asyncio.gather(*(wait(number * 1e-5) for number in range(100)))
+        assert min(late) > 0
+
+    async def test_what_ignores_its_end(self) -> None:
+        """Whoever lets no cancellation through is done when it is done, and can see that it is late."""
+        with CancelScopes().until(now()) as scope:
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                late = scope.expired
+        task = asyncio.current_task()
+        assert task is not None
+        assert (late, task.cancelling()) == (True, 0)
+
+    async def test_an_error_on_the_way_out(self) -> None:
+        """What the body raises when it is cancelled is not lost."""
+        with pytest.raises(LookupError), CancelScopes().until(now()):
+            try:
+                await forever()
+            finally:
+                raise LookupError
+
+    async def test_within_another(self) -> None:
+        """When both are at their end, both blocks are left; what stands between them is not run."""
+        scopes, reached = CancelScopes(), []
+        with scopes.until(now()) as outer:
+            with scopes.until(now()) as inner:
+                await forever()
+            reached.append("between")
+            await forever()
+
+        assert (outer.expired, inner.expired) == (True, True)
+
+
+class TestCancelling:
+    async def test_by_somebody_else(self) -> None:
+        """It goes through, also when the scope ends in the same turn."""
+        for turn in range(3):
+            scopes = CancelScopes()
+
+            async def wait(scopes: CancelScopes = scopes) -> None:
+                with scopes.until():
+                    await forever()
+
+            task = asyncio.create_task(wait())
+            await pass_turns(2)
+            scopes.close()
+            await pass_turns(turn)
+            interrupted = task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled() is interrupted
+
+    async def test_a_cancelled_task_may_use_it(self) -> None:
+        """While it cleans up, the limits it sets itself are kept."""
+
+        async def work() -> bool:
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                with CancelScopes().until(now()) as scope:
+                    await forever()
+                return scope.expired
+            return False
+
+        task = asyncio.create_task(work())
+        await pass_turns(1)
+        task.cancel()
+        assert await task
+        assert task.cancelling() == 1
+
+    async def test_something_awaited_that_was_cancelled(self) -> None:
+        """That is no end of the scope's."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError), CancelScopes().until():
+            await future
+
+
+class TestClosing:
+    async def test_ends_all(self) -> None:
+        """Those that are entered, and those that come later, whatever end they were given."""
+        scopes = CancelScopes()
+
+        async def wait(end: float) -> bool:
+            with scopes.until(end) as scope:
+                await forever()
+            return scope.expired
+
+        waiting = [asyncio.create_task(wait(end)) for end in (math.inf, now() + 3600)]
+        await pass_turns(1)
+        scopes.close()
+        assert await asyncio.gather(*waiting, wait(math.inf), wait(now() + 3600)) == [True] * 4
+
+    async def test_leaves_no_timer(self, timers: list[float]) -> None:
+        """Nothing keeps the loop, or what it holds, once all is closed."""
+        scopes = CancelScopes()
+        with scopes.until(now() + 3600):
+            pass
+        scopes.close()
+
+        assert len(timers) == 1
+        assert scopes._timer is not None
+        assert scopes._timer.cancelled()
+
+
+class TestTimers:
+    async def test_one_for_all(self, timers: list[float]) -> None:
+        """However many scopes are entered, the loop's timer is set once, unless one ends sooner than all before."""
+        scopes = CancelScopes()
+        start = now()
+        for number in range(100):
+            with scopes.until(start + 3600 + number), scopes.until():
+                pass
+        assert timers == [start + 3600]
+        with scopes.until(start + 1800):
+            pass
+        assert timers == [start + 3600, start + 1800]
+
+    async def test_nothing_is_watched_when_nothing_goes_on(self, timers: list[float]) -> None:
+        """A look that finds no scope sets no timer."""
+        scopes = CancelScopes()
+        with scopes.until(now()):
+            pass
+        await pass_turns(3)
+        assert len(timers) == 1
+        with scopes.until(now()) as scope:
+            await forever()
+        assert scope.expired
+
+    async def test_many_ends_are_not_looked_for_one_by_one(
+        self, timers: list[float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The more scopes there are, the longer the time from look to look: to look at all of them takes that long."""
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)
+        scopes = CancelScopes()
+        entered = [scopes.until(100.001 + number) for number in range(1000)]
+        for scope in entered:
+            scope.__enter__()
+        scopes._look()
+
+        assert timers == [100.001, pytest.approx(100.005)]
+        for scope in entered:
+            scope.__exit__(None, None, None)
+        scopes.close()
+
+    def test_outside_of_a_task(self) -> None:
+        """There is nothing to cancel, and that is said at once."""
+        loop = asyncio.new_event_loop()
+        seen: list[Exception] = []
+
+        def enter() -> None:
+            try:
+                with CancelScopes().until():
+                    pass
+            except RuntimeError as error:
+                seen.append(error)
+            loop.stop()
+
+        loop.call_soon(enter)
+        loop.run_forever()
+        loop.close()
+        assert "in a task" in str(seen[0])
