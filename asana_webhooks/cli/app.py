@@ -1,23 +1,16 @@
-"""The commands and their options; what they do is in `demo` and `fake`."""
+"""The commands and their options; what they do is in `stage` and `fake`.
 
-import json as json_module
+Those are imported when a command is run: they bring all of this package, and ``--help`` would take twice as long.
+"""
+
 import sys
-import time
 from typing import Annotated, Any, Final
 
-import attrs
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from asana_webhooks.cli.demo import choose_store, run_demo
-from asana_webhooks.cli.fake import serve_fake
-from asana_webhooks.cli.report import summarize
-from asana_webhooks.cli.show import render, watch_on
 from asana_webhooks.errors import AsanaError, ConfigurationError
-from asana_webhooks.store.opening import open_store
-from asana_webhooks.store.secret_box import PLAIN_TEXT
-from asana_webhooks.testing import DEFAULT_TOKEN
 from asana_webhooks.version import __version__
 
 __all__ = ["app", "run"]
@@ -95,22 +88,20 @@ async def demo(
 
     Without --store it uses SQLite in a temporary folder.
     """
-    console = Console(stderr=json)
-    began_at = time.monotonic()
-    with choose_store(store) as used, watch_on(console, quiet=json and not console.is_terminal) as watch:
-        async with open_store(used.url, secret_box=PLAIN_TEXT) as opened:
-            samples = await run_demo(opened, watch)
-    summary = summarize(samples, store=used, seconds=time.monotonic() - began_at)
-    if json:
-        sys.stdout.write(json_module.dumps(attrs.asdict(summary), indent=2) + "\n")
-    else:
-        console.print(render(summary, ascii_only=console.options.ascii_only), soft_wrap=True)
-    return 0 if summary.ok else 1
+    from asana_webhooks.cli.stage import show_demo  # noqa: PLC0415 - see above
+
+    return await show_demo(store, json=json)
 
 
-def _check_token(_: Any, token: str) -> None:
-    if not (token and token.isascii() and token.isprintable() and " " not in token):
+def _check_token(_: Any, token: str | None) -> None:
+    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise ValueError("A token is a text without spaces, and not empty.")
+
+
+def _usual_token(_: Any) -> str:
+    from asana_webhooks.testing import DEFAULT_TOKEN  # noqa: PLC0415 - see above
+
+    return DEFAULT_TOKEN
 
 
 @app.command(help=_FAKE_HELP)
@@ -119,7 +110,10 @@ async def fake(
     port: Annotated[
         int, Parameter(validator=Number(gte=0, lte=65535), help="Where to listen; 0 takes a free port.")
     ] = 0,
-    token: Annotated[str, Parameter(validator=_check_token, help="The access token that is good.")] = DEFAULT_TOKEN,
+    token: Annotated[
+        str | None,
+        Parameter(validator=_check_token, show_default=_usual_token, help="The access token that is good."),
+    ] = None,
     workspace: Annotated[str, Parameter(help="The gid of its workspace.")] = "1331",
     project: Annotated[
         tuple[str, ...],
@@ -131,11 +125,13 @@ async def fake(
     ] = True,
 ) -> int:
     """Serve a fake Asana; see `_FAKE_HELP`."""
+    from asana_webhooks.cli.fake import serve_fake  # noqa: PLC0415 - see above
+
     if not project:
         raise ConfigurationError("--project needs at least one gid")
     await serve_fake(
         port=port,
-        token=token,
+        token=token or _usual_token(None),
         workspace=workspace,
         projects=project,
         webhooks=webhooks,

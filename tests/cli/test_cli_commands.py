@@ -86,6 +86,18 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert "fake Serve a fake Asana on 127.0.0.1" in text
 
 
+async def test_help_is_quick() -> None:
+    """The list of commands imports what shows it, and nothing of what they do."""
+    code = """
+import atexit, sys
+from asana_webhooks.cli import main
+atexit.register(lambda: print(sorted({"aiohttp", "cattrs", "msgspec", "sqlite3"} & set(sys.modules)), file=sys.stderr))
+main()
+"""
+    ended = await run_cli("--help", python=("-c", code))
+    assert (ended.status, ended.err.strip()) == (0, "[]")
+
+
 def test_help_of_demo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The demo's help says what it does, its options and its exit status."""
     assert call(monkeypatch, "demo", "--help") == 0
