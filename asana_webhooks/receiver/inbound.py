@@ -36,6 +36,7 @@ MAX_BODY: Final = 8 * 1024 * 1024
 Headers = Iterable[tuple[bytes, bytes]]
 """Raw header names and values in the order they came, as ASGI and aiohttp's ``raw_headers`` have them."""
 
+_NAMES: Final = {b"content-encoding", b"content-length", b"transfer-encoding", b"x-hook-signature", b"x-hook-secret"}
 _SECRET: Final = re.compile(r"[0-9A-Za-z_-]{16,256}")
 _HEARTBEAT: Final = re.compile(rb' \{ "events" : \[ \] \} '.replace(b" ", rb"[ \t\r\n]*"))
 
@@ -70,14 +71,16 @@ class HookHeaders:
     def of(cls, headers: Headers) -> "HookHeaders":
         """Pick them out of a request's headers."""
         values: dict[bytes, list[bytes]] = {}
-        for name, value in headers:
-            values.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        for raw_name, value in headers:
+            name = raw_name.lower()
+            if name in _NAMES:
+                values.setdefault(name, []).append(value.strip(b" \t"))
         return cls(
             encodings=tuple(values.get(b"content-encoding", ())),
             lengths=tuple(values.get(b"content-length", ())),
             is_chunked=b"transfer-encoding" in values,
             signatures=tuple(values.get(b"x-hook-signature", ())),
-            secrets=tuple(Secret(value.decode("latin-1")) for value in values.get(b"x-hook-secret", ())),
+            secrets=tuple([Secret(value.decode("latin-1")) for value in values.get(b"x-hook-secret", ())]),
         )
 
 
