@@ -310,6 +310,7 @@ PURE = [
     "client.deprecations",
     "receiver.signature",
     "receiver.inbound",
+    "receiver.known",
     "receiver.reply",
     "store.rules",
     "store.secret_box",

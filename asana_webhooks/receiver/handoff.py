@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 from typing import Final
 
+from asana_webhooks.receiver.deadlines import Deadlines
 from asana_webhooks.receiver.reply import Outcome, refusal
 from asana_webhooks.store.base import NewDelivery, PutResult, Store
 
@@ -20,14 +21,16 @@ class HandOff:
         store: where they go.
         max_deliveries: how many may be on their way.
         max_bytes: how many bytes their bodies may have together.
+        timeout: seconds until nobody waits for one any more.
     """
 
-    def __init__(self, store: Store, *, max_deliveries: int, max_bytes: int) -> None:
+    def __init__(self, store: Store, *, max_deliveries: int, max_bytes: int, timeout: float) -> None:
         self._store = store
         self._max_deliveries = max_deliveries
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._tasks: set[asyncio.Task[PutResult]] = set()
+        self._deadlines = Deadlines(timeout)
+        self._writing: set[asyncio.Future[PutResult]] = set()
 
     def check_room(self, size: int = 0) -> None:
         """Refuse a delivery whose body has *size* bytes if there is no room for it.
@@ -35,7 +38,7 @@ class HandOff:
         Raises:
             RejectedError: 503.
         """
-        if len(self._tasks) >= self._max_deliveries or self._bytes + size > self._max_bytes:
+        if len(self._writing) >= self._max_deliveries or self._bytes + size > self._max_bytes:
             raise refusal(Outcome.CROWDED)
 
     async def put(self, delivery: NewDelivery) -> PutResult:
@@ -43,34 +46,53 @@ class HandOff:
 
         Raises:
             RejectedError: 503, too much is on its way already.
+            TimeoutError: it takes too long.
             StoreError: whatever `Store.put` raises, being cancelled itself included.
         """
         size = len(delivery.body)
         self.check_room(size)
-        # A task of its own: a peer that gives up must not interrupt a store in the middle of writing.
-        task = asyncio.ensure_future(self._store.put(delivery))
-        self._tasks.add(task)
+        # A future of its own, for a peer that gives up must not interrupt a store in the middle of writing.
+        answer: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
+        writing = asyncio.ensure_future(self._store.put(delivery))
+        self._writing.add(writing)
         self._bytes += size
-        task.add_done_callback(partial(self._arrived, size))
-        return await asyncio.shield(task)
+        writing.add_done_callback(partial(self._arrived, size, answer))
+        self._deadlines.add(answer)
+        try:
+            return await answer
+        finally:
+            self._deadlines.remove(answer)
 
-    def _arrived(self, size: int, task: "asyncio.Task[PutResult]") -> None:
-        self._tasks.discard(task)
+    def _arrived(self, size: int, answer: "asyncio.Future[PutResult]", writing: "asyncio.Future[PutResult]") -> None:
+        self._writing.discard(writing)
         self._bytes -= size
-        if not task.cancelled():
-            task.exception()  # looked at, for perhaps nobody waits for it any more
+        if writing.cancelled():
+            answer.cancel()
+            return
+        error = writing.exception()  # looked at, though perhaps nobody waits for it any more
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(writing.result())
+        else:
+            answer.set_exception(error)
 
     async def empty(self, seconds: float) -> int:
         """Wait at most *seconds* for what is on its way; end the waiting for the rest, and return how many that are.
 
         Nobody has been told that those are stored, so Asana sends them again.
         """
-        if not self._tasks:
+        self._deadlines.clear()
+        if not self._writing:
             return 0
-        _, late = await asyncio.wait(self._tasks, timeout=seconds)
-        ended = [task for task in late if not task.cancelling()]  # others may be closing at the same time
-        for task in ended:
-            task.cancel()
+        _, late = await asyncio.wait(self._writing, timeout=seconds)
+        ended = [writing for writing in late if not _is_ending(writing)]  # others may be closing at the same time
+        for writing in ended:
+            writing.cancel()
         if late:
             await asyncio.wait(late, timeout=_ENDING)
         return len(ended)
+
+
+def _is_ending(writing: "asyncio.Future[PutResult]") -> bool:
+    return isinstance(writing, asyncio.Task) and writing.cancelling() > 0

@@ -11,6 +11,7 @@ from typing import Final, Self
 from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.cleanup import is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, RejectedError, StoreFullError
+from asana_webhooks.receiver.body import Body, Intake
 from asana_webhooks.receiver.handoff import HandOff
 from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.inbound import (
@@ -18,17 +19,19 @@ from asana_webhooks.receiver.inbound import (
     Handshake,
     Headers,
     HookHeaders,
-    check_length,
     is_heartbeat,
     prove,
     read_headers,
 )
+from asana_webhooks.receiver.known import KnownRegistrations
 from asana_webhooks.receiver.reply import Outcome, Reply, refusal
 from asana_webhooks.store.base import NewDelivery, Registration, Store, registration_id
 
 __all__ = ["Receiver", "Reply"]
 
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
+
+_DONE: Final = Reply(status=200)
 
 _GRAVE: Final = {Outcome.TOO_LONG, Outcome.FULL, Outcome.UNAVAILABLE, Outcome.LATE}
 
@@ -40,6 +43,11 @@ class Receiver:
 
     The doors `asana_webhooks.receiver.web` (aiohttp) and `asana_webhooks.receiver.asgi` put it on a port. One receiver
     serves any number of requests at once; several, in several processes, may share a store.
+
+    It remembers the secrets of up to 10,000 confirmed registrations, and the store is not asked for these again to
+    prove a delivery. A registration that has ended, here or in another process, takes no more deliveries all the same,
+    for the store looks again in the transaction that would keep one; whatever is not proven, and every heartbeat, is
+    answered by what the store says at that moment.
 
     A delivery is answered 200 only after the store has committed it. What cannot be proven is answered 401, always
     with the same empty body; what cannot be stored in time, or at once if too much is waiting already, 503, and Asana
@@ -76,18 +84,22 @@ class Receiver:
     ) -> None:
         self._store = store
         self._max_body = check_count("max_body", max_body)
-        self._max_unproven = check_count("max_unproven", max_unproven)
-        self._unproven = 0
-        self._body_timeout = check_seconds("body_timeout", body_timeout, zero=False)
+        self._intake = Intake(
+            max_body=max_body,
+            max_unproven=check_count("max_unproven", max_unproven),
+            timeout=check_seconds("body_timeout", body_timeout, zero=False),
+        )
         self._timeout = check_seconds("timeout", timeout, zero=False)
         self._max_pending = check_count("max_pending", max_pending)
         self._handoff = HandOff(
             store,
             max_deliveries=max_pending,
             max_bytes=check_count("max_pending_bytes", max_pending_bytes),
+            timeout=timeout,
         )
         if max_body > min(max_unproven, max_pending_bytes):
             raise ConfigurationError("max_body must not be more than max_unproven or max_pending_bytes")
+        self._known = KnownRegistrations()
         self._check = HealthCheck(store)
         self._counts: dict[str, int] = dict.fromkeys(Outcome, 0)
         self._seen = MappingProxyType(self._counts)
@@ -162,10 +174,15 @@ class Receiver:
         is_possible = _ENDPOINT.fullmatch(endpoint) is not None
         self._under_way += 1
         try:
-            hook_headers = HookHeaders.of(headers)
-            del endpoint, headers  # error trackers show the locals of every frame a cancellation passes
+            hook_headers, content = HookHeaders.of(headers), Body(body, self._intake)
+            del endpoint, headers, body  # error trackers show the locals of every frame a cancellation passes
+            self._let_in(is_possible=is_possible)
+            if content.is_here:  # then recognizing waits for nothing, and handing off has a time of its own
+                delivery = await self._recognize(id, hook_headers, content)
+                if delivery is not None:
+                    return await self._accept_delivery(delivery)
             async with asyncio.timeout(self._timeout):
-                return await self._answer(await self._find(id, is_possible=is_possible), hook_headers, body)
+                return await self._answer(id, hook_headers, content)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
@@ -193,66 +210,77 @@ class Receiver:
             return Reply(status=status, close=True)
         return Reply(status=status, body=outcome.encode(), close=outcome in {Outcome.STOPPING, Outcome.CROWDED})
 
-    async def _find(self, id: str, *, is_possible: bool) -> Registration:
+    def _let_in(self, *, is_possible: bool) -> None:
         if self._stopped_at is not None:
             raise refusal(Outcome.STOPPING)
         if self._under_way > self._max_pending:
             raise refusal(Outcome.CROWDED)
-        found = await self._store.find(id) if is_possible else None
-        if found is None:
+        if not is_possible:
             raise refusal(Outcome.UNKNOWN)
+
+    async def _answer(self, id: str, headers: HookHeaders, body: Body) -> Reply:
+        delivery = None if body.is_here else await self._recognize(id, headers, body)
+        if delivery is None:
+            meaning = await self._judge(await self._find(id), headers, body)
+            if isinstance(meaning, Handshake):
+                return await self._accept_handshake(id, meaning)
+            if is_heartbeat(meaning.body):
+                return await self._accept_heartbeat(meaning)
+            delivery = meaning
+        return await self._accept_delivery(delivery)
+
+    async def _recognize(self, id: str, headers: HookHeaders, body: Body) -> NewDelivery | None:
+        """Prove a delivery with what is known of its registration; ``None``: the store must be asked what to answer.
+
+        It must be for every refusal, which is another one if the registration has ended, and for heartbeats, whose
+        200 tells Asana that it still stands. For the rest `Store.put` looks itself.
+        """
+        known = self._known.get(id)
+        if known is None:
+            return None
+        try:
+            meaning = await self._judge(known, headers, body)
+        except RejectedError:
+            return None
+        return None if isinstance(meaning, Handshake) or is_heartbeat(meaning.body) else meaning
+
+    async def _find(self, id: str) -> Registration:
+        found = await self._store.find(id)
+        if found is None:
+            self._known.forget(id)
+            raise refusal(Outcome.UNKNOWN)
+        self._known.note(found)
         return found
 
-    async def _answer(
-        self, registration: Registration, headers: HookHeaders, body: bytes | AsyncIterable[bytes]
-    ) -> Reply:
+    async def _judge(self, registration: Registration, headers: HookHeaders, body: Body) -> Handshake | NewDelivery:
         meaning = read_headers(registration, headers, max_body=self._max_body)
         if isinstance(meaning, Handshake):
-            return await self._accept_handshake(registration, meaning)
+            return meaning
         self._handoff.check_room()  # there is no use in reading what cannot be kept
-        return await self._accept_delivery(prove(registration, meaning, await self._read(body)))
+        return prove(registration, meaning, await body.read())
 
-    async def _accept_handshake(self, registration: Registration, handshake: Handshake) -> Reply:
-        if not await self._store.offer(registration.id, handshake.secret):
+    async def _accept_handshake(self, id: str, handshake: Handshake) -> Reply:
+        if not await self._store.offer(id, handshake.secret):
             raise refusal(Outcome.NOT_TAKEN)
-        _log.info("handshake echoed (registration %.12s)", registration.id)
+        _log.info("handshake echoed (registration %.12s)", id)
         self._counts[Outcome.ECHOED] += 1
         return Reply(status=200, headers=((b"X-Hook-Secret", handshake.secret.reveal().encode()),))
 
+    async def _accept_heartbeat(self, heartbeat: NewDelivery) -> Reply:
+        if heartbeat.candidate is None:  # until the 201 decides, nobody knows whose heartbeat it is
+            await self._store.heartbeat(heartbeat.registration)
+        self._counts[Outcome.HEARTBEAT] += 1
+        return _DONE
+
     async def _accept_delivery(self, delivery: NewDelivery) -> Reply:
-        if is_heartbeat(delivery.body):
-            if delivery.candidate is None:  # until the 201 decides, nobody knows whose heartbeat it is
-                await self._store.heartbeat(delivery.registration)
-            self._counts[Outcome.HEARTBEAT] += 1
-            return Reply(status=200)
         result = await self._handoff.put(delivery)
         if result == "refused":  # the registration ended meanwhile, or the 201 named another secret
+            self._known.forget(delivery.registration)
             raise refusal(Outcome.CLOSED if delivery.candidate is None else Outcome.FORGED)
         stored = Outcome.STORED if delivery.candidate is None else Outcome.QUARANTINED
         self._counts[stored if result == "stored" else Outcome.DUPLICATE] += 1
         _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
-        return Reply(status=200)
-
-    async def _read(self, body: bytes | AsyncIterable[bytes]) -> bytes:
-        if isinstance(body, bytes):
-            check_length(len(body), max_body=self._max_body)
-            return body
-        read = bytearray()
-        try:
-            async with asyncio.timeout(self._body_timeout):
-                async for chunk in body:
-                    read += chunk
-                    self._unproven += len(chunk)
-                    check_length(len(read), max_body=self._max_body)
-                    if self._unproven > self._max_unproven:
-                        raise refusal(Outcome.CROWDED)
-        except TimeoutError:
-            raise refusal(Outcome.TOO_SLOW) from None
-        except OSError:
-            raise refusal(Outcome.CUT_OFF) from None
-        finally:
-            self._unproven -= len(read)
-        return bytes(read)
+        return _DONE
 
 
 def _explained(error: BaseException) -> tuple[Outcome, str]:

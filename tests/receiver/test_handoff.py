@@ -43,7 +43,7 @@ async def start(store: Gate, handoff: HandOff, *contents: bytes) -> list["asynci
 async def test_so_many_and_no_more() -> None:
     """One delivery too many is refused at once, without asking the store, until another one has arrived."""
     store = Gate()
-    handoff = HandOff(store, max_deliveries=2, max_bytes=100)
+    handoff = HandOff(store, max_deliveries=2, max_bytes=100, timeout=60)
     tasks = await start(store, handoff, b"1", b"2")
 
     with pytest.raises(RejectedError, match="503: too much under way"):
@@ -60,7 +60,7 @@ async def test_so_many_and_no_more() -> None:
 async def test_so_many_bytes_and_no_more() -> None:
     """Bodies count together, up to the last byte."""
     store = Gate()
-    handoff = HandOff(store, max_deliveries=9, max_bytes=10)
+    handoff = HandOff(store, max_deliveries=9, max_bytes=10, timeout=60)
     tasks = await start(store, handoff, b"1234567")
 
     handoff.check_room(3)
@@ -77,7 +77,7 @@ async def test_so_many_bytes_and_no_more() -> None:
 async def test_who_gives_up_interrupts_nothing() -> None:
     """A cancelled request leaves the store to finish what it has begun, and that counts until it is."""
     store = Gate()
-    handoff = HandOff(store, max_deliveries=1, max_bytes=10)
+    handoff = HandOff(store, max_deliveries=1, max_bytes=10, timeout=60)
     (task,) = await start(store, handoff, b"1")
 
     task.cancel()
@@ -94,7 +94,7 @@ async def test_who_gives_up_interrupts_nothing() -> None:
 async def test_a_failure_nobody_waits_for_is_no_trouble() -> None:
     """It was not acknowledged, so Asana sends it again; nothing is left behind that would be logged as lost."""
     store = Gate()
-    handoff = HandOff(store, max_deliveries=1, max_bytes=10)
+    handoff = HandOff(store, max_deliveries=1, max_bytes=10, timeout=60)
     store.error = StoreUnavailableError(problem="the disk is full")
     (task,) = await start(store, handoff, b"1")
     task.cancel()
@@ -108,7 +108,7 @@ async def test_a_failure_nobody_waits_for_is_no_trouble() -> None:
 async def test_what_does_not_end_is_ended() -> None:
     """Whoever wants to stop waits for so long, and hears how many never came to an end."""
     store = Gate()
-    handoff = HandOff(store, max_deliveries=2, max_bytes=10)
+    handoff = HandOff(store, max_deliveries=2, max_bytes=10, timeout=60)
     tasks = await start(store, handoff, b"1", b"2")
 
     assert await handoff.empty(0) == 2

@@ -427,9 +427,9 @@ async def test_a_store_of_any_kind_is_not_interrupted() -> None:
 
     assert (await receiver.receive(ENDPOINT, signed(content), content)).body == b"not stored in time"
     assert (await receiver.receive(ENDPOINT, signed(content), unread())).body == b"too much under way"
-    assert len(receiver._handoff._tasks) == 1
+    assert len(receiver._handoff._writing) == 1
     await receiver.aclose()
-    assert len(receiver._handoff._tasks) == 0
+    assert len(receiver._handoff._writing) == 0
 
 
 @pytest.mark.parametrize("limit", ["max_pending", "max_pending_bytes"])

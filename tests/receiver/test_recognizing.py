@@ -1,0 +1,210 @@
+"""Deliveries of a known registration are proven without asking the store; every answer is as if it had been asked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from asana_webhooks import MemoryStore, Receiver, Secret, StoreUnavailableError, sign
+from asana_webhooks.receiver.reply import Reply
+from asana_webhooks.store.base import NewDelivery, PutResult, Registration, registration_id
+from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
+
+ID = registration_id(ENDPOINT)
+OTHER = Secret("4f8b1e07c92d5a36be70d1f29c8a6453")
+HEARTBEAT = b'{"events":[]}'
+
+Headers = list[tuple[bytes, bytes]]
+Content = bytes | AsyncIterator[bytes]
+
+
+def signed(content: bytes, secret: Secret = SECRET) -> Headers:
+    return [(b"X-Hook-Signature", sign(secret, content).encode())]
+
+
+async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def cut() -> AsyncIterator[bytes]:
+    yield b"{"
+    raise ConnectionResetError
+
+
+async def stuck() -> AsyncIterator[bytes]:
+    yield b"{"
+    await asyncio.Event().wait()
+
+
+class Asked(MemoryStore):
+    """A store that counts how often it is asked for a registration, and can fail or hang."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finds = 0
+        self.is_away = False
+        self.hangs = False
+        self.putting = asyncio.Semaphore(0)
+
+    async def find(self, id: str) -> Registration | None:
+        self.finds += 1
+        if self.is_away:
+            raise StoreUnavailableError(problem="away")
+        return await super().find(id)
+
+    async def put(self, delivery: NewDelivery) -> PutResult:
+        if self.hangs:
+            self.putting.release()
+            await asyncio.Event().wait()
+        return await super().put(delivery)
+
+
+async def deliver(receiver: Receiver, content: bytes | None = None) -> Reply:
+    content = body(event()) if content is None else content
+    return await receiver.receive(ENDPOINT, signed(content), content)
+
+
+@pytest.fixture
+async def store() -> Asked:
+    """A store with a confirmed registration."""
+    store = Asked()
+    await register(store)
+    return store
+
+
+@pytest.fixture
+async def receiver(store: Asked) -> Receiver:
+    """A receiver that has seen a delivery, and so knows the registration."""
+    receiver = Receiver(store, max_body=1000, body_timeout=0.01)
+    assert (await deliver(receiver)).status == 200
+    assert store.finds == 1
+    return receiver
+
+
+async def test_the_store_is_asked_once(store: Asked, receiver: Receiver) -> None:
+    """However the body comes, further deliveries are stored without another question."""
+    content, chunked = body(event()), body(event())
+
+    assert (await deliver(receiver, content)).status == 200
+    assert (await receiver.receive(ENDPOINT, signed(chunked), stream(chunked[:9], chunked[9:]))).status == 200
+    assert (await deliver(receiver, content)).status == 200
+    assert store.finds == 1
+    assert [lease.body for lease in await store.claim(9, lease=60)][1:] == [content, chunked]
+    assert receiver.counts["duplicate"] == 1
+
+
+REQUESTS: dict[str, tuple[Callable[[], tuple[Headers, Content]], int]] = {
+    "heartbeat": (lambda: (signed(HEARTBEAT), HEARTBEAT), 200),
+    "heartbeat in chunks": (lambda: (signed(HEARTBEAT), stream(HEARTBEAT)), 200),
+    "forged": (lambda: (signed(b"{}", OTHER), b"{}"), 401),
+    "forged in chunks": (lambda: (signed(b"{}", OTHER), stream(b"{}")), 401),
+    "unsigned": (lambda: ([], b"{}"), 401),
+    "handshake": (lambda: ([(b"X-Hook-Secret", b"c0ffee0d15ea5e0000badc0de0decade")], b""), 401),
+    "encoded": (lambda: ([*signed(b"{}"), (b"Content-Encoding", b"gzip")], b"{}"), 415),
+    "announced too long": (lambda: ([*signed(b"{}"), (b"Content-Length", b"1001")], stream()), 413),
+    "too long": (lambda: (signed(b"x" * 1001), b"x" * 1001), 413),
+    "too long in chunks": (lambda: (signed(b"x" * 1001), stream(b"x" * 1000, b"x")), 413),
+    "too slow": (lambda: (signed(b"{}"), stuck()), 408),
+    "cut off": (lambda: (signed(b"{}"), cut()), 400),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+async def test_whatever_is_not_proven_is_for_the_store_to_judge(
+    store: Asked, receiver: Receiver, request_: str
+) -> None:
+    """Heartbeats and refusals are answered by what the store says now: the same while it stands, and then 404."""
+    make, status = REQUESTS[request_]
+    before = dict(receiver.counts)
+
+    assert (await receiver.receive(ENDPOINT, *make())).status == status
+    assert store.finds == 2
+    assert sum(receiver.counts.values()) == sum(before.values()) + 1
+
+    await store.close(ID)
+    assert (await receiver.receive(ENDPOINT, *make())).status == 404
+    assert receiver.counts["closed registration"] == 1
+    assert store.finds == 3
+
+
+async def test_a_registration_that_has_ended_takes_nothing(store: Asked, receiver: Receiver) -> None:
+    """The store refuses what the receiver has proven with what it knew, which is then forgotten."""
+    await store.close(ID)
+
+    assert (await deliver(receiver)).status == 404
+    assert store.finds == 1
+    assert (await deliver(receiver)).status == 404
+    assert store.finds == 2
+    assert receiver.counts["closed registration"] == 2
+    assert len(await store.claim(9, lease=60)) == 1
+
+
+async def test_a_registration_that_is_gone_is_forgotten(store: Asked, receiver: Receiver) -> None:
+    """Nor does one stay known that the store has lost altogether."""
+    del store._shelf.entries[ID]
+
+    assert (await receiver.receive(ENDPOINT, [], b"")).status == 404
+    assert receiver.counts["unknown endpoint"] == 1
+    content = body(event())
+    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 404
+    assert store.finds == 3
+    assert receiver.counts["unknown endpoint"] == 2
+
+
+async def test_a_pending_registration_is_asked_for_each_time() -> None:
+    """Its candidates change, and so does what becomes of it."""
+    store = Asked()
+    await store.open(ID, resource="1", ttl=60)
+    await store.offer(ID, SECRET)
+    receiver = Receiver(store)
+
+    assert [(await deliver(receiver)).status for _ in range(3)] == [200] * 3
+    assert store.finds == 3
+    assert receiver.counts["quarantined"] == 3
+
+
+async def test_a_store_that_cannot_be_asked(store: Asked, receiver: Receiver) -> None:
+    """What is proven needs no question; all else is 503 meanwhile, as nobody knows what to answer."""
+    store.is_away = True
+
+    assert (await deliver(receiver)).status == 200
+    assert (await deliver(receiver, HEARTBEAT)).status == 503
+    assert (await receiver.receive(ENDPOINT, signed(b"{}", OTHER), b"{}")).status == 503
+
+
+async def test_where_there_is_no_room(store: Asked) -> None:
+    """503 while the registration stands, 404 when it has ended, in that order as ever."""
+    receiver = Receiver(store, max_pending=2)
+    assert (await deliver(receiver)).status == 200
+    store.hangs = True
+    hanging = [asyncio.create_task(deliver(receiver)) for _ in range(2)]
+    for task in hanging:
+        await store.putting.acquire()
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+    assert (await deliver(receiver)).body == b"too much under way"
+    await store.close(ID)
+    assert (await deliver(receiver)).status == 404
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_the_time_of_what_is_recognized_ends(store: Asked, is_whole: bool) -> None:
+    """A store that hangs over a delivery whose registration is known is given up in time."""
+    receiver = Receiver(store, timeout=0.02)
+    assert (await deliver(receiver)).status == 200
+    store.hangs = True
+    content = body(event())
+
+    reply = await receiver.receive(ENDPOINT, signed(content), content if is_whole else stream(content))
+    assert (reply.status, reply.body) == (503, b"not stored in time")
+    assert receiver.counts["not stored in time"] == 1
+
+
+async def test_the_whole_time_is_short_for_a_body_too(store: Asked) -> None:
+    """A known registration's body is read within the time for the answer, should that be the shorter one."""
+    receiver = Receiver(store, timeout=0.02)
+    assert (await deliver(receiver)).status == 200
+
+    assert (await receiver.receive(ENDPOINT, signed(b"{}"), stuck())).body == b"not stored in time"
