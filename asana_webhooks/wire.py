@@ -3,7 +3,8 @@
 One cattrs converter with msgspec as its engine. Types are strict (a number is never taken for a text), members nobody
 knows are skipped, and an error says where in the JSON it is. Whatever a decoder can raise becomes `PayloadError`.
 
-What comes often, webhooks and events, is read by way of `shapes`; what comes rarely, by way of dicts and lists.
+What comes often, webhooks and events, is read by way of `shapes`; what comes rarely, by way of dicts and lists, and so
+is whatever cannot be read the fast way: it is strange (a member named twice), or the error must be found.
 """
 
 from collections.abc import Callable
@@ -149,15 +150,6 @@ def _payload_error(problem: Exception) -> PayloadError:
     return PayloadError(problem="not JSON, or cut off", malformed=True)
 
 
-def _refusal(body: bytes, problem: Exception) -> PayloadError:
-    """Return the error for *body*, which was read only up to a *problem*: behind it, it may not even be JSON."""
-    try:
-        _converter.loads(body, Any)
-    except _UNREADABLE as worse:
-        return _payload_error(worse)
-    return _payload_error(problem)
-
-
 def parse(body: bytes) -> Any:
     """Read *body* as JSON of whatever shape.
 
@@ -201,16 +193,16 @@ def decode_webhook(body: bytes) -> Webhook:
     try:
         # Here and below as text: of bytes, msgspec checks the encoding of those members alone that it keeps.
         return _make_webhook(_read_webhook(body.decode()).data, Webhook)
-    except _UNREADABLE as problem:
-        raise _refusal(body, problem) from None
+    except _UNREADABLE:
+        return decode(body, _WebhookAnswer).data
 
 
 def decode_webhook_list(body: bytes) -> WebhookList:
     """Read ``{"data": […], "next_page": …}``."""
     try:
         return _make_page(_read_page(body.decode()), WebhookList)
-    except _UNREADABLE as problem:
-        raise _refusal(body, problem) from None
+    except _UNREADABLE:
+        return decode(body, WebhookList)
 
 
 def decode_created_webhook(body: bytes) -> CreatedWebhook:
@@ -258,5 +250,14 @@ def decode_events(body: bytes, registration: str = "") -> tuple[Event, ...]:
         for event in read.events:
             event.registration = registration
         return _make_events(read, _EventsBody).events
-    except _UNREADABLE as problem:
-        raise _refusal(body, problem) from None
+    except _UNREADABLE:
+        return _decode_strange_events(body, registration)
+
+
+def _decode_strange_events(body: bytes, registration: str) -> tuple[Event, ...]:
+    tree = parse(body)
+    events = tree.get("events") if isinstance(tree, dict) else None
+    for event in events if isinstance(events, list) else ():
+        if isinstance(event, dict):
+            event["registration"] = registration
+    return structure(tree, _EventsBody).events

@@ -205,6 +205,9 @@ class TestEvents:
         assert [event.registration for event in wire.decode_events(body, "ours")] == ["ours", "ours"]
         assert [event.registration for event in wire.decode_events(body)] == ["", ""]
 
+        (strange,) = wire.decode_events(b'{"events":null,' + events_of(text)[1:], "ours")  # named twice: the last counts
+        assert strange.registration == "ours"
+
     @pytest.mark.parametrize(
         ("body", "problem"),
         [

@@ -219,11 +219,16 @@ async def test_bodies_that_are_no_json(status: int, body: bytes, header: str) ->
 
 @pytest.mark.parametrize("call", [GET, PUT, CREATE], ids=str)
 async def test_numbers_no_machine_can_hold(call: Call) -> None:
-    """5,000 digits are a wrong value, not a crash, in a member that nobody knows too."""
-    for member in (b"delivery_retry_count", b"new"):
-        for number in (b"9" * 5000, b"1e400"):
-            body = b'{"data":{"gid":"1","%b":%b}}' % (member, number)
-            expect_unusable(call, *await send(call, framed(body)), again=False)
+    """5,000 digits are a wrong value, not a crash; in a member that nobody knows most answers skip them unread."""
+    for number in (b"9" * 5000, b"1e400"):
+        body = b'{"data":{"gid":"43214","delivery_retry_count":%b}}' % number
+        expect_unusable(call, *await send(call, framed(body)), again=False)
+
+        result, sent = await send(call, framed(b'{"data":{"gid":"43214","new":%b}}' % number))
+        if call is CREATE:  # read as a whole, for what stands beside its data
+            expect_unusable(call, result, sent)
+        else:
+            assert_good(call, result)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ async def serve_app(app: web.Application) -> AsyncIterator[str]:
 async def serve_asgi(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI application on uvicorn; yields its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+    server = _Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False, lifespan="on"))
     server.ready, server.stopping = asyncio.Event(), asyncio.Event()
     serving = asyncio.create_task(server.serve([listening]))
     try:

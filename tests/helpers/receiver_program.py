@@ -61,7 +61,7 @@ async def serve_asgi(store: SQLiteStore, receiver: Receiver, listening: socket.s
         say("stopped")
 
     app = Starlette(routes=[Mount("/asana", app=ReceiverApp(receiver))], lifespan=lifespan)
-    await uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).serve([listening])
+    await uvicorn.Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False)).serve([listening])
 
 
 async def main(door: str, path: str, port: str, options: str) -> None:
