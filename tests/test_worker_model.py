@@ -171,7 +171,11 @@ class MemoryMachine(RuleBasedStateMachine):
         number = len(self.fates) + 1
         content = body(event()) if is_readable else UNREADABLE
         new = NewDelivery(registration=self.registrations[which], signature=f"{number:064x}", body=content)
-        assert self.runner.run(self.store.put(new)) == "stored"
+
+        async def stored() -> bool:
+            return await self.store.put(new) == "stored"
+
+        assert self.runner.run(stored())
         self.fates[number] = Fate(new.registration, content)
 
     @precondition(lambda self: len(self.lives) < 3)

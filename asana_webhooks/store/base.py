@@ -10,7 +10,7 @@ included, raise `StoreFullError` when it takes no more for the moment.
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -226,8 +226,11 @@ class Store(Protocol):
 
     # Inbox
 
-    async def put(self, delivery: NewDelivery) -> PutResult:
-        """Keep a delivery; it returns only when it is durable.
+    def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
+        """Keep a delivery; what this returns is done only when the delivery is durable. Usually a coroutine function.
+
+        One that returns a future instead spares the receiver a task for each delivery. Cancelling that future must stop
+        the waiting only, and not the writing.
 
         ``"duplicate"``: this registration has, or had, a delivery with the same signature. ``"refused"``: the
         registration is closed or unknown by now, or it was confirmed with another secret than *delivery.candidate*.

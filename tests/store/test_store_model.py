@@ -53,7 +53,11 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def ask(self, method: str, *args: object, **options: object) -> Any:
         """Call a method of every store; their answers must agree."""
-        first, *others = [self.runner.run(getattr(store, method)(*args, **options)) for store in self.stores]
+
+        async def asked(store: Store) -> Any:
+            return await getattr(store, method)(*args, **options)
+
+        first, *others = [self.runner.run(asked(store)) for store in self.stores]
         assert others == [first] * len(others)
         return first
 
