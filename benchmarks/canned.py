@@ -38,13 +38,13 @@ def base_url(listening: socket.socket) -> str:
 
 
 def serve(listening: socket.socket, pipe: Connection, pages: int, latency: float) -> None:
-    """Answer until the process is ended; each answer takes *latency* seconds.
+    """Answer until the other end of the pipe is closed; each answer takes *latency* seconds.
 
     Whatever comes through the pipe is answered with the number of requests since the last time.
     """
 
     async def main() -> None:
-        loop, answers, count = asyncio.get_running_loop(), _Answers(pages), 0
+        answers, owner_gone, count = _Answers(pages), asyncio.Event(), 0
 
         def note() -> None:
             nonlocal count
@@ -52,13 +52,17 @@ def serve(listening: socket.socket, pipe: Connection, pages: int, latency: float
 
         def tell() -> None:
             nonlocal count
-            pipe.recv()
-            pipe.send(count)
+            try:
+                pipe.recv()
+                pipe.send(count)
+            except (EOFError, OSError):
+                owner_gone.set()
             count = 0
 
+        loop = asyncio.get_running_loop()
         loop.add_reader(pipe.fileno(), tell)
         await loop.create_server(partial(_Talk, answers, note, latency), sock=listening)
-        await asyncio.Event().wait()
+        await owner_gone.wait()
 
     uvloop.run(main())
 

@@ -33,7 +33,7 @@ OFFICIAL: Final = "official asana, threads"
 LIMIT: Final = "bare protocol + orjson"
 
 FIRST_GID: Final = 1_300_000_000_000_000
-WARM_UP: Final = 10
+WARM_UP: Final = 2
 """Requests of each worker before the clock starts; they make the connections."""
 
 Get = Callable[[str], Awaitable[str]]
@@ -219,6 +219,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     unit="µs of CPU time a request",
                     competitors=competitors,
                     reference=RAW,
+                    rounds=5,
                     goals=[
                         Goal(against=RAW, at_most=1.15),
                         Goal(competitor=OFFICIAL, against=OURS, at_least=3),
