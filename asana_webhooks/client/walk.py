@@ -31,7 +31,6 @@ class _Pass:
     """One way from page to page. A walk that starts over begins another: its pages show what the last one did."""
 
     offsets_used: set[str | None] = field(factory=set)
-    gids: set[str] = field(factory=set)
     stale_pages: int = 0
 
 
@@ -52,8 +51,9 @@ class Walk:
         self.finished = False
         """Whether the last page has been taken."""
         self._restarts_left = _MOST_RESTARTS if restart else 0
-        self._gids: set[str] = set()  # of the whole walk: no webhook comes twice, however often it starts over
         self._pass = _Pass()
+        # Each gid of the whole walk (none comes twice, however often it starts over), and the last pass that brought it
+        self._gids: dict[str, _Pass] = {}
 
     @property
     def problem(self) -> PaginationRepeatedError | None:
@@ -72,21 +72,22 @@ class Walk:
 
     def take(self, page: WebhookList) -> tuple[Webhook, ...]:
         """Go on behind the page that was asked for; return its webhooks without those that had come before."""
-        gids = {webhook.gid for webhook in page.data}
-        # Old or new to this pass, not to the walk: after a start over many pages bring only what had come before.
-        self._pass.stale_pages = 0 if gids - self._pass.gids else self._pass.stale_pages + 1
-        self._pass.gids |= gids
-        self._pass.offsets_used.add(self.offset)
+        gids, this_pass = self._gids, self._pass
+        new, is_stale = [], True
+        for webhook in page.data:
+            last_pass = gids.get(webhook.gid)
+            if last_pass is not this_pass:
+                # New to this pass, not to the walk: after a start over many pages bring only what had come before.
+                is_stale = False
+                gids[webhook.gid] = this_pass
+            if last_pass is None:
+                new.append(webhook)
+        this_pass.stale_pages = this_pass.stale_pages + 1 if is_stale else 0
+        this_pass.offsets_used.add(self.offset)
         # Only next_page tells whether more follow; a short page says nothing.
         self.finished = page.next_page is None
         self.offset = None if page.next_page is None else page.next_page.offset
-
-        new: dict[str, Webhook] = {}
-        for webhook in page.data:
-            if webhook.gid not in self._gids:
-                new.setdefault(webhook.gid, webhook)
-        self._gids |= new.keys()
-        return tuple(new.values())
+        return tuple(new)
 
     def refused(self, error: BadRequestError) -> None:
         """Go back to the start of the list, if Asana refused the page because its offset has expired.
