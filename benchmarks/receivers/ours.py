@@ -18,7 +18,7 @@ from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import Store, registration_id
 from asana_webhooks.store.secret_box import PLAIN_TEXT
 from benchmarks.bodies import ENDPOINT, SECRET
-from benchmarks.harness import percentile
+from benchmarks.receivers.telling import telling
 
 __all__ = ["on_aiohttp", "on_aiohttp_uvloop", "on_slow_disk", "opened"]
 
@@ -36,27 +36,12 @@ async def opened(path: str | None, pipe: Connection) -> AsyncIterator[Store]:
         await store.open(id, resource="1331", ttl=60)
         await store.offer(id, Secret(SECRET))
         await store.confirm(id, webhook_gid="43214", secret=Secret(SECRET))
-        delays: list[float] = []
 
-        async def answer() -> None:
-            pipe.send(((await store.health()).waiting, percentile(delays, 0.99)))
-            delays.clear()
+        async def waiting() -> int:
+            return (await store.health()).waiting
 
-        def asked() -> None:
-            pipe.recv()
-            tasks.append(asyncio.create_task(answer()))
-
-        tasks = [asyncio.create_task(_watch_loop(delays))]
-        asyncio.get_running_loop().add_reader(pipe.fileno(), asked)
-        yield store
-
-
-async def _watch_loop(delays: list[float]) -> None:
-    """Note how many seconds too late the loop comes back to what wants to run every ten milliseconds."""
-    while True:
-        due = time.perf_counter() + 0.01
-        await asyncio.sleep(0.01)
-        delays.append(time.perf_counter() - due)
+        with telling(pipe, waiting):
+            yield store
 
 
 async def _aiohttp_door(listening: socket.socket, pipe: Connection, path: str | None) -> None:
