@@ -3,7 +3,8 @@
 import asyncio
 import io
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,9 +21,12 @@ from asana_webhooks import (
     sign,
 )
 from asana_webhooks.receiver.asgi import ReceiverApp
+from asana_webhooks.receiver.inbound import Headers
+from asana_webhooks.receiver.reply import Reply
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.testing import FakeAsana
-from tests.helpers.doors import DOORS
+from tests.helpers.doors import DOORS, serve_app
+from tests.helpers.raw import until
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
 
@@ -273,3 +277,66 @@ async def test_a_body_that_nobody_reads_ends_the_connection(door: str, framing: 
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"s" * 32 in answer
     assert b"connection: close" in answer.lower()
+
+
+class Noting(Receiver):
+    """Notes whether each body was here or was to come."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.were_here: list[bool] = []
+
+    async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
+        self.were_here.append(isinstance(body, bytes))
+        return await super().receive(endpoint, headers, body)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "is_here"),
+    [(0, 1, True), (60_000, 1, True), (70_000, 1, False), (0, 2, False)],
+    ids=["short", "as long as may be", "too long for that", "late"],
+)
+async def test_a_short_body_that_is_here_is_taken_at_once(
+    store: MemoryStore, size: int, parts: int, is_here: bool
+) -> None:
+    """Whatever is longer, or comes later than its head, is read piece by piece; all of it is stored either way."""
+    await register(store)
+    content = body(event(note="x" * size))
+    receiver = Noting(store)
+    async with DOORS["aiohttp"](receiver) as url:
+        parts_ = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts_.hostname, parts_.port)
+        head = f"POST {parts_.path}/{ENDPOINT} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign(SECRET, content)}\r\n"
+        message = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+        if parts == 2:
+            writer.write(message[:-1])
+            await until(lambda: receiver.were_here != [])
+            writer.write(message[-1:])
+        else:
+            writer.write(message)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    assert receiver.were_here == [is_here]
+    [lease] = await store.claim(9, lease=60)
+    assert lease.body == content
+
+
+async def test_a_peer_that_has_gone_before_it_is_its_turn(store: MemoryStore, http: aiohttp.ClientSession) -> None:
+    """A server takes the body back from a request whose peer is gone, even if it is here; that is a body cut off."""
+
+    @web.middleware
+    async def gone(request: web.Request, handler: Any) -> web.StreamResponse:
+        await request.read()
+        request.content.set_exception(ConnectionResetError("gone"))
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    await register(store)
+    content = body(event())
+    app = web.Application(middlewares=[gone])
+    app.add_routes(webhook_routes(Receiver(store)))
+    async with serve_app(app) as url:
+        async with http.post(f"{url}/asana/{ENDPOINT}", data=content, headers=signature(content)) as response:
+            assert response.status == 400
+    assert not await store.claim(9, lease=60)

@@ -7,6 +7,8 @@ import pytest
 from asana_webhooks import MemoryStore, RejectedError, StoreUnavailableError
 from asana_webhooks.receiver.handoff import HandOff
 from asana_webhooks.store.base import NewDelivery, PutResult
+from tests.helpers.cancelling import pass_turns
+from tests.helpers.raw import until
 
 
 class Gate(MemoryStore):
@@ -116,3 +118,91 @@ async def test_what_does_not_end_is_ended() -> None:
     assert [type(one) for one in results] == [asyncio.CancelledError] * 2
     assert await handoff.empty(60) == 0
     assert store.written == []
+
+
+async def test_nothing_is_left_of_what_has_arrived() -> None:
+    """Neither what was stored, nor what was given up, nor a timer once the end has come."""
+    store = Gate()
+    handoff = HandOff(store, max_deliveries=3, max_bytes=100, timeout=0.01)
+    (late,) = await start(store, handoff, b"1")
+    with pytest.raises(TimeoutError):
+        await late
+    (given_up,) = await start(store, handoff, b"2")
+    given_up.cancel()
+    await asyncio.wait({given_up})
+    store.go.set()
+    assert await handoff.put(delivery(b"3")) == "stored"
+    assert handoff._deadlines._timer is not None
+
+    assert await handoff.empty(60) == 0
+    assert sorted(store.written) == [b"1", b"2", b"3"]
+    assert (handoff._writing, handoff._bytes) == (set(), 0)
+    assert (handoff._deadlines._deadlines, handoff._deadlines._timer) == ({}, None)
+
+
+class Tidying(Gate):
+    """A store that takes a while to end when it is interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interrupted = 0
+        self.tidy = asyncio.Event()
+
+    async def put(self, delivery: NewDelivery) -> PutResult:
+        try:
+            return await super().put(delivery)
+        except asyncio.CancelledError:
+            self.interrupted += 1
+            await self.tidy.wait()
+            raise
+
+
+async def test_what_is_ending_is_interrupted_once() -> None:
+    """Of several who want to stop at the same time, only one ends what is late, and the others wait with it."""
+    store = Tidying()
+    handoff = HandOff(store, max_deliveries=1, max_bytes=10, timeout=60)
+    (task,) = await start(store, handoff, b"1")
+    closing = [asyncio.create_task(handoff.empty(0)) for _ in range(3)]
+    await until(lambda: store.interrupted > 0)
+    closing.append(asyncio.create_task(handoff.empty(0)))
+    await pass_turns(10)
+    store.tidy.set()
+
+    assert sorted(await asyncio.gather(*closing)) == [0, 0, 0, 1]
+    assert store.interrupted == 1
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+class FutureStore(MemoryStore):
+    """A store whose `put` returns a future, as that of the SQLite store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing: list[asyncio.Future[PutResult]] = []
+
+    def put(self, _: NewDelivery) -> "asyncio.Future[PutResult]":  # type: ignore[override]
+        self.writing.append(asyncio.get_running_loop().create_future())
+        return self.writing[-1]
+
+
+async def test_a_future_needs_no_task() -> None:
+    """It is not cancelled with who waits for it, and counts until it is done or the end has come."""
+    store = FutureStore()
+    handoff = HandOff(store, max_deliveries=2, max_bytes=10, timeout=60)
+    putting = [asyncio.create_task(handoff.put(delivery(b"1"))) for _ in range(2)]
+    await until(lambda: len(store.writing) == 2)
+    assert len(asyncio.all_tasks()) == 3
+    putting[0].cancel()
+    await asyncio.wait({putting[0]})
+    assert [one.cancelled() for one in store.writing] == [False, False]
+    with pytest.raises(RejectedError):
+        handoff.check_room()
+    store.writing[0].set_result("stored")
+    await pass_turns(2)
+    handoff.check_room()
+
+    assert await handoff.empty(0) == 1
+    assert store.writing[1].cancelled()
+    with pytest.raises(asyncio.CancelledError):
+        await putting[1]

@@ -1,6 +1,7 @@
 """Deliveries of a known registration are proven without asking the store; every answer is as if it had been asked."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -208,3 +209,22 @@ async def test_the_whole_time_is_short_for_a_body_too(store: Asked) -> None:
     assert (await deliver(receiver)).status == 200
 
     assert (await receiver.receive(ENDPOINT, signed(b"{}"), stuck())).body == b"not stored in time"
+
+
+async def test_a_body_is_in_no_traceback(store: Asked) -> None:
+    """Whoever cancels a request that waits for the store sees nothing of the body in the locals of our frames."""
+    receiver = Receiver(store)
+    for _ in range(2):  # unknown, then known
+        store.hangs = True
+        content = body(event(note="a-word-of-the-body"))
+        answering = asyncio.create_task(deliver(receiver, content))
+        await store.putting.acquire()
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await answering
+        frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+        ours = [frame for frame in frames if "asana_webhooks/receiver" in frame.f_code.co_filename]
+        assert ours[0].f_code.co_name == "receive"
+        assert not any("a-word-of-the-body" in repr(frame.f_locals) for frame in ours)
+        store.hangs = False
+        assert (await deliver(receiver)).status == 200
