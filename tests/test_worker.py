@@ -17,6 +17,7 @@ from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.wire import decode_events
 from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.stores import Clock, body, deliver, event, register
+from tests.store.sqlite_help import in_writer
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -171,6 +172,45 @@ async def test_as_many_handlers_run_at_once_as_allowed(store: Store, concurrency
 
     assert handler.most == concurrency
     assert len(handler.got) == 7
+
+
+async def test_acknowledging_and_leasing_share_transactions(tmp_path: Path, clock: Clock) -> None:
+    """The next deliveries are leased in the transaction that acknowledges those before them, also in order."""
+    commits: list[str] = []
+    async with SQLiteStore(tmp_path / "asana.db", clock=clock) as store:
+        for number in range(3):
+            registration = await register(store, f"Endpoint_0123456789_{number}", gid=str(number))
+            for _ in range(8):
+                await deliver(store, registration, body(event()))
+        await in_writer(store, lambda db: db.set_trace_callback(commits.append))
+        handler = Handler()
+        await Worker(store, handler, concurrency=3, ordered=True).drain()
+    assert len(handler.got) == 24
+    assert handler.most <= 3
+    assert commits.count("COMMIT") <= 11  # one for each round, and a few in which nothing is left
+
+
+async def test_what_waits_for_its_acknowledgement_is_bounded(clock: Clock) -> None:
+    """When a store takes leases but not acknowledgements, a worker ends up with twice as many as it handles at once."""
+
+    class Slow(MemoryStore):
+        acknowledging = asyncio.Event()
+
+        async def done(self, lease: Lease) -> bool:
+            await self.acknowledging.wait()
+            return await super().done(lease)
+
+    store, handler = Slow(clock=clock), Handler()
+    registration = await register(store)
+    for _ in range(20):
+        await deliver(store, registration, body(event()))
+    working = asyncio.create_task(Worker(store, handler, concurrency=3).drain())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert (len(handler.got), (await store.health()).leased) == (6, 6)
+    Slow.acknowledging.set()
+    await working
+    assert len(handler.got) == 20
 
 
 async def test_ordered_deliveries_come_one_after_the_other(store: Store, clock: Clock) -> None:
