@@ -18,8 +18,8 @@ class SecretBox(Protocol):
 
     The methods are called in the store's threads, maybe in two at once, and never while the database is locked. They
     may block, but must end by themselves and soon: a delivery waits for `open`, and Asana gives up after ten seconds.
-    Secrets are opened one after the other, so a key service that takes 50 milliseconds lets 20 deliveries a second
-    through; a box may remember what it has opened.
+    Secrets are opened one after the other, once for all who ask for the same at the same time, so a key service that
+    takes 50 milliseconds lets the deliveries of 20 webhooks a second through; a box may remember what it has opened.
     Whatever they raise, `SystemExit` and `asyncio.CancelledError` included, becomes a `StoreUnavailableError`, which
     keeps neither the text nor the frames of it; a receiver then answers 503, and Asana sends again.
     """

@@ -211,6 +211,16 @@ class TestBoxFails:
         for table in ("candidates", "registrations"):
             assert rows(path, f"SELECT count(*) FROM {table}") == [(0,)]
 
+    async def test_a_secret_is_opened_once_for_all_who_ask(self, path: Path) -> None:
+        """Deliveries of one webhook that come at the same time cost one call of the box."""
+        box = Box()
+        async with SQLiteStore(path, secret_box=box) as store:
+            await confirmed(store)
+            box.calls.clear()
+            found = await asyncio.gather(*(store.find(id) for id in ("r", "r", "unknown", "r")))
+            assert [one and one.secret for one in found] == [SECRET, SECRET, None, SECRET]
+            assert box.calls == ["open k1"]
+
     async def test_a_key_is_asked_for_once_in_a_sweep(self, path: Path) -> None:
         """A key service that is down holds up a sweep once, not for each registration."""
         box, clock = Box(), SettableClock()

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from asana_webhooks.models import Secret
 from asana_webhooks.store import NewDelivery, PutResult, SQLiteStore, candidate_id
 from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.store.sqlite import inbox, purging, registrations
+from asana_webhooks.store.sqlite.log import LogWatch
 from asana_webhooks.testing.conformance import SettableClock
 from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
 
@@ -240,6 +241,34 @@ class TestGroupCommit:
         assert "hunter2" not in str(error)
         assert error.__context__ is error.__cause__ is None
         assert len(rows(path)) == 2
+
+    async def test_order_is_kept(self, store: SQLiteStore, commits: list[str]) -> None:
+        """What shares a transaction happens in the order it was asked for, whatever kinds of calls come mixed."""
+        await store.put(new(1))
+        (one,) = await store.claim(1, lease=60)
+        commits.clear()
+        calls: list[Awaitable[object]] = [
+            store.put(new(2)),
+            store.done(one),
+            store.put(new(2)),
+            store.done(one),
+            store.close("r"),
+            store.put(new(3)),
+        ]
+        assert await asyncio.gather(*calls) == ["stored", True, "duplicate", False, True, "refused"]
+        assert len(commits) == 1
+
+    async def test_a_full_log_refuses_each(self, store: SQLiteStore) -> None:
+        """Callers who are refused together get an error each, for one that is raised twice collects tracebacks."""
+
+        class Full(LogWatch):
+            is_full = True
+
+        store._keeper.log = Full(max_bytes=1, long=1024**3)
+        puts = [store.put(new(number)) for number in range(3)]
+        answers = await asyncio.gather(*puts, store.dead_letters(), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreFullError] * 3 + [list]
+        assert len({id(answer) for answer in answers}) == 4
 
     async def test_a_refused_call_fails_alone(self, store: SQLiteStore, commits: list[str]) -> None:
         """Errors of this package are answers: the transaction goes on."""

@@ -48,9 +48,10 @@ COUNT_UNFINISHED = """
         + (SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL)
 """
 ADD = """
-    INSERT INTO deliveries (registration, signature, state, received_at, candidate) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (registration, signature) DO NOTHING
+    INSERT INTO deliveries (registration, signature, state, received_at, candidate) VALUES (?, ?, 'waiting', ?, ?)
+    ON CONFLICT DO NOTHING
 """
+ADD_TO_QUARANTINE = ADD.replace("waiting", "quarantined")
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
 
 # claim
@@ -209,7 +210,8 @@ def _add(
         if connection.execute(KNOWN, (number, kept_signature(new.signature))).fetchone():
             return "duplicate"
         raise
-    added = connection.execute(ADD, (number, kept_signature(new.signature), place.value, now, new.candidate))
+    statement = ADD if place is DeliveryState.WAITING else ADD_TO_QUARANTINE
+    added = connection.execute(statement, (number, kept_signature(new.signature), now, new.candidate))
     if not added.rowcount:
         return "duplicate"
     connection.execute(ADD_BODY, (added.lastrowid, new.body))
