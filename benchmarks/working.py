@@ -108,10 +108,10 @@ def queue(count: int, concurrency: int) -> Round:
 def cases(size: Size) -> Iterator[Iterator[Case]]:
     """Compare workers of different width."""
     with apart(size) as own, tempfile.TemporaryDirectory() as directory:
-        count = size.of(20_000, quick=100)
 
         def compared() -> Iterator[Case]:
-            for concurrency in (8, 100):
+            for concurrency, full in ((8, 4_000), (100, 20_000)):
+                count = size.of(full, quick=100)
                 yield Case(
                     name=f"{concurrency} at once",
                     unit="deliveries a second",
