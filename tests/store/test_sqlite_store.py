@@ -247,14 +247,11 @@ class TestGroupCommit:
         await store.put(new(1))
         (one,) = await store.claim(1, lease=60)
         commits.clear()
-        calls: list[Awaitable[object]] = [
-            store.put(new(2)),
-            store.done(one),
-            store.put(new(2)),
-            store.done(one),
-            store.close("r"),
-            store.put(new(3)),
-        ]
+
+        async def put(number: int) -> object:
+            return await store.put(new(number))  # which asks at once, while the others ask when their task runs
+
+        calls: list[Awaitable[object]] = [put(2), store.done(one), put(2), store.done(one), store.close("r"), put(3)]
         assert await asyncio.gather(*calls) == ["stored", True, "duplicate", False, True, "refused"]
         assert len(commits) == 1
 
