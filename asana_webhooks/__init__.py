@@ -9,6 +9,7 @@ and one that only asks no store.
 """
 
 from importlib import import_module
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
 from asana_webhooks.version import __version__
@@ -204,14 +205,30 @@ _HOMES: Final = {
 }
 
 
+_importing: Final = RLock()
+"""Held while a name is imported: two threads that import from one package at once can get in each other's way."""
+
+
 if not TYPE_CHECKING:  # to type checkers it would mean that every name exists
 
     def __getattr__(name: str) -> Any:
-        if name not in _HOMES:
+        if name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        with _importing:
+            value = globals()[name] = _imported(name)
         return value
+
+    def _imported(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        room = f"{__name__}.{name}"
+        try:
+            return import_module(room)
+        except ModuleNotFoundError as error:
+            if error.name != room:
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    return sorted(globals().keys() | _HOMES)
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -34,7 +34,7 @@ REGISTRATIONS: Final = """
 """
 DELIVERIES: Final = """
     WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?)
-    INSERT INTO deliveries (registration, signature, state, received_at)
+    INSERT INTO deliveries (registration, duplicate_key, state, received_at)
     SELECT 1 + number % ?, randomblob(32), ?, number FROM numbers
 """
 BODIES: Final = "INSERT INTO bodies SELECT id, ? FROM deliveries WHERE state = 'waiting'"

@@ -33,6 +33,28 @@ def public_definitions(source: str) -> set[str]:
     return {node.name for node in ast.parse(source).body if isinstance(node, kinds) and not node.name.startswith("_")}
 
 
+ASKING = """
+import threading
+import asana_webhooks
+
+together, failed = threading.Barrier(len(asana_webhooks.__all__)), []
+
+def ask(name):
+    together.wait()
+    try:
+        getattr(asana_webhooks, name)
+    except BaseException as error:
+        failed.append((name, repr(error)))
+
+threads = [threading.Thread(target=ask, args=[name]) for name in asana_webhooks.__all__]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failed)
+"""
+
+
 class TestTopLevel:
     def test_all_is_what_is_imported(self) -> None:
         """`__all__`, the imports for type checkers and those at run time name the same, and there is nothing else."""
@@ -47,6 +69,7 @@ class TestTopLevel:
         assert imported == asana_webhooks._HOMES
         assert others == [
             "from importlib import import_module",
+            "from threading import RLock",
             "from typing import TYPE_CHECKING, Any, Final",
             "from asana_webhooks.version import __version__",
         ]
@@ -54,7 +77,8 @@ class TestTopLevel:
 
     def test_names_are_found_by_tools(self) -> None:
         """Names that were not asked for yet are listed, and those there are not are AttributeErrors."""
-        assert set(asana_webhooks.__all__) <= set(dir(asana_webhooks))
+        public = [name for name in dir(asana_webhooks) if not name.startswith("__")]
+        assert public == sorted(set(asana_webhooks.__all__) - {"__version__"})
         with pytest.raises(AttributeError, match="module 'asana_webhooks' has no attribute 'Webhoook'"):
             asana_webhooks.Webhoook  # type: ignore[attr-defined]  # noqa: B018
 
@@ -73,6 +97,20 @@ class TestTopLevel:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
 
         assert done.stdout == "set()\n"
+
+    def test_rooms_are_found_without_importing_them(self) -> None:
+        """``import asana_webhooks`` is enough for ``asana_webhooks.errors.AsanaError``."""
+        program = "import asana_webhooks\nprint(asana_webhooks.errors.AsanaError is asana_webhooks.AsanaError)"
+
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
+
+        assert done.stdout == "True\n"
+
+    def test_threads_may_ask_at_once(self) -> None:
+        """All names are there for threads that ask for one each at the same moment."""
+        done = subprocess.run([sys.executable, "-c", ASKING], capture_output=True, text=True, timeout=50, check=True)
+
+        assert done.stdout == "[]\n"
 
     def test_sorted_and_without_doubles(self) -> None:
         """Names are easy to find, constants before the others, and each is there once."""

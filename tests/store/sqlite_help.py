@@ -35,7 +35,7 @@ async def in_writer(store: SQLiteStore, operation: Callable[[sqlite3.Connection]
     return await store._access.writer.submit(operation)
 
 
-SIGNATURES = "SELECT lower(hex(signature)) FROM deliveries ORDER BY id"
+SIGNATURES = "SELECT lower(hex(duplicate_key)) FROM deliveries ORDER BY id"
 
 
 def rows(path: Path, query: str = SIGNATURES) -> list[tuple[object, ...]]:

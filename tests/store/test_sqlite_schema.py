@@ -201,7 +201,7 @@ class TestOldFiles:
         before = rows(path, columns.format("signature"))
         assert len(before) == 6
         async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
-            as_text = "iif(typeof(signature) = 'blob', lower(hex(signature)), signature)"
+            as_text = "iif(typeof(duplicate_key) = 'blob', lower(hex(duplicate_key)), duplicate_key)"
             assert rows(path, columns.format(as_text)) == before
             assert list(await store.integrity_check()) == []
             assert await in_writer(store, lambda db: db.execute("PRAGMA foreign_keys").fetchone()) == (1,)
@@ -220,6 +220,15 @@ class TestOldFiles:
             assert await asyncio.gather(*map(store.put, again)) == ["duplicate"] * 6
             other = NewDelivery(registration="r", signature="0b" * 32, body=b"")
             assert await store.put(other) == "stored"
+
+    async def test_an_older_release_that_goes_on_fails(self, path: Path) -> None:
+        """A process that has the file open with an older release cannot store again what it no longer recognizes."""
+        with closing(sqlite3.connect(path)) as old:
+            async with SQLiteStore(path, secret_box=PLAIN_TEXT):
+                with pytest.raises(sqlite3.OperationalError, match="no column named signature"):
+                    old.execute(
+                        "INSERT INTO deliveries (registration, signature, state, received_at) VALUES (1, '', 'done', 1)"
+                    )
 
     async def test_numbers_go_on(self, path: Path) -> None:
         """The number of a delivery that an older release has forgotten is not given out again."""

@@ -448,6 +448,41 @@ class TestLimits:
             with pytest.raises(StoreFullError, match="unfinished"):
                 await store.put(new(5))
 
+    async def test_quarantine_takes_no_room_in_the_inbox(self, path: Path) -> None:
+        """What is quarantined is not unfinished yet, in one transaction with what is neither."""
+        async with SQLiteStore(path, max_deliveries=2) as store:
+            await confirmed(store)
+            await store.open("p", resource="1", ttl=60)
+            await store.offer("p", SECRET)
+            aside = [new(number, registration="p", candidate=candidate_id(SECRET)) for number in (3, 4)]
+            answers = await asyncio.gather(*map(store.put, [new(1), *aside, new(2)]))
+            assert answers == ["stored"] * 4
+
+    async def test_duplicates_write_nothing(self, path: Path) -> None:
+        """Asana's, or anybody's, repetitions make no log longer and use up no numbers."""
+        async with SQLiteStore(path) as store:
+            await confirmed(store)
+            await store.put(new(1))
+            before = path.with_name(f"{path.name}-wal").read_bytes()
+            assert [await store.put(new(1)) for _ in range(5)] == ["duplicate"] * 5
+            assert path.with_name(f"{path.name}-wal").read_bytes() == before
+            assert rows(path, "SELECT seq FROM sqlite_sequence") == [(1,)]
+
+    async def test_the_oldest_may_be_leased_or_delayed(self, path: Path) -> None:
+        """The age of the inbox is that of the oldest delivery that is not finished, whoever holds it."""
+        clock = SettableClock()
+        async with SQLiteStore(path, clock=clock) as store:
+            await confirmed(store)
+            for number in (1, 2):
+                await store.put(new(number))
+                clock.advance(10)
+            leased, delayed = await store.claim(2, lease=1000)
+            await store.put(new(3))
+            assert (await store.health()).oldest_age == 20
+            await store.fail(delayed, error="", retry_in=1000)
+            await store.done(leased)
+            assert (await store.health()).oldest_age == 10
+
     async def test_too_many_questions(self, path: Path) -> None:
         """While the disk hangs, questions whose askers have gone do not pile up without bounds."""
         async with SQLiteStore(path, max_operations=3) as store:
@@ -516,7 +551,7 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("statement", "expected"),
         [
-            (inbox.KNOWN, "(registration=? AND signature=?)"),
+            (inbox.KNOWN, "(registration=? AND duplicate_key=?)"),
             (inbox.COUNT_UNFINISHED, "COVERING INDEX deliveries_waiting (state=?)"),
             (inbox.COUNT_UNFINISHED, "COVERING INDEX deliveries_due"),
             (inbox.WAKE, "deliveries_due (due_at<?)"),

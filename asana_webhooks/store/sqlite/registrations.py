@@ -125,7 +125,7 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
 def find(
     connection: sqlite3.Connection, ids: Iterable[str], *, now: float, safe: Safe
 ) -> list[Registration | StoreUnavailableError | None]:
-    """See `Store.find`; of several together each is looked up, and its secret opened, once."""
+    """See `Store.find`; of several together each is looked up, and its secret opened if it can be, once."""
     found: dict[str, Registration | None] = {}
     outcomes: list[Registration | StoreUnavailableError | None] = []
     for id in ids:

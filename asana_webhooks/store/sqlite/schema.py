@@ -19,7 +19,7 @@ DELIVERIES = """
     CREATE TABLE deliveries (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         registration INTEGER NOT NULL REFERENCES registrations (number),
-        signature BLOB NOT NULL,
+        duplicate_key BLOB NOT NULL,
         state TEXT NOT NULL CHECK (
             state IN ('quarantined', 'waiting') OR state IN ('delayed', 'leased') OR state IN ('done', 'dead')
         ),
@@ -30,11 +30,12 @@ DELIVERIES = """
         attempts INTEGER NOT NULL DEFAULT 0,
         error TEXT,
         candidate TEXT,
-        UNIQUE (registration, signature)
+        UNIQUE (registration, duplicate_key)
     )
 """
 """AUTOINCREMENT: an old lease must never fit a new delivery. `since` and `due_at`: when a delay or lease began, and
-when it ends. `signature`: see `kept_signature`.
+when it ends. `duplicate_key`: see `kept_signature`; it has not the name it had, so that a process with an older release
+that has the file open cannot go on storing what is there already.
 
 States are compared in pairs, here and in the indexes: SQLite makes a temporary table of a longer list each time a row
 is written, and that was half of the instructions of a put.
