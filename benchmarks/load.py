@@ -1,6 +1,7 @@
 """A load generator for receivers: signed deliveries over some connections, each sending as soon as it is answered."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,14 +18,15 @@ CONNECTIONS: Final = 50
 WARM_UP: Final = 200
 
 
-def send_deliveries(port: int, events: int, count: int) -> Round:
+def send_deliveries(port: int, events: int, count: int, rate: float = math.inf) -> Round:
     """Send *count* different deliveries of so many events each; return how many were answered a second.
 
-    No two calls send the same delivery. The work is how often each status was answered, some requests to warm up
-    included.
+    Each connection sends as soon as it has its answer, or, if there is a *rate*, so that all together send so many a
+    second. No two calls send the same delivery. The work is how often each status was answered, some requests
+    to warm up included.
     """
     requests = list(_requests(events, WARM_UP + count))
-    return uvloop.run(_send(port, requests))
+    return uvloop.run(_send(port, requests, CONNECTIONS / rate))
 
 
 def _requests(events: int, count: int) -> Iterator[bytes]:
@@ -40,11 +42,11 @@ def _requests(events: int, count: int) -> Iterator[bytes]:
         yield head.encode() + body
 
 
-async def _send(port: int, requests: list[bytes]) -> Round:
+async def _send(port: int, requests: list[bytes], pause: float) -> Round:
     statuses = Counter[int]()
-    await _send_all(port, requests[:WARM_UP], statuses)
+    await _send_all(port, requests[:WARM_UP], statuses, 0)
     began = time.perf_counter()
-    latencies = await _send_all(port, requests[WARM_UP:], statuses)
+    latencies = await _send_all(port, requests[WARM_UP:], statuses, pause)
     seconds = time.perf_counter() - began
     return Round(
         value=len(latencies) / seconds,
@@ -53,10 +55,14 @@ async def _send(port: int, requests: list[bytes]) -> Round:
     )
 
 
-async def _send_all(port: int, requests: list[bytes], statuses: Counter[int]) -> list[float]:
+async def _send_all(port: int, requests: list[bytes], statuses: Counter[int], pause: float) -> list[float]:
     """Return how many seconds each answer took."""
     left, latencies = iter(requests), list[float]()
-    connections = [_Connection(port, left, statuses, latencies) for _ in range(CONNECTIONS)]
+    now = time.perf_counter()
+    connections = [
+        _Connection(port, left, statuses, latencies, pause=pause, due=now + pause * number / CONNECTIONS)
+        for number in range(CONNECTIONS)
+    ]
     await asyncio.gather(*(one.run() for one in connections))
     return latencies
 
@@ -64,10 +70,22 @@ async def _send_all(port: int, requests: list[bytes], statuses: Counter[int]) ->
 class _Connection(asyncio.Protocol):
     """Sends what is left, one request after the other; over a new connection if the server closes the old one.
 
-    It notes the status of each answer (0: none came) and how long it took.
+    It notes the status of each answer (0: none came) and how long it took. The first request goes out when it is
+    *due*, and each of the others *pause* seconds after the one before it was.
     """
 
-    def __init__(self, port: int, left: Iterator[bytes], statuses: Counter[int], latencies: list[float]) -> None:
+    def __init__(
+        self,
+        port: int,
+        left: Iterator[bytes],
+        statuses: Counter[int],
+        latencies: list[float],
+        *,
+        pause: float,
+        due: float,
+    ) -> None:
+        self._pause = pause
+        self._due = due
         self._port = port
         self._left = left
         self._statuses = statuses
@@ -86,7 +104,14 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._send_next()
+        self._send_when_due()
+
+    def _send_when_due(self) -> None:
+        wait, self._due = self._due - time.perf_counter(), self._due + self._pause
+        if self._pause and wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._send_next)
+        else:
+            self._send_next()
 
     def _send_next(self) -> None:
         request = next(self._left, None)
@@ -108,7 +133,7 @@ class _Connection(asyncio.Protocol):
         if b"\r\nconnection: close" in head.lower():
             self._transport.close()
         else:
-            self._send_next()
+            self._send_when_due()
 
     def connection_lost(self, _: Exception | None) -> None:
         if self._sent_at is not None:

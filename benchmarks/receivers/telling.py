@@ -17,7 +17,7 @@ def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> Iterator[
     delays: list[float] = []
 
     async def answer() -> None:
-        pipe.send((await stored(), percentile(delays, 0.99)))
+        pipe.send((await stored(), percentile(delays or [0.0], 0.99)))
         delays.clear()
 
     def asked() -> None:
