@@ -13,8 +13,8 @@ __all__ = ["CancelScope", "CancelScopes"]
 
 _LONG_PAST: Final = 0.0
 _PAUSE_PER_SCOPE: Final = 5e-6
-"""Seconds between two looks at all scopes, for each of them. To look at one takes 0.05 µs: however many calls end one
-after the other, that is 1 % of the time."""
+"""Seconds between two looks at all scopes, for each of them. To look at one takes 0.03 µs: however many calls end one
+after the other, that is less than 1 % of the time."""
 
 
 class CancelScope:
@@ -23,23 +23,20 @@ class CancelScope:
     Like `asyncio.timeout` it lets the cancellations of others through. `CancelScopes.until` makes one.
     """
 
-    __slots__ = ("_cancelling", "_end", "_scopes", "_task", "expired")
+    __slots__ = ("_cancelling", "_expirations", "_scopes", "_task", "end", "expired")
 
     def __init__(self, scopes: "CancelScopes", end: float) -> None:
         self._scopes = scopes
-        self._end = end
+        self._expirations = 0
+        self.end = end
+        """When its body is cancelled, by the event loop's clock."""
         self.expired = False
         """Whether its body was cancelled by it. Whatever the body awaited may have let that pass unheard."""
 
-    @property
-    def end(self) -> float:
-        """When its body is cancelled, by the event loop's clock."""
-        return self._end
-
     def end_by(self, end: float) -> None:
         """End at *end*, if that is sooner."""
-        if end < self._end:
-            self._end = end
+        if end < self.end:
+            self.end = end
             self._scopes.look_by(end)
 
     def __enter__(self) -> Self:
@@ -49,19 +46,24 @@ class CancelScope:
         self._task = task
         self._cancelling = task.cancelling()
         self._scopes.entered.add(self)
-        self._scopes.look_by(self._end)
+        self._scopes.look_by(self.end)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._scopes.entered.discard(self)
+        if not self.expired:
+            return False
+        for _ in range(self._expirations):
+            self._task.uncancel()
         # Others may have cancelled the task as well, and then it goes on being cancelled.
-        return self.expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+        return self._task.cancelling() <= self._cancelling and kind is asyncio.CancelledError
 
     def expire(self) -> None:
-        """Cancel the body."""
+        """Cancel the body, also if it was before and has let that pass."""
         self.expired = True
+        self._expirations += 1
         self._task.cancel()
 
 
@@ -80,12 +82,17 @@ class CancelScopes:
         return CancelScope(self, _LONG_PAST if self._closed else end)
 
     def close(self) -> None:
-        """End all scopes: those that are entered, in the loop's next turn, and whatever is entered later."""
+        """End all scopes: those that are entered, in the loop's next turn, and whatever is entered later.
+
+        It comes before all that is put on the loop from now on, and ends those too that have let their end pass.
+        """
+        if self._closed:  # who was cancelled is on the way out
+            return
         self._closed = True
-        for scope in self.entered:
-            scope.end_by(_LONG_PAST)
-        if not self.entered and self._timer is not None:
-            self._timer.cancel()
+        if self.entered:
+            asyncio.get_running_loop().call_soon(self._end_all)
+        else:
+            self._stop_looking()
 
     def look_by(self, when: float) -> None:
         """Look not later than *when* which scopes are at their end."""
@@ -98,10 +105,23 @@ class CancelScopes:
     def _look(self) -> None:
         # The timer stays when a call has its answer, so most looks find nothing, once in a time limit.
         now = asyncio.get_running_loop().time()
-        going_on = [scope for scope in self.entered if not scope.expired]
-        for scope in going_on:
+        next_end = math.inf
+        for scope in self.entered:
+            if scope.expired:
+                continue
             if scope.end <= now:
                 scope.expire()
-        next_end = min((scope.end for scope in going_on if not scope.expired), default=math.inf)
+            elif scope.end < next_end:
+                next_end = scope.end
         self._next_look = math.inf
-        self.look_by(max(next_end, now + _PAUSE_PER_SCOPE * len(going_on)))
+        self.look_by(max(next_end, now + _PAUSE_PER_SCOPE * len(self.entered)))
+
+    def _end_all(self) -> None:
+        for scope in self.entered:
+            scope.expire()
+        self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        self._next_look = math.inf
+        if self._timer is not None:
+            self._timer.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -191,6 +192,61 @@ class TestClosing:
         scopes.close()
         assert await asyncio.gather(*waiting, wait(math.inf), wait(now() + 3600)) == [True] * 4
 
+    async def test_what_ignored_its_end_is_ended_again(self) -> None:
+        """Closing cancels it once more, closing twice does not, and nobody has cancelled the task in the end."""
+        scopes, ignored = CancelScopes(), 0
+        with scopes.until(now()) as scope:
+            with suppress(asyncio.CancelledError):
+                await forever()
+            scopes.close()
+            try:
+                await forever()
+            finally:
+                scopes.close()
+                await pass_turns(3)
+                ignored = scope._task.cancelling()
+
+        task = asyncio.current_task()
+        assert task is not None
+        assert (scope.expired, ignored, task.cancelling()) == (True, 2, 0)
+
+    async def test_a_cancellation_of_others_between_two_of_its_own(self) -> None:
+        """Who was cancelled by somebody else goes on being cancelled, however often the scope did it too."""
+        scopes = CancelScopes()
+
+        async def wait() -> None:
+            with scopes.until(now()):
+                for _ in range(2):
+                    with suppress(asyncio.CancelledError):
+                        await forever()
+                await forever()
+
+        task = asyncio.create_task(wait())
+        while not any(scope.expired for scope in scopes.entered):
+            await pass_turns(1)
+        await pass_turns(2)
+        task.cancel()
+        await pass_turns(2)
+        scopes.close()
+        await asyncio.wait({task})
+        assert (task.cancelled(), task.cancelling()) == (True, 1)
+
+    async def test_before_whatever_is_scheduled_after_it(self) -> None:
+        """The body is cancelled, and does not hear of what comes up while other things are closed in the same turn."""
+        scopes = CancelScopes()
+        waited_for: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def wait() -> bool:
+            with scopes.until() as scope:
+                await waited_for
+            return scope.expired
+
+        task = asyncio.create_task(wait())
+        await pass_turns(1)
+        scopes.close()
+        waited_for.set_exception(LookupError("closed"))
+        assert await task
+
     async def test_leaves_no_timer(self, timers: list[float]) -> None:
         """Nothing keeps the loop, or what it holds, once all is closed."""
         scopes = CancelScopes()
@@ -199,6 +255,23 @@ class TestClosing:
         scopes.close()
 
         assert len(timers) == 1
+        assert scopes._timer is not None
+        assert scopes._timer.cancelled()
+
+    async def test_leaves_no_timer_of_those_it_ended(self) -> None:
+        """Nor does one stay that was set for what has been ended, or brought its end forward meanwhile."""
+        scopes = CancelScopes()
+
+        async def wait() -> None:
+            with scopes.until(now() + 3600) as scope:
+                await asyncio.sleep(0)
+                scope.end_by(now() + 1800)
+                await forever()
+
+        task = asyncio.create_task(wait())
+        await pass_turns(1)
+        scopes.close()
+        await task
         assert scopes._timer is not None
         assert scopes._timer.cancelled()
 
