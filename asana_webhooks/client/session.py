@@ -230,6 +230,8 @@ class AsanaSession:
         call = Call(policy.clock() + self._timeout)
         while True:
             outcome = self._calm.gate.holds(call.waited_for) or await self._attempt(request, call)
+            if self._closed and outcome.kind in {"not_sent", "lost"}:  # by us, or by aiohttp before we could
+                raise self._closed_during(request, call)
             call.count(outcome)
             time_left = call.deadline - policy.clock()
             decision = verdict(
@@ -263,7 +265,7 @@ class AsanaSession:
                     await self._wait(request, call, decision)
 
     async def _attempt(self, request: Request[Any], call: Call) -> Outcome:
-        before = call.sendings.count
+        before, problem = call.sendings.count, ""
         now = asyncio.get_running_loop().time()
         patience = Patience("its turn did not come (limiter, max_reads, max_writes)", began=now)
         try:
@@ -278,15 +280,16 @@ class AsanaSession:
             if is_being_cancelled():
                 raise
             problem = "the limiter failed with CancelledError"
+        except TimeoutError:
+            if not scope.expired:  # the limiter's own, and not what it makes of our cancellation
+                raise
         except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
             # A copy, because a provider may raise one object again and again, and would hold all these frames.
             retry_after = getattr(error, "retry_after", None)
             return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
-        else:
-            if self._closed:
-                raise self._closed_during(request, call)
-            return patience.lost(scope.end, sent=call.sendings.count > before)
-        raise ConfigurationError(problem)
+        if problem:
+            raise ConfigurationError(problem)
+        return patience.lost(scope.end, sent=call.sendings.count > before)
 
     async def _take_turn(self, request: Request[Any], call: Call, patience: Patience, scope: CancelScope) -> Outcome:
         patience.waiting_for = "the token provider gave no token"

@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 
 from asana_webhooks.client.operations import get_webhooks
-from asana_webhooks.client.requests import UpdateWebhookRequest
+from asana_webhooks.client.requests import Request, UpdateWebhookRequest
 from asana_webhooks.errors import ConfigurationError, CreateOutcomeUnknownError, NotFoundError
 from asana_webhooks.models import WebhookFilter
 from tests.helpers.cancelling import WAYS, Start, Way, cancel_at_every_step, cancel_once, pass_turns
-from tests.helpers.raw import CREATE, session
+from tests.helpers.raw import CREATE, GET, raw_server, session
 from tests.helpers.situations import (
     OPERATIONS,
     SITUATIONS,
@@ -182,6 +182,29 @@ async def test_closing_ends_a_call_wherever_it_waits(options: dict[str, Any]) ->
             for call in calls:
                 with pytest.raises(ConfigurationError, match="is closed"):
                     await call
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("request_", [GET.request, CREATE.request], ids=["get", "create"])
+async def test_closing_ends_a_call_at_every_step_of_connecting(request_: Request[Any], host: str) -> None:
+    """It says that the session is closed and not that it could not connect, also where nothing is sent again."""
+
+    async def hold(_: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    steps, is_connected = 0, False
+    while not is_connected:
+        async with raw_server(hold) as server:
+            base_url = server.url.replace("127.0.0.1", host)
+            async with session(base_url, attempts=1, create_attempts=1) as asana:
+                call = asyncio.create_task(asana.send(request_))
+                await pass_turns(steps)
+                is_connected = bool(server.requests)
+                await asana.aclose()
+                await asyncio.wait({call})
+        assert isinstance(call.exception(), ConfigurationError | CreateOutcomeUnknownError)
+        steps += 1
+    assert steps > 3
 
 
 @pytest.mark.parametrize("operation", [get, update], ids=by_name)

@@ -246,6 +246,52 @@ async def test_who_lets_no_cancellation_through(options: dict[str, Any]) -> None
         assert task.cancelling() == 0
 
 
+@pytest.mark.parametrize("closing", [False, True])
+async def test_a_limiter_that_makes_a_timeout_of_a_cancellation(closing: bool) -> None:
+    """The call says what ended it, its deadline or the end of the session, and not what the limiter made of that."""
+    entered = asyncio.Event()
+
+    class Limited(Counting):
+        async def __aenter__(self) -> Self:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise TimeoutError("the bucket stays empty") from None
+            return self
+
+    async with asking(limiter=Limited(), retry=RetryPolicy(), timeout=60 if closing else 0.05) as (asana, server):
+        call = asyncio.create_task(asana.send(CREATE.request))
+        if closing:
+            await entered.wait()
+            await asana.aclose()
+        with pytest.raises(ConfigurationError if closing else DeadlineExceededError):
+            await call
+        assert server.arrivals == []
+        assert call.cancelling() == 0
+
+
+async def test_closing_ends_a_call_whose_provider_let_its_deadline_pass() -> None:
+    """Whoever has ignored one cancellation and goes on waiting is cancelled again."""
+    ignored = asyncio.Event()
+
+    async def ignore_once() -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        ignored.set()
+        await asyncio.Event().wait()
+        return TOKEN
+
+    async with asking(token=ignore_once, retry=RetryPolicy(), timeout=0.01) as (asana, server):
+        call = asyncio.create_task(asana.send(GET.request))
+        await ignored.wait()
+        await asana.aclose()
+        with pytest.raises(ConfigurationError, match="is closed"):
+            await asyncio.wait_for(call, 5)
+        assert server.arrivals == []
+        assert call.cancelling() == 0
+
+
 class TestCaps:
     @asynccontextmanager
     async def holding(self, **options: Any) -> AsyncIterator[tuple[AsanaSession, TimedServer, asyncio.Semaphore]]:
