@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import ssl as ssl_module
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ _MAX_REFUSAL: Final = 64 * 1024
 """Bytes of the body of an answer that says no."""
 _REFUSAL_SECONDS: Final = 5.0
 """How long to wait for such a body, and never more than half of the time that is left: the status has said no."""
+_PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_-]*")
+"""What looks in a URL as it looks here."""
 
 
 @frozen(kw_only=True)
@@ -124,10 +127,12 @@ async def exchange(line: Line, request: Request[Any], token: Secret, sendings: S
 
 
 def _url(base_url: URL, request: Request[Any]) -> URL:
-    query = request.query()
+    query, path = request.query(), request.path
+    if not _PLAIN_PATH.fullmatch(path):  # only those of somebody's own need more
+        return URL(f"{base_url}".rstrip("/") + path).with_query(query)
     # An offset is asked for once, and no cache needs to hold it.
     asked = base_url.with_query(query) if "offset" in query else _asked(base_url, tuple(query.items()))
-    return asked.with_path(base_url.raw_path.rstrip("/") + request.path, encoded=True, keep_query=True)
+    return asked.with_path(base_url.raw_path.rstrip("/") + path, encoded=True, keep_query=True)
 
 
 @lru_cache(maxsize=64)

@@ -132,7 +132,8 @@ class Request(Generic[AnswerT]):
     @property
     def path(self) -> str:
         """The path below the base URL."""
-        return self.path_template
+        template = self.path_template
+        return template.format(**attrs.asdict(self, recurse=False)) if "{" in template else template
 
     def query(self) -> dict[str, str]:
         """The query parameters."""

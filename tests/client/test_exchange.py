@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from attrs import frozen
 from yarl import URL
 
 from asana_webhooks.client.requests import (
@@ -46,6 +47,20 @@ PUT = UpdateWebhookRequest(webhook_gid="43214", filters=())
 DELETE = DeleteWebhookRequest(webhook_gid="43214")
 CREATE = CreateWebhookRequest(resource="8675309", target="https://example.com/asana/S3cretEndpoint_0123456789")
 GONE = errors(404, "webhook: Unknown object: 43214")
+
+
+@frozen(kw_only=True)
+class GetTagRequest(Request[bytes]):
+    """One that the package does not have."""
+
+    operation = "getTag"
+    method = "GET"
+    path_template = "/tags/{name}/tasks"
+
+    name: str
+
+    def answer(self, body: bytes) -> bytes:
+        return body
 
 
 def quick(**changes: Any) -> RetryPolicy:
@@ -160,6 +175,20 @@ class TestAddress:
         expected = URL(url.rstrip("/") + call.request.path).with_query(call.request.query())
         line = f"{call.request.method} {expected.raw_path_qs} HTTP/1.1".encode()
         assert [asked.head.partition(b"\r\n")[0] for asked in server.requests] == [line, line]
+
+    @pytest.mark.parametrize("path", ["", "/", "/api/1.0", "/a b", "/a%20b/%2F"])
+    @pytest.mark.parametrize(
+        "name", ["7", "a-b_c", "a b", "ü", "a%20b", "a%2Fb", "50%", "{x}", "a.b", "../a", "a?b", ""]
+    )
+    async def test_a_request_of_somebodys_own(self, path: str, name: str) -> None:
+        """Its template is filled in with what it holds, and becomes what a URL can hold."""
+        async with raw_server(saying(framed(b"{}"))) as server:
+            url = server.url.removesuffix("/api/1.0") + quote(path, safe="/%")
+            async with session(url) as asana:
+                assert await asana.send(GetTagRequest(name=name)) == b"{}"
+
+        expected = URL(f"{url.rstrip('/')}/tags/{name}/tasks").with_query({})
+        assert server.requests[0].head.partition(b"\r\n")[0] == f"GET {expected.raw_path_qs} HTTP/1.1".encode()
 
     async def test_each_has_its_own(self) -> None:
         """One gid, offset or choice of fields is not taken for another, nor one session's address for another's."""
