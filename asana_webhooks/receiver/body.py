@@ -1,12 +1,14 @@
-"""The bodies of requests: read once at most, in time, and within bounds, those of strangers together included."""
+"""The bodies of requests: read and proven once at most, in time, and within bounds, those of strangers included."""
 
 import asyncio
 from collections.abc import AsyncIterable
 from typing import Final
 
 from asana_webhooks.errors import RejectedError
-from asana_webhooks.receiver.inbound import check_length
+from asana_webhooks.models import Secret
+from asana_webhooks.receiver.inbound import Signed, check_length, prove
 from asana_webhooks.receiver.reply import Outcome, refusal
+from asana_webhooks.store.base import NewDelivery, Registration
 
 __all__ = ["Body", "Intake"]
 
@@ -16,7 +18,8 @@ class Intake:
 
     Args:
         max_body: bytes a body may have.
-        max_unproven: bytes of all bodies together that are being read.
+        max_unproven: bytes of all bodies together that are being read, chunk by chunk. One that is here with
+            its head, as the aiohttp door hands over up to 64 KiB, is not counted.
         timeout: seconds a peer may take to send one.
     """
 
@@ -60,6 +63,9 @@ class Body:
         self._content = content
         self._intake = intake
         self._refused: Outcome | None = None
+        self._tried: Secret | None = None
+        self._proven: NewDelivery | None = None
+        """What it is, if the secret that was tried made its signature."""
 
     async def read(self) -> bytes:
         """Return it. Awaits what is still to come; cancelling that leaves a body that cannot be read any more.
@@ -78,3 +84,19 @@ class Body:
             self._refused = Outcome(error.reason)
             raise
         return self._content
+
+    async def prove(self, registration: Registration, signed: Signed) -> NewDelivery:
+        """Read it, and check its signature, once for a confirmed secret: that holds the event loop for a long body.
+
+        Raises:
+            RejectedError: as for `read`, or 401, none of the registration's secrets made the signature.
+        """
+        content = await self.read()
+        if registration.secret is None:
+            return prove(registration, signed, content)
+        if registration.secret != self._tried:
+            self._tried, self._proven = registration.secret, None
+            self._proven = prove(registration, signed, content)
+        if self._proven is None:
+            raise refusal(Outcome.FORGED)
+        return self._proven

@@ -20,7 +20,6 @@ from asana_webhooks.receiver.inbound import (
     Headers,
     HookHeaders,
     is_heartbeat,
-    prove,
     read_headers,
 )
 from asana_webhooks.receiver.known import KnownRegistrations
@@ -47,7 +46,8 @@ class Receiver:
     It remembers the secrets of up to 10,000 confirmed registrations, and the store is not asked for these again to
     prove a delivery. A registration that has ended, here or in another process, takes no more deliveries all the same,
     for the store looks again in the transaction that would keep one; whatever is not proven, and every heartbeat, is
-    answered by what the store says at that moment.
+    answered by what the store says at that moment. These secrets stay in its memory as long as it does, and a request
+    for a registration that has ended may be read before it is refused.
 
     A delivery is answered 200 only after the store has committed it. What cannot be proven is answered 401, always
     with the same empty body; what cannot be stored in time, or at once if too much is waiting already, 503, and Asana
@@ -59,7 +59,8 @@ class Receiver:
     Args:
         store: where registrations are looked up and deliveries kept.
         max_body: bytes a body may have; more is 413.
-        max_unproven: bytes of all bodies under way that are not proven yet; more is 503. Anyone can send those.
+        max_unproven: bytes that all bodies which are still being read may have together; more is 503. Anyone can send
+            those. One that is here with its head, as the aiohttp door hands over up to 64 KiB, is not counted.
         max_pending: how many requests may be under way, those included whose deliveries the store is still writing;
             more is 503 at once.
         max_pending_bytes: how many bytes proven bodies may have together until they are stored.
@@ -257,7 +258,7 @@ class Receiver:
         if isinstance(meaning, Handshake):
             return meaning
         self._handoff.check_room()  # there is no use in reading what cannot be kept
-        return prove(registration, meaning, await body.read())
+        return await body.prove(registration, meaning)
 
     async def _accept_handshake(self, id: str, handshake: Handshake) -> Reply:
         if not await self._store.offer(id, handshake.secret):

@@ -8,6 +8,7 @@ import pytest
 
 from asana_webhooks import MemoryStore, Receiver, Secret, StoreUnavailableError, sign
 from asana_webhooks.receiver.reply import Reply
+from asana_webhooks.receiver.signature import verify
 from asana_webhooks.store.base import NewDelivery, PutResult, Registration, registration_id
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
@@ -127,6 +128,34 @@ async def test_whatever_is_not_proven_is_for_the_store_to_judge(
     assert (await receiver.receive(ENDPOINT, *make())).status == 404
     assert receiver.counts["closed registration"] == 1
     assert store.finds == 3
+
+
+@pytest.mark.parametrize("request_", ["forged", "forged in chunks", "heartbeat", "heartbeat in chunks"])
+async def test_a_signature_is_checked_once(
+    store: Asked, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    """What the store is asked for after a look at the signature is not worth another, if it names the same secret."""
+    tried: list[Secret] = []
+
+    def note(secret: Secret, content: bytes, signature: bytes) -> bool:
+        tried.append(secret)
+        return verify(secret, content, signature)
+
+    monkeypatch.setattr("asana_webhooks.receiver.inbound.verify", note)
+    make, status = REQUESTS[request_]
+
+    assert (await receiver.receive(ENDPOINT, *make())).status == status
+    assert (store.finds, tried) == (2, [SECRET])
+
+
+@pytest.mark.parametrize(("secret", "status"), [(OTHER, 200), (SECRET, 401)])
+async def test_another_secret_is_another_question(
+    store: Asked, receiver: Receiver, secret: Secret, status: int
+) -> None:
+    """Should the store name another secret than is remembered, that is the one to prove a heartbeat with."""
+    store._shelf.entries[ID].secret = OTHER
+
+    assert (await receiver.receive(ENDPOINT, signed(HEARTBEAT, secret), HEARTBEAT)).status == status
 
 
 async def test_a_registration_that_has_ended_takes_nothing(store: Asked, receiver: Receiver) -> None:
