@@ -136,7 +136,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     unit="seconds",
                     competitors={OURS: own(ours, count), PEER: own(handshake_alone, count)},
                     reference=PEER,
-                    rounds=3,
+                    rounds=2,
                     goals=[Goal(against=PEER, at_most=1.05)],
                 )
             ]

@@ -64,7 +64,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
         slow = start(ours.on_slow_disk, path(OURS))
 
         def compared() -> Iterator[Case]:
-            count = size.of(3_000, quick=100)
+            count = size.of(2_000, quick=100)
             for events, goals in ((1, _goals(0.6, 15)), (20, _goals(0.35, 30))):
                 load = {name: own(send_deliveries, port, events, count) for name, (port, _) in peers.items()}
                 stored = {
