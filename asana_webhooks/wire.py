@@ -7,7 +7,7 @@ What comes often, webhooks and events, is read by way of `shapes`; what comes ra
 is whatever cannot be read the fast way: it is strange (a member named twice), or the error must be found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -17,7 +17,7 @@ from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
 
 from asana_webhooks import shapes
 from asana_webhooks.errors import PayloadError
-from asana_webhooks.models import CreatedWebhook, Event, Secret, Webhook
+from asana_webhooks.models import CreatedWebhook, Event, Secret, Webhook, WebhookFilter
 
 __all__ = [
     "ErrorDetail",
@@ -131,9 +131,10 @@ def _maker(cls: type[T]) -> Callable[[Any, type[T]], T]:
 
 
 # Made once, for finding them anew takes a tenth of the time for a delivery of one event.
-_read_webhook: Final = msgspec.json.Decoder(shapes.WebhookAnswer).decode
-_make_webhook: Final = _maker(Webhook)
+# Straight into the models, for there msgspec.convert would take longer to begin than to work.
+_read_webhook: Final = msgspec.json.Decoder(_WebhookAnswer).decode
 _read_page: Final = msgspec.json.Decoder(shapes.WebhookList).decode
+_read_filters: Final = msgspec.json.Decoder(tuple[WebhookFilter, ...] | None).decode
 _make_page: Final = _maker(WebhookList)
 _read_events: Final = msgspec.json.Decoder(shapes.EventsBody).decode
 _make_events: Final = _maker(_EventsBody)
@@ -192,7 +193,7 @@ def decode_webhook(body: bytes) -> Webhook:
     """Read ``{"data": {…}}``."""
     try:
         # Here and below as text: of bytes, msgspec checks the encoding of those members alone that it keeps.
-        return _make_webhook(_read_webhook(body.decode()).data, Webhook)
+        return _read_webhook(body.decode()).data
     except _UNREADABLE:
         return decode(body, _WebhookAnswer).data
 
@@ -200,9 +201,22 @@ def decode_webhook(body: bytes) -> Webhook:
 def decode_webhook_list(body: bytes) -> WebhookList:
     """Read ``{"data": […], "next_page": …}``."""
     try:
-        return _make_page(_read_page(body.decode()), WebhookList)
+        page = _read_page(body.decode())
+        _make_filters(page.data)
+        return _make_page(page, WebhookList)
     except _UNREADABLE:
         return decode(body, WebhookList)
+
+
+def _make_filters(webhooks: Iterable[Any]) -> None:
+    # Filters are half of a page's objects, and an app mostly has the same for all its webhooks: to make equal ones
+    # once takes a fifth off the time of such a page.
+    made: dict[bytes, tuple[WebhookFilter, ...] | None] = {}
+    for webhook in webhooks:
+        written = bytes(webhook.filters)
+        if written not in made:
+            made[written] = _read_filters(written)
+        webhook.filters = made[written]
 
 
 def decode_created_webhook(body: bytes) -> CreatedWebhook:

@@ -23,8 +23,9 @@ def _encode(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def webhook(number: int) -> dict[str, Any]:
-    """Return the full record of a webhook."""
+def webhook(number: int, *, own_filters: bool = False) -> dict[str, Any]:
+    """Return the full record of a webhook, with the filters all have or with some of its own."""
+    first_field = f"custom_field_{number}" if own_filters else "due_on"
     return {
         "gid": str(_GID + number),
         "resource_type": "webhook",
@@ -43,7 +44,7 @@ def webhook(number: int) -> dict[str, Any]:
                 "resource_type": "task",
                 "resource_subtype": "milestone",
                 "action": "changed",
-                "fields": ["due_on", "name"],
+                "fields": [first_field, "name"],
             },
             {"resource_type": "task", "resource_subtype": None, "action": "added", "fields": None},
         ],
@@ -56,13 +57,18 @@ def webhook_answer(number: int = 0) -> bytes:
     return _encode({"data": webhook(number)})
 
 
-def page(first: int, count: int, next_offset: str | None) -> bytes:
-    """Return what getWebhooks answers: a page of webhooks, and where the next one is."""
+def page(first: int, count: int, next_offset: str | None, *, own_filters: bool = False) -> bytes:
+    """Return what getWebhooks answers: a page of webhooks, and where the next one is.
+
+    The webhooks have the same filters, as those of an app mostly do, or each its own.
+    """
     following = None
     if next_offset is not None:
         path = f"/webhooks?workspace=1331&limit={count}&offset={next_offset}"
         following = {"offset": next_offset, "path": path, "uri": f"https://app.asana.com/api/1.0{path}"}
-    return _encode({"data": [webhook(first + number) for number in range(count)], "next_page": following})
+    return _encode(
+        {"data": [webhook(first + number, own_filters=own_filters) for number in range(count)], "next_page": following}
+    )
 
 
 def event(number: int) -> dict[str, Any]:

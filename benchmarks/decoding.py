@@ -218,7 +218,36 @@ def events_by_pydantic(body: bytes) -> object:
 # The limit: mutable Structs, whose encoding is not checked everywhere
 
 
-_page: Final = msgspec.json.Decoder(shapes.WebhookList)
+class _StructFilter(msgspec.Struct, gc=False):
+    resource_type: str | None = None
+    resource_subtype: str | None = None
+    action: str | None = None
+    fields: tuple[str, ...] | None = None
+
+
+class _StructWebhook(msgspec.Struct, gc=False):
+    gid: str
+    resource_type: str | None = None
+    active: bool | None = None
+    resource: shapes.ResourceRef | None = None
+    target: str | None = None
+    created_at: datetime | None = None
+    last_success_at: datetime | None = None
+    last_failure_at: datetime | None = None
+    last_failure_content: str | None = None
+    delivery_retry_count: int | None = None
+    next_attempt_after: datetime | None = None
+    failure_deletion_timestamp: datetime | None = None
+    filters: tuple[_StructFilter, ...] | None = None
+    is_workspace_webhook: bool | None = None
+
+
+class _StructPage(msgspec.Struct, gc=False):
+    data: tuple[_StructWebhook, ...]
+    next_page: shapes.NextPage | None = None
+
+
+_page: Final = msgspec.json.Decoder(_StructPage)
 _events: Final = msgspec.json.Decoder(shapes.EventsBody)
 
 
@@ -295,6 +324,8 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
 
         def all_cases() -> Iterator[Case]:
             yield case("a page of 100 webhooks", page(0, 100, "eyJ"), 100, pages, 4)
+            alike_in_nothing = page(0, 100, "eyJ", own_filters=True)
+            yield case("a page of 100 webhooks, no filters alike", alike_in_nothing, 100, pages, 4)
             for count in (1, 20, 100, 1_000):
                 yield case(f"a delivery of {count:,} events", delivery(count), count, events, 4.6)
 

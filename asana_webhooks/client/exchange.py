@@ -30,6 +30,7 @@ _MAX_REFUSAL: Final = 64 * 1024
 """Bytes of the body of an answer that says no."""
 _REFUSAL_SECONDS: Final = 5.0
 """How long to wait for such a body, and never more than half of the time that is left: the status has said no."""
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_-]*")
 """What looks in a URL as it looks here."""
 
@@ -54,8 +55,8 @@ class Sendings:
     """How often the requests of one call went out."""
 
     count: int = 0
-    last: datetime = field(factory=lambda: datetime.now(UTC))
-    """When the last one did; before there is one, when the call began."""
+    last: datetime = _NEVER
+    """When the last body did, or was about to; a request without one leaves no trace here."""
 
     def note(self) -> None:
         """Count one more, now."""
@@ -73,6 +74,7 @@ class _Body(aiohttp.BytesPayload):
     def __init__(self, body: bytes, sendings: Sendings) -> None:
         super().__init__(body)
         self._sendings = sendings
+        self._sendings.last = datetime.now(UTC)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         self._sendings.note()

@@ -184,7 +184,7 @@ class _OnOneWebhook(_WithFields[AnswerT]):
     @property
     def path(self) -> str:
         """The path below the base URL."""
-        return self.path_template.format(webhook_gid=self.webhook_gid)
+        return f"/webhooks/{self.webhook_gid}"
 
 
 @frozen(kw_only=True)
@@ -282,7 +282,7 @@ class DeleteWebhookRequest(Request[None]):
     @property
     def path(self) -> str:
         """The path below the base URL."""
-        return self.path_template.format(webhook_gid=self.webhook_gid)
+        return f"/webhooks/{self.webhook_gid}"
 
     def answer(self, body: bytes) -> None:
         """Nothing: Asana answers with an empty object, so there is nothing to learn from it and nothing to refuse."""
