@@ -1,7 +1,7 @@
 """Receiving deliveries: verified, and with ours durably stored before the answer.
 
 Each receiver has one core and the load generator another one. Ours keep every delivery in SQLite (``synchronous=FULL``)
-or, where they say so, in memory; their peers keep nothing.
+or, where they say so, in memory; their peers keep nothing, but for the one that shows what storing costs by itself.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.harness import OURS, Case, Goal, Round, Size, UnequalWorkError
 from benchmarks.load import CONNECTIONS, send_deliveries
 from benchmarks.processes import apart, listener, serving
-from benchmarks.receivers import on_aiohttp, on_fastapi, on_flask, on_protocol, ours, ours_on_uvicorn
+from benchmarks.receivers import by_hand, on_aiohttp, on_fastapi, on_flask, on_protocol, ours, ours_on_uvicorn
 
 __all__ = ["TITLE", "cases"]
 
@@ -35,11 +35,12 @@ PEERS: Final = {
     LIMIT: on_protocol.serve,
 }
 
-OURS_BY_NAME: Final = {
+KEEPERS: Final = {
     OURS: ours.on_aiohttp,
     f"{OURS}, uvloop": ours.on_aiohttp_uvloop,
     f"{OURS}, ASGI on uvicorn": ours_on_uvicorn.serve,
     MEMORY: ours.on_aiohttp,
+    "aiohttp.web, SQLite by hand": by_hand.serve,
 }
 
 
@@ -60,7 +61,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
 
         peers = {name: start(main) for name, main in PEERS.items()}
         peers[FLASK] = start(on_flask.serve, directory)
-        doors = {name: start(main, path(name)) for name, main in OURS_BY_NAME.items()}
+        doors = {name: start(main, path(name)) for name, main in KEEPERS.items()}
         slow = start(ours.on_slow_disk, path(OURS))
 
         def compared() -> Iterator[Case]:
