@@ -33,12 +33,13 @@ class Deadlines:
             self._timer = loop.call_at(deadline, self._end_overdue)
 
     def remove(self, waiting: Waiting) -> None:
-        """It waits no longer. The timer stays for those that come until it is due."""
-        del self._deadlines[waiting]
+        """It waits no longer, or has been ended. The timer stays for those that come until it is due."""
+        self._deadlines.pop(waiting, None)
 
     def clear(self) -> None:
         """Stop the timer, once nothing waits any more."""
-        if self._timer is not None and not self._deadlines:
+        if self._timer is not None and all(waiting.done() for waiting in self._deadlines):
+            self._deadlines.clear()
             self._timer.cancel()
             self._timer = None
 
@@ -46,9 +47,10 @@ class Deadlines:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for waiting, deadline in self._deadlines.items():
+        for waiting, deadline in list(self._deadlines.items()):
             if deadline > now:
                 self._timer = loop.call_at(deadline, self._end_overdue)
                 return
+            del self._deadlines[waiting]
             if not waiting.done():
                 waiting.set_exception(TimeoutError())

@@ -30,7 +30,8 @@ class HandOff:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._deadlines = Deadlines(timeout)
-        self._writing: set[asyncio.Future[PutResult]] = set()
+        self._writing: dict[asyncio.Future[PutResult], asyncio.Future[PutResult]] = {}
+        """By answer, what the store is at."""
 
     def check_room(self, size: int = 0) -> None:
         """Refuse a delivery whose body has *size* bytes if there is no room for it.
@@ -41,12 +42,12 @@ class HandOff:
         if len(self._writing) >= self._max_deliveries or self._bytes + size > self._max_bytes:
             raise refusal(Outcome.CROWDED)
 
-    async def put(self, delivery: NewDelivery) -> PutResult:
-        """Have the store keep a delivery. Cancelling this stops the waiting and nothing else.
+    def put(self, delivery: NewDelivery) -> asyncio.Future[PutResult]:
+        """Have the store keep a delivery. Cancelling the future stops the waiting and nothing else.
 
         Raises:
-            RejectedError: 503, too much is on its way already.
-            TimeoutError: it takes too long.
+            RejectedError: 503, too much is on its way already; at once.
+            TimeoutError: it takes too long; this and the next when the future is awaited.
             StoreError: whatever `Store.put` raises, being cancelled itself included.
         """
         size = len(delivery.body)
@@ -54,18 +55,16 @@ class HandOff:
         # A future of its own, for a peer that gives up must not interrupt a store in the middle of writing.
         answer: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
         writing = asyncio.ensure_future(self._store.put(delivery))
-        self._writing.add(writing)
+        self._writing[answer] = writing
         self._bytes += size
-        writing.add_done_callback(partial(self._arrived, size, answer))
+        writing.add_done_callback(partial(self._arrived, answer, size))
         self._deadlines.add(answer)
-        try:
-            return await answer
-        finally:
-            self._deadlines.remove(answer)
+        return answer
 
-    def _arrived(self, size: int, answer: "asyncio.Future[PutResult]", writing: "asyncio.Future[PutResult]") -> None:
-        self._writing.discard(writing)
+    def _arrived(self, answer: "asyncio.Future[PutResult]", size: int, writing: "asyncio.Future[PutResult]") -> None:
+        del self._writing[answer]
         self._bytes -= size
+        self._deadlines.remove(answer)
         if writing.cancelled():
             answer.cancel()
             return
@@ -85,7 +84,7 @@ class HandOff:
         self._deadlines.clear()
         if not self._writing:
             return 0
-        _, late = await asyncio.wait(self._writing, timeout=seconds)
+        _, late = await asyncio.wait(set(self._writing.values()), timeout=seconds)
         ended = [writing for writing in late if not _is_ending(writing)]  # others may be closing at the same time
         for writing in ended:
             writing.cancel()

@@ -50,15 +50,27 @@ def _health(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamR
 
 def _target(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def target(request: web.Request) -> web.StreamResponse:
+        if _is_here(request.content):
+            answering = _answer(request, receiver, request.content.read_nowait())
+            del request  # its repr shows the path, and error trackers show the locals of a frame
+            return _Response(await answering)
         exchange = _Exchange(request)
-        del request  # its repr shows the path, and error trackers show the locals of a frame
+        del request
         return await exchange.run(receiver)
 
     return target
 
 
+def _is_here(content: StreamReader) -> bool:
+    return content.is_eof() and content.total_bytes <= _SHORT and content.exception() is None
+
+
+def _answer(request: web.Request, receiver: Receiver, body: bytes | AsyncIterable[bytes]) -> Awaitable[Reply]:
+    return receiver.receive(request.match_info["endpoint"], request.raw_headers, body)
+
+
 class _Exchange:
-    """One POST. Its repr shows nothing of the request."""
+    """One POST whose body is still to come. Its repr shows nothing of the request."""
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
@@ -66,10 +78,8 @@ class _Exchange:
     async def run(self, receiver: Receiver) -> web.StreamResponse:
         """Have it answered."""
         content = self._request.content
-        if content.is_eof() and content.total_bytes <= _SHORT and content.exception() is None:
-            return _Response(await self._answer(receiver, content.read_nowait()))
         async with aclosing(_chunks(content)) as body:
-            response = _Response(await self._answer(receiver, body))
+            response = _Response(await _answer(self._request, receiver, body))
         if not content.is_eof():
             # aiohttp would go on reading for ten seconds what the peer still sends.
             response.force_close()
@@ -78,9 +88,6 @@ class _Exchange:
                 await response.write_eof()
             self._request.protocol.force_close()
         return response
-
-    def _answer(self, receiver: Receiver, body: bytes | AsyncIterable[bytes]) -> Awaitable[Reply]:
-        return receiver.receive(self._request.match_info["endpoint"], self._request.raw_headers, body)
 
 
 async def _chunks(content: StreamReader) -> AsyncGenerator[bytes, None]:

@@ -106,6 +106,8 @@ async def test_who_ends_in_time_is_left_alone(hand: HandTime) -> None:
     assert cancelled.cancelled()
     assert type(late.exception()) is TimeoutError
     assert hand.is_quiet
+    assert deadlines._deadlines == {}
+    deadlines.remove(late)
 
 
 async def test_one_timer_serves_all_that_come_until_it_is_due(hand: HandTime) -> None:
@@ -128,13 +130,17 @@ async def test_one_timer_serves_all_that_come_until_it_is_due(hand: HandTime) ->
 
 async def test_the_timer_can_be_stopped(hand: HandTime) -> None:
     """At the end nothing is left in the loop; while something waits, it goes on."""
-    deadlines, waiting = Deadlines(8.0), future()
+    deadlines, waiting, given_up = Deadlines(8.0), future(), future()
     deadlines.add(waiting)
     deadlines.clear()
     assert not hand.is_quiet
 
     deadlines.remove(waiting)
     deadlines.clear()
+    deadlines.clear()
+    assert hand.is_quiet
+    deadlines.add(given_up)
+    given_up.cancel()
     deadlines.clear()
     assert hand.is_quiet
     deadlines.add(waiting)

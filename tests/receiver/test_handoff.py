@@ -34,12 +34,12 @@ def delivery(content: bytes) -> NewDelivery:
     return NewDelivery(registration="r", signature="0" * 64, body=content)
 
 
-async def start(store: Gate, handoff: HandOff, *contents: bytes) -> list["asyncio.Task[PutResult]"]:
+async def start(store: Gate, handoff: HandOff, *contents: bytes) -> list["asyncio.Future[PutResult]"]:
     """Put deliveries, and wait until the store has begun with all of them."""
-    tasks = [asyncio.create_task(handoff.put(delivery(content))) for content in contents]
+    answers = [handoff.put(delivery(content)) for content in contents]
     for _ in contents:
         await store.entered.acquire()
-    return tasks
+    return answers
 
 
 async def test_so_many_and_no_more() -> None:
@@ -135,7 +135,7 @@ async def test_nothing_is_left_of_what_has_arrived() -> None:
 
     assert await handoff.empty(60) == 0
     assert sorted(store.written) == [b"1", b"2", b"3"]
-    assert (handoff._writing, handoff._bytes) == (set(), 0)
+    assert (handoff._writing, handoff._bytes) == ({}, 0)
     assert handoff._deadlines._deadlines == {}
     assert handoff._deadlines._timer is None
 
@@ -190,9 +190,9 @@ async def test_a_future_needs_no_task() -> None:
     """It is not cancelled with who waits for it, and counts until it is done or the end has come."""
     store = FutureStore()
     handoff = HandOff(store, max_deliveries=2, max_bytes=10, timeout=60)
-    putting = [asyncio.create_task(handoff.put(delivery(b"1"))) for _ in range(2)]
-    await until(lambda: len(store.writing) == 2)
-    assert len(asyncio.all_tasks()) == 3
+    putting = [handoff.put(delivery(b"1")) for _ in range(2)]
+    assert len(store.writing) == 2
+    assert len(asyncio.all_tasks()) == 1
     putting[0].cancel()
     await asyncio.wait({putting[0]})
     assert [one.cancelled() for one in store.writing] == [False, False]
@@ -206,3 +206,28 @@ async def test_a_future_needs_no_task() -> None:
     assert store.writing[1].cancelled()
     with pytest.raises(asyncio.CancelledError):
         await putting[1]
+
+
+class SharingStore(MemoryStore):
+    """A store whose `put` returns the same future to all that share a commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commit: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
+
+    def put(self, _: NewDelivery) -> "asyncio.Future[PutResult]":  # type: ignore[override]
+        return self.commit
+
+
+async def test_a_future_may_stand_for_several() -> None:
+    """Each delivery counts by itself until they are all stored, and each is answered."""
+    store = SharingStore()
+    handoff = HandOff(store, max_deliveries=2, max_bytes=10, timeout=60)
+    putting = [handoff.put(delivery(b"1")) for _ in range(2)]
+    with pytest.raises(RejectedError):
+        handoff.check_room()
+
+    store.commit.set_result("stored")
+    assert await asyncio.gather(*putting) == ["stored", "stored"]
+    handoff.check_room(10)
+    assert await handoff.empty(0) == 0
