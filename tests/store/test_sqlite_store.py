@@ -17,7 +17,7 @@ from asana_webhooks.errors import ConfigurationError, StoreFullError, StoreUnava
 from asana_webhooks.models import Secret
 from asana_webhooks.store import NewDelivery, PutResult, SQLiteStore, candidate_id
 from asana_webhooks.store.secret_box import PLAIN_TEXT
-from asana_webhooks.store.sqlite import inbox, purging, registrations
+from asana_webhooks.store.sqlite import inbox, purging, registrations, room
 from asana_webhooks.store.sqlite.log import LogWatch
 from asana_webhooks.testing.conformance import SettableClock
 from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
@@ -552,15 +552,15 @@ class TestLimits:
         ("statement", "expected"),
         [
             (inbox.KNOWN, "(registration=? AND duplicate_key=?)"),
-            (inbox.COUNT_UNFINISHED, "COVERING INDEX deliveries_waiting (state=?)"),
-            (inbox.COUNT_UNFINISHED, "COVERING INDEX deliveries_due"),
+            (room.COUNT_UNFINISHED, "COVERING INDEX deliveries_waiting (state=?)"),
+            (room.COUNT_UNFINISHED, "COVERING INDEX deliveries_due"),
             (inbox.WAKE, "deliveries_due (due_at<?)"),
             (inbox.WAKE, "deliveries_since (since>?)"),
             (inbox.OLDEST, "deliveries_waiting (state=?)"),
             (inbox.OLDEST_IN_ORDER, "deliveries_unfinished (registration>?)"),
             (inbox.OLDEST_IN_ORDER, "deliveries_unfinished (registration=?)"),
             (inbox.OLDEST_IN_ORDER, "deliveries_apart (state=? AND registration=? AND id<?)"),
-            (inbox.QUARANTINED, "deliveries_apart (state=? AND registration=?)"),
+            (room.QUARANTINED, "deliveries_apart (state=? AND registration=?)"),
             (inbox.APART, "COVERING INDEX deliveries_apart"),
             (inbox.COUNT_LEASED, "COVERING INDEX deliveries_due (due_at>?)"),
             (inbox.FIRST_WAITING, "deliveries_waiting (state=?)"),

@@ -4,8 +4,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from attrs import define, field
-
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.store.base import (
     DeadLetter,
@@ -16,10 +14,10 @@ from asana_webhooks.store.base import (
     StoreHealth,
 )
 from asana_webhooks.store.rules import MAX_SKEW, NO_ROOM, DeliveryState, landing, standing
+from asana_webhooks.store.sqlite.room import COUNT_UNFINISHED, Room
 from asana_webhooks.store.sqlite.schema import kept_signature
 
 __all__ = [
-    "Room",
     "claim",
     "dead_letters",
     "done",
@@ -37,17 +35,6 @@ __all__ = [
 REGISTRATION = "SELECT number, state, deadline, candidate FROM registrations WHERE id = ?"
 CANDIDATES = "SELECT id FROM candidates WHERE registration = ?"
 KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND duplicate_key = ?"
-# Of one state in two ways: SQLite takes a partial index if the condition of the index stands in the statement.
-QUARANTINED = """
-    SELECT count(*), coalesce(sum(length(bodies.body)), 0)
-    FROM deliveries JOIN bodies ON bodies.delivery = deliveries.id
-    WHERE deliveries.state IN ('quarantined', 'dead') AND deliveries.state = 'quarantined'
-        AND deliveries.registration = ?
-"""
-COUNT_UNFINISHED = """
-    SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting')
-        + (SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL)
-"""
 ADD = """
     INSERT INTO deliveries (registration, duplicate_key, state, received_at, candidate) VALUES (?, ?, 'waiting', ?, ?)
 """
@@ -130,42 +117,6 @@ DEAD_LETTERS = """
 REQUEUE = "UPDATE deliveries SET state = 'waiting', attempts = 0 WHERE id = ? AND state = 'dead'"
 
 
-@define(eq=False, kw_only=True)
-class Room:
-    """How much the inbox takes; see `SQLiteStore` for the limits."""
-
-    max_deliveries: int | None
-    max_quarantined: int
-    max_quarantined_bytes: int
-    _unfinished: int | None = field(default=None, init=False)
-    """Counted once in a transaction, if at all."""
-
-    def begin(self) -> None:
-        """Forget what was counted: another process may have written since."""
-        self._unfinished = None
-
-    def is_full(self, unfinished: int) -> bool:
-        """Tell whether no delivery more may wait beside so many."""
-        return self.max_deliveries is not None and unfinished >= self.max_deliveries
-
-    def check(self, connection: sqlite3.Connection, place: DeliveryState, number: int, size: int) -> None:
-        """Raise `StoreFullError` if a delivery has no room where it is to land, in the inbox or in quarantine."""
-        if place is DeliveryState.QUARANTINED:
-            count, total = connection.execute(QUARANTINED, (number,)).fetchone()
-            if count >= self.max_quarantined or total + size > self.max_quarantined_bytes:
-                raise StoreFullError(problem="a pending registration has no room for more in quarantine")
-        elif self.max_deliveries is not None:
-            if self._unfinished is None:
-                (self._unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
-            if self.is_full(self._unfinished):
-                raise StoreFullError(problem="too many deliveries are unfinished")
-
-    def added(self, place: DeliveryState) -> None:
-        """Reckon with one more."""
-        if self._unfinished is not None and place is DeliveryState.WAITING:
-            self._unfinished += 1
-
-
 def put(
     connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, room: Room
 ) -> list[PutResult | StoreFullError]:
@@ -208,7 +159,7 @@ def _add(
     # Asked first, though ON CONFLICT would take 2 us less: that uses up a number, and so writes for each duplicate.
     if connection.execute(KNOWN, (number, kept_signature(new.signature))).fetchone():
         return "duplicate"
-    room.check(connection, place, number, len(new.body))
+    room.check(connection, place, number, len(new.body), now=now)
     statement = ADD if place is DeliveryState.WAITING else ADD_TO_QUARANTINE
     added = connection.execute(statement, (number, kept_signature(new.signature), now, new.candidate))
     connection.execute(ADD_BODY, (added.lastrowid, new.body))

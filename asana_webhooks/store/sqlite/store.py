@@ -28,6 +28,7 @@ from asana_webhooks.store.sqlite import inbox, log, purging, registrations
 from asana_webhooks.store.sqlite.access import Access
 from asana_webhooks.store.sqlite.file import DatabaseFile
 from asana_webhooks.store.sqlite.keeper import Keeper
+from asana_webhooks.store.sqlite.room import Room
 
 __all__ = ["SQLiteStore"]
 
@@ -63,7 +64,8 @@ class SQLiteStore:
             answered, before there is a `StoreFullError`.
         max_bytes: how many bytes of bodies may wait to be written; a larger delivery is never taken.
         max_deliveries: how many deliveries may be unfinished before `put` raises `StoreFullError`; ``None``: as many
-            as the disk can hold.
+            as the disk can hold. They are counted once a second at most, unless none more would be taken; what others
+            put into the file meanwhile, what is requeued, and what leaves quarantine may come on top.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
         max_quarantined_bytes: how many bytes their bodies may have together.
         max_log_bytes: how long the write-ahead log (the file ``-wal``) may get while something that reads the database
@@ -94,7 +96,7 @@ class SQLiteStore:
         long = min(log.LONG, check_count("max_log_bytes", max_log_bytes))
         self._file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout), log_limit=long)
         self._clock = clock
-        self._room = inbox.Room(
+        self._room = Room(
             max_deliveries=None if max_deliveries is None else check_count("max_deliveries", max_deliveries),
             max_quarantined=check_count("max_quarantined", max_quarantined, zero=True),
             max_quarantined_bytes=check_count("max_quarantined_bytes", max_quarantined_bytes, zero=True),
@@ -126,7 +128,7 @@ class SQLiteStore:
         await self._access.aclose()
 
     def _begun(self) -> None:
-        """Forget what was known of the database before this transaction; in the writing thread."""
+        """Look anew at what another process may have changed; in the writing thread."""
         self._room.begin()
         self._keeper.begun()
 
