@@ -59,7 +59,7 @@ def _draw(report: Report, colours: _Colours, path: Path) -> None:
 def _panel(axes: Axes, case: Comparison, colours: _Colours) -> None:
     better = "more" if case.more_is_better else "less"
     axes.set_title(f"{case.name}: {case.unit} ({better} is better)", loc="left", color=colours.text, fontsize=10)
-    names = sorted(case.values, key=lambda name: case.values[name].median, reverse=not case.more_is_better)
+    names = list(reversed(case.names))  # from the bottom up
     for place, name in enumerate(names):
         value = case.values[name]
         is_ours = name.startswith(OURS)

@@ -119,7 +119,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
     held = {
         "registrations": [Held(registrations=10**power) for power in range(1, top)],
         "done": [Held(done=10**power) for power in range(3, top + 1)],
-        "waiting": [Held(waiting=10**power) for power in range(3, max(top, 4))],
+        "waiting": [Held(waiting=10**power) for power in range(3, top + 1)],
     }
     with apart(size) as own, tempfile.TemporaryDirectory() as directory:
 
@@ -137,6 +137,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     competitors=competitors,
                     reference=next(iter(competitors)),
                     more_is_better=True,
+                    is_series=True,
                     rounds=5,
                 )
 

@@ -91,6 +91,8 @@ class Case:
     reference: str
     """The competitor that the ratios are to."""
     more_is_better: bool = False
+    is_series: bool = False
+    """Whether the competitors are one thing in growing sizes, and shown in that order."""
     rounds: int = 7
     goals: Sequence[Goal] = ()
 
@@ -146,6 +148,14 @@ class Comparison:
     """To the reference, round by round."""
     extras: Mapping[str, Mapping[str, Spread]]
     verdicts: Sequence[Verdict]
+    is_series: bool = False
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The competitors, in the order to show them in: the best first, or as they grow."""
+        if self.is_series:
+            return list(self.values)
+        return sorted(self.values, key=lambda name: self.values[name].median, reverse=self.more_is_better)
 
 
 def compare(case: Case) -> Comparison:
@@ -172,6 +182,7 @@ def compare(case: Case) -> Comparison:
             for name, own in rounds.items()
         },
         verdicts=[_judge(goal, rounds) for goal in case.goals],
+        is_series=case.is_series,
     )
 
 

@@ -103,8 +103,7 @@ def _table(case: Comparison) -> Table:
     table.add_column("")
     for heading in ("median", "quartiles", f"x {case.reference}", *extras):
         table.add_column(heading, justify="right")
-    order = sorted(case.values, key=lambda name: case.values[name].median, reverse=case.more_is_better)
-    for name in order:
+    for name in case.names:
         value, ratio = case.values[name], case.ratios[name]
         own = case.extras.get(name, {})
         cells = [number(value.median), f"{number(value.low)} - {number(value.high)}", f"{ratio.median:.2f}"]

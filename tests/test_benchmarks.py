@@ -85,3 +85,18 @@ def test_percentiles_are_values_that_occurred() -> None:
 def test_a_quick_look_is_smaller() -> None:
     """Only the sizes change with it."""
     assert [Size(quick=quick).of(1000, quick=3) for quick in (False, True)] == [1000, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["c", "peer", "a"]),
+        ({"more_is_better": True}, ["a", "peer", "c"]),
+        ({"is_series": True, "more_is_better": True}, ["peer", "a", "c"]),
+    ],
+)
+def test_the_best_comes_first(options: dict[str, Any], names: list[str]) -> None:
+    """What is shown is sorted by its figures, but for sizes, which are shown as they grow."""
+    competitors = {"peer": rounds(2), "a": rounds(3), "c": rounds(1)}
+    found = compare(case(competitors, rounds=1, **options))
+    assert list(found.names) == names
