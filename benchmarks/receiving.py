@@ -8,7 +8,6 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -16,6 +15,7 @@ from benchmarks.harness import OURS, Case, Goal, Round, Size, UnequalWorkError
 from benchmarks.load import CONNECTIONS, send_deliveries
 from benchmarks.processes import apart, listener, serving
 from benchmarks.receivers import by_hand, on_aiohttp, on_fastapi, on_flask, on_protocol, ours, ours_on_uvicorn
+from benchmarks.receivers.telling import ask, poking
 
 __all__ = ["TITLE", "cases"]
 
@@ -81,15 +81,14 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     rounds=5,
                     goals=goals,
                 )
-            loads = {
-                BARE: _asked(own(send_deliveries, peers[BARE][0], 1, count, RATE), peers[BARE][1]),
-                OURS: _stored(own(send_deliveries, doors[OURS][0], 1, count, RATE), doors[OURS][1]),
-                SLOW: _stored(own(send_deliveries, slow[0], 1, count, RATE), slow[1]),
-            }
+            watched = {BARE: peers[BARE], OURS: doors[OURS], SLOW: slow}
             yield Case(
                 name=f"lateness of the event loop at {RATE:,} deliveries of 1 event a second",
                 unit="milliseconds, p99",
-                competitors={name: partial(_lateness, one) for name, one in loads.items()},
+                competitors={
+                    name: _lateness(own(send_deliveries, port, 1, count, RATE), pipe)
+                    for name, (port, pipe) in watched.items()
+                },
                 reference=BARE,
                 rounds=5,
                 goals=[Goal(competitor=name, at_most=2) for name in (OURS, SLOW)],
@@ -106,41 +105,28 @@ def _goals(share: float, p99: float) -> Sequence[Goal]:
     ]
 
 
-LAG: Final = "loop p99 ms"
-
-
 def _stored(load: Callable[[], Round], pipe: Connection) -> Callable[[], Round]:
     """Have a round count only if everything was stored that was answered."""
 
     def run() -> Round:
-        before, _ = _ask(pipe)
+        before, _ = ask(pipe)
         done = load()
-        after, lateness = _ask(pipe)
+        after, _ = ask(pipe)
         if {200: after - before} != done.work:
             raise UnequalWorkError(f"{done.work} were answered, and {after - before} stored")
-        return Round(value=done.value, work=done.work, extras={**done.extras, LAG: lateness * 1e3})
+        return done
 
     return run
 
 
-def _asked(load: Callable[[], Round], pipe: Connection) -> Callable[[], Round]:
-    """Have a round tell how late the loop was, of a receiver that stores nothing."""
+def _lateness(load: Callable[[], Round], pipe: Connection) -> Callable[[], Round]:
+    """Have a round tell how late the loop was."""
 
     def run() -> Round:
-        _ask(pipe)
-        done = load()
-        _, lateness = _ask(pipe)
-        return Round(value=done.value, work=done.work, extras={**done.extras, LAG: lateness * 1e3})
+        ask(pipe)
+        with poking(pipe, core=1):
+            done = load()
+        _, lateness = ask(pipe)
+        return Round(value=lateness * 1e3, work=done.work, extras={"requests a second": done.value})
 
     return run
-
-
-def _ask(pipe: Connection) -> tuple[int, float]:
-    pipe.send("how many, and how late?")
-    stored, lateness = pipe.recv()
-    return int(stored), float(lateness)
-
-
-def _lateness(load: Callable[[], Round]) -> Round:
-    done = load()
-    return Round(value=done.extras[LAG], work=done.work, extras={"requests a second": done.value})

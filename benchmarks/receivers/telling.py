@@ -1,32 +1,41 @@
 """What a receiver tells when it is asked: how many deliveries it has stored, and how late its event loop was."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from typing import Final
 
 from benchmarks.harness import percentile
+from benchmarks.processes import pin
 
-__all__ = ["telling"]
+__all__ = ["ask", "poking", "telling"]
+
+_PAUSE: Final = 0.005
+"""Seconds between two pokes."""
 
 
 @contextmanager
 def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> Iterator[None]:
-    """Answer whoever asks through the pipe, while the block runs: a number, and the p99 in seconds since last time."""
+    """Answer `ask` through the pipe, and note when `poking` pokes, while the block runs."""
     delays: list[float] = []
+    tasks: list[asyncio.Task[None]] = []
 
     async def answer() -> None:
         pipe.send((await stored(), percentile(delays or [0.0], 0.99)))
         delays.clear()
 
-    def asked() -> None:
-        pipe.recv()
-        tasks.append(asyncio.create_task(answer()))
+    def heard() -> None:
+        poked_at = pipe.recv()
+        if poked_at is None:
+            tasks.append(asyncio.create_task(answer()))
+        else:
+            delays.append(time.monotonic() - poked_at)
 
-    tasks = [asyncio.create_task(_watch_loop(delays))]
     loop = asyncio.get_running_loop()
-    loop.add_reader(pipe.fileno(), asked)
+    loop.add_reader(pipe.fileno(), heard)
     try:
         yield
     finally:
@@ -35,9 +44,33 @@ def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> Iterator[
             task.cancel()
 
 
-async def _watch_loop(delays: list[float]) -> None:
-    """Note how many seconds too late the loop comes back to what wants to run every five milliseconds."""
-    while True:
-        due = time.perf_counter() + 0.005
-        await asyncio.sleep(0.005)
-        delays.append(time.perf_counter() - due)
+def ask(pipe: Connection) -> tuple[int, float]:
+    """Return how many deliveries are stored, and how many seconds late the loop was at p99 since the last time."""
+    pipe.send(None)
+    stored, lateness = pipe.recv()
+    return int(stored), float(lateness)
+
+
+@contextmanager
+def poking(pipe: Connection, *, core: int) -> Iterator[None]:
+    """Send the time every few milliseconds while the block runs: how old it is when it is read is how late the loop is.
+
+    *core* is where from: not the receiver's own, which would have to share it.
+
+    A timer of the loop itself would not do: asyncio waits in whole milliseconds, and so comes up to one too late with
+    nothing else to do.
+    """
+    over = threading.Event()
+
+    def poke() -> None:
+        pin(core)  # this thread only
+        while not over.wait(_PAUSE):
+            pipe.send(time.monotonic())
+
+    thread = threading.Thread(target=poke)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
