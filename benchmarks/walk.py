@@ -83,6 +83,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                 unit="seconds",
                 competitors=competitors(walk, iter(WALKERS)),
                 reference=RAW,
+                rounds=15,
                 goals=[
                     Goal(against=RAW, at_most=1.3),
                     Goal(against=OFFICIAL, at_most=1),
