@@ -210,7 +210,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
 
         def compared() -> Iterator[Case]:
             for at_once in (1, 50):
-                count = size.of(1_000, quick=50)
+                count = size.of(500, quick=50)
                 competitors = {
                     name: counted(own(peer, base_url(listening), count, at_once), pipe) for name, peer in PEERS.items()
                 }
@@ -219,7 +219,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     unit="µs of CPU time a request",
                     competitors=competitors,
                     reference=RAW,
-                    rounds=5,
+                    rounds=13,
                     goals=[
                         Goal(against=RAW, at_most=1.15),
                         Goal(competitor=OFFICIAL, against=OURS, at_least=3),

@@ -246,7 +246,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
     with apart(size) as own, tempfile.TemporaryDirectory() as directory, _redis_server(directory) as redis_address:
 
         def compared() -> Iterator[Case]:
-            for waiting, count in ((1, 400), (50, 5_000), (500, 10_000)):
+            for waiting, count in ((1, 300), (50, 4_000), (500, 5_000)):
                 counted = size.of(count, quick=waiting)
                 competitors: dict[str, Callable[[], Round]] = {
                     OURS: own(ours, directory, counted, waiting),
@@ -263,7 +263,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     competitors=competitors,
                     reference=EACH,
                     more_is_better=True,
-                    rounds=5,
+                    rounds=9 if waiting == 1 else 5,
                     goals=_goals(waiting),
                 )
 

@@ -65,7 +65,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
         slow = start(ours.on_slow_disk, path(OURS))
 
         def compared() -> Iterator[Case]:
-            count = size.of(2_000, quick=100)
+            count = size.of(1_200, quick=100)
             for events, goals in ((1, _goals(0.6, 15)), (20, _goals(0.35, 30))):
                 load = {name: own(send_deliveries, port, events, count) for name, (port, _) in peers.items()}
                 stored = {
@@ -78,7 +78,7 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     competitors=load | stored,
                     reference=BARE,
                     more_is_better=True,
-                    rounds=5,
+                    rounds=9,
                     goals=goals,
                 )
             watched = {BARE: peers[BARE], OURS: doors[OURS], SLOW: slow}
