@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Final, cast
+
+from attrs import evolve
 
 from benchmarks.harness import OURS, Case, Goal, Round, Size, UnequalWorkError
 from benchmarks.load import CONNECTIONS, send_deliveries
@@ -30,7 +32,6 @@ SLOW: Final = f"{OURS}, every sync 10 ms slower"
 MEMORY: Final = f"{OURS}, in memory"
 LIMIT: Final = "bare protocol, stores nothing"
 PEERS: Final = {
-    BARE: on_aiohttp.serve,
     "FastAPI, stores nothing": on_fastapi.serve,
     LIMIT: on_protocol.serve,
 }
@@ -61,27 +62,27 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
 
         peers = {name: start(main) for name, main in PEERS.items()}
         peers[FLASK] = start(on_flask.serve, directory)
-        doors = {name: start(main, path(name)) for name, main in KEEPERS.items()}
+        doors = {BARE: start(on_aiohttp.serve), **{name: start(main, path(name)) for name, main in KEEPERS.items()}}
         slow = start(ours.on_slow_disk, path(OURS))
 
         def compared() -> Iterator[Case]:
             count = size.of(1_200, quick=100)
             for events, goals in ((1, _goals(0.6, 15)), (20, _goals(0.35, 30))):
-                load = {name: own(send_deliveries, port, events, count) for name, (port, _) in peers.items()}
-                stored = {
-                    name: _stored(own(send_deliveries, port, events, count), pipe)
+                silent = {name: own(send_deliveries, port, events, count) for name, (port, _) in peers.items()}
+                telling = {
+                    name: _watched(own(send_deliveries, port, events, count), pipe, keeps=name != BARE)
                     for name, (port, pipe) in doors.items()
                 }
                 yield Case(
                     name=f"deliveries of {events} event{'s' * (events > 1)}",
                     unit="requests a second",
-                    competitors=load | stored,
+                    competitors=silent | telling,
                     reference=BARE,
                     more_is_better=True,
                     rounds=9,
                     goals=goals,
                 )
-            watched = {BARE: peers[BARE], OURS: doors[OURS], SLOW: slow}
+            watched = {BARE: doors[BARE], OURS: doors[OURS], SLOW: slow}
             yield Case(
                 name=f"lateness of the event loop at {RATE:,} deliveries of 1 event a second",
                 unit="milliseconds, p99",
@@ -105,16 +106,19 @@ def _goals(share: float, p99: float) -> Sequence[Goal]:
     ]
 
 
-def _stored(load: Callable[[], Round], pipe: Connection) -> Callable[[], Round]:
-    """Have a round count only if everything was stored that was answered."""
+def _watched(load: Callable[[], Round], pipe: Connection, *, keeps: bool) -> Callable[[], Round]:
+    """Have a round tell what it has cost; it counts only if all was stored that was answered, or nothing by design."""
 
     def run() -> Round:
-        before, _ = ask(pipe)
+        before = ask(pipe)
         done = load()
-        after, _ = ask(pipe)
-        if {200: after - before} != done.work:
-            raise UnequalWorkError(f"{done.work} were answered, and {after - before} stored")
-        return done
+        after = ask(pipe)
+        requests = sum(cast("dict[int, int]", done.work).values())
+        stored = after.stored - before.stored
+        if {200: stored if keeps else requests} != done.work:
+            raise UnequalWorkError(f"{done.work} were answered, and {stored} stored")
+        cpu = (after.cpu - before.cpu) / requests * 1e6
+        return evolve(done, extras={**done.extras, "CPU µs a request": cpu})
 
     return run
 
@@ -126,7 +130,6 @@ def _lateness(load: Callable[[], Round], pipe: Connection) -> Callable[[], Round
         ask(pipe)
         with poking(pipe, core=1):
             done = load()
-        _, lateness = ask(pipe)
-        return Round(value=lateness * 1e3, work=done.work, extras={"requests a second": done.value})
+        return Round(value=ask(pipe).lateness * 1e3, work=done.work, extras={"requests a second": done.value})
 
     return run

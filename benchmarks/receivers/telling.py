@@ -1,4 +1,4 @@
-"""What a receiver tells when it is asked: how many deliveries it has stored, and how late its event loop was."""
+"""What a receiver tells when it is asked: what it has stored, what that has cost, and how late its event loop was."""
 
 import asyncio
 import threading
@@ -8,13 +8,27 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Final
 
+from attrs import frozen
+
 from benchmarks.harness import percentile
 from benchmarks.processes import pin
 
-__all__ = ["ask", "poking", "telling"]
+__all__ = ["Told", "ask", "poking", "telling"]
 
 _PAUSE: Final = 0.005
 """Seconds between two pokes."""
+
+
+@frozen(kw_only=True)
+class Told:
+    """What a receiver tells."""
+
+    stored: int
+    """How many deliveries."""
+    cpu: float
+    """Seconds of CPU time its process has taken so far."""
+    lateness: float
+    """Seconds its event loop was late at p99 since the last time, when it was poked."""
 
 
 @contextmanager
@@ -24,7 +38,8 @@ def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> Iterator[
     tasks: list[asyncio.Task[None]] = []
 
     async def answer() -> None:
-        pipe.send((await stored(), percentile(delays or [0.0], 0.99)))
+        cpu = time.process_time()
+        pipe.send(Told(stored=await stored(), cpu=cpu, lateness=percentile(delays or [0.0], 0.99)))
         delays.clear()
 
     def heard() -> None:
@@ -44,11 +59,12 @@ def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> Iterator[
             task.cancel()
 
 
-def ask(pipe: Connection) -> tuple[int, float]:
-    """Return how many deliveries are stored, and how many seconds late the loop was at p99 since the last time."""
+def ask(pipe: Connection) -> Told:
+    """Have a receiver tell."""
     pipe.send(None)
-    stored, lateness = pipe.recv()
-    return int(stored), float(lateness)
+    told = pipe.recv()
+    assert isinstance(told, Told)
+    return told
 
 
 @contextmanager
