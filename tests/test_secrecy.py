@@ -370,8 +370,12 @@ async def test_an_answer_that_cannot_be_sent() -> None:
         await ReceiverApp(Receiver(store))(scope, receive, send)
 
 
-async def test_a_delivery_cancelled_in_aiohttp(caplog: pytest.LogCaptureFixture) -> None:
-    """Aiohttp cancels the handler of a peer that goes away, if it is told to; the request is in none of our locals."""
+@pytest.mark.parametrize("framing", ["Content-Length: 0", "Transfer-Encoding: chunked"])
+async def test_a_handshake_cancelled_in_aiohttp(framing: str) -> None:
+    """Aiohttp cancels the handler of a peer that goes away, if it is told to; the request is in none of our locals.
+
+    The body may be here already, or still to come.
+    """
     store = await _hanging()
     ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
@@ -392,7 +396,7 @@ async def test_a_delivery_cancelled_in_aiohttp(caplog: pytest.LogCaptureFixture)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         _, writer = await asyncio.open_connection(*runner.addresses[0])
         writer.write(
-            f"POST /asana/{ENDPOINT} HTTP/1.1\r\nHost: a\r\nX-Hook-Secret: {TEXT}\r\nContent-Length: 0\r\n\r\n".encode()
+            f"POST /asana/{ENDPOINT} HTTP/1.1\r\nHost: a\r\nX-Hook-Secret: {TEXT}\r\n{framing}\r\n\r\n".encode()
         )
         await store.reached.wait()
         writer.close()

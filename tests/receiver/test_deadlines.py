@@ -143,5 +143,6 @@ async def test_the_timer_can_be_stopped(hand: HandTime) -> None:
     given_up.cancel()
     deadlines.clear()
     assert hand.is_quiet
+    assert deadlines._deadlines == {}
     deadlines.add(waiting)
     assert not hand.is_quiet

@@ -1,6 +1,7 @@
 """The receiver without any web framework: what it answers, what it stores, what it says in the log."""
 
 import asyncio
+import gc
 import inspect
 import json
 import logging
@@ -22,8 +23,11 @@ from asana_webhooks import (
     StoreUnavailableError,
     sign,
 )
+from asana_webhooks.receiver.body import Body
+from asana_webhooks.receiver.inbound import HookHeaders
 from asana_webhooks.receiver.reply import Outcome
 from asana_webhooks.store.base import NewDelivery, PutResult, RegistrationState, Store, registration_id
+from tests.helpers.raw import until
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
 OTHER = Secret("4f8b1e07c92d5a36be70d1f29c8a6453")
@@ -430,6 +434,28 @@ async def test_a_store_of_any_kind_is_not_interrupted() -> None:
     assert len(receiver._handoff._writing) == 1
     await receiver.aclose()
     assert len(receiver._handoff._writing) == 0
+
+
+def held() -> list[object]:
+    """Return what is in memory of requests, those of other tests included."""
+    return [one for one in gc.get_objects() if isinstance(one, (HookHeaders, Body))]
+
+
+async def test_only_the_delivery_waits_for_the_store() -> None:
+    """While the store writes, nothing else is kept of a request: neither its headers nor a second hold of its body."""
+    store = Broken()
+    await register(store)
+    content = body(event())
+    receiver = Receiver(store, timeout=60)
+    await receiver._find(registration_id(ENDPOINT))
+    earlier = held()
+    answering = asyncio.create_task(receiver.receive(ENDPOINT, signed(content), content))
+    await until(lambda: len(receiver._handoff._writing) == 1)
+
+    assert [one for one in held() if all(one is not other for other in earlier)] == []
+    answering.cancel()
+    await asyncio.wait({answering})
+    assert await receiver._handoff.empty(0) == 1
 
 
 @pytest.mark.parametrize("limit", ["max_pending", "max_pending_bytes"])
