@@ -63,6 +63,8 @@ def main(
     unknown = set(names) - set(BENCHMARKS)
     if unknown:
         sys.exit(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if also is not None and not also.exists():
+        sys.exit(f"there is no Python at {also}")
     console = Console(width=None if sys.stdout.isatty() else 140)
     directory = out or (None if quick else HERE / "results")
     results = Results() if directory is None else load(directory / "results.json")
@@ -75,8 +77,9 @@ def main(
             show(report, console, judge=not quick)
             key = name if report.machine.python == this_machine().python else f"{name} on {report.machine.python}"
             fresh, results = fresh.with_report(key, report), results.with_report(key, report)
+            if directory is not None:
+                save(results, directory / "results.json")
     if directory is not None:
-        save(results, directory / "results.json")
         charts.draw(results, directory)
     if not quick:
         for line in missed(fresh):

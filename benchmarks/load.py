@@ -17,6 +17,9 @@ __all__ = ["CONNECTIONS", "send_deliveries"]
 CONNECTIONS: Final = 50
 WARM_UP: Final = 200
 
+_PATIENCE: Final = 60
+"""Seconds until a receiver that answers no more ends the benchmark."""
+
 
 def send_deliveries(port: int, events: int, count: int, rate: float = math.inf) -> Round:
     """Send *count* different deliveries of so many events each; return how many were answered a second.
@@ -44,10 +47,11 @@ def _requests(events: int, count: int) -> Iterator[bytes]:
 
 async def _send(port: int, requests: list[bytes], pause: float) -> Round:
     statuses = Counter[int]()
-    await _send_all(port, requests[:WARM_UP], statuses, 0)
-    began = time.perf_counter()
-    latencies = await _send_all(port, requests[WARM_UP:], statuses, pause)
-    seconds = time.perf_counter() - began
+    async with asyncio.timeout(_PATIENCE):
+        await _send_all(port, requests[:WARM_UP], statuses, pause)
+        began = time.perf_counter()
+        latencies = await _send_all(port, requests[WARM_UP:], statuses, pause)
+        seconds = time.perf_counter() - began
     return Round(
         value=len(latencies) / seconds,
         work=dict(statuses),

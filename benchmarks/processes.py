@@ -1,8 +1,11 @@
 """Processes of their own: for competitors, which none shall pay for another's imports, and for servers."""
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +19,9 @@ __all__ = ["apart", "listener", "pin", "serving"]
 
 P = ParamSpec("P")
 
+_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG. Source: https://man7.org/linux/man-pages/man2/pr_set_pdeathsig.2const.html"""
+
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -23,6 +29,16 @@ def pin(core: int | None) -> None:
     """Keep this process on one core, where there are several and the system can do that."""
     if core is not None and hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > core:
         os.sched_setaffinity(0, {core})
+
+
+def _begin(core: int | None) -> None:
+    """Begin a process: on its core, and to end with the one that started it, however that ends."""
+    pin(core)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            sys.exit()  # it has gone before it could be heard of
 
 
 @contextmanager
@@ -38,7 +54,7 @@ def apart(size: Size, core: int | None = None) -> Iterator[Callable[..., Callabl
         call = partial(function, *args, **kwargs)
         if size.quick:
             return call
-        pool = ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=pin, initargs=(core,))
+        pool = ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_begin, initargs=(core,))
         pools.append(pool)
         return lambda: pool.submit(call).result()
 
@@ -78,5 +94,5 @@ def serving(
 
 
 def _pinned(core: int | None, main: Callable[..., None], *args: Any) -> None:
-    pin(core)
+    _begin(core)
     main(*args)

@@ -1,5 +1,9 @@
 """How benchmarks compare: `benchmarks.harness`, with rounds that take no time."""
 
+import os
+import select
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -100,3 +104,29 @@ def test_the_best_comes_first(options: dict[str, Any], names: list[str]) -> None
     competitors = {"peer": rounds(2), "a": rounds(3), "c": rounds(1)}
     found = compare(case(competitors, rounds=1, **options))
     assert list(found.names) == names
+
+
+STARTING = """
+import multiprocessing, signal
+from benchmarks.processes import listener, serving
+from benchmarks.receivers import on_aiohttp
+from benchmarks.receivers.telling import ask
+
+with listener() as listening, serving(on_aiohttp.serve, listening) as pipe:
+    ask(pipe)  # it is there
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells a process that its parent has gone")
+def test_a_server_does_not_outlive_its_benchmark() -> None:
+    """Not even one that was killed, and had no time to end it."""
+    with subprocess.Popen([sys.executable, "-c", STARTING], stdout=subprocess.PIPE, text=True) as benchmark:
+        assert benchmark.stdout is not None
+        server = os.pidfd_open(int(benchmark.stdout.readline()))
+        benchmark.kill()
+    try:
+        assert select.select([server], [], [], 30)[0] == [server]
+    finally:
+        os.close(server)

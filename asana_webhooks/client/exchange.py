@@ -23,9 +23,9 @@ from asana_webhooks.models import Secret
 
 __all__ = ["Line", "Sendings", "check_lent", "check_ssl", "exchange", "problem_of", "read_body", "refusal_of"]
 
-_MAX_ANSWER: Final = 4 * 1024 * 1024
-"""Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB; reading 4 MiB of the worst JSON
-holds the event loop up for a quarter of a second."""
+_MAX_ANSWER: Final = 2 * 1024 * 1024
+"""Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB; reading 2 MiB of the worst JSON
+(filters without members, and an error at the end) holds the event loop up for a second or two."""
 _MAX_REFUSAL: Final = 64 * 1024
 """Bytes of the body of an answer that says no."""
 _REFUSAL_SECONDS: Final = 5.0

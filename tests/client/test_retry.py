@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, parse_retry_after, verdict
 from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.wire import ErrorDetail
 
 COLUMNS: Final = {
     "get, list": ("getWebhook", "getWebhooks"),
@@ -602,3 +603,10 @@ class TestPolicy:
         assert RetryPolicy(wait_initial=0, wait_max=0).wait_max == 0
         with pytest.raises(ConfigurationError, match=f"^{name} must be"):
             RetryPolicy(**zero)
+
+
+def test_an_outcome_shows_no_content() -> None:
+    """Neither the answer, which may be a secret of Asana's, nor what a refusal says is in its repr."""
+    outcome = Outcome(kind="answered", answer="0f1e2d", details=(ErrorDetail(message="3c4b5a"),))
+    assert "0f1e2d" not in repr(outcome)
+    assert "3c4b5a" not in repr(outcome)

@@ -133,6 +133,7 @@ async def test_nothing_is_left_of_what_has_arrived() -> None:
     store.go.set()
     assert await handoff.put(delivery(b"3")) == "stored"
 
+    assert handoff._deadlines._deadlines == {}
     assert await handoff.empty(60) == 0
     assert sorted(store.written) == [b"1", b"2", b"3"]
     assert (handoff._writing, handoff._bytes) == ({}, 0)
