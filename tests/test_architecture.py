@@ -203,10 +203,10 @@ class TestFloors:
         ("source", "found"),
         [
             ("import asana_webhooks.worker as w", ["asana_webhooks.worker"]),
-            ("from asana_webhooks import wire, sign", ["asana_webhooks.wire", "asana_webhooks"]),
+            ("from asana_webhooks import wire, sign_body", ["asana_webhooks.wire", "asana_webhooks"]),
             ("from asana_webhooks.store import base", ["asana_webhooks.store.base"]),
             ("from asana_webhooks.store.base import Store", ["asana_webhooks.store.base"]),
-            ("def f():\n    from asana_webhooks.worker import Worker", ["asana_webhooks.worker"]),
+            ("def f():\n    from asana_webhooks.worker.worker import Worker", ["asana_webhooks.worker"]),
             ("if TYPE_CHECKING:\n    import asana_webhooks.worker", ["asana_webhooks.worker"]),
             ("try:\n    import uvloop\nexcept ImportError:\n    pass", ["uvloop"]),
             ("from .. import worker", ["asana_webhooks.worker"]),

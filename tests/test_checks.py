@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from asana_webhooks.cleanup import finish
+from asana_webhooks._tasks import finish
 
 
 async def turns(count: int = 5) -> None:
@@ -65,7 +65,7 @@ class TestUndisturbed:
             assert await finish(fail(error)) is None
 
         assert [(one.name, one.levelname, one.message) for one in caplog.records if one.name != "asyncio"] == [
-            ("asana_webhooks.cleanup", "WARNING", f"cleaning up failed with {type(error).__name__}")
+            ("asana_webhooks._tasks", "WARNING", f"cleaning up failed with {type(error).__name__}")
         ]
         assert "canary" not in caplog.text
 

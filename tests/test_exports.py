@@ -71,7 +71,7 @@ class TestTopLevel:
             "from importlib import import_module",
             "from threading import RLock",
             "from typing import TYPE_CHECKING, Any, Final",
-            "from asana_webhooks.version import __version__",
+            "from asana_webhooks import __version__",
         ]
         assert public_definitions(ast.unparse(tree)) == set()
 

@@ -19,7 +19,7 @@ from asana_webhooks import (
     SQLiteStore,
     Worker,
     establish_webhook,
-    sign,
+    sign_body,
 )
 from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
@@ -103,7 +103,7 @@ async def test_a_handler_that_hangs_delays_no_answer() -> None:
     receiver = Receiver(store)
     for _ in range(2):
         content = body(event())
-        headers = [(b"x-hook-signature", sign(SECRET, content).encode())]
+        headers = [(b"x-hook-signature", sign_body(content, secret=SECRET).encode())]
         assert (await receiver.receive(ENDPOINT, headers, content)).status == 200
         await started.wait()
     working.cancel()
@@ -116,7 +116,7 @@ async def test_a_restart_loses_nothing_that_was_answered(tmp_path: Path) -> None
     content = body(event())
     async with SQLiteStore(tmp_path / "asana.db") as store:
         await register(store)
-        headers = [(b"x-hook-signature", sign(SECRET, content).encode())]
+        headers = [(b"x-hook-signature", sign_body(content, secret=SECRET).encode())]
         assert (await Receiver(store).receive(ENDPOINT, headers, content)).status == 200
     got: list[bytes] = []
 
@@ -141,7 +141,7 @@ async def test_a_duplicate_is_known_after_many_others() -> None:
         got.append(delivery.body)
 
     for content in (*contents, *contents):
-        headers = [(b"x-hook-signature", sign(SECRET, content).encode())]
+        headers = [(b"x-hook-signature", sign_body(content, secret=SECRET).encode())]
         assert (await receiver.receive(ENDPOINT, headers, content)).status == 200
         await Worker(store, handle).drain()
 
@@ -191,7 +191,7 @@ async def test_unknown_words_and_nobody_as_the_user_are_handled() -> None:
         user=None, action="teleported", resource={"gid": "1", "resource_type": "portal"}, change=None, extra={"x": [1]}
     )
     content = body(strange)
-    headers = [(b"x-hook-signature", sign(SECRET, content).encode())]
+    headers = [(b"x-hook-signature", sign_body(content, secret=SECRET).encode())]
     assert (await Receiver(store).receive(ENDPOINT, headers, content)).status == 200
     got: list[Event] = []
 

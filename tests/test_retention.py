@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from asana_webhooks import ConfigurationError, MemoryStore, Retention, sign
+from asana_webhooks import ConfigurationError, MemoryStore, Retention, sign_body
 from asana_webhooks.store.base import NewDelivery
 from tests.helpers.stores import SECRET, Clock, body, deliver, event, register
 
@@ -61,5 +61,5 @@ async def test_each_kind_has_its_age(dead: float | None, age: float, forgotten: 
     assert await Retention(dead=dead).apply(store) == forgotten
     assert len(await store.dead_letters()) == letters
     assert (await store.health()).waiting == 1
-    again = await store.put(NewDelivery(registration=id, signature=sign(SECRET, done), body=done))
+    again = await store.put(NewDelivery(registration=id, signature=sign_body(done, secret=SECRET), body=done))
     assert again == ("stored" if forgotten else "duplicate")

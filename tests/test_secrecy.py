@@ -42,13 +42,13 @@ from asana_webhooks import (
     Webhook,
     Worker,
     establish_webhook,
-    sign,
+    sign_body,
     wire,
 )
 from asana_webhooks.client.auth import FixedToken
 from asana_webhooks.models import CreatedWebhook
 from asana_webhooks.receiver.asgi import ReceiverApp
-from asana_webhooks.receiver.inbound import Handshake, HookHeaders, read_headers
+from asana_webhooks.receiver.protocol import Handshake, HookHeaders, read_headers
 from asana_webhooks.receiver.receiver import Reply
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import (
@@ -513,7 +513,7 @@ async def test_a_database_that_fails_in_the_middle(tmp_path: Path, after: int) -
 def test_signing_what_is_no_body() -> None:
     """Somebody who signs a text instead of bytes finds no key in the traceback."""
     with pytest.raises(TypeError):
-        sign(Secret(TEXT), "text")  # type: ignore[arg-type]
+        sign_body("text", secret=Secret(TEXT))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -666,7 +666,7 @@ async def test_what_handlers_and_events_say_in_the_log(words: str) -> None:
         raise LookupError(words)
 
     with Records() as records:
-        await Worker(store, fail, max_attempts=1).drain()
+        await Worker(store, fail, attempts=1).drain()
 
     check_lines(records)
     assert len([record for record in records if "unreadable" in record.getMessage()]) >= 2

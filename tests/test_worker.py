@@ -85,7 +85,7 @@ async def test_a_failure_is_tried_again_after_its_backoff(store: Store, clock: C
     """Not before the wait is over, and with the attempt counted."""
     await deliver(store, await register(store), body(event()))
     handler = Handler(failures=1)
-    worker = Worker(store, handler, backoff=Backoff(first=10, random=lambda: 1.0))
+    worker = Worker(store, handler, backoff=Backoff(first_wait=10, random=lambda: 1.0))
 
     await worker.drain()
     clock.now += 9.9
@@ -99,11 +99,11 @@ async def test_a_failure_is_tried_again_after_its_backoff(store: Store, clock: C
 
 
 async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, clock: Clock) -> None:
-    """After max_attempts the delivery is set aside with its error; a new one is handled meanwhile."""
+    """After attempts the delivery is set aside with its error; a new one is handled meanwhile."""
     registration = await register(store)
     await deliver(store, registration, body(event()))
     handler = Handler(failures=3)
-    worker = Worker(store, handler, max_attempts=3)
+    worker = Worker(store, handler, attempts=3)
     for _ in range(3):
         await worker.drain()
         clock.now += 3600
@@ -143,7 +143,7 @@ async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock
         clock.now += 61
     handler = Handler()
 
-    await Worker(store, handler, max_attempts=2).drain()
+    await Worker(store, handler, attempts=2).drain()
 
     [letter] = await store.dead_letters()
     assert "ended without an answer" in letter.error
@@ -318,7 +318,7 @@ async def test_a_handlers_own_cancellation_is_a_failure_like_any_other(store: St
     async def handle(_: Delivery) -> None:
         raise asyncio.CancelledError
 
-    await Worker(store, handle, max_attempts=1).drain()
+    await Worker(store, handle, attempts=1).drain()
 
     [letter] = await store.dead_letters()
     assert letter.error == "CancelledError"
@@ -473,7 +473,7 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(
     async def handle(_: Delivery) -> None:
         raise error
 
-    await Worker(store, handle, max_attempts=1).drain()
+    await Worker(store, handle, attempts=1).drain()
 
     assert [letter.error for letter in await store.dead_letters()] == [text] * 2
 
@@ -482,7 +482,7 @@ async def test_the_wait_grows_with_the_attempts(store: Store, clock: Clock) -> N
     """The second failure waits twice as long as the first."""
     await deliver(store, await register(store), body(event()))
     handler = Handler(failures=2)
-    worker = Worker(store, handler, backoff=Backoff(first=10, random=lambda: 1.0))
+    worker = Worker(store, handler, backoff=Backoff(first_wait=10, random=lambda: 1.0))
     for wait, attempts in ((0, 1), (10.1, 2), (10.1, 2), (10.1, 3)):
         clock.now += wait
         await worker.drain()
@@ -501,7 +501,7 @@ async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(sto
         except asyncio.CancelledError:
             raise RuntimeError("rolled back") from None
 
-    worker = Worker(store, handle, max_attempts=1, stop_timeout=0)
+    worker = Worker(store, handle, attempts=1, stop_timeout=0)
     running = asyncio.create_task(worker.run())
     await started.wait()
     worker.stop()
@@ -644,8 +644,8 @@ NAN, INFINITY = float("nan"), float("inf")
     [
         {"concurrency": 0},
         {"concurrency": 2.5},
-        {"max_attempts": 0},
-        {"max_attempts": NAN},
+        {"attempts": 0},
+        {"attempts": NAN},
         {"lease": 0},
         {"lease": INFINITY},
         {"poll": 0},
@@ -661,7 +661,9 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
         Worker(MemoryStore(), Handler(), **options)
 
 
-@pytest.mark.parametrize("options", [{"first": -1}, {"first": INFINITY}, {"longest": NAN}, {"longest": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"first_wait": -1}, {"first_wait": INFINITY}, {"longest_wait": NAN}, {"longest_wait": 0}], ids=str
+)
 def test_bad_backoffs_are_refused(options: dict[str, Any]) -> None:
     """Waits that a store could not keep are not made."""
     with pytest.raises(ConfigurationError, match="number of seconds"):
@@ -737,7 +739,7 @@ async def test_a_recorded_delivery_is_refused_where_that_is_asked_for(store: Sto
 async def test_attempts_are_counted(store: Store, clock: Clock) -> None:
     """By how they ended; all kinds are there from the start, for metrics."""
     id = await register(store)
-    worker = Worker(store, Handler(failures=4), max_attempts=2, concurrency=1)
+    worker = Worker(store, Handler(failures=4), attempts=2, concurrency=1)
     counts = worker.counts
     assert dict(counts) == dict.fromkeys(counts, 0)
     for content in (*(body(OF_TODAY, event()) for _ in range(3)), b"no JSON"):

@@ -46,7 +46,7 @@ async def main(path, handler, concurrency, lease, stop_timeout):
             globals()[handler],
             concurrency=int(concurrency),
             lease=float(lease),
-            max_attempts=2,
+            attempts=2,
             poll=0.05,
             stop_timeout=float(stop_timeout),
         )

@@ -190,8 +190,8 @@ class MemoryMachine(RuleBasedStateMachine):
             ordered=self.ordered,
             on_dead="halt" if self.halt else "skip",
             lease=LEASE,
-            max_attempts=MAX_ATTEMPTS,
-            backoff=Backoff(first=WAITS[1], random=lambda: 1.0),
+            attempts=MAX_ATTEMPTS,
+            backoff=Backoff(first_wait=WAITS[1], random=lambda: 1.0),
             stop_timeout=0,
             sleep=life.sleep,
         )

@@ -10,8 +10,8 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from asana_webhooks import __version__
 from asana_webhooks.errors import AsanaError, ConfigurationError
-from asana_webhooks.version import __version__
 
 __all__ = ["app", "run"]
 

@@ -25,12 +25,12 @@ from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Delivery, Secret
 from asana_webhooks.receiver.receiver import Receiver
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store.base import Store
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.serving import serve_receiver
-from asana_webhooks.worker import Handler, Worker
+from asana_webhooks.worker.worker import Handler, Worker
 
 __all__ = ["choose_store", "run_demo"]
 
@@ -269,7 +269,7 @@ class _Play:
 async def _deliver_late(target: str, secret: Secret) -> int:
     event = {"action": "deleted", "resource": {"gid": "1"}, "created_at": "2026-01-02T03:04:05.678Z"}
     body = wire.encode({"events": [event]})
-    headers = {"X-Hook-Signature": sign(secret, body), "Content-Type": "application/json"}
+    headers = {"X-Hook-Signature": sign_body(body, secret=secret), "Content-Type": "application/json"}
     async with (
         aiohttp.ClientSession() as http,
         http.post(URL(target, encoded=True), data=body, headers=headers) as answer,

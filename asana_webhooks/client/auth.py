@@ -16,13 +16,13 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 
-from asana_webhooks.checks import check_seconds
-from asana_webhooks.cleanup import is_being_cancelled
-from asana_webhooks.client.exchange import check_lent, check_ssl
+from asana_webhooks._checks import check_seconds
+from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.options import check_proxy, check_url
 from asana_webhooks.client.single_flight import SingleFlight
 from asana_webhooks.client.token_endpoint import TokenEndpoint
 from asana_webhooks.client.tokens import RefreshRequest, TokenSet, check_token
+from asana_webhooks.client.transport import check_lent, check_ssl
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.models import Secret
 

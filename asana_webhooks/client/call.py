@@ -4,11 +4,11 @@ import asyncio
 
 from attrs import define, field
 
-from asana_webhooks.cleanup import is_being_cancelled
+from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.auth import FixedToken, TokenProvider, check_token
-from asana_webhooks.client.exchange import Sendings
 from asana_webhooks.client.gate import Pause
 from asana_webhooks.client.retry import Outcome
+from asana_webhooks.client.transport import Sendings
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.models import Secret
 

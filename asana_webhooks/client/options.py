@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 from yarl import URL
 
+from asana_webhooks import __version__
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.version import __version__
 
 __all__ = [
     "DEFAULT_BASE_URL",

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import attrs
 from attrs import define, field, frozen
 
-from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.wire import ErrorDetail
 
@@ -38,14 +38,14 @@ def _check_function(_: object, attribute: "attrs.Attribute[Any]", value: Any) ->
 
 def _check_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     # A wait of nothing is fine; a time limit of nothing would let nothing happen.
-    check_seconds(attribute.name, value, zero=attribute.name.startswith("wait_"))
+    check_seconds(attribute.name, value, zero=attribute.name.endswith("_wait"))
 
 
 @frozen(kw_only=True)
 class RetryPolicy:
     """How often and how patiently a session sends again. All times are in seconds.
 
-    The wait before attempt n+1 is random between 0 and ``min(wait_max, wait_initial * 2**(n-1))``; if Asana asked for
+    The wait before attempt n+1 is random between 0 and ``min(longest_wait, first_wait * 2**(n-1))``; if Asana asked for
     more with ``Retry-After``, it is that plus up to a tenth. A wait that would pass the call's deadline is not begun.
 
     All calls of a session share a budget of repetitions, so that many callers cannot make an outage of Asana's worse:
@@ -62,8 +62,8 @@ class RetryPolicy:
     """The same for createWebhook, which is repeated only when nothing can have been created."""
     budget: int = field(default=100, validator=_check_budget)
     """What the session's budget of repetitions holds when it is full, as it is in the beginning."""
-    wait_initial: float = field(default=0.5, validator=_check_seconds)
-    wait_max: float = field(default=20.0, validator=_check_seconds)
+    first_wait: float = field(default=0.5, validator=_check_seconds)
+    longest_wait: float = field(default=20.0, validator=_check_seconds)
     pause_max: float = field(default=3600.0, validator=_check_seconds)
     """The longest pause for all calls of a session that a 429 can ask for; a longer ``Retry-After`` counts as this."""
     connect_timeout: float = field(default=10.0, validator=_check_seconds)
@@ -217,7 +217,7 @@ def _what_was_said(status: int, *, maybe_done: bool, renewable: bool) -> str:
 def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolicy) -> tuple[float, float]:
     """Return for how long this call waits before it is sent again, and for how long a 429 pauses the whole session."""
     chance = policy.random()
-    backoff = chance * min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 60))
+    backoff = chance * min(policy.longest_wait, policy.first_wait * 2.0 ** min(attempt - 1, 60))
     if outcome.kind == "held":
         backoff = 0.0
     asked = 0.0 if outcome.retry_after is None else min(outcome.retry_after, policy.pause_max)

@@ -13,14 +13,11 @@ from typing import Any, Final, Self, TypeVar
 import aiohttp
 from yarl import URL
 
-from asana_webhooks.checks import check_seconds
-from asana_webhooks.cleanup import is_being_cancelled
-from asana_webhooks.client.answers import error_of, unknown_outcome
+from asana_webhooks._checks import check_seconds
+from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.auth import FixedToken, TokenProvider, token_provider
 from asana_webhooks.client.call import Call, Patience
-from asana_webhooks.client.calm import Calm
 from asana_webhooks.client.deprecations import Deprecation, DeprecationLog, choice_headers, chosen_changes
-from asana_webhooks.client.exchange import Line, check_lent, check_ssl, exchange
 from asana_webhooks.client.options import (
     DEFAULT_BASE_URL,
     DEFAULT_HEADERS,
@@ -29,8 +26,11 @@ from asana_webhooks.client.options import (
     check_proxy,
 )
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
+from asana_webhooks.client.responses import error_of, unknown_outcome
 from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, verdict
-from asana_webhooks.client.scopes import CancelScope, CancelScopes
+from asana_webhooks.client.throttle import Calm
+from asana_webhooks.client.time_limit import CancelScope, CancelScopes
+from asana_webhooks.client.transport import Line, check_lent, check_ssl, exchange
 from asana_webhooks.errors import AsanaError, ConfigurationError, NetworkError, RateLimitedError, ServerError
 
 __all__ = ["AsanaSession"]

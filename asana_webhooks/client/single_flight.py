@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from attrs import define, field
 
-from asana_webhooks.cleanup import finish
+from asana_webhooks._tasks import finish
 
 __all__ = ["SingleFlight"]
 

@@ -12,11 +12,11 @@ from typing import Final
 import aiohttp
 from attrs import field, frozen
 
-from asana_webhooks.client.exchange import problem_of, read_body, refusal_of
+from asana_webhooks import __version__
 from asana_webhooks.client.retry import parse_retry_after
 from asana_webhooks.client.tokens import REFRESH, RefreshRequest, TokenSet
+from asana_webhooks.client.transport import problem_of, read_body, refusal_of
 from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError
-from asana_webhooks.version import __version__
 
 __all__ = ["TokenEndpoint"]
 

@@ -10,7 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from asana_webhooks import errors, wire
-from asana_webhooks.client.answers import clean
+from asana_webhooks.client.responses import clean
 from asana_webhooks.models import Secret
 
 __all__ = ["REFRESH", "RefreshRequest", "TokenSet", "check_token"]

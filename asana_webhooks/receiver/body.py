@@ -6,7 +6,7 @@ from typing import Final
 
 from asana_webhooks.errors import RejectedError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.inbound import Signed, check_length, prove
+from asana_webhooks.receiver.protocol import Signed, check_length, prove
 from asana_webhooks.receiver.reply import Outcome, refusal
 from asana_webhooks.store.base import NewDelivery, Registration
 

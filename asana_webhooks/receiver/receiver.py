@@ -8,13 +8,14 @@ from collections.abc import AsyncIterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-from asana_webhooks.checks import check_count, check_seconds
-from asana_webhooks.cleanup import is_being_cancelled
+from asana_webhooks._checks import check_count, check_seconds
+from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, RejectedError, StoreFullError
 from asana_webhooks.receiver.body import Body, Intake
-from asana_webhooks.receiver.handoff import HandOff
 from asana_webhooks.receiver.health import HealthCheck, health_reply
-from asana_webhooks.receiver.inbound import (
+from asana_webhooks.receiver.known import KnownRegistrations
+from asana_webhooks.receiver.pending import HandOff
+from asana_webhooks.receiver.protocol import (
     MAX_BODY,
     Handshake,
     Headers,
@@ -22,7 +23,6 @@ from asana_webhooks.receiver.inbound import (
     is_heartbeat,
     read_headers,
 )
-from asana_webhooks.receiver.known import KnownRegistrations
 from asana_webhooks.receiver.reply import Outcome, Reply, refusal
 from asana_webhooks.store.base import NewDelivery, PutResult, Registration, Store, registration_id
 

@@ -10,12 +10,12 @@ from typing import Final
 
 from asana_webhooks.models import Secret
 
-__all__ = ["sign", "verify"]
+__all__ = ["sign_body", "verify_signature"]
 
 _SIGNATURE: Final = re.compile(rb"[0-9a-fA-F]{64}")
 
 
-def sign(secret: Secret, body: bytes) -> str:
+def sign_body(body: bytes, *, secret: Secret) -> str:
     """Return the ``X-Hook-Signature`` of *body*: 64 lower-case hex digits.
 
     Raises:
@@ -26,15 +26,15 @@ def sign(secret: Secret, body: bytes) -> str:
     return hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
 
 
-def verify(secret: Secret, body: bytes, signature: bytes) -> bool:
+def verify_signature(body: bytes, signature: bytes, *, secret: Secret) -> bool:
     """Tell whether *signature* is the one of *body*; whatever the header holds, this never raises.
 
     Args:
-        secret: the webhook's secret; an empty one verifies nothing.
         body: the raw bytes of the request, before anything has decoded them.
         signature: the raw value of the ``X-Hook-Signature`` header.
+        secret: the webhook's secret; an empty one verifies nothing.
     """
     if not _SIGNATURE.fullmatch(signature) or not secret.reveal():
         return False
     # Bytes, because compare_digest refuses texts outside ASCII with an exception.
-    return hmac.compare_digest(sign(secret, body).encode(), signature.lower())
+    return hmac.compare_digest(sign_body(body, secret=secret).encode(), signature.lower())

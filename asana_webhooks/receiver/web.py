@@ -25,16 +25,16 @@ _SHORT: Final = 64 * 1024
 """Bytes. A body so short that has come with its head is taken at once; that is 18 us faster, a quarter of a request."""
 
 
-def webhook_routes(receiver: Receiver, prefix: str = "/asana", *, health: bool = False) -> list[web.RouteDef]:
+def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = False) -> list[web.RouteDef]:
     """Return the routes to add to an application: ``app.add_routes(webhook_routes(receiver))``.
 
     Args:
         receiver: what answers.
-        prefix: the path before the endpoint; ``public_url`` of `establish_webhook` must end with it.
-        health: also answer GET and HEAD of ``<prefix>/health`` with `Receiver.health`, for a load balancer. Whoever
-            reaches the prefix can read it.
+        path: the path before the endpoint; ``public_url`` of `establish_webhook` must end with it.
+        health: also answer GET and HEAD of ``<path>/health`` with `Receiver.health`, for a load balancer. Whoever
+            reaches the path can read it.
     """
-    base = prefix.rstrip("/")
+    base = path.rstrip("/")
     routes = [web.post(f"{base}/{{endpoint}}", _target(receiver))]
     if health:
         routes.append(web.get(f"{base}/health", _health(receiver)))

@@ -6,7 +6,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (

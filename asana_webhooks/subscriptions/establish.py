@@ -16,7 +16,7 @@ from typing import Final
 from attrs import define, evolve, field, frozen
 from yarl import URL
 
-from asana_webhooks.cleanup import finish
+from asana_webhooks._tasks import finish
 from asana_webhooks.client.options import parse_url
 from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
@@ -29,7 +29,7 @@ from asana_webhooks.errors import (
 )
 from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
 from asana_webhooks.store.base import Store, registration_id
-from asana_webhooks.subscriptions.orphans import delete_orphans, ensure_deleted, sweep_registrations
+from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks, delete_orphans, ensure_deleted
 
 __all__ = ["EstablishedWebhook", "establish_webhook"]
 
@@ -71,7 +71,7 @@ async def establish_webhook(
     A receiver must be listening at *public_url* already, in this process or another with the same store. So this
     cannot be awaited from an application's start-up hook, where the port is not open yet.
 
-    With *workspace*, it first ends what earlier processes left open beyond its time, as `sweep_registrations` does;
+    With *workspace*, it first ends what earlier processes left open beyond its time, as `delete_orphaned_webhooks`;
     whatever goes wrong there, and after 10 seconds in any case, it goes on. Without, it could not look for anything and
     leaves that to others; what is overdue accepts nothing anyway. Then it awaits the store and one create call; if its
     outcome stays unknown, also a second create call, and the calls to find and delete what became of the first: it
@@ -164,7 +164,7 @@ def _check_arguments(
 async def _sweep(asana: AsanaSession, store: Store, *, workspace: str) -> None:
     try:
         async with asyncio.timeout(_SWEEP_SECONDS):
-            await sweep_registrations(asana, store, workspace=workspace)
+            await delete_orphaned_webhooks(asana, store, workspace=workspace)
     except (AsanaError, TimeoutError) as error:
         # What has ended is answered 404 until Asana deletes it, and what has not is for the next one.
         _log.warning("clearing up after earlier processes was given up: %s", str(error) or "it took too long")

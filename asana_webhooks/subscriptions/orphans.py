@@ -20,7 +20,7 @@ from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import AsanaError, NotFoundError
 from asana_webhooks.store.base import Store, registration_id
 
-__all__ = ["delete_orphans", "ensure_deleted", "sweep_registrations"]
+__all__ = ["delete_orphaned_webhooks", "delete_orphans", "ensure_deleted"]
 
 _SEARCH_SECONDS: Final = 30.0
 """How long the webhooks of a resource are looked through."""
@@ -28,7 +28,7 @@ _SEARCH_SECONDS: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
-async def sweep_registrations(asana: AsanaSession, store: Store, *, workspace: str | None = None) -> int:
+async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspace: str | None = None) -> int:
     """End what a process left open that died while it was creating webhooks, and delete those webhooks.
 
     `establish_webhook` does this first if it is told the workspace; this is for services that may start without

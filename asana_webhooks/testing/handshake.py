@@ -7,10 +7,10 @@ import random
 
 from asana_webhooks.models import Secret
 from asana_webhooks.testing.answers import ApiError
-from asana_webhooks.testing.postman import Postman, Reply
 from asana_webhooks.testing.records import HandshakeRecord
 from asana_webhooks.testing.script import FaultScript
 from asana_webhooks.testing.signing import secret_of
+from asana_webhooks.testing.target_client import Postman, Reply
 
 __all__ = ["Handshaker"]
 

@@ -15,12 +15,12 @@ from asana_webhooks.testing.clock import FakeClock
 from asana_webhooks.testing.fields import select
 from asana_webhooks.testing.handshake import Handshaker
 from asana_webhooks.testing.offsets import read_offset, write_offset
-from asana_webhooks.testing.postman import is_loopback
 from asana_webhooks.testing.records import WebhookRecord
 from asana_webhooks.testing.schedule import HEARTBEAT_EVERY
 from asana_webhooks.testing.script import Plan
 from asana_webhooks.testing.sender import Sender
 from asana_webhooks.testing.signing import new_secret, secret_of
+from asana_webhooks.testing.target_client import is_loopback
 from asana_webhooks.testing.validation import (
     Input,
     check_limit,

@@ -14,10 +14,10 @@ from asana_webhooks.testing import schedule
 from asana_webhooks.testing.activity import Activity
 from asana_webhooks.testing.clock import FakeClock
 from asana_webhooks.testing.faults import Fault
-from asana_webhooks.testing.postman import Postman, Reply
 from asana_webhooks.testing.records import Batch, DeliveryRecord, WebhookRecord
 from asana_webhooks.testing.script import FaultScript
 from asana_webhooks.testing.signing import secret_of, sign_with
+from asana_webhooks.testing.target_client import Postman, Reply
 
 __all__ = ["Sender"]
 

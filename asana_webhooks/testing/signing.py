@@ -30,5 +30,5 @@ def secret_of(given: Secret | str | None, rng: random.Random) -> Secret:
 
 
 def sign_with(secret: Secret, body: bytes) -> str:
-    """Sign as `asana_webhooks.sign` does, with an empty secret too: an attacker would try that one."""
+    """Sign as `asana_webhooks.sign_body` does, with an empty secret too: an attacker would try that one."""
     return hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()

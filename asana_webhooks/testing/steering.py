@@ -12,11 +12,11 @@ from asana_webhooks.testing.changes import DEFAULT_USER, ChangeRequest, Value, r
 from asana_webhooks.testing.clock import FakeClock, check_advance, format_time
 from asana_webhooks.testing.faults import Fault
 from asana_webhooks.testing.handshake import Handshaker
-from asana_webhooks.testing.postman import Postman
 from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, Kept, WebhookRecord
 from asana_webhooks.testing.script import FaultScript, Hold
 from asana_webhooks.testing.sender import Sender
 from asana_webhooks.testing.signing import secret_of
+from asana_webhooks.testing.target_client import Postman
 from asana_webhooks.testing.world import World, passes, reaches
 
 __all__ = ["Steering"]

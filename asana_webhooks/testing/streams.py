@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from attrs import Attribute, define, field, frozen
 
-from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError
 
 __all__ = ["Connection", "Scripts", "StreamFault", "reset"]

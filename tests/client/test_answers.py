@@ -11,7 +11,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asana_webhooks import errors
-from asana_webhooks.client.answers import error_of, hide, outcome_of, secrets_of, unknown_outcome
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
     DeleteWebhookRequest,
@@ -20,6 +19,7 @@ from asana_webhooks.client.requests import (
     Request,
     UpdateWebhookRequest,
 )
+from asana_webhooks.client.responses import error_of, hide, outcome_of, secrets_of, unknown_outcome
 from asana_webhooks.client.retry import Outcome
 from asana_webhooks.models import Secret, Webhook
 from asana_webhooks.wire import ErrorDetail

@@ -183,7 +183,7 @@ class TestStorm:
             await until(asana._calm.gate.left)
             paused.set()
 
-        async with asking(answer, wait_initial=4.0) as (asana, server):
+        async with asking(answer, first_wait=4.0) as (asana, server):
             _, called, _ = await server.time.run(asana.send(GET.request), asana.send(PUT.request), open_up())
 
             assert server.time.slept == slept

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from asana_webhooks import __version__
 from asana_webhooks.client.deprecations import (
     Deprecation,
     DeprecationLog,
@@ -17,7 +18,6 @@ from asana_webhooks.client.deprecations import (
 )
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError, NotFoundError
-from asana_webhooks.version import __version__
 from tests.helpers.raw import CALLS, GET, TOKEN, Call, session
 from tests.helpers.servers import answer, errors, scripted_server
 

@@ -64,7 +64,7 @@ class GetTagRequest(Request[bytes]):
 
 
 def quick(**changes: Any) -> RetryPolicy:
-    return RetryPolicy(**({"wait_initial": 0, "create_attempts": 1} | changes))
+    return RetryPolicy(**({"first_wait": 0, "create_attempts": 1} | changes))
 
 
 def session(url: str, **options: Any) -> AsanaSession:

@@ -29,7 +29,7 @@ from tests.helpers.servers import ScriptedServer, answer, errors, scripted_serve
 
 TOKEN = "2/1331/7654:0123456789abcdef"
 ONCE = RetryPolicy(attempts=1)
-PATIENT = RetryPolicy(attempts=3, wait_initial=0.0)
+PATIENT = RetryPolicy(attempts=3, first_wait=0.0)
 TOO_LONG = 901
 """Seconds; an offset lives for 900."""
 

@@ -248,11 +248,11 @@ class TestAttempts:
         plain = RetryPolicy()
 
         assert (plain.attempts, plain.create_attempts, plain.budget) == (4, 2, 100)
-        assert (plain.wait_initial, plain.wait_max, plain.pause_max) == (0.5, 20.0, 3600.0)
+        assert (plain.first_wait, plain.longest_wait, plain.pause_max) == (0.5, 20.0, 3600.0)
         assert (plain.connect_timeout, plain.attempt_timeout, plain.create_attempt_timeout) == (10.0, 30.0, 45.0)
 
     def test_very_many_attempts(self) -> None:
-        """A policy of thousands of attempts waits wait_max and does not overflow."""
+        """A policy of thousands of attempts waits longest_wait and does not overflow."""
         said = decide("lost", attempt=5_000, attempts=10_000, random=lambda: 1.0)
 
         assert said == Verdict("again", 20.0, cost=10)
@@ -341,7 +341,7 @@ class TestWaiting:
         ("attempt", "bound"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 16.0), (7, 20.0), (60, 20.0)]
     )
     def test_bounds_double(self, attempt: int, bound: float) -> None:
-        """The longest wait doubles with every attempt, up to wait_max; the shortest is none."""
+        """The longest wait doubles with every attempt, up to longest_wait; the shortest is none."""
         waits = [decide("lost", attempt=attempt, attempts=100, random=lambda c=c: c).wait for c in (0.0, 0.5, 1.0)]
 
         assert waits == [0.0, bound / 2, bound]
@@ -352,7 +352,7 @@ class TestWaiting:
     ) -> None:
         """Full jitter without Retry-After; with it never less than asked, and at most a tenth above."""
         initial, longest = bounds
-        options: dict[str, Any] = {"wait_initial": initial, "wait_max": longest, "pause_max": 1e6, "attempts": 99}
+        options: dict[str, Any] = {"first_wait": initial, "longest_wait": longest, "pause_max": 1e6, "attempts": 99}
         outcome = Outcome(kind="refused", status=503, retry_after=retry_after)
         said = decide(outcome, attempt=attempt, time_left=math.inf, random=lambda: chance, **options)
         bound = min(longest, initial * 2.0 ** (attempt - 1))
@@ -368,7 +368,7 @@ class TestWaiting:
     def test_retry_after_spreads_callers(self, chance: float, retry_after: float, name: str) -> None:
         """Callers told the same number of seconds do not come back at the same moment."""
         outcome = evolve(outcome_named(name), retry_after=retry_after)
-        said = decide(outcome, random=lambda: chance, wait_max=0.0)
+        said = decide(outcome, random=lambda: chance, longest_wait=0.0)
 
         assert said.wait == pytest.approx(retry_after * (1 + chance / 10))
 
@@ -405,7 +405,11 @@ class TestPause:
     def test_with_retry_after(self, operation: str, scarce: dict[str, Any]) -> None:
         """It is as long as Asana said, without jitter, and also when this call itself gives up."""
         said = decide(
-            Outcome(kind="refused", status=429, retry_after=5.0), operation, random=lambda: 1.0, wait_max=0.0, **scarce
+            Outcome(kind="refused", status=429, retry_after=5.0),
+            operation,
+            random=lambda: 1.0,
+            longest_wait=0.0,
+            **scarce,
         )
 
         assert said.pause == 5.0
@@ -414,7 +418,7 @@ class TestPause:
     @pytest.mark.parametrize("scarce", [{}, {"attempt": 99}, {"left": 0}], ids=["again", "no attempt", "no budget"])
     def test_without_retry_after(self, scarce: dict[str, Any]) -> None:
         """It is as long as this call waits, or would have waited."""
-        said = decide("429", random=lambda: 0.5, wait_initial=3.0, wait_max=3.0, **scarce)
+        said = decide("429", random=lambda: 0.5, first_wait=3.0, longest_wait=3.0, **scarce)
 
         assert said.pause == 1.5
         assert said.wait == (0.0 if scarce else 1.5)
@@ -588,7 +592,7 @@ class TestPolicy:
 
     @pytest.mark.parametrize(
         "name",
-        ["wait_initial", "wait_max", "pause_max", "connect_timeout", "attempt_timeout", "create_attempt_timeout"],
+        ["first_wait", "longest_wait", "pause_max", "connect_timeout", "attempt_timeout", "create_attempt_timeout"],
     )
     @pytest.mark.parametrize("value", [-1, -0.1, math.inf, math.nan, True, "1", None], ids=repr)
     def test_seconds(self, name: str, value: Any) -> None:
@@ -600,7 +604,7 @@ class TestPolicy:
     def test_no_time_at_all(self, name: str) -> None:
         """Nothing can be done in no time, but waits may be none."""
         zero: dict[str, Any] = {name: 0}
-        assert RetryPolicy(wait_initial=0, wait_max=0).wait_max == 0
+        assert RetryPolicy(first_wait=0, longest_wait=0).longest_wait == 0
         with pytest.raises(ConfigurationError, match=f"^{name} must be"):
             RetryPolicy(**zero)
 

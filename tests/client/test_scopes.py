@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asana_webhooks.client.scopes import CancelScopes
+from asana_webhooks.client.time_limit import CancelScopes
 from tests.helpers.cancelling import pass_turns
 
 

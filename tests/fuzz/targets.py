@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from asana_webhooks.errors import PayloadError, RejectedError
 from asana_webhooks.models import Delivery, Event, Secret
-from asana_webhooks.receiver.inbound import (
+from asana_webhooks.receiver.protocol import (
     Handshake,
     HookHeaders,
     Signed,
@@ -24,7 +24,7 @@ from asana_webhooks.receiver.inbound import (
     read_headers,
 )
 from asana_webhooks.receiver.reply import Outcome
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store.base import Registration, RegistrationState, candidate_id
 from asana_webhooks.wire import decode_events, encode
 
@@ -60,7 +60,7 @@ def headers(data: bytes) -> None:
     """
     known = REGISTRATIONS[data[0] % len(REGISTRATIONS)] if data else REGISTRATIONS[0]
     head, _, body = data.partition(b"\n\n")
-    signature = sign(SECRETS[0], body).encode()
+    signature = sign_body(body, secret=SECRETS[0]).encode()
     pairs = [_pair(line, signature) for line in head.split(b"\n")[1:]]
     try:
         meaning = read_headers(known, HookHeaders.of(pairs))
@@ -117,14 +117,14 @@ def _check_proof(known: Registration, signed: Signed, body: bytes) -> None:
     assert maker is not None
     assert delivery.registration == ID
     assert delivery.body is body
-    assert delivery.signature == sign(maker, body)
+    assert delivery.signature == sign_body(body, secret=maker)
     assert delivery.candidate == (candidate_id(maker) if known.secret is None else None)
 
 
 def bodies(data: bytes) -> None:
     """Take a signed body as the receiver does, and read it as the worker does."""
     for known, secret in ((REGISTRATIONS[2], SECRETS[3]), (REGISTRATIONS[3], SECRETS[0])):
-        assert prove(known, Signed(sign(secret, data).encode()), data).body is data
+        assert prove(known, Signed(sign_body(data, secret=secret).encode()), data).body is data
     tree = _plain_json(data)
     if is_heartbeat(data):
         assert tree == {"events": []}

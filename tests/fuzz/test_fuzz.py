@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asana_webhooks.receiver.inbound import is_heartbeat
+from asana_webhooks.receiver.protocol import is_heartbeat
 from tests.fuzz import targets
 
 HERE = Path(__file__).parent

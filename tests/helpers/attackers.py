@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from attrs import Factory, define, field, frozen
 
-from asana_webhooks import AsanaSession, EstablishedWebhook, MemoryStore, Receiver, Secret, SQLiteStore, sign
+from asana_webhooks import AsanaSession, EstablishedWebhook, MemoryStore, Receiver, Secret, SQLiteStore, sign_body
 from asana_webhooks.store.base import Store, candidate_id
 from asana_webhooks.testing import FakeAsana, Hold
 from tests.helpers.doors import DOORS
@@ -56,7 +56,7 @@ class Answer:
 
 
 def signed(secret: Secret, content: bytes) -> Headers:
-    return [("X-Hook-Signature", sign(secret, content))]
+    return [("X-Hook-Signature", sign_body(content, secret=secret))]
 
 
 def shaking(secret: Secret) -> Headers:

@@ -19,7 +19,7 @@ from aiohttp import http_parser, web, web_protocol
 from aiohttp.http_exceptions import HttpProcessingError
 from attrs import define, field, frozen
 
-from asana_webhooks import MemoryStore, Receiver, sign
+from asana_webhooks import MemoryStore, Receiver, sign_body
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import Registration, Store, registration_id
 from asana_webhooks.testing import serve_receiver
@@ -150,7 +150,7 @@ def raw_request(
 
 def signature(content: bytes) -> bytes:
     """Return the header line that proves *content*."""
-    return b"X-Hook-Signature: " + sign(SECRET, content).encode()
+    return b"X-Hook-Signature: " + sign_body(content, secret=SECRET).encode()
 
 
 def delivery(

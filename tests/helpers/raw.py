@@ -56,7 +56,7 @@ def session(url: str, **options: Any) -> AsanaSession:
     """Return a session that does not wait between attempts; *options* may be the session's or the policy's."""
     names = {one.name for one in RetryPolicy.__attrs_attrs__}
     policy: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in names}
-    at_once: dict[str, Any] = {"sleep": no_wait, "wait_initial": 0.0}
+    at_once: dict[str, Any] = {"sleep": no_wait, "first_wait": 0.0}
     retry = RetryPolicy(**(at_once | policy))
     given: dict[str, Any] = {"token": TOKEN, "base_url": url, "retry": retry}
     return AsanaSession(**(given | options))

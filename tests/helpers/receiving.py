@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 from attrs import define, field, frozen
 
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store import SQLiteStore
 from tests.helpers.raw import later
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
@@ -235,7 +235,7 @@ class Load:
         begun = time.monotonic()
         try:
             async with http.post(
-                f"{self.url}/{ENDPOINT}", data=content, headers={"X-Hook-Signature": sign(SECRET, content)}
+                f"{self.url}/{ENDPOINT}", data=content, headers={"X-Hook-Signature": sign_body(content, secret=SECRET)}
             ) as response:
                 status = response.status
         except (aiohttp.ClientError, TimeoutError):

@@ -282,7 +282,7 @@ async def scene(situation: Situation = SITUATIONS[1], **options: Any) -> AsyncIt
         await trick(writer, good_answer(server.requests[-1], keep=situation.keep))
 
     time, limiter = Time(), SlowLimiter()
-    policy = {"sleep": time.sleep, "clock": time.clock, "budget": 1_000_000, "wait_initial": 1.0}
+    policy = {"sleep": time.sleep, "clock": time.clock, "budget": 1_000_000, "first_wait": 1.0}
     async with raw_server(talk, keep=True) as server:
         settings: dict[str, Any] = {
             "token": situation.token(),

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import define
 
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store.base import NewDelivery, Store, registration_id
 
 SECRET = Secret("0123456789abcdef0123456789abcdef")
@@ -53,5 +53,5 @@ async def register(store: Store, endpoint: str = ENDPOINT, secret: Secret = SECR
 
 async def deliver(store: Store, registration: str, content: bytes) -> None:
     """Store a delivery as the receiver does."""
-    delivery = NewDelivery(registration=registration, signature=sign(SECRET, content), body=content)
+    delivery = NewDelivery(registration=registration, signature=sign_body(content, secret=SECRET), body=content)
     assert await store.put(delivery) == "stored"

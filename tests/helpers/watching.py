@@ -29,7 +29,7 @@ from asana_webhooks.client.requests import CreateWebhookRequest
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import PayloadError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.inbound import Headers
+from asana_webhooks.receiver.protocol import Headers
 from asana_webhooks.receiver.receiver import Receiver, Reply
 from asana_webhooks.store import base
 from tests.helpers.canary import SHORTEST_ENDPOINT, Canary

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from attrs import define, field
 
-from asana_webhooks import Receiver, SQLiteStore, sign
+from asana_webhooks import Receiver, SQLiteStore, sign_body
 from asana_webhooks.testing import serve_receiver
 from tests.helpers.receiving import stored
 from tests.helpers.stores import ENDPOINT, SECRET, body, event
@@ -51,7 +51,7 @@ class Scene:
     async def deliver(self, content: bytes | None = None, *, size: int = 0) -> tuple[int, bytes]:
         """Deliver something; return the answer."""
         content = content or body(event(padding="x" * size))
-        answer = await self.post(content, {"X-Hook-Signature": sign(SECRET, content)})
+        answer = await self.post(content, {"X-Hook-Signature": sign_body(content, secret=SECRET)})
         if answer == DONE and content not in self.acknowledged:
             self.acknowledged.append(content)
         return answer

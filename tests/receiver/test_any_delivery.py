@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asana_webhooks import Backoff, Delivery, MemoryStore, Receiver, Retention, SQLiteStore, Worker
 from asana_webhooks.models import ResourceRef
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store import Store
 from tests.helpers.stores import ENDPOINT, SECRET, Clock, body, event, register
 
@@ -60,7 +60,7 @@ deliveries = st.lists(events, min_size=1, max_size=3)
 
 
 def signed(content: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"X-Hook-Signature", sign(SECRET, content).encode())]
+    return [(b"X-Hook-Signature", sign_body(content, secret=SECRET).encode())]
 
 
 @define
@@ -373,4 +373,4 @@ async def fail_once(service: Service) -> None:
     async def fail(_: Delivery) -> None:
         raise LookupError("away")
 
-    await Worker(service.store, fail, backoff=Backoff(first=HOUR, longest=HOUR)).drain()
+    await Worker(service.store, fail, backoff=Backoff(first_wait=HOUR, longest_wait=HOUR)).drain()

@@ -18,10 +18,10 @@ from asana_webhooks import (
     TargetRejectedError,
     establish_webhook,
     registration_id,
-    sign,
+    sign_body,
 )
 from asana_webhooks.receiver.asgi import ReceiverApp
-from asana_webhooks.receiver.inbound import Headers
+from asana_webhooks.receiver.protocol import Headers
 from asana_webhooks.receiver.reply import Reply
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.testing import FakeAsana
@@ -45,7 +45,7 @@ async def store() -> AsyncIterator[MemoryStore]:
 
 
 def signature(content: bytes) -> dict[str, str]:
-    return {"X-Hook-Signature": sign(SECRET, content)}
+    return {"X-Hook-Signature": sign_body(content, secret=SECRET)}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -121,7 +121,7 @@ async def test_a_peer_that_goes_away_in_the_middle_leaves_nothing(door: str, sto
         host, _, port = public_url.removeprefix("http://").partition("/")[0].partition(":")
         _, writer = await asyncio.open_connection(host, int(port))
         path = f"/{public_url.partition('//')[2].partition('/')[2]}/{ENDPOINT}"
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign(SECRET, content)}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign_body(content, secret=SECRET)}\r\n"
         writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:50])
         await writer.drain()
         writer.close()
@@ -163,7 +163,7 @@ async def test_a_body_that_breaks_off_inside_a_chunk_is_refused(door: str, store
         host, _, port = public_url.removeprefix("http://").partition("/")[0].partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         path = f"/{public_url.partition('//')[2].partition('/')[2]}/{ENDPOINT}"
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign(SECRET, content)}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign_body(content, secret=SECRET)}\r\n"
         writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         await writer.drain()
         writer.write(b"5\r\n{'eve\r\nno hex\r\n")
@@ -306,7 +306,8 @@ async def test_a_short_body_that_is_here_is_taken_at_once(
     async with DOORS["aiohttp"](receiver) as url:
         parts_ = urlsplit(url)
         reader, writer = await asyncio.open_connection(parts_.hostname, parts_.port)
-        head = f"POST {parts_.path}/{ENDPOINT} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {sign(SECRET, content)}\r\n"
+        signature = sign_body(content, secret=SECRET)
+        head = f"POST {parts_.path}/{ENDPOINT} HTTP/1.1\r\nHost: x\r\nX-Hook-Signature: {signature}\r\n"
         message = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
         if parts == 2:
             writer.write(message[:-1])

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from asana_webhooks import MemoryStore, RejectedError, StoreUnavailableError
-from asana_webhooks.receiver.handoff import HandOff
+from asana_webhooks.receiver.pending import HandOff
 from asana_webhooks.store.base import NewDelivery, PutResult
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.raw import until

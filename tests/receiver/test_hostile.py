@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asana_webhooks import Delivery, MemoryStore, Secret, SQLiteStore, Worker, sign
+from asana_webhooks import Delivery, MemoryStore, Secret, SQLiteStore, Worker, sign_body
 from asana_webhooks.store.base import Store
 from tests.helpers.attackers import Answer
 from tests.helpers.hostile import (
@@ -66,7 +66,7 @@ async def the_401(door: Site) -> bytes:
 def forgeries(draw: st.DrawFn) -> tuple[str, bytes]:
     """Draw a signature and a body that do not belong together, each a little beside what would."""
     content = draw(st.sampled_from([INTACT, b'{"events":[]}', b"\x00"]))
-    true = sign(SECRET, content)
+    true = sign_body(content, secret=SECRET)
     place = draw(st.integers(0, 10_000))
     turned = bytearray(content)
     turned[place % len(content)] ^= 1 << draw(st.integers(0, 7))
@@ -82,7 +82,7 @@ def forgeries(draw: st.DrawFn) -> tuple[str, bytes]:
                 (true[: place % 64] + wrong_digit + true[place % 64 + 1 :], content),
                 (true[: place % 64], content),
                 (true + wrong_digit, content),
-                (sign(Secret(other), content), content),
+                (sign_body(content, secret=Secret(other)), content),
                 (hmac.new(bytes.fromhex(text), content, "sha256").hexdigest(), content),
                 (hmac.new(b"", content, "sha256").hexdigest(), content),
             ]
@@ -104,7 +104,7 @@ async def test_every_forgery_gets_the_same_answer(door: Site, the_401: bytes, fo
 
 async def test_hostile_signature_headers(door: Site, the_401: bytes) -> None:
     """Whatever stands in the header, it is no signature: 401, or 400 where the server cannot read it."""
-    true = sign(SECRET, INTACT).encode()
+    true = sign_body(INTACT, secret=SECRET).encode()
     values = {
         "empty": b"",
         "blank": b" \t ",
@@ -177,7 +177,7 @@ async def test_what_http_lets_a_signature_look_like(door: Site) -> None:
     """Hex digits in upper case are accepted, and blanks around a header's value are not part of it."""
     for write in (bytes.upper, b"  \t%b \t".__mod__, b"%b".__mod__):
         content = body(event())
-        value = write(sign(SECRET, content).encode())
+        value = write(sign_body(content, secret=SECRET).encode())
 
         assert (await door.say(raw_request(b"X-Hook-Signature:" + value, content=content))).status == 200
         assert await door.taken() == [content]

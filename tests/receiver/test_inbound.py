@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asana_webhooks.errors import RejectedError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.inbound import (
+from asana_webhooks.receiver.protocol import (
     MAX_BODY,
     Handshake,
     HookHeaders,
@@ -19,7 +19,7 @@ from asana_webhooks.receiver.inbound import (
     prove,
     read_headers,
 )
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
 
 GOOD = "b537207f20cbfa02357cf448134da559"
@@ -28,7 +28,7 @@ OTHER = Secret("c8ba4ddd7a4ebea8c8ba4ddd7a4ebea8")
 THIRD = Secret("0123456789abcdef0123456789abcdef")
 HEARTBEAT = b'{"events":[]}'
 BODY = b'{"events":[{"action":"added"}]}'
-SIGNATURE = sign(SECRET, BODY).encode()
+SIGNATURE = sign_body(BODY, secret=SECRET).encode()
 
 Pair = tuple[bytes, bytes]
 
@@ -402,7 +402,7 @@ class TestAnyRequest:
 
 
 def signed(secret: Secret, body: bytes = BODY) -> Signed:
-    return Signed(sign(secret, body).encode())
+    return Signed(sign_body(body, secret=secret).encode())
 
 
 def disproof(known: Registration, proof: Signed, body: bytes = BODY) -> tuple[int, str]:
@@ -438,7 +438,7 @@ class TestProve:
         proven = prove(known, signed(secret), BODY)
 
         assert proven.candidate == candidate_id(secret)
-        assert proven.signature == sign(secret, BODY)
+        assert proven.signature == sign_body(BODY, secret=secret)
         assert proven.body == BODY
 
     def test_quarantine_mark_tells_candidates_apart(self) -> None:

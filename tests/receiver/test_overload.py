@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from asana_webhooks import MemoryStore, Receiver, sign
+from asana_webhooks import MemoryStore, Receiver, sign_body
 from asana_webhooks.errors import StoreUnavailableError
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store import NewDelivery
@@ -80,18 +80,20 @@ PATIENT = {"timeout": 60}
 
 
 def headers(content: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"X-Hook-Signature", sign(SECRET, content).encode())]
+    return [(b"X-Hook-Signature", sign_body(content, secret=SECRET).encode())]
 
 
 def delivery_of(content: bytes) -> NewDelivery:
-    return NewDelivery(registration=registration_id(ENDPOINT), signature=sign(SECRET, content), body=content)
+    return NewDelivery(
+        registration=registration_id(ENDPOINT), signature=sign_body(content, secret=SECRET), body=content
+    )
 
 
 async def post(url: str, content: bytes) -> int:
     """Deliver something; return the status."""
     async with aiohttp.ClientSession() as http:
         async with http.post(
-            f"{url}/{ENDPOINT}", data=content, headers={"X-Hook-Signature": sign(SECRET, content)}
+            f"{url}/{ENDPOINT}", data=content, headers={"X-Hook-Signature": sign_body(content, secret=SECRET)}
         ) as response:
             return response.status
 

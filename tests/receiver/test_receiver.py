@@ -21,10 +21,10 @@ from asana_webhooks import (
     StoreFullError,
     StoreHealth,
     StoreUnavailableError,
-    sign,
+    sign_body,
 )
 from asana_webhooks.receiver.body import Body
-from asana_webhooks.receiver.inbound import HookHeaders
+from asana_webhooks.receiver.protocol import HookHeaders
 from asana_webhooks.receiver.reply import Outcome
 from asana_webhooks.store.base import NewDelivery, PutResult, RegistrationState, Store, registration_id
 from tests.helpers.raw import until
@@ -44,7 +44,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 def signed(content: bytes, secret: Secret = SECRET) -> list[tuple[bytes, bytes]]:
-    return [(b"X-Hook-Signature", sign(secret, content).encode())]
+    return [(b"X-Hook-Signature", sign_body(content, secret=secret).encode())]
 
 
 def handshake(secret: Secret = SECRET) -> list[tuple[bytes, bytes]]:
@@ -166,7 +166,7 @@ async def test_the_signature_counts_over_the_raw_bytes(store: Store) -> None:
         [(b"x-hook-signature", b"a" * 8192)],
         [*signed(b"{}", SECRET), *signed(b"{}", SECRET)],
         signed(b"{}", OTHER),
-        [(b"x-hook-signature", sign(SECRET, b"{}").encode()[:63])],
+        [(b"x-hook-signature", sign_body(b"{}", secret=SECRET).encode()[:63])],
     ],
     ids=["none", "empty", "wrong", "non-ascii", "high bytes", "long", "two", "other secret", "short"],
 )
@@ -717,7 +717,7 @@ async def test_the_log_says_why_and_shows_no_secret(store: Store, caplog: pytest
         "refused with 404: 'unknown endpoint'",
         "refused with 401: 'no signature'",
     ]
-    hidden = [SECRET.reveal(), OTHER.reveal(), ENDPOINT, sign(SECRET, content), "s3cret-content", "evil"]
+    hidden = [SECRET.reveal(), OTHER.reveal(), ENDPOINT, sign_body(content, secret=SECRET), "s3cret-content", "evil"]
     assert [text for text in hidden if text in caplog.text] == []
 
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from asana_webhooks import MemoryStore, Receiver, Secret, StoreUnavailableError, sign
+from asana_webhooks import MemoryStore, Receiver, Secret, StoreUnavailableError, sign_body
 from asana_webhooks.receiver.reply import Reply
-from asana_webhooks.receiver.signature import verify
+from asana_webhooks.receiver.signature import verify_signature
 from asana_webhooks.store.base import NewDelivery, PutResult, Registration, registration_id
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
@@ -21,7 +21,7 @@ Content = bytes | AsyncIterator[bytes]
 
 
 def signed(content: bytes, secret: Secret = SECRET) -> Headers:
-    return [(b"X-Hook-Signature", sign(secret, content).encode())]
+    return [(b"X-Hook-Signature", sign_body(content, secret=secret).encode())]
 
 
 async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -137,11 +137,11 @@ async def test_a_signature_is_checked_once(
     """What the store is asked for after a look at the signature is not worth another, if it names the same secret."""
     tried: list[Secret] = []
 
-    def note(secret: Secret, content: bytes, signature: bytes) -> bool:
+    def note(content: bytes, signature: bytes, *, secret: Secret) -> bool:
         tried.append(secret)
-        return verify(secret, content, signature)
+        return verify_signature(content, signature, secret=secret)
 
-    monkeypatch.setattr("asana_webhooks.receiver.inbound.verify", note)
+    monkeypatch.setattr("asana_webhooks.receiver.protocol.verify_signature", note)
     make, status = REQUESTS[request_]
 
     assert (await receiver.receive(ENDPOINT, *make())).status == status

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from asana_webhooks import sign
+from asana_webhooks import sign_body
 from tests.helpers.receiving import ReceiverProcess, locked, prepare, receiver_process, sending, stored
 from tests.helpers.stores import ENDPOINT, SECRET, body, event
 
@@ -35,7 +35,7 @@ class Delivery:
         head = [
             f"POST {parts.path}/{ENDPOINT} HTTP/1.1",
             f"Host: {parts.netloc}",
-            f"X-Hook-Signature: {sign(SECRET, content)}",
+            f"X-Hook-Signature: {sign_body(content, secret=SECRET)}",
             f"Content-Length: {len(content)}",
             "Expect: 100-continue",
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from asana_webhooks import SQLiteStore, sign
+from asana_webhooks import SQLiteStore, sign_body
 from asana_webhooks.store.base import registration_id
 from tests.helpers.receiving import prepare, receiver_process
 from tests.helpers.stores import ENDPOINT, SECRET, body, event
@@ -70,7 +70,7 @@ async def statuses(url: str) -> list[int]:
     deliveries = [body(event()) for _ in range(3)]
     requests = [
         (PENDING, b"", {"X-Hook-Secret": SECRET.reveal()}),
-        *((ENDPOINT, content, {"X-Hook-Signature": sign(SECRET, content)}) for content in deliveries),
+        *((ENDPOINT, content, {"X-Hook-Signature": sign_body(content, secret=SECRET)}) for content in deliveries),
     ]
     answers = []
     async with aiohttp.ClientSession() as http:

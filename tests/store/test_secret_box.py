@@ -17,7 +17,7 @@ from cryptography.fernet import Fernet
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.receiver import Receiver
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store import MemoryStore, RegistrationState, SQLiteStore, candidate_id, open_store
 from asana_webhooks.store.fernet import FernetBox
 from asana_webhooks.store.secret_box import PLAIN_TEXT, KeptSecret, PlainText, Safe, SecretBox
@@ -240,7 +240,7 @@ class TestBoxFails:
     ) -> None:
         """Without the right key a true delivery is answered so that Asana sends it again: no 401, no 404."""
         content = body(event())
-        headers = [(b"x-hook-signature", sign(SECRET, content).encode())]
+        headers = [(b"x-hook-signature", sign_body(content, secret=SECRET).encode())]
         async with SQLiteStore(path, secret_box=FernetBox({"k1": OLD})) as store:
             id = await register(store, secret=SECRET)
         async with SQLiteStore(path, secret_box=box) as store:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.store import SQLiteStore
 from asana_webhooks.store.secret_box import PLAIN_TEXT
-from asana_webhooks.store.sqlite import keeper, log
+from asana_webhooks.store.sqlite import log, maintenance
 from asana_webhooks.store.sqlite.log import TRY_AGAIN, LogWatch
 from tests.store.sqlite_help import SECRET, confirmed, in_writer, new, rows
 
@@ -46,7 +46,7 @@ async def _store(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
     """A store whose log is long early, and which tries to empty it each time."""
     monkeypatch.setattr(log, "LONG", LONG)
     monkeypatch.setattr(log, "TRY_AGAIN", 0.0)
-    monkeypatch.setattr(keeper, "WAIT", 5)
+    monkeypatch.setattr(maintenance, "WAIT", 5)
     async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_log_bytes=MOST) as store:
         yield await confirmed(store)
 
@@ -154,7 +154,7 @@ class TestReaderElsewhere:
         self, store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Those who read through the store all the time keep nobody from emptying the log."""
-        monkeypatch.setattr(keeper, "WAIT", 10_000)
+        monkeypatch.setattr(maintenance, "WAIT", 10_000)
         ended = asyncio.Event()
 
         async def read() -> None:
@@ -176,7 +176,7 @@ class TestReaderElsewhere:
         before = await in_writer(store, lambda db: db)
         store._keeper.log.see(MOST)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("asana_webhooks.store.sqlite.keeper._empty", _failing)
+            patch.setattr("asana_webhooks.store.sqlite.maintenance._empty", _failing)
             patch.setattr(store._file, "log_bytes", lambda: MOST)
             await store.heartbeat("r")
             assert await in_writer(store, lambda db: db) is not before

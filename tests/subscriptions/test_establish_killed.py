@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from asana_webhooks import AsanaSession, Receiver, SQLiteStore, sweep_registrations
+from asana_webhooks import AsanaSession, Receiver, SQLiteStore, delete_orphaned_webhooks
 from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.stores import Clock
 from tests.subscriptions.scenes import Scene, arrived, live
@@ -87,5 +87,5 @@ async def test_a_service_may_sweep_at_its_start(tmp_path: Path) -> None:
         here = survivor.here
         survivor.clock.now += 121
 
-        assert await sweep_registrations(here.asana, here.store, workspace=here.fake.workspace) == 0
+        assert await delete_orphaned_webhooks(here.asana, here.store, workspace=here.fake.workspace) == 0
         assert here.fake.webhooks == {}

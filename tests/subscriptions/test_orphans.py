@@ -1,4 +1,4 @@
-"""sweep_registrations: what a process left open that died while it was creating webhooks."""
+"""delete_orphaned_webhooks: what a process left open that died while it was creating webhooks."""
 
 import asyncio
 import secrets
@@ -17,8 +17,8 @@ from asana_webhooks import (
     SQLiteStore,
     StoreUnavailableError,
     create_webhook,
+    delete_orphaned_webhooks,
     registration_id,
-    sweep_registrations,
 )
 from asana_webhooks.store.base import RegistrationState
 from asana_webhooks.store.fernet import FernetBox
@@ -48,7 +48,7 @@ class Aftermath:
         """Sweep when all that was open is overdue."""
         self.clock.now += 121
         self.here.fake.requests.clear()
-        return await sweep_registrations(self.here.asana, self.here.store, workspace=workspace)
+        return await delete_orphaned_webhooks(self.here.asana, self.here.store, workspace=workspace)
 
     @property
     def asked(self) -> list[str | None]:
@@ -111,7 +111,7 @@ async def test_its_secrets_are_not_needed(after: Aftermath, tmp_path: Path) -> N
         await store.offer(registration_id(endpoint), Secret("a" * 32))
     after.clock.now += 121
     async with SQLiteStore(tmp_path / "store.db", clock=after.clock, secret_box=keys[1]) as store:
-        assert await sweep_registrations(after.here.asana, store, workspace="1331") == 0
+        assert await delete_orphaned_webhooks(after.here.asana, store, workspace="1331") == 0
     assert orphan not in after.here.fake.webhooks
 
 
@@ -121,7 +121,7 @@ async def test_before_the_deadline_it_is_left_alone(after: Aftermath) -> None:
     establishing = asyncio.create_task(after.here.establish())
     await hold.reached()
     after.clock.now += 119
-    assert await sweep_registrations(after.here.asana, after.here.store, workspace="1331") == 0
+    assert await delete_orphaned_webhooks(after.here.asana, after.here.store, workspace="1331") == 0
     hold.release()
 
     assert await live(after.here.fake) == {(await establishing).webhook_gid}
@@ -246,7 +246,7 @@ async def test_bad_arguments_end_nothing(after: Aftermath) -> None:
 async def test_a_store_that_fails_is_an_error_here(after: Aftermath) -> None:
     """The sweep is what was asked for, so it does not keep quiet about it."""
     with pytest.raises(StoreUnavailableError):
-        await sweep_registrations(after.here.asana, troubled(after.here.store, "sweep"))
+        await delete_orphaned_webhooks(after.here.asana, troubled(after.here.store, "sweep"))
 
 
 async def test_establishing_sweeps_first(after: Aftermath) -> None:

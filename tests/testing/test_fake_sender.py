@@ -12,7 +12,7 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.signature import sign
+from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.clock import format_time
 from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, Got, Target, playing, serving
@@ -551,4 +551,4 @@ async def test_sign_is_the_packages_own() -> None:
     """A test can sign what it likes with the secret the fake tells."""
     async with playing() as (fake, api, target):
         gid = await api.create_gid(target.url)
-        assert target.deliveries[0].headers["X-Hook-Signature"] == sign(fake.secret(gid), b'{"events":[]}')
+        assert target.deliveries[0].headers["X-Hook-Signature"] == sign_body(b'{"events":[]}', secret=fake.secret(gid))

@@ -37,7 +37,7 @@ from tests.testing.fake_play import PROJECT, Target, serving
 
 RESET = StreamFault(reset_after=0)
 SWALLOW = StreamFault(swallow=True)
-AT_ONCE = RetryPolicy(wait_initial=0.0, wait_max=0.0)
+AT_ONCE = RetryPolicy(first_wait=0.0, longest_wait=0.0)
 Way = Literal["requests", "replies"]
 End = Literal["reset", "closed"]
 WAYS = pytest.mark.parametrize("way", ["requests", "replies"])

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.sqlite.file import DatabaseFile
-from asana_webhooks.store.sqlite.keeper import Keeper
-from asana_webhooks.store.sqlite.lanes import Lane, Operation, Together
+from asana_webhooks.store.sqlite.maintenance import Keeper
+from asana_webhooks.store.sqlite.transactions import Lane, Operation, Together
 
 __all__ = ["Access"]
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from attrs import evolve
 
-from asana_webhooks.checks import check_count, check_seconds
+from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import AsanaError, StoreError, StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
@@ -27,7 +27,7 @@ from asana_webhooks.store.secret_box import PlainText, Safe, SecretBox
 from asana_webhooks.store.sqlite import inbox, log, purging, registrations
 from asana_webhooks.store.sqlite.access import Access
 from asana_webhooks.store.sqlite.file import DatabaseFile
-from asana_webhooks.store.sqlite.keeper import Keeper
+from asana_webhooks.store.sqlite.maintenance import Keeper
 from asana_webhooks.store.sqlite.room import Room
 
 __all__ = ["SQLiteStore"]

@@ -4,7 +4,7 @@ from typing import Final
 
 from attrs import frozen
 
-from asana_webhooks.checks import check_seconds
+from asana_webhooks._checks import check_seconds
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.base import Store
 

@@ -9,12 +9,12 @@ from typing import Final
 
 from attrs import field, frozen
 
-from asana_webhooks.backoff import Backoff
-from asana_webhooks.cleanup import is_being_cancelled
+from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import PayloadError
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.wire import decode_events
+from asana_webhooks.worker.backoff import Backoff
 
 __all__ = ["Handler", "Settled", "Settler"]
 
@@ -45,7 +45,7 @@ class Settler:
 
     store: Store
     handle: Handler
-    max_attempts: int
+    attempts: int
     backoff: Backoff
     refuse_stale: bool
     count: Callable[[Settled], None] = field(repr=False)
@@ -63,8 +63,8 @@ class Settler:
 
     async def _settle(self, lease: Lease) -> tuple[Settled, bool]:
         """Return how it ended, and whether the lease was still ours."""
-        if lease.attempt > self.max_attempts:  # the workers before us died over it
-            given_up = f"given up after {self.max_attempts} attempts that ended without an answer"
+        if lease.attempt > self.attempts:  # the workers before us died over it
+            given_up = f"given up after {self.attempts} attempts that ended without an answer"
             return Settled.DEAD, await self.store.fail(lease, error=given_up, retry_in=None)
         try:
             delivery = _read(lease)
@@ -79,7 +79,7 @@ class Settler:
         error = await self._try(delivery)
         if error is None:
             return Settled.DONE, await self.store.done(lease)
-        if lease.attempt >= self.max_attempts:
+        if lease.attempt >= self.attempts:
             return Settled.DEAD, await self._bury(lease, error)
         retry_in = self.backoff.after(lease.attempt)
         return Settled.RETRIED, await self.store.fail(lease, error=error, retry_in=retry_in)

@@ -7,7 +7,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
-from asana_webhooks.checks import check_count
+from asana_webhooks._checks import check_count
 from asana_webhooks.client.call import Call
 from asana_webhooks.client.gate import Gate
 from asana_webhooks.client.requests import Request

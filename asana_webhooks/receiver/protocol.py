@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.reply import Outcome, refusal
-from asana_webhooks.receiver.signature import verify
+from asana_webhooks.receiver.signature import verify_signature
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
 
 __all__ = [
@@ -142,7 +142,7 @@ def prove(registration: Registration, signed: Signed, body: bytes) -> NewDeliver
     confirmed = registration.secret
     secrets = registration.candidates if confirmed is None else (confirmed,)
     for secret in secrets:
-        if verify(secret, body, signed.signature):
+        if verify_signature(body, signed.signature, secret=secret):
             return NewDelivery(
                 registration=registration.id,
                 signature=signed.signature.decode("ascii").lower(),

@@ -14,9 +14,9 @@ from aiohttp.abc import AbstractStreamWriter
 from attrs import define, field, frozen
 from yarl import URL
 
-from asana_webhooks.cleanup import is_being_cancelled
-from asana_webhooks.client.answers import hide, outcome_of, secrets_of
+from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.requests import DeleteWebhookRequest, Request
+from asana_webhooks.client.responses import hide, outcome_of, secrets_of
 from asana_webhooks.client.retry import Outcome
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret

@@ -11,14 +11,14 @@ from contextlib import suppress
 from types import MappingProxyType, TracebackType
 from typing import Literal, Self, TypeVar
 
-from asana_webhooks.backoff import Backoff
-from asana_webhooks.checks import check_count, check_seconds
-from asana_webhooks.cleanup import finish, is_being_cancelled
+from asana_webhooks._checks import check_count, check_seconds
+from asana_webhooks._tasks import finish, is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError, StoreUnavailableError
 from asana_webhooks.models import Delivery
-from asana_webhooks.retention import Retention
-from asana_webhooks.settling import Handler, Settled, Settler
 from asana_webhooks.store.base import Lease, Store
+from asana_webhooks.worker.backoff import Backoff
+from asana_webhooks.worker.processing import Handler, Settled, Settler
+from asana_webhooks.worker.retention import Retention
 
 __all__ = ["Handler", "Worker"]
 
@@ -36,7 +36,7 @@ class Worker:
             await worker.run()
 
     Returning from *handle* acknowledges a delivery. Raising has it tried again after a wait (the traceback is logged),
-    and after *max_attempts* it becomes a dead letter with its error; so does, at once, a delivery whose body is not
+    and after *attempts* it becomes a dead letter with its error; so does, at once, a delivery whose body is not
     what Asana documents. While a handler runs its lease is extended. Any number of workers, in any number of
     processes, may share a store. While it runs, it also has the store forget what is over.
 
@@ -51,7 +51,7 @@ class Worker:
         refuse_stale: make a dead letter of a delivery that is `Delivery.stale`, instead of handling it. Needs a clock
             that is right.
         lease: seconds a delivery is held before another worker may take it, should this one die.
-        max_attempts: how often a delivery is tried.
+        attempts: how often a delivery is tried.
         backoff: how long a failed delivery waits.
         poll: seconds between looks at the store while it has nothing to do.
         retention: how long what is over is remembered; ``None``: this worker leaves that alone.
@@ -71,7 +71,7 @@ class Worker:
         refuse_stale: bool = False,
         # Leases and attempts
         lease: float = 60.0,
-        max_attempts: int = 10,
+        attempts: int = 10,
         backoff: Backoff | None = None,
         # Idling, forgetting and stopping
         poll: float = 0.5,
@@ -80,7 +80,7 @@ class Worker:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         check_count("concurrency", concurrency)
-        check_count("max_attempts", max_attempts)
+        check_count("attempts", attempts)
         check_seconds("lease", lease, zero=False)
         check_seconds("poll", poll, zero=False)
         check_seconds("stop_timeout", stop_timeout)
@@ -101,7 +101,7 @@ class Worker:
         self._settler = Settler(
             store=store,
             handle=self._in_slot,
-            max_attempts=max_attempts,
+            attempts=attempts,
             backoff=backoff or Backoff(),
             refuse_stale=refuse_stale,
             count=self._count,
