@@ -23,7 +23,7 @@ from asana_webhooks.client.auth import FixedToken, OAuthToken, RenewingTokenProv
 from asana_webhooks.client.operations import get_webhooks
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.client.tokens import TokenSet
+from asana_webhooks.client.oauth import TokenSet
 from asana_webhooks.errors import (
     AsanaError,
     ConfigurationError,

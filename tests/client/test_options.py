@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from asana_webhooks.client.options import (
+from asana_webhooks._checks import (
     check_base_url,
     check_headers,
     check_proxy,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asana_webhooks.client.tokens import RefreshRequest, TokenSet
+from asana_webhooks.client.oauth import RefreshRequest, TokenSet
 from asana_webhooks.errors import (
     RateLimitedError,
     ResponseError,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asana_webhooks.client.time_limit import CancelScopes
+from asana_webhooks.client.time_limit import TimeLimits
 from tests.helpers.cancelling import pass_turns
 
 
@@ -38,7 +38,7 @@ class TestEnding:
     @pytest.mark.parametrize("before", [0, 1e-3], ids=["past", "soon"])
     async def test_at_its_end(self, before: float) -> None:
         """The body is cancelled, what follows the block goes on, and the task does not count as cancelled."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         with scopes.until(now() + before) as scope:
             await forever()
 
@@ -48,7 +48,7 @@ class TestEnding:
 
     async def test_brought_forward(self) -> None:
         """An end may come sooner than was said first, but not later."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         with scopes.until(now() + 3600) as scope:
             scope.end_by(now() + 7200)
             assert scope.end < now() + 3601
@@ -59,7 +59,7 @@ class TestEnding:
 
     async def test_done_before(self) -> None:
         """A body that is done in time is left as it is, and so is what it raises."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         with scopes.until(now() + 3600) as scope:
             await pass_turns(1)
         with pytest.raises(LookupError), scopes.until(now() + 3600):
@@ -70,7 +70,7 @@ class TestEnding:
 
     async def test_each_has_its_own(self) -> None:
         """What ends first does not end what began first, and the later one ends too."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         ended: list[str] = []
 
         async def wait(name: str, seconds: float) -> None:
@@ -91,7 +91,7 @@ class TestEnding:
 
     async def test_one_after_the_other(self) -> None:
         """Ends that follow each other are all met, although the looks at them are not too close together."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         start = now()
 
         async def wait(seconds: float) -> float:
@@ -104,7 +104,7 @@ class TestEnding:
 
     async def test_what_ignores_its_end(self) -> None:
         """Whoever lets no cancellation through is done when it is done, and can see that it is late."""
-        with CancelScopes().until(now()) as scope:
+        with TimeLimits().until(now()) as scope:
             try:
                 await forever()
             except asyncio.CancelledError:
@@ -115,7 +115,7 @@ class TestEnding:
 
     async def test_an_error_on_the_way_out(self) -> None:
         """What the body raises when it is cancelled is not lost."""
-        with pytest.raises(LookupError), CancelScopes().until(now()):
+        with pytest.raises(LookupError), TimeLimits().until(now()):
             try:
                 await forever()
             finally:
@@ -123,7 +123,7 @@ class TestEnding:
 
     async def test_within_another(self) -> None:
         """When both are at their end, both blocks are left; what stands between them is not run."""
-        scopes, reached = CancelScopes(), []
+        scopes, reached = TimeLimits(), []
         with scopes.until(now()) as outer:
             with scopes.until(now()) as inner:
                 await forever()
@@ -137,9 +137,9 @@ class TestCancelling:
     async def test_by_somebody_else(self) -> None:
         """It goes through, also when the scope ends in the same turn."""
         for turn in range(3):
-            scopes = CancelScopes()
+            scopes = TimeLimits()
 
-            async def wait(scopes: CancelScopes = scopes) -> None:
+            async def wait(scopes: TimeLimits = scopes) -> None:
                 with scopes.until():
                     await forever()
 
@@ -158,7 +158,7 @@ class TestCancelling:
             try:
                 await forever()
             except asyncio.CancelledError:
-                with CancelScopes().until(now()) as scope:
+                with TimeLimits().until(now()) as scope:
                     await forever()
                 return scope.expired
             return False
@@ -173,14 +173,14 @@ class TestCancelling:
         """That is no end of the scope's."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.cancel()
-        with pytest.raises(asyncio.CancelledError), CancelScopes().until():
+        with pytest.raises(asyncio.CancelledError), TimeLimits().until():
             await future
 
 
 class TestClosing:
     async def test_ends_all(self) -> None:
         """Those that are entered, and those that come later, whatever end they were given."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
 
         async def wait(end: float) -> bool:
             with scopes.until(end) as scope:
@@ -194,7 +194,7 @@ class TestClosing:
 
     async def test_what_ignored_its_end_is_ended_again(self) -> None:
         """Closing cancels it once more, closing twice does not, and nobody has cancelled the task in the end."""
-        scopes, ignored = CancelScopes(), 0
+        scopes, ignored = TimeLimits(), 0
         with scopes.until(now()) as scope:
             with suppress(asyncio.CancelledError):
                 await forever()
@@ -212,7 +212,7 @@ class TestClosing:
 
     async def test_a_cancellation_of_others_between_two_of_its_own(self) -> None:
         """Who was cancelled by somebody else goes on being cancelled, however often the scope did it too."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
 
         async def wait() -> None:
             with scopes.until(now()):
@@ -233,7 +233,7 @@ class TestClosing:
 
     async def test_before_whatever_is_scheduled_after_it(self) -> None:
         """The body is cancelled, and does not hear of what comes up while other things are closed in the same turn."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         waited_for: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def wait() -> bool:
@@ -249,7 +249,7 @@ class TestClosing:
 
     async def test_leaves_no_timer(self, timers: list[float]) -> None:
         """Nothing keeps the loop, or what it holds, once all is closed."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         with scopes.until(now() + 3600):
             pass
         scopes.close()
@@ -260,7 +260,7 @@ class TestClosing:
 
     async def test_leaves_no_timer_of_those_it_ended(self) -> None:
         """Nor does one stay that was set for what has been ended, or brought its end forward meanwhile."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
 
         async def wait() -> None:
             with scopes.until(now() + 3600) as scope:
@@ -279,7 +279,7 @@ class TestClosing:
 class TestTimers:
     async def test_one_for_all(self, timers: list[float]) -> None:
         """However many scopes are entered, the loop's timer is set once, unless one ends sooner than all before."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         start = now()
         for number in range(100):
             with scopes.until(start + 3600 + number), scopes.until():
@@ -291,7 +291,7 @@ class TestTimers:
 
     async def test_nothing_is_watched_when_nothing_goes_on(self, timers: list[float]) -> None:
         """A look that finds no scope sets no timer."""
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         with scopes.until(now()):
             pass
         await pass_turns(3)
@@ -305,7 +305,7 @@ class TestTimers:
     ) -> None:
         """The more scopes there are, the longer the time from look to look: to look at all of them takes that long."""
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)
-        scopes = CancelScopes()
+        scopes = TimeLimits()
         entered = [scopes.until(100.001 + number) for number in range(1000)]
         for scope in entered:
             scope.__enter__()
@@ -323,7 +323,7 @@ class TestTimers:
 
         def enter() -> None:
             try:
-                with CancelScopes().until():
+                with TimeLimits().until():
                     pass
             except RuntimeError as error:
                 seen.append(error)
