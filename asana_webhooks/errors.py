@@ -229,7 +229,7 @@ class PaginationError(AsanaError):
         problem, advice = {
             "expired": ("the offset of the next page has expired", "Walk again, and take less time between pages."),
             "repeated": ("the server repeated an offset", "Walk again; if it stays, tell Asana's support."),
-            "endless": ("the server sends pages without end", "Walk again; if it stays, tell Asana's support."),
+            "endless": ("the pages do not end", "Walk again; if it stays, tell Asana's support."),
         }[self.reason]
         return f"getWebhooks: {problem} after {self.items_so_far} items. {advice}"
 

@@ -19,7 +19,7 @@ from asana_webhooks.client.requests import (
     Request,
     UpdateWebhookRequest,
 )
-from asana_webhooks.client.responses import error_of, hide, outcome_of, secrets_of, unknown_outcome
+from asana_webhooks.client.responses import changes_of, error_of, hide, outcome_of, secrets_of, unknown_outcome
 from asana_webhooks.client.retry import Outcome
 from asana_webhooks.models import Secret, Webhook
 from asana_webhooks.wire import ErrorDetail
@@ -483,3 +483,29 @@ class TestHide:
 
         for shown in (str(error), repr(error), str(unknown), repr(unknown)):
             assert "canary" not in shown
+
+
+class TestChanges:
+    def test_as_documented(self) -> None:
+        """Several headers, several changes in one, any case and spaces; each by its name."""
+        documented = "name=string_ids;info=https://asa.na/api/string-ids;affected=true"
+        values = [f"{documented}, Name = b ; Affected = true ", "name=c=d;affected=true"]
+
+        assert changes_of(values) == {"string_ids": "https://asa.na/api/string-ids", "b": "", "c=d": ""}
+
+    def test_what_says_nothing(self) -> None:
+        """What has no name, or does not affect the request, is passed over."""
+        assert changes_of([]) == {}
+        assert changes_of(["", ",,;,=,", "name=a", "name=a;affected=false", "name=a;affected=1"]) == {}
+        assert (
+            changes_of(["affected=true;info=x", "name=;affected=true", "name;affected=true", "=a;affected=true"]) == {}
+        )
+
+    @given(st.lists(st.text() | st.text("nameinfoaffectedtrue=;, \n"), max_size=4))
+    @example(["name=a\r\nERROR b\x1b[31m\u202e;info=\x00x" + "y" * 5000 + ";affected=true"])
+    def test_any_text(self, values: list[str]) -> None:
+        """Nothing can forge a line of a log or colour a terminal, and nothing fills it."""
+        for name, info in changes_of(values).items():
+            assert name
+            assert f"{name}{info}".isprintable()
+            assert len(f"{name}{info}") <= 400
