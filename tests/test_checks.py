@@ -19,18 +19,13 @@ from asana_webhooks._checks import (
 from asana_webhooks.errors import ConfigurationError
 
 
-@pytest.mark.parametrize("value", [0, 0.5, 60])
-def test_seconds_pass(value: float) -> None:
-    """Numbers of seconds come back as they are."""
-    assert check_seconds("lease", value) == value
-
-
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf, 10**400, "5", None, True], ids=repr)
-@pytest.mark.parametrize("zero", [True, False])
-def test_other_seconds_are_refused(value: Any, zero: bool) -> None:
+def test_other_seconds_are_refused() -> None:
     """Nobody keeps a time that never comes; the message names the argument."""
-    with pytest.raises(ConfigurationError, match=r"^lease must be a finite number of seconds, "):
-        check_seconds("lease", value, zero=zero)
+    odd: list[Any] = [-1e-9, math.nan, math.inf, -math.inf, 10**400, "5", None, True]
+    for value in odd:
+        for zero in (True, False):
+            with pytest.raises(ConfigurationError, match=r"^lease must be a finite number of seconds, "):
+                check_seconds("lease", value, zero=zero)
 
 
 def test_no_seconds_at_all_are_refused_where_they_make_no_sense() -> None:
@@ -66,12 +61,13 @@ def test_none_at_all_is_a_count_where_it_makes_sense() -> None:
         check_count("budget", -1, zero=True)
 
 
-@pytest.mark.parametrize("zero", [True, False])
-@pytest.mark.parametrize("value", [False, True, 0.0, "0", None, math.nan], ids=repr)
-def test_what_only_looks_like_a_count(value: Any, zero: bool) -> None:
-    """Truth values, floats and texts are no counts, whether or not 0 is one."""
-    with pytest.raises(ConfigurationError, match=r"^budget must be a whole number of at least [01], not "):
-        check_count("budget", value, zero=zero)
+def test_other_counts_are_refused() -> None:
+    """Truth values, floats and texts are no counts, whether or not 0 is one; the message names the argument."""
+    odd: list[Any] = [False, True, 0.0, 1.5, "0", "1", None, math.nan, -1]
+    for value in odd:
+        for zero in (True, False):
+            with pytest.raises(ConfigurationError, match=r"^budget must be a whole number of at least [01], not "):
+                check_count("budget", value, zero=zero)
 
 
 def test_long_values_are_cut() -> None:
@@ -80,13 +76,6 @@ def test_long_values_are_cut() -> None:
         with pytest.raises(ConfigurationError) as caught:
             check("lease", "x" * 5000)
         assert len(str(caught.value)) < 200
-
-
-@pytest.mark.parametrize("value", [0, -1, 1.5, math.nan, "1", None, True], ids=repr)
-def test_other_counts_are_refused(value: Any) -> None:
-    """The message names the argument."""
-    with pytest.raises(ConfigurationError, match=r"^attempts must be a whole number of at least 1, not "):
-        check_count("attempts", value)
 
 
 BASE_URL = "https://app.asana.com/api/1.0"

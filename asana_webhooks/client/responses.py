@@ -107,20 +107,16 @@ def secrets_of(request: Request[Any], token: str) -> tuple[str, ...]:
 
     All of it also as it looks in a URL.
     """
-    return tuple({form: None for text in _texts_of(request, token) for form in (text, quote(text, safe=""))})
+    secrets = [token]
+    if isinstance(request, CreateWebhookRequest):
+        endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
+        # A short one is no secret, and cutting it out would spoil the message.
+        secrets += [request.target, endpoint] if len(endpoint) >= 16 else [request.target]
+    return tuple(form for text in secrets for form in (text, quote(text, safe="")))
 
 
-def _texts_of(request: Request[Any], token: str) -> tuple[str, ...]:
-    if not isinstance(request, CreateWebhookRequest):
-        return (token,)
-    endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
-    # A short one is no secret, and cutting it out would spoil the message.
-    return (token, request.target, endpoint) if len(endpoint) >= 16 else (token, request.target)
-
-
-def hide(outcome: Outcome, secrets: Iterable[str]) -> Outcome:
+def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
     """Cut *secrets*, and whatever cannot be printed, out of the text Asana sent back."""
-    secrets = tuple(secrets)
     details = tuple(
         wire.ErrorDetail(
             message=clean(one.message, secrets), help=clean(one.help, secrets), phrase=clean(one.phrase, secrets)

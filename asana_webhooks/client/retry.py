@@ -24,11 +24,7 @@ __all__ = ["Decision", "Outcome", "RetryPolicy", "decide", "parse_retry_after"]
 
 
 def _check_count(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    check_count(attribute.name, value)
-
-
-def _check_budget(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    check_count(attribute.name, value, zero=True)
+    check_count(attribute.name, value, zero=attribute.name == "budget")
 
 
 def _check_function(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -60,7 +56,7 @@ class RetryPolicy:
     """How often one call is sent at the most."""
     create_attempts: int = field(default=2, validator=_check_count)
     """The same for createWebhook, which is repeated only when nothing can have been created."""
-    budget: int = field(default=100, validator=_check_budget)
+    budget: int = field(default=100, validator=_check_count)
     """What the session's retry budget holds when it is full, as it is in the beginning."""
     first_wait: float = field(default=0.5, validator=_check_seconds)
     longest_wait: float = field(default=20.0, validator=_check_seconds)

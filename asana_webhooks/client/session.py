@@ -78,7 +78,7 @@ class AsanaSession:
         token: str | TokenProvider | None = None,
         *,
         base_url: str | None = None,
-        # Time and repetition
+        # Time and retries
         timeout: float = 60.0,
         retry: RetryPolicy | None = None,
         # Throttle

@@ -70,14 +70,12 @@ class TestFixed:
         with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(provider)
 
-    @pytest.mark.parametrize("token", BAD.values(), ids=BAD.keys())
-    def test_unusable(self, token: str) -> None:
+    def test_unusable(self) -> None:
         """What cannot stand in a header is refused at once, and the error does not show it (trap 5)."""
-        with pytest.raises(ConfigurationError, match="holds a space, a line break or a character outside") as caught:
-            token_provider(token)
-
-        for shown in (repr(caught.value), "".join(traceback.format_exception_only(caught.value))):
-            assert "canary" not in shown
+        for what, token in BAD.items():
+            with pytest.raises(ConfigurationError, match="a space, a line break or a character outside") as caught:
+                token_provider(token)
+            assert "canary" not in f"{caught.value!r} {caught.value}", what
 
     def test_empty(self) -> None:
         """An empty token is a mistake of its own."""
