@@ -505,16 +505,19 @@ class Story:
 
 async def walk_the_fake(schedule: Sequence[Change], *, webhooks: int, page_size: int, prefetch: bool) -> Story:
     """Walk over the fake's webhooks while they change as *schedule* says."""
-    async with FakeAsana(webhooks=webhooks) as fake, session_with(fake) as asana:
+    later = sum(change.added for change in schedule)
+    async with FakeAsana(webhooks=webhooks + later) as fake, session_with(fake) as asana:
+        to_add = [fake.webhooks.popitem() for _ in range(later)][::-1]
         always, ever = set(fake.webhooks), set(fake.webhooks)
         came: list[str] = []
-        upcoming, numbers = iter(schedule), iter(range(webhooks + 1, 1000))
+        upcoming = iter(schedule)
         async with get_webhooks(asana, workspace=fake.workspace, page_size=page_size, prefetch=prefetch) as pager:
             async for one in pager.pages():
                 came += [webhook.gid for webhook in one.items]
                 change = next(upcoming, Change(added=0, removed=()))
                 for _ in range(change.added):
-                    fake._add_quiet_webhook(next(numbers))
+                    gid, webhook = to_add.pop(0)
+                    fake.webhooks[gid] = webhook
                 ever |= set(fake.webhooks)
                 for position in change.removed:
                     if position < len(fake.webhooks):
