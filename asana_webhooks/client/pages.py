@@ -65,7 +65,8 @@ class WebhookPager:
         self._prefetching: _Prefetching | None = None
 
     async def __aenter__(self) -> Self:
-        self._prefetching = _Prefetching()
+        if self._prefetching is None:
+            self._prefetching = _Prefetching()
         return self
 
     async def __aexit__(

@@ -251,7 +251,7 @@ class AsanaSession:
     async def _attempt(self, request: Request[Any], state: "CallState") -> Outcome:
         before = state.sendings.count
         now = asyncio.get_running_loop().time()
-        state.wait_for("its turn did not come (limiter, max_reads, max_writes)", now)
+        state.waiting_for, state.waiting_since = "its turn did not come (limiter, max_reads, max_writes)", now
         try:
             with self._limits.until(now + max(state.deadline - self._retry.clock(), 0)) as limit:
                 async with self._throttle.slot(request):
@@ -286,7 +286,7 @@ class AsanaSession:
             return state.timed_out(limit.end, sent=False)
         # How long all that took is no sign of trouble; from here on it would be.
         creating = isinstance(request, CreateWebhookRequest)
-        state.wait_for("no answer", now)
+        state.waiting_for, state.waiting_since = "no answer", now
         limit.end_by(now + (self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout))
         state.token = token
         return await self._open().exchange(request, token, state.sendings, end=limit.end)
@@ -342,10 +342,6 @@ class CallState:
     def renew(self, rejection: Outcome) -> None:
         """Have the next attempt ask for another token."""
         self.rejected, self.rejection, self.renewal_due = self.token, rejection, True
-
-    def wait_for(self, what: str, now: float) -> None:
-        """Note what the attempt waits for from *now* on."""
-        self.waiting_for, self.waiting_since = what, now
 
     def timed_out(self, end: float, *, sent: bool) -> Outcome:
         """Return what comes of the attempt when it is cancelled at its *end*, with the request *sent* or not."""
