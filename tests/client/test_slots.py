@@ -1,6 +1,7 @@
 """Slots: how many requests may be in flight at once, and the limiter people bring."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
@@ -373,7 +374,9 @@ class TestCaps:
 
     async def test_a_turn_that_does_not_come(self) -> None:
         """The deadline bounds the wait for a turn, and the error says what was waited for."""
-        async with self.holding(retry=RetryPolicy(), timeout=0.3, max_writes=1) as (asana, server, leave):
+        later = [100.0]  # so the first call has more time than the second
+        retry = RetryPolicy(clock=lambda: time.monotonic() + (later.pop() if later else 0.0))
+        async with self.holding(retry=retry, timeout=0.1, max_writes=1) as (asana, server, leave):
             first = asyncio.create_task(asana.send(PUT.request))
             await server.arrived(1)
             with pytest.raises(DeadlineExceededError, match=r"turn did not come \(limiter, max_reads, max_writes"):
