@@ -1,9 +1,11 @@
 """OAuth 2: what is sent and answered, when a token is replaced, and what becomes of a refresh under way."""
 
 import asyncio
+import gc
 import json
 import logging
 import pickle
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +41,7 @@ from asana_webhooks.errors import (
 from asana_webhooks.models import Secret
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.oauth import AppRecord
-from tests.helpers.cancelling import Way, cancel_at_every_step, cancel_once, let_timeout_expire
+from tests.helpers.cancelling import Way, cancel_at_every_step, cancel_once, let_timeout_expire, pass_turns
 from tests.helpers.servers import ScriptedServer, Step, answer, errors, scripted_server
 
 TOKEN_URL = "https://app.asana.com/-/oauth_token"
@@ -654,6 +656,24 @@ class TestCancelled:
 
             assert await token() == GRANTED["access_token"]
         assert complaints == []
+
+    def test_a_program_that_ends_meanwhile(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A refresh that nobody waits for ends with the event loop, and without a complaint of it."""
+
+        async def program(port: int) -> None:
+            asking = asyncio.create_task(canary_token(f"http://127.0.0.1:{port}/")())
+            await pass_turns(20)
+            asking.cancel()
+            await asyncio.wait({asking})
+            assert len(refreshing()) == 1
+
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            asyncio.run(program(silent.getsockname()[1]))
+        gc.collect()
+
+        assert caplog.records == []
 
     async def test_a_refresh_cancelled_by_a_stranger(self) -> None:
         """A program that cancels every task it finds does not leave a call without an answer."""

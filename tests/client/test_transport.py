@@ -27,7 +27,6 @@ from asana_webhooks.client.requests import (
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
-    AsanaError,
     ConfigurationError,
     ConnectionFailedError,
     CreateOutcomeUnknownError,
@@ -375,39 +374,6 @@ def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
         with asyncio.Runner() as second:
             second.run(use(http))
         first.run(http.close())
-
-
-class TestClosing:
-    @pytest.mark.parametrize("lent", [False, True])
-    @pytest.mark.parametrize(
-        ("request_", "kind"),
-        [(GET, ConfigurationError), (DELETE, ConfigurationError), (CREATE, CreateOutcomeUnknownError)],
-        ids=["get", "delete", "create"],
-    )
-    async def test_ends_what_is_under_way(self, request_: Any, kind: type[AsanaError], lent: bool) -> None:
-        """Its connection goes, nothing is repeated, and a create that was sent says so."""
-        async with scripted_server("hang") as server, aiohttp.ClientSession() as http:
-            asana = session(server.url, http=http if lent else None)
-            call = asyncio.create_task(asana.send(request_))
-            await server.got_request.wait()
-            await asana.aclose()
-            with pytest.raises(kind, match="closed"):
-                await call
-            await server.gone.wait()
-            await asana.aclose()
-
-            assert len(server.requests) == 1
-
-    async def test_does_not_hide_a_cancellation(self) -> None:
-        """Who is cancelled at the same time is cancelled."""
-        async with scripted_server("hang") as server:
-            asana = session(server.url)
-            call = asyncio.create_task(asana.send(GET))
-            await server.got_request.wait()
-            call.cancel()
-            await asana.aclose()
-            with pytest.raises(asyncio.CancelledError):
-                await call
 
 
 class TestWhatAiohttpIsGiven:
