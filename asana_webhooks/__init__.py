@@ -7,8 +7,8 @@ The names below are the public ones. Beside them stand the doors, imported from 
 
 __version__ = "0.1.0"  # before the imports: `client.transport` tells it to Asana
 
-from asana_webhooks.client.auth import OAuthToken, RenewingTokenProvider, TokenProvider
-from asana_webhooks.client.deprecations import Deprecation
+from asana_webhooks.client.auth import TokenProvider
+from asana_webhooks.client.oauth import OAuthToken, TokenSet
 from asana_webhooks.client.operations import (
     create_webhook,
     delete_webhook,
@@ -26,7 +26,6 @@ from asana_webhooks.client.requests import (
 )
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.client.tokens import TokenSet
 from asana_webhooks.errors import (
     AsanaError,
     BadRequestError,
@@ -41,8 +40,6 @@ from asana_webhooks.errors import (
     NotAuthorizedError,
     NotFoundError,
     PaginationError,
-    PaginationExpiredError,
-    PaginationRepeatedError,
     PayloadError,
     PaymentRequiredError,
     RateLimitedError,
@@ -95,7 +92,6 @@ __all__ = [
     "DeadlineExceededError",
     "DeleteWebhookRequest",
     "Delivery",
-    "Deprecation",
     "DuplicateWebhookError",
     "EstablishedWebhook",
     "Event",
@@ -109,14 +105,11 @@ __all__ = [
     "NotFoundError",
     "OAuthToken",
     "PaginationError",
-    "PaginationExpiredError",
-    "PaginationRepeatedError",
     "PayloadError",
     "PaymentRequiredError",
     "RateLimitedError",
     "Receiver",
     "RejectedError",
-    "RenewingTokenProvider",
     "Reply",
     "ResourceRef",
     "ResponseError",

@@ -16,9 +16,7 @@
     │   ├── RateLimitedError           429
     │   ├── ServerError                5xx
     │   └── UnexpectedResponseError    an answer that is not what Asana documents
-    ├── PaginationError                a walk over pages cannot go on
-    │   ├── PaginationExpiredError     the offset is too old
-    │   └── PaginationRepeatedError    the same offset came twice, or it would never end
+    ├── PaginationError                a walk over pages cannot go on: its reason says why
     ├── NetworkError                   no usable answer arrived
     │   ├── ConnectionFailedError      refused, reset, cut off, unresolvable, bad TLS
     │   ├── DeadlineExceededError      the time for the whole call ran out
@@ -35,7 +33,7 @@ No message and no ``repr`` holds an access token, a webhook's secret, a signatur
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -53,8 +51,6 @@ __all__ = [
     "NotAuthorizedError",
     "NotFoundError",
     "PaginationError",
-    "PaginationExpiredError",
-    "PaginationRepeatedError",
     "PayloadError",
     "PaymentRequiredError",
     "RateLimitedError",
@@ -214,43 +210,28 @@ class UnexpectedResponseError(ResponseError):
         )
 
 
-class PaginationError(AsanaError):
-    """A walk over the pages of a list cannot go on."""
-
-
 @attrs.define(eq=False, kw_only=True, slots=False)
-class PaginationExpiredError(PaginationError):
-    """The offset of the next page is too old for Asana.
+class PaginationError(AsanaError):
+    """A walk over the pages of a list cannot go on.
 
     Source: https://developers.asana.com/docs/pagination ("an offset token will expire after some time")
     """
 
-    offset: str = attrs.field(repr=False)
-    """The offset Asana refused."""
+    reason: Literal["expired", "repeated", "endless"]
+    """``expired``: the offset of the next page is too old for Asana. ``repeated``: the server sent an offset a second
+    time. ``endless``: it sent 100 pages in a row with nothing new, or 100,000 pages, and more are to follow."""
     items_so_far: int
     """How many items the walk had yielded."""
+    offset: str | None = attrs.field(default=None, repr=False)
+    """The offset of the page that cannot be had."""
 
     def __str__(self) -> str:
-        return (
-            f"getWebhooks: the offset of the next page has expired after {self.items_so_far} items. Walk again from "
-            "the start (restart=True does, and skips what has come), or take less time between pages."
-        )
-
-
-@attrs.define(eq=False, kw_only=True, slots=False)
-class PaginationRepeatedError(PaginationError):
-    """The walk would never end: the server sent an offset twice, or page after page with nothing new."""
-
-    items_so_far: int
-    """How many items the walk had yielded."""
-    problem: str = "the server repeated an offset"
-    """How that shows."""
-
-    def __str__(self) -> str:
-        return (
-            f"getWebhooks: {self.problem} after {self.items_so_far} items, so the walk would never end. "
-            "Walk again from the start; if it stays, tell Asana's support."
-        )
+        problem, advice = {
+            "expired": ("the offset of the next page has expired", "Walk again, and take less time between pages."),
+            "repeated": ("the server repeated an offset", "Walk again; if it stays, tell Asana's support."),
+            "endless": ("the pages do not end", "Walk again; if it stays, tell Asana's support."),
+        }[self.reason]
+        return f"getWebhooks: {problem} after {self.items_so_far} items. {advice}"
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

@@ -14,8 +14,8 @@ from typing import Final, cast
 import uvloop
 from attrs import evolve
 
-from asana_webhooks.client.options import DEFAULT_HEADERS
 from asana_webhooks.client.requests import WEBHOOK_FIELDS
+from asana_webhooks.client.transport import DEFAULT_HEADERS
 from benchmarks.bodies import page, webhook_answer
 from benchmarks.harness import Round
 

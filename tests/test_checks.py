@@ -1,4 +1,4 @@
-"""The checks of numbers."""
+"""The checks of what people give us: numbers, URLs, headers, proxies."""
 
 import math
 from typing import Any
@@ -7,22 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asana_webhooks._checks import check_count, check_seconds
+from asana_webhooks._checks import (
+    check_count,
+    check_headers,
+    check_proxy,
+    check_seconds,
+    check_url,
+    is_encodable,
+    parse_url,
+)
 from asana_webhooks.errors import ConfigurationError
 
 
-@pytest.mark.parametrize("value", [0, 0.5, 60])
-def test_seconds_pass(value: float) -> None:
-    """Numbers of seconds come back as they are."""
-    assert check_seconds("lease", value) == value
-
-
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf, 10**400, "5", None, True], ids=repr)
-@pytest.mark.parametrize("zero", [True, False])
-def test_other_seconds_are_refused(value: Any, zero: bool) -> None:
+def test_other_seconds_are_refused() -> None:
     """Nobody keeps a time that never comes; the message names the argument."""
-    with pytest.raises(ConfigurationError, match=r"^lease must be a finite number of seconds, "):
-        check_seconds("lease", value, zero=zero)
+    odd: list[Any] = [-1e-9, math.nan, math.inf, -math.inf, 10**400, "5", None, True]
+    for value in odd:
+        for zero in (True, False):
+            with pytest.raises(ConfigurationError, match=r"^lease must be a finite number of seconds, "):
+                check_seconds("lease", value, zero=zero)
 
 
 def test_no_seconds_at_all_are_refused_where_they_make_no_sense() -> None:
@@ -58,12 +61,13 @@ def test_none_at_all_is_a_count_where_it_makes_sense() -> None:
         check_count("budget", -1, zero=True)
 
 
-@pytest.mark.parametrize("zero", [True, False])
-@pytest.mark.parametrize("value", [False, True, 0.0, "0", None, math.nan], ids=repr)
-def test_what_only_looks_like_a_count(value: Any, zero: bool) -> None:
-    """Truth values, floats and texts are no counts, whether or not 0 is one."""
-    with pytest.raises(ConfigurationError, match=r"^budget must be a whole number of at least [01], not "):
-        check_count("budget", value, zero=zero)
+def test_other_counts_are_refused() -> None:
+    """Truth values, floats and texts are no counts, whether or not 0 is one; the message names the argument."""
+    odd: list[Any] = [False, True, 0.0, 1.5, "0", "1", None, math.nan, -1]
+    for value in odd:
+        for zero in (True, False):
+            with pytest.raises(ConfigurationError, match=r"^budget must be a whole number of at least [01], not "):
+                check_count("budget", value, zero=zero)
 
 
 def test_long_values_are_cut() -> None:
@@ -74,8 +78,117 @@ def test_long_values_are_cut() -> None:
         assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, math.nan, "1", None, True], ids=repr)
-def test_other_counts_are_refused(value: Any) -> None:
-    """The message names the argument."""
-    with pytest.raises(ConfigurationError, match=r"^attempts must be a whole number of at least 1, not "):
-        check_count("attempts", value)
+BASE_URL = "https://app.asana.com/api/1.0"
+DEFAULTS = {"User-Agent": "us", "Accept": "application/json"}
+
+
+def test_urls_that_a_token_may_be_sent_to() -> None:
+    """Https anywhere, http to loopback; gateways have paths and hosts of many kinds."""
+    for given_url, used in (
+        ("https://gateway.example/asana%20api/1.0", "https://gateway.example/asana%20api/1.0"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("http://[::1]:8080/api", "http://[::1]:8080/api"),
+        ("http://localhost:8080/api/1.0", "http://localhost:8080/api/1.0"),
+    ):
+        assert check_url("base_url", given_url, example=BASE_URL) == used
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "app.asana.com/api",
+        "https://",
+        "http://[::1",
+        "http://app.asana.com/api/1.0",
+        "ftp://app.asana.com",
+        "http://10.0.0.1/api",
+        "https://app.asana.com/?x=1",
+        "https://app.asana.com:0",
+        # A password without a user is one too.
+        "https://user:canary@app.asana.com/api",
+        "https://:canary@host.example/api",
+        "https://@host.example",
+        # What a URL cannot have is not quietly dropped: another host would be left.
+        "https://app.asana.com\n.evil.example",
+        "https://app.asana.com\t.evil.example/api",
+        "https://ex ample.com",
+        "https://%65vil.example",
+        5,
+        b"https://x.example",
+    ],
+    ids=ascii,
+)
+def test_urls_that_a_token_must_not_be_sent_to(url: Any) -> None:
+    """Whatever could be read on the way, or is another host than it seems, is refused without being shown."""
+    with pytest.raises(ConfigurationError, match=r"^base_url must (be https|look like https://app)") as caught:
+        check_url("base_url", url, example=BASE_URL)
+
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-A": "a\r\nb"},
+        {"X-A": "a\0"},
+        {"X-A": "\ud800"},
+        {"X-A": 5},
+        {"X-A": None},
+        {5: "a"},
+        {"": "a"},
+        {"X A": "a"},
+        {"X-A\r\nB": "a"},
+        {"Authorization": "Bearer canary"},
+        {"authorization": "Bearer canary"},
+        {"Content-Length": "3"},
+        {"content-type": "text/plain"},
+        {"Expect": "100-continue"},
+        {"content-encoding": "gzip"},
+        {"Connection": "close"},
+        {"Upgrade": "h2c"},
+        {"Host": "example.com"},
+        {"X-A": "a", "x-a": "b"},
+        [("X-A", "a")],
+        "X-A: a",
+        5,
+    ],
+    ids=repr,
+)
+def test_headers_that_cannot_be_sent_are_refused(headers: Any) -> None:
+    """Names and values are texts HTTP can carry, and none of them is one of ours; values are not shown."""
+    with pytest.raises(ConfigurationError, match="header") as caught:
+        check_headers(headers, DEFAULTS)
+
+    assert "canary" not in str(caught.value)
+
+
+def test_given_headers_replace_defaults_in_whatever_case() -> None:
+    """No header goes out twice because it was spelled differently."""
+    assert check_headers(None, DEFAULTS) == DEFAULTS
+    assert check_headers({"user-agent": "me", "Asana-Enable": "ä b"}, DEFAULTS) == {
+        "Accept": "application/json",
+        "user-agent": "me",
+        "Asana-Enable": "ä b",
+    }
+
+
+def test_proxies() -> None:
+    """Credentials and https are fine for a proxy; what is no proxy's URL is refused."""
+    for proxy in (None, "http://user:pw@proxy.example:3128", "https://proxy.example"):
+        assert check_proxy(proxy) == proxy
+    for bad in (5, "", "not a url", "http://", "socks5://h:1", "http://[::1", "proxy:3128"):
+        with pytest.raises(ConfigurationError, match="proxy"):
+            check_proxy(bad)
+
+
+def test_what_is_no_url_is_the_empty_one() -> None:
+    """Neither a wrong type nor a wrong text raises."""
+    assert [parse_url(value).host for value in (5, None, "http://[::1", "https://a.example")] == [None] * 3 + [
+        "a.example"
+    ]
+
+
+def test_half_a_surrogate_pair_cannot_be_encoded() -> None:
+    """Nor can what is no text."""
+    assert [is_encodable(value) for value in ("", "ä", "\ud800", 5, None)] == [True, True, False, False, False]

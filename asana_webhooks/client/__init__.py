@@ -1,1 +1,1 @@
-"""The asking half: a session, requests, pages and the five operations."""
+"""We call Asana: a session, requests, pages and the five operations."""

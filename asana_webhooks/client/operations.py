@@ -56,10 +56,10 @@ async def create_webhook(
     Args:
         session: where to send it.
         resource: the gid of the task, project, portfolio, … to watch.
-        target: the absolute URL Asana shall post to; kept as it is, query included.
+        target: the absolute URL Asana posts to; kept as it is, query included.
         filters: which events to let pass; by default all. Webhooks on workspaces, teams and portfolios need some.
         opt_fields: the fields to return.
-        opt_pretty: whether Asana shall indent its answer.
+        opt_pretty: whether Asana indents its answer.
 
     Raises:
         TargetRejectedError: the target could not be reached, or did not answer the handshake as it must.
@@ -68,16 +68,13 @@ async def create_webhook(
 
     Source: https://developers.asana.com/reference/createwebhook
     """
-    try:
-        request = CreateWebhookRequest(
-            resource=resource,
-            target=target,
-            filters=_filters(filters),
-            opt_fields=_names(opt_fields),
-            opt_pretty=opt_pretty,
-        )
-    finally:
-        del target  # its endpoint is no business of a traceback
+    request = CreateWebhookRequest(
+        resource=resource,
+        target=target,
+        filters=_filters(filters),
+        opt_fields=_names(opt_fields),
+        opt_pretty=opt_pretty,
+    )
     return await session.send(request)
 
 
@@ -90,7 +87,7 @@ async def get_webhook(
         session: where to send it.
         webhook_gid: which one.
         opt_fields: the fields to return.
-        opt_pretty: whether Asana shall indent its answer.
+        opt_pretty: whether Asana indents its answer.
 
     Raises:
         NotFoundError: there is no such webhook (any more).
@@ -109,7 +106,6 @@ def get_webhooks(
     page_size: int = 100,
     offset: str | None = None,
     prefetch: bool = False,
-    restart: bool = False,
     opt_fields: Iterable[str] | None = None,
     opt_pretty: bool = False,
 ) -> WebhookPager:
@@ -124,9 +120,8 @@ def get_webhooks(
         page_size: webhooks asked for at a time, 1 to 100.
         offset: where to begin: the ``next_offset`` of a page of an earlier walk.
         prefetch: whether to fetch the next page while this one is being worked on; wants ``async with``.
-        restart: whether to start over, at most twice, when an offset has expired; no webhook comes twice all the same.
         opt_fields: the fields to return.
-        opt_pretty: whether Asana shall indent its answer.
+        opt_pretty: whether Asana indents its answer.
 
     Source: https://developers.asana.com/reference/getwebhooks
     """
@@ -138,7 +133,7 @@ def get_webhooks(
         opt_fields=_names(opt_fields),
         opt_pretty=opt_pretty,
     )
-    return WebhookPager(session, request, prefetch=prefetch, restart=restart)
+    return WebhookPager(session, request, prefetch=prefetch)
 
 
 async def update_webhook(
@@ -154,9 +149,9 @@ async def update_webhook(
     Args:
         session: where to send it.
         webhook_gid: which one.
-        filters: all the filters it shall have from now on.
+        filters: all the filters it has from now on.
         opt_fields: the fields to return.
-        opt_pretty: whether Asana shall indent its answer.
+        opt_pretty: whether Asana indents its answer.
 
     Raises:
         NotFoundError: there is no such webhook (any more).
@@ -177,7 +172,7 @@ async def delete_webhook(session: AsanaSession, webhook_gid: str, *, opt_pretty:
     Args:
         session: where to send it.
         webhook_gid: which one.
-        opt_pretty: whether Asana shall indent its answer.
+        opt_pretty: whether Asana indents its answer.
 
     Raises:
         NotFoundError: there was no such webhook.

@@ -1,32 +1,34 @@
 """Walking the pages of getWebhooks.
 
 Asana hands out an offset with each page, and the next page can be asked only with it. Offsets expire (15 minutes, as
-seen), and no snapshot is promised: what is created or deleted during a walk may or may not be in it. Which page comes
-next is decided in `asana_webhooks.client.walk`; here the pages are fetched, ahead of time if wanted.
+seen), and no snapshot is promised: what is created or deleted during a walk may or may not be in it.
 
 Source: https://developers.asana.com/docs/pagination
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
 from asana_webhooks.client.requests import GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.client.walk import Walk
-from asana_webhooks.errors import BadRequestError, ConfigurationError
+from asana_webhooks.errors import BadRequestError, ConfigurationError, PaginationError
 from asana_webhooks.models import Webhook
 from asana_webhooks.wire import WebhookList
 
 __all__ = ["WebhookPage", "WebhookPager"]
 
-_LEFT: Final = "a pager with prefetch=True works only inside its 'async with', which was left; walk again in a new one"
+_MAX_STALE_PAGES: Final = 100
+"""Pages in a row with no webhook that is new, after which a walk is given up. Some come empty; so many do not."""
+_MAX_PAGES: Final = 100_000
+"""Pages of one walk. Asana lets an app have 10,000 webhooks of a user, so even one by one they end long before.
 
-_log = logging.getLogger(__name__)
+Source: https://developers.asana.com/docs/webhooks-guide
+"""
+_LEFT: Final = "a pager with prefetch=True works only inside its 'async with', which was left; walk again in a new one"
 
 
 @frozen(kw_only=True)
@@ -51,85 +53,78 @@ class WebhookPager:
     owner: ``async with pager`` is required then, and cancels what is still being fetched on the way out; the walks
     begun in it end there.
 
-    With restart a walk whose offset has expired starts over from the start of the list, at most twice, also one that
-    began at an *offset*. What it had come by already does not come again, so its pages may be empty for a while.
-
     Raises, while it is walked, whatever `AsanaSession.send` does, and:
-        PaginationExpiredError: an offset became too old, with restart for the third time.
-        PaginationRepeatedError: the server sent an offset a second time, 100 pages in a row with nothing new, or
-            100,000 pages.
+        PaginationError: an offset became too old, or the walk would never end; its ``reason`` says which.
         ConfigurationError: two tasks walk on with one iterator, or it is used after its ``async with``.
     """
 
-    def __init__(
-        self, session: AsanaSession, request: GetWebhooksRequest, *, prefetch: bool = False, restart: bool = False
-    ) -> None:
+    def __init__(self, session: AsanaSession, request: GetWebhooksRequest, *, prefetch: bool = False) -> None:
         self._session = session
         self._request = request
         self._prefetch = prefetch
-        self._restart = restart
-        self._visit: object | None = None  # stands for one 'async with'; its walks end with it
-        self._tasks: set[asyncio.Task[WebhookList]] = set()
+        self._prefetching: _Prefetching | None = None
 
     async def __aenter__(self) -> Self:
-        self._visit = object()
+        if self._prefetching is None:
+            self._prefetching = _Prefetching()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._visit = None
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        prefetching, self._prefetching = self._prefetching, None
+        if prefetching is not None:
+            await prefetching.end()
 
     def __aiter__(self) -> AsyncIterator[Webhook]:
         return _Items(self.pages())
 
     def pages(self) -> AsyncIterator[WebhookPage]:
         """Return an iterator over the pages of a new walk."""
-        walk = Walk(self._request.offset, restart=self._restart)
-        if not self._prefetch:
-            return _Pages(walk, fetch=self._fetch)
-        visit = self._visit
-        if visit is None:
+        if self._prefetch and self._prefetching is None:
             raise ConfigurationError("a pager with prefetch=True needs 'async with pager:' around its loops")
-        return _Pages(walk, fetch=self._fetch, spawn=self._spawn, may_go_on=lambda: self._visit is visit)
+        return _Pages(self._session, self._request, self._prefetching if self._prefetch else None)
 
-    async def _fetch(self, offset: str | None) -> WebhookList:
-        return await self._session.send(evolve(self._request, offset=offset))
 
-    def _spawn(self, fetching: Coroutine[Any, Any, WebhookList]) -> "asyncio.Task[WebhookList]":
-        task = asyncio.get_running_loop().create_task(fetching)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
+@define
+class _Prefetching:
+    """The pages that are fetched ahead within one ``async with``, each in a task."""
+
+    tasks: set["asyncio.Task[WebhookList]"] = field(factory=set)
+    ended: bool = False
+
+    def begin(self, fetching: Coroutine[Any, Any, WebhookList]) -> "asyncio.Task[WebhookList]":
+        task = asyncio.create_task(fetching)
+        self.tasks.add(task)
         return task
 
-    def _forget(self, task: "asyncio.Task[WebhookList]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # a loop that was left early never asks for it
+    def take(self, task: "asyncio.Task[WebhookList]") -> WebhookList:
+        self.tasks.discard(task)
+        if task.cancelled():
+            raise ConfigurationError(_LEFT)
+        return task.result()
+
+    async def end(self) -> None:
+        self.ended = True
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 class _Pages:
     """One walk over pages. An object and no generator: a loop left early leaves no suspended frame behind."""
 
-    def __init__(
-        self,
-        walk: Walk,
-        *,
-        fetch: Callable[[str | None], Coroutine[Any, Any, WebhookList]],
-        spawn: Callable[[Coroutine[Any, Any, WebhookList]], "asyncio.Task[WebhookList]"] | None = None,
-        may_go_on: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self._walk = walk
-        self._fetch = fetch
-        self._spawn = spawn
-        self._may_go_on = may_go_on
+    def __init__(self, session: AsanaSession, request: GetWebhooksRequest, prefetching: _Prefetching | None) -> None:
+        self._session = session
+        self._request = request
+        self._prefetching = prefetching
         self._ahead: asyncio.Task[WebhookList] | None = None
-        self._page: WebhookPage | None = None
         self._busy = False
+        self._offset = request.offset  # of the page to ask for next
+        self._finished = False
+        self._offsets_used: set[str | None] = set()
+        self._gids: set[str] = set()
+        self._stale_pages = 0
 
     def __aiter__(self) -> Self:
         return self
@@ -137,51 +132,68 @@ class _Pages:
     async def __anext__(self) -> WebhookPage:
         if self._busy:
             raise ConfigurationError("two tasks walk on with one iterator; give each a walk of its own")
+        if self._prefetching is not None and self._prefetching.ended:
+            raise ConfigurationError(_LEFT)
+        if self._finished:
+            raise StopAsyncIteration
+        if (reason := self._endless()) is not None:
+            raise self._error(reason)
         self._busy = True
         try:
-            return await self._next()
+            fetched = await self._fetch_next()
+        except BadRequestError as error:
+            if not self._has_expired(error):
+                raise
+            raise self._error("expired") from None
         finally:
             self._busy = False
-
-    async def _next(self) -> WebhookPage:
-        # Whatever is cancelled here, the next call goes on where this one stood: a page that has come is kept.
-        if not self._may_go_on():
-            raise ConfigurationError(_LEFT)
-        if self._page is None:
-            self._page = await self._take_next()
-            self._fetch_ahead()
-        if self._ahead is not None:
-            await asyncio.sleep(0)  # puts the request on the wire even if the loop's body never awaits
-        page, self._page = self._page, None
-        return page
-
-    async def _take_next(self) -> WebhookPage:
-        while not self._walk.finished:
-            if (problem := self._walk.problem) is not None:
-                raise problem
-            try:
-                fetched = await self._fetch_next()
-            except BadRequestError as error:
-                self._walk.refused(error)
-                _log.info("getWebhooks: the offset has expired; the walk starts over")
-            else:
-                return WebhookPage(items=self._walk.take(fetched), next_offset=self._walk.offset)
-        raise StopAsyncIteration
+        return self._take(fetched)
 
     async def _fetch_next(self) -> WebhookList:
-        if self._ahead is None:
-            return await self._fetch(self._walk.offset)
-        await asyncio.wait({self._ahead})  # unlike awaiting the task itself, this leaves it alone when cancelled
-        ahead, self._ahead = self._ahead, None
-        if ahead.cancelled():
-            raise ConfigurationError(_LEFT)
-        return ahead.result()
+        # A step that is cancelled or fails changes nothing, so it can be taken again.
+        prefetching, ahead = self._prefetching, self._ahead
+        if prefetching is None or ahead is None:
+            return await self._fetch()
+        await asyncio.wait({ahead})  # unlike awaiting the task itself, this leaves it alone when cancelled
+        self._ahead = None
+        return prefetching.take(ahead)
 
-    def _fetch_ahead(self) -> None:
-        if self._spawn is None or not self._may_go_on():
-            return
-        if not self._walk.finished and self._walk.problem is None:
-            self._ahead = self._spawn(self._fetch(self._walk.offset))
+    async def _fetch(self) -> WebhookList:
+        return await self._session.send(evolve(self._request, offset=self._offset))
+
+    def _take(self, fetched: WebhookList) -> WebhookPage:
+        new = []
+        for webhook in fetched.data:
+            if webhook.gid not in self._gids:
+                self._gids.add(webhook.gid)
+                new.append(webhook)
+        self._stale_pages = 0 if new else self._stale_pages + 1
+        self._offsets_used.add(self._offset)
+        # Only next_page tells whether more follow; a short page says nothing.
+        self._finished = fetched.next_page is None
+        self._offset = None if fetched.next_page is None else fetched.next_page.offset
+        page = WebhookPage(items=tuple(new), next_offset=self._offset)
+        prefetching = self._prefetching
+        if prefetching is not None and not prefetching.ended and not self._finished and self._endless() is None:
+            self._ahead = prefetching.begin(self._fetch())
+        return page
+
+    def _endless(self) -> Literal["repeated", "endless"] | None:
+        """Why the next page must not be asked for, although there is one: the walk would never end."""
+        if self._offset in self._offsets_used:
+            return "repeated"
+        if self._stale_pages >= _MAX_STALE_PAGES or len(self._offsets_used) >= _MAX_PAGES:
+            return "endless"
+        return None
+
+    def _has_expired(self, error: BadRequestError) -> bool:
+        # The other text Asana has, "Your pagination token is invalid.", is about offsets that never were any. Where no
+        # text has come through it can only be the offset, if all else was good for the page before.
+        expired = any("pagination token has expired" in message for message in error.messages)
+        return self._offset is not None and (expired or (not error.messages and bool(self._offsets_used)))
+
+    def _error(self, reason: Literal["expired", "repeated", "endless"]) -> PaginationError:
+        return PaginationError(reason=reason, items_so_far=len(self._gids), offset=self._offset)
 
 
 class _Items:

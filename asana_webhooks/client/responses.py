@@ -12,7 +12,7 @@ from asana_webhooks import errors, wire
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome, parse_retry_after
 
-__all__ = ["clean", "error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
+__all__ = ["changes_of", "clean", "error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
 
 _MOST_DETAILS: Final = 10
 """Errors read of one answer. Asana sends one or two; a page of thousands would flood a log."""
@@ -61,6 +61,29 @@ def outcome_of(
         return Outcome(kind="garbled", status=status, malformed=error.malformed, problem=str(error))
 
 
+def changes_of(values: Iterable[str]) -> dict[str, str]:
+    """Read the ``Asana-Change`` headers of an answer, such as ``name=string_ids;info=https://…;affected=true``.
+
+    One header may hold several, with commas between them.
+
+    Returns:
+        the names of the changes that affect the request, and where Asana explains each.
+
+    Source: https://developers.asana.com/docs/deprecations
+    """
+    changes = {}
+    for text in ",".join(values).split(","):
+        members = dict(_member(part) for part in text.split(";"))
+        if members.get("name") and members.get("affected") == "true":
+            changes[members["name"]] = members.get("info", "")
+    return changes
+
+
+def _member(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key.strip().lower(), clean(value.strip()[:200], ()) or ""
+
+
 def _error_details(body: bytes | None) -> tuple[wire.ErrorDetail, ...]:
     try:
         return wire.decode_error_details(body or b"")[:_MOST_DETAILS]
@@ -84,20 +107,16 @@ def secrets_of(request: Request[Any], token: str) -> tuple[str, ...]:
 
     All of it also as it looks in a URL.
     """
-    return tuple({form: None for text in _texts_of(request, token) for form in (text, quote(text, safe=""))})
+    secrets = [token]
+    if isinstance(request, CreateWebhookRequest):
+        endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
+        # A short one is no secret, and cutting it out would spoil the message.
+        secrets += [request.target, endpoint] if len(endpoint) >= 16 else [request.target]
+    return tuple(form for text in secrets for form in (text, quote(text, safe="")))
 
 
-def _texts_of(request: Request[Any], token: str) -> tuple[str, ...]:
-    if not isinstance(request, CreateWebhookRequest):
-        return (token,)
-    endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
-    # A short one is no secret, and cutting it out would spoil the message.
-    return (token, request.target, endpoint) if len(endpoint) >= 16 else (token, request.target)
-
-
-def hide(outcome: Outcome, secrets: Iterable[str]) -> Outcome:
+def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
     """Cut *secrets*, and whatever cannot be printed, out of the text Asana sent back."""
-    secrets = tuple(secrets)
     details = tuple(
         wire.ErrorDetail(
             message=clean(one.message, secrets), help=clean(one.help, secrets), phrase=clean(one.phrase, secrets)
@@ -133,7 +152,7 @@ def error_of(
         return errors.UnexpectedResponseError(
             operation=request.operation, status=outcome.status, attempts=attempts, problem=problem
         )
-    if outcome.kind in ("refused", "held"):
+    if outcome.kind in ("refused", "paused"):
         return _response_error(request, outcome, attempts)
     if outcome.cause is not None:
         return outcome.cause
@@ -158,7 +177,7 @@ def unknown_outcome(
     request: Request[Any], outcome: Outcome, *, attempts: int, sent_at: datetime
 ) -> errors.CreateOutcomeUnknownError:
     """Return the error for a create request of which nobody knows whether it was executed."""
-    assert isinstance(request, CreateWebhookRequest)  # noqa: S101 - the verdict says unknown for no other
+    assert isinstance(request, CreateWebhookRequest)  # noqa: S101 - `decide` says unknown for no other
     said = "; ".join(one.message for one in outcome.details if one.message)
     return errors.CreateOutcomeUnknownError(
         operation=request.operation,

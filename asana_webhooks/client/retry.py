@@ -20,15 +20,11 @@ from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.wire import ErrorDetail
 
-__all__ = ["Outcome", "RetryPolicy", "Verdict", "parse_retry_after", "verdict"]
+__all__ = ["Decision", "Outcome", "RetryPolicy", "decide", "parse_retry_after"]
 
 
 def _check_count(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    check_count(attribute.name, value)
-
-
-def _check_budget(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    check_count(attribute.name, value, zero=True)
+    check_count(attribute.name, value, zero=attribute.name == "budget")
 
 
 def _check_function(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -48,7 +44,7 @@ class RetryPolicy:
     The wait before attempt n+1 is random between 0 and ``min(longest_wait, first_wait * 2**(n-1))``; if Asana asked for
     more with ``Retry-After``, it is that plus up to a tenth. A wait that would pass the call's deadline is not begun.
 
-    All calls of a session share a budget of repetitions, so that many callers cannot make an outage of Asana's worse:
+    All calls of a session share a retry budget, so that many callers cannot make an outage of Asana's worse:
     sending again takes 10 from it (5 after a 429, nothing if the session was paused already), a success gives 1 back,
     and what it cannot pay is not sent again.
 
@@ -60,8 +56,8 @@ class RetryPolicy:
     """How often one call is sent at the most."""
     create_attempts: int = field(default=2, validator=_check_count)
     """The same for createWebhook, which is repeated only when nothing can have been created."""
-    budget: int = field(default=100, validator=_check_budget)
-    """What the session's budget of repetitions holds when it is full, as it is in the beginning."""
+    budget: int = field(default=100, validator=_check_count)
+    """What the session's retry budget holds when it is full, as it is in the beginning."""
     first_wait: float = field(default=0.5, validator=_check_seconds)
     longest_wait: float = field(default=20.0, validator=_check_seconds)
     pause_max: float = field(default=3600.0, validator=_check_seconds)
@@ -83,14 +79,14 @@ class RetryPolicy:
 class Outcome:
     """What one attempt came to. Nobody changes it."""
 
-    kind: Literal["answered", "not_sent", "lost", "refused", "garbled", "held"]
+    kind: Literal["answered", "not_sent", "lost", "refused", "garbled", "paused"]
     """``answered``: a good answer. ``not_sent``: nothing left this machine. ``lost``: sent, perhaps executed, no whole
-    answer. ``refused``: a status outside 2xx. ``garbled``: 2xx with a body that cannot be used. ``held``: not even
+    answer. ``refused``: a status outside 2xx. ``garbled``: 2xx with a body that cannot be used. ``paused``: not even
     tried, because a 429 to another call pauses the whole session."""
     answer: Any = field(default=None, repr=False)
     status: int = 0
     retry_after: float | None = None
-    """Seconds, as Asana asked; for ``held``, what is left of the pause."""
+    """Seconds, as Asana asked; for ``paused``, what is left of the pause."""
     details: tuple[ErrorDetail, ...] = field(default=(), repr=False)
     refusal: Literal["", "duplicate", "target"] = ""
     """For ``refused``, where the status alone does not say it: this webhook exists, or its target did not agree."""
@@ -111,7 +107,7 @@ Action = Literal["again", "renew", "raise", "succeeded", "unknown"]
 
 
 @frozen
-class Verdict:
+class Decision:
     """What to do after an attempt."""
 
     action: Action
@@ -122,7 +118,7 @@ class Verdict:
     pause: float = 0.0
     """Seconds for which no call of the session may send."""
     cost: int = 0
-    """What to take from the session's budget of repetitions; negative to give back."""
+    """What to take from the session's retry budget; negative to give back."""
     reason: str = ""
     """For ``raise``: why something that is worth repeating is not repeated, for the log."""
 
@@ -130,7 +126,7 @@ class Verdict:
 _TABLE: Final[Mapping[str, tuple[Action, Action, Action]]] = {
     # what happened          get, list, update  delete       create
     "answered":             ("succeeded",       "succeeded", "succeeded"),
-    "held":                 ("again",           "again",     "again"),
+    "paused":               ("again",           "again",     "again"),
     "nothing sent":         ("again",           "again",     "again"),
     "429":                  ("again",           "again",     "again"),
     "401, token renewable": ("renew",           "renew",     "renew"),
@@ -146,10 +142,10 @@ _COLUMNS: Final = {"deleteWebhook": 1, "createWebhook": 2}
 _COST: Final = 10
 _COST_AFTER_429: Final = 5  # cheaper: Asana is well, and has said when to come back
 _GIVEN_BACK: Final = 1
-_SUCCEEDED: Final = Verdict("succeeded", cost=-_GIVEN_BACK)
+_SUCCEEDED: Final = Decision("succeeded", cost=-_GIVEN_BACK)
 
 
-def verdict(
+def decide(
     operation: str,
     outcome: Outcome,
     *,
@@ -160,7 +156,7 @@ def verdict(
     budget: int,
     time_left: float,
     policy: RetryPolicy,
-) -> Verdict:
+) -> Decision:
     """Decide what follows from an attempt.
 
     Args:
@@ -170,7 +166,7 @@ def verdict(
         maybe_done: whether an earlier sending of the same call may have been executed.
         renewable: whether there may be another token to try, should Asana refuse this one.
         pause_left: seconds for which an earlier 429 still pauses the session.
-        budget: what is left of the session's budget of repetitions.
+        budget: what is left of the session's retry budget.
         time_left: seconds until the call's deadline.
         policy: the bounds.
     """
@@ -182,17 +178,17 @@ def verdict(
         return _SUCCEEDED
     wait, pause = _times(outcome, attempt, pause_left, policy)
     if action != "again":
-        return Verdict(action, pause=pause)
+        return Decision(action, pause=pause)
     attempts = policy.create_attempts if operation == "createWebhook" else policy.attempts
-    held = outcome.kind == "held"  # nothing was sent, so nothing is counted
+    paused = outcome.kind == "paused"  # nothing was sent, so nothing is counted
     cost = _cost(outcome, paused=pause_left > 0)
-    if attempt >= attempts and not held:
-        return Verdict("raise", pause=pause, reason="no attempt is left")
+    if attempt >= attempts and not paused:
+        return Decision("raise", pause=pause, reason="no attempt is left")
     if wait >= time_left:
-        return Verdict("raise", pause=pause, reason=f"waiting {wait:.1f} seconds would pass the deadline")
+        return Decision("raise", pause=pause, reason=f"waiting {wait:.1f} seconds would pass the deadline")
     if cost > budget:
-        return Verdict("raise", pause=pause, reason="the session's budget of repetitions is used up")
-    return Verdict("again", wait, pause=pause, cost=cost)
+        return Decision("raise", pause=pause, reason="the session's retry budget is exhausted")
+    return Decision("again", wait, pause=pause, cost=cost)
 
 
 def _what_happened(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> str:
@@ -200,7 +196,9 @@ def _what_happened(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> st
         return _what_was_said(outcome.status, maybe_done=maybe_done, renewable=renewable)
     if outcome.kind == "garbled":
         return "2xx, malformed" if outcome.malformed else "2xx, mistyped"
-    return {"answered": "answered", "held": "held", "not_sent": "nothing sent", "lost": "no whole answer"}[outcome.kind]
+    return {"answered": "answered", "paused": "paused", "not_sent": "nothing sent", "lost": "no whole answer"}[
+        outcome.kind
+    ]
 
 
 def _what_was_said(status: int, *, maybe_done: bool, renewable: bool) -> str:
@@ -218,7 +216,7 @@ def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolic
     """Return for how long this call waits before it is sent again, and for how long a 429 pauses the whole session."""
     chance = policy.random()
     backoff = chance * min(policy.longest_wait, policy.first_wait * 2.0 ** min(attempt - 1, 60))
-    if outcome.kind == "held":
+    if outcome.kind == "paused":
         backoff = 0.0
     asked = 0.0 if outcome.retry_after is None else min(outcome.retry_after, policy.pause_max)
     # Never before Asana said, to this call or another, and not all callers in the same moment.
@@ -229,7 +227,7 @@ def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolic
 
 
 def _cost(outcome: Outcome, *, paused: bool) -> int:
-    if outcome.kind == "held":
+    if outcome.kind == "paused":
         return 0
     if outcome.kind == "refused" and outcome.status == 429:
         return 0 if paused else _COST_AFTER_429  # all that were in flight hear of the same trouble

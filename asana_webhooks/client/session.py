@@ -1,40 +1,35 @@
-"""The one way out to Asana: a session around aiohttp that asks the token, sends, reads, and repeats by the verdict."""
+"""The one way out to Asana: a session that asks the token, sends, reads the answer, and sends again where it may."""
 
 import asyncio
 import logging
 import os
 import ssl as ssl_module
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from copy import copy
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
+from attrs import define, field
 from yarl import URL
 
-from asana_webhooks._checks import check_seconds
+from asana_webhooks._checks import check_headers, check_proxy, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.client.auth import FixedToken, TokenProvider, token_provider
-from asana_webhooks.client.call import Call, Patience
-from asana_webhooks.client.deprecations import Deprecation, DeprecationLog, choice_headers, chosen_changes
-from asana_webhooks.client.options import (
-    DEFAULT_BASE_URL,
-    DEFAULT_HEADERS,
-    check_base_url,
-    check_headers,
-    check_proxy,
-)
+from asana_webhooks.client.auth import FixedToken, TokenProvider, check_token, token_provider
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.responses import error_of, unknown_outcome
-from asana_webhooks.client.retry import Outcome, RetryPolicy, Verdict, verdict
-from asana_webhooks.client.throttle import Calm
-from asana_webhooks.client.time_limit import CancelScope, CancelScopes
-from asana_webhooks.client.transport import Line, check_lent, check_ssl, exchange
+from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
+from asana_webhooks.client.throttle import Pause, Throttle
+from asana_webhooks.client.time_limit import TimeLimit, TimeLimits
+from asana_webhooks.client.transport import DEFAULT_HEADERS, Sendings, Transport, check_lent, check_ssl
 from asana_webhooks.errors import AsanaError, ConfigurationError, NetworkError, RateLimitedError, ServerError
+from asana_webhooks.models import Secret
 
 __all__ = ["AsanaSession"]
 
+_BASE_URL: Final = "https://app.asana.com/api/1.0"
+"""Source: https://developers.asana.com/docs/overview"""
 _CLOSED: Final = "this AsanaSession is closed; make a new one"
 
 _log = logging.getLogger(__name__)
@@ -49,8 +44,8 @@ class AsanaSession:
     Calls go through the five functions (`get_webhook` and so on) or through `send`. Cancelling a call closes its
     connection and leaves the session usable.
 
-    Its calls keep calm together: when Asana answers one of them with 429, none is sent until that is over; what is
-    sent again comes out of one budget (see `RetryPolicy`); and no more are in flight at once than Asana allows.
+    Its calls share a throttle: after a 429 to one of them none is sent until the pause Asana asked for is over; retries
+    come out of one budget (see `RetryPolicy`); and no more requests are in flight at once than Asana allows.
 
     Args:
         token: the access token, or an async callable that returns one and is asked before every attempt. By default
@@ -68,11 +63,8 @@ class AsanaSession:
         trust_env: whether to take proxies from the environment, as aiohttp does; proxies only: a ``.netrc`` entry for
             Asana's host is refused.
         headers: headers to send with every request, besides ours. They may replace ``User-Agent``, ``Accept`` and
-            ``X-Asana-Client-Lib``.
-        enable: changes of Asana's API to have already, as its announcements name them (``Asana-Enable``).
-        disable: changes not to have yet (``Asana-Disable``).
-        on_deprecation: called with each change that Asana announces for these requests, once, besides a warning in
-            the log; not with those in *enable* and *disable*. It runs in the middle of a call, so it must be quick.
+            ``X-Asana-Client-Lib``. ``Asana-Enable`` and ``Asana-Disable`` choose sides of changes that Asana announces;
+            those that affect these requests are logged as warnings, once each.
 
     Raises:
         ConfigurationError: an argument cannot work.
@@ -86,10 +78,10 @@ class AsanaSession:
         token: str | TokenProvider | None = None,
         *,
         base_url: str | None = None,
-        # Time and repetition
+        # Time and retries
         timeout: float = 60.0,
         retry: RetryPolicy | None = None,
-        # Calm
+        # Throttle
         limiter: AbstractAsyncContextManager[Any] | None = None,
         max_reads: int = 50,
         max_writes: int = 15,
@@ -99,15 +91,8 @@ class AsanaSession:
         ssl: ssl_module.SSLContext | None = None,
         trust_env: bool = False,
         headers: Mapping[str, str] | None = None,
-        # Changes of the API
-        enable: Iterable[str] = (),
-        disable: Iterable[str] = (),
-        on_deprecation: Callable[[Deprecation], object] | None = None,
     ) -> None:
-        try:
-            self._token = token_provider(token)
-        finally:
-            del token  # so that no traceback shows it
+        self._token = token_provider(token)
         if http is not None:
             check_lent(http)
             if trust_env:
@@ -115,11 +100,11 @@ class AsanaSession:
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         if base_url is None:
-            base_url = os.environ.get("ASANA_BASE_URL") or DEFAULT_BASE_URL
-        self._base_url = check_base_url(base_url)
+            base_url = os.environ.get("ASANA_BASE_URL") or _BASE_URL
+        self._base_url = check_url("base_url", base_url, example=_BASE_URL).rstrip("/")
         self._timeout = check_seconds("timeout", timeout, zero=False)
         self._retry = RetryPolicy() if retry is None else retry
-        self._calm = Calm(self._retry, limiter=limiter, max_reads=max_reads, max_writes=max_writes)
+        self._throttle = Throttle(self._retry, limiter=limiter, max_reads=max_reads, max_writes=max_writes)
         self._http = http
         self._owns_http = http is None
         limit = self._retry.connect_timeout
@@ -131,11 +116,9 @@ class AsanaSession:
         self._ssl = check_ssl(ssl)
         self._trust_env = trust_env
         self._headers = check_headers(headers, DEFAULT_HEADERS)
-        self._headers |= choice_headers(enable, disable, self._headers)
-        self._deprecations = DeprecationLog(on_deprecation, chosen=chosen_changes(self._headers))
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._scopes = CancelScopes()
-        self._line: Line | None = None
+        self._limits = TimeLimits()
+        self._transport: Transport | None = None
         self._closed = False
 
     @property
@@ -172,11 +155,11 @@ class AsanaSession:
             )
         self._closed = True
         if self._loop is asyncio.get_running_loop():  # else its loop is over, and so are the calls
-            self._scopes.close()
+            self._limits.close()
         if self._owns_http and self._http is not None:
             await self._http.close()
 
-    def _open(self) -> Line:
+    def _open(self) -> Transport:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ConfigurationError(_CLOSED)
@@ -184,13 +167,13 @@ class AsanaSession:
             self._loop = loop
         if self._loop is not loop:
             raise ConfigurationError("this AsanaSession belongs to another event loop; make one in each loop")
-        if self._line is None:
-            self._line = self._make_line()
-        if self._line.http.closed:
+        if self._transport is None:
+            self._transport = self._make_transport()
+        if self._transport.http.closed:
             raise ConfigurationError("the lent http session is closed; lend an open one")
-        return self._line
+        return self._transport
 
-    def _make_line(self) -> Line:
+    def _make_transport(self) -> Transport:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),  # max_reads and max_writes are the limit
@@ -198,14 +181,13 @@ class AsanaSession:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=self._trust_env,
             )
-        return Line(
+        return Transport(
             http=self._http,
             base_url=URL(self._base_url),
             headers=self._headers,
             proxy=self._proxy,
             ssl=self._ssl,
             timeout=self._connect_timeout,
-            note_changes=self._deprecations.note,
         )
 
     async def send(self, request: Request[AnswerT]) -> AnswerT:
@@ -226,96 +208,165 @@ class AsanaSession:
             AsanaError: whatever else of ours a token provider raises, such as `TokenRefreshError`.
         """
         self._open()
-        policy = self._retry
-        call = Call(policy.clock() + self._timeout)
+        policy, throttle = self._retry, self._throttle
+        state = CallState(policy.clock() + self._timeout)
         while True:
-            outcome = self._calm.gate.holds(call.waited_for) or await self._attempt(request, call)
+            outcome = throttle.paused(state.sat_out) or await self._attempt(request, state)
             if self._closed and outcome.kind in {"not_sent", "lost"}:  # by us, or by aiohttp before we could
-                raise self._closed_during(request, call)
-            call.count(outcome)
-            time_left = call.deadline - policy.clock()
-            decision = verdict(
+                raise self._closed_during(request, state)
+            state.count(outcome)
+            time_left = state.deadline - policy.clock()
+            decision = decide(
                 request.operation,
                 outcome,
-                attempt=call.attempts,
-                maybe_done=call.maybe_done,
-                renewable=call.rejected is None and not isinstance(self._token, FixedToken),
-                pause_left=self._calm.gate.left(),
-                budget=self._calm.budget,
+                attempt=state.attempts,
+                maybe_done=state.maybe_done,
+                renewable=state.rejected is None and not isinstance(self._token, FixedToken),
+                pause_left=throttle.pause_left(),
+                budget=throttle.budget,
                 time_left=time_left,
                 policy=policy,
             )
-            self._calm.settle(decision, outcome)
-            call.undone += outcome.not_executed
+            throttle.record(decision, outcome)
+            state.not_executed += outcome.not_executed
             match decision.action:
                 case "succeeded":
                     answer: AnswerT = outcome.answer
                     return answer
                 case "unknown":
-                    raise unknown_outcome(request, outcome, attempts=call.attempts, sent_at=call.sendings.last)
+                    raise unknown_outcome(request, outcome, attempts=state.attempts, sent_at=state.sendings.last)
                 case "raise":
                     if decision.reason:
                         _log.info("%s: %s; not sent again: %s", request.operation, outcome.problem, decision.reason)
-                    raise error_of(request, outcome, attempts=call.attempts, timeout=self._timeout, time_left=time_left)
+                    raise error_of(
+                        request, outcome, attempts=state.attempts, timeout=self._timeout, time_left=time_left
+                    )
                 case "renew":
                     _log.info("%s: %s; asking for another token", request.operation, outcome.problem)
-                    call.renew(outcome)
+                    state.renew(outcome)
                 case "again":
                     _log.info("%s: %s; sending in %.2f seconds", request.operation, outcome.problem, decision.wait)
-                    await self._wait(request, call, decision)
+                    await self._wait(request, state, decision)
 
-    async def _attempt(self, request: Request[Any], call: Call) -> Outcome:
-        before, problem = call.sendings.count, ""
+    async def _attempt(self, request: Request[Any], state: "CallState") -> Outcome:
+        before = state.sendings.count
         now = asyncio.get_running_loop().time()
-        patience = Patience("its turn did not come (limiter, max_reads, max_writes)", began=now)
+        state.waiting_for, state.waiting_since = "its turn did not come (limiter, max_reads, max_writes)", now
         try:
-            with self._scopes.until(now + max(call.deadline - self._retry.clock(), 0)) as scope:
-                async with self._calm.turn(request):
-                    # Others were answered meanwhile; and who is held shall not use up what the limiter lets through.
-                    if held := self._calm.gate.holds(call.waited_for):
-                        return held
-                    async with self._calm.limiter:
-                        return await self._take_turn(request, call, patience, scope)
+            with self._limits.until(now + max(state.deadline - self._retry.clock(), 0)) as limit:
+                async with self._throttle.slot(request):
+                    # Others were answered meanwhile; and a paused call must not use up what the limiter lets through.
+                    if paused := self._throttle.paused(state.sat_out):
+                        return paused
+                    async with self._throttle.limiter:
+                        return await self._send_once(request, state, limit)
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            problem = "the limiter failed with CancelledError"
+            raise ConfigurationError("the limiter failed with CancelledError") from None
         except TimeoutError:
-            if not scope.expired:  # the limiter's own, and not what it makes of our cancellation
+            if not limit.expired:  # the limiter's own, and not what it makes of our cancellation
                 raise
         except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
             # A copy, because a provider may raise one object again and again, and would hold all these frames.
             retry_after = getattr(error, "retry_after", None)
             return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
-        if problem:
-            raise ConfigurationError(problem)
-        return patience.lost(scope.end, sent=call.sendings.count > before)
+        return state.timed_out(limit.end, sent=state.sendings.count > before)
 
-    async def _take_turn(self, request: Request[Any], call: Call, patience: Patience, scope: CancelScope) -> Outcome:
-        patience.waiting_for = "the token provider gave no token"
-        token = await call.ask_token(self._token)
-        if held := self._calm.gate.holds(call.waited_for):
-            return held
-        if call.rejection is not None and token == call.rejected:
-            return call.rejection
-        if scope.expired:  # whoever was waited for has let no cancellation through
-            return patience.lost(scope.end, sent=False)
+    async def _send_once(self, request: Request[Any], state: "CallState", limit: TimeLimit) -> Outcome:
+        state.waiting_for = "the token provider gave no token"
+        # A fixed token was checked when it was made; what derives from its class may do anything.
+        token = self._token.token if type(self._token) is FixedToken else await state.ask_token(self._token)
+        if paused := self._throttle.paused(state.sat_out):
+            return paused
+        if state.rejection is not None and token == state.rejected:
+            return state.rejection
+        now = asyncio.get_running_loop().time()
+        if limit.expired:  # whoever was waited for has let no cancellation through
+            return state.timed_out(limit.end, sent=False)
         # How long all that took is no sign of trouble; from here on it would be.
         creating = isinstance(request, CreateWebhookRequest)
-        limit = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
-        patience.waiting_for, patience.began = "no answer", asyncio.get_running_loop().time()
-        scope.end_by(patience.began + limit)
-        call.token = token
-        return await exchange(self._open(), request, token, call.sendings, end=scope.end)
+        state.waiting_for, state.waiting_since = "no answer", now
+        limit.end_by(now + (self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout))
+        state.token = token
+        return await self._open().exchange(request, token, state.sendings, end=limit.end)
 
-    async def _wait(self, request: Request[Any], call: Call, decision: Verdict) -> None:
-        with self._scopes.until() as scope:  # only aclose() ends it
-            await self._calm.wait(call, decision)
-        if scope.expired:
-            raise self._closed_during(request, call)
+    async def _wait(self, request: Request[Any], state: "CallState", decision: Decision) -> None:
+        with self._limits.until() as limit:  # only aclose() ends it
+            state.sat_out = await self._throttle.wait(decision)
+        if limit.expired:
+            raise self._closed_during(request, state)
 
-    def _closed_during(self, request: Request[Any], call: Call) -> AsanaError:
-        if isinstance(request, CreateWebhookRequest) and call.sendings.count > call.undone:
+    def _closed_during(self, request: Request[Any], state: "CallState") -> AsanaError:
+        if isinstance(request, CreateWebhookRequest) and state.sendings.count > state.not_executed:
             lost = Outcome(kind="lost", problem="the session was closed before an answer came")
-            return unknown_outcome(request, lost, attempts=call.sendings.count, sent_at=call.sendings.last)
+            return unknown_outcome(request, lost, attempts=state.sendings.count, sent_at=state.sendings.last)
         return ConfigurationError(_CLOSED)
+
+
+@define
+class CallState:
+    """What is known about one call of a session's ``send`` while it goes on, with all its attempts."""
+
+    deadline: float
+    """By the policy's clock."""
+    sendings: Sendings = field(factory=Sendings)
+    attempts: int = 0
+    not_executed: int = 0
+    """How many of the sendings Asana has certainly not executed."""
+    token: Secret | None = None
+    """The one that was sent last."""
+    rejected: Secret | None = None
+    """The one that Asana did not accept, if another was asked for then."""
+    renewal_due: bool = False
+    """Whether the provider has yet to be told that it was not accepted."""
+    rejection: Outcome | None = None
+    """What Asana said to it."""
+    sat_out: Pause | None = None
+    """The pause of the session that the call has waited for already."""
+    waiting_for: str = ""
+    """What the attempt under way waits for, in words that say what has not come."""
+    waiting_since: float = 0.0
+    """By the event loop's clock."""
+
+    @property
+    def maybe_done(self) -> bool:
+        """Whether Asana may have executed a sending before the last one."""
+        return self.sendings.count - self.not_executed > 1
+
+    def count(self, outcome: Outcome) -> None:
+        """Count an attempt, if it was one."""
+        if outcome.kind != "paused" and outcome is not self.rejection:
+            self.attempts += 1
+
+    def renew(self, rejection: Outcome) -> None:
+        """Have the next attempt ask for another token."""
+        self.rejected, self.rejection, self.renewal_due = self.token, rejection, True
+
+    def timed_out(self, end: float, *, sent: bool) -> Outcome:
+        """Return what comes of the attempt when it is cancelled at its *end*, with the request *sent* or not."""
+        problem = f"{self.waiting_for} within {max(end - self.waiting_since, 0):.1f} seconds"
+        return Outcome(kind="lost" if sent else "not_sent", problem=problem)
+
+    async def ask_token(self, provider: TokenProvider) -> Secret:
+        """Return a token of *provider*, which is told before if its last one was not accepted.
+
+        Raises:
+            AsanaError: whatever of our own the provider raises.
+            ConfigurationError: it raises anything else, or its token cannot be sent.
+        """
+        try:
+            renew = getattr(provider, "renew", None)
+            if self.renewal_due and self.rejected is not None and renew is not None:
+                await renew(self.rejected.reveal())
+            self.renewal_due = False
+            return Secret(check_token(await provider()))
+        except AsanaError:
+            raise
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            problem = "CancelledError"
+        except Exception as error:  # noqa: BLE001 - a provider may raise anything, and in it may be the token
+            problem = type(error).__name__
+        raise ConfigurationError(f"the token provider failed with {problem}")

@@ -9,24 +9,24 @@ import math
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["CancelScope", "CancelScopes"]
+__all__ = ["TimeLimit", "TimeLimits"]
 
 _LONG_PAST: Final = 0.0
-_PAUSE_PER_SCOPE: Final = 5e-6
-"""Seconds between two looks at all scopes, for each of them. To look at one takes 0.03 µs: however many calls end one
+_PAUSE_PER_LIMIT: Final = 5e-6
+"""Seconds between two looks at all limits, for each of them. To look at one takes 0.03 µs: however many calls end one
 after the other, that is less than 1 % of the time."""
 
 
-class CancelScope:
+class TimeLimit:
     """A block of code that is cancelled at its end, and left then as if it were done: ``expired`` tells.
 
-    Like `asyncio.timeout` it lets the cancellations of others through. `CancelScopes.until` makes one.
+    Like `asyncio.timeout` it lets the cancellations of others through. `TimeLimits.until` makes one.
     """
 
-    __slots__ = ("_cancelling", "_expirations", "_scopes", "_task", "end", "expired")
+    __slots__ = ("_cancelling", "_expirations", "_limits", "_task", "end", "expired")
 
-    def __init__(self, scopes: "CancelScopes", end: float) -> None:
-        self._scopes = scopes
+    def __init__(self, limits: "TimeLimits", end: float) -> None:
+        self._limits = limits
         self._expirations = 0
         self.end = end
         """When its body is cancelled, by the event loop's clock."""
@@ -37,7 +37,7 @@ class CancelScope:
         """End at *end*, if that is sooner."""
         if end < self.end:
             self.end = end
-            self._scopes.look_by(end)
+            self._limits.look_by(end)
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -45,14 +45,14 @@ class CancelScope:
             raise RuntimeError("calls of a session belong in a task, such as asyncio.run makes")
         self._task = task
         self._cancelling = task.cancelling()
-        self._scopes.entered.add(self)
-        self._scopes.look_by(self.end)
+        self._limits.entered.add(self)
+        self._limits.look_by(self.end)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._scopes.entered.discard(self)
+        self._limits.entered.discard(self)
         if not self.expired:
             return False
         for _ in range(self._expirations):
@@ -67,22 +67,22 @@ class CancelScope:
         self._task.cancel()
 
 
-class CancelScopes:
-    """The scopes of one session; for one event loop."""
+class TimeLimits:
+    """The time limits of one session's calls; for one event loop."""
 
     def __init__(self) -> None:
-        self.entered: set[CancelScope] = set()
+        self.entered: set[TimeLimit] = set()
         """Those that are not left yet."""
         self._timer: asyncio.TimerHandle | None = None
         self._next_look = math.inf
         self._closed = False
 
-    def until(self, end: float = math.inf) -> CancelScope:
-        """Return a scope to enter with ``with``, which ends at *end* by the event loop's clock, or when all do."""
-        return CancelScope(self, _LONG_PAST if self._closed else end)
+    def until(self, end: float = math.inf) -> TimeLimit:
+        """Return a limit to enter with ``with``, which ends at *end* by the event loop's clock, or when all do."""
+        return TimeLimit(self, _LONG_PAST if self._closed else end)
 
     def close(self) -> None:
-        """End all scopes: those that are entered, in the loop's next turn, and whatever is entered later.
+        """End all limits: those that are entered, in the loop's next turn, and whatever is entered later.
 
         It comes before all that is put on the loop from now on, and ends those too that have let their end pass.
         """
@@ -95,7 +95,7 @@ class CancelScopes:
             self._stop_looking()
 
     def look_by(self, when: float) -> None:
-        """Look not later than *when* which scopes are at their end."""
+        """Look not later than *when* which limits are at their end."""
         if when < self._next_look:
             if self._timer is not None:
                 self._timer.cancel()
@@ -106,19 +106,19 @@ class CancelScopes:
         # The timer stays when a call has its answer, so most looks find nothing, once in a time limit.
         now = asyncio.get_running_loop().time()
         next_end = math.inf
-        for scope in self.entered:
-            if scope.expired:
+        for limit in self.entered:
+            if limit.expired:
                 continue
-            if scope.end <= now:
-                scope.expire()
-            elif scope.end < next_end:
-                next_end = scope.end
+            if limit.end <= now:
+                limit.expire()
+            elif limit.end < next_end:
+                next_end = limit.end
         self._next_look = math.inf
-        self.look_by(max(next_end, now + _PAUSE_PER_SCOPE * len(self.entered)))
+        self.look_by(max(next_end, now + _PAUSE_PER_LIMIT * len(self.entered)))
 
     def _end_all(self) -> None:
-        for scope in self.entered:
-            scope.expire()
+        for limit in self.entered:
+            limit.expire()
         self._stop_looking()
 
     def _stop_looking(self) -> None:

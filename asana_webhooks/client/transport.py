@@ -1,27 +1,53 @@
-"""One request over aiohttp: sent, counted, its answer read, and whatever aiohttp raises turned into an outcome."""
+"""One exchange over aiohttp: sent, counted, its answer read, and whatever aiohttp raises turned into an outcome."""
 
 import asyncio
-import io
+import logging
+import platform
 import re
 import ssl as ssl_module
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
-from attrs import define, field, frozen
+from attrs import define, field
 from yarl import URL
 
+from asana_webhooks import __version__
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.requests import DeleteWebhookRequest, Request
-from asana_webhooks.client.responses import hide, outcome_of, secrets_of
+from asana_webhooks.client.responses import changes_of, hide, outcome_of, secrets_of
 from asana_webhooks.client.retry import Outcome
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 
-__all__ = ["Line", "Sendings", "check_lent", "check_ssl", "exchange", "problem_of", "read_body", "refusal_of"]
+__all__ = [
+    "DEFAULT_HEADERS",
+    "Sendings",
+    "Transport",
+    "check_lent",
+    "check_ssl",
+    "problem_of",
+    "read_body",
+    "refusal_of",
+]
+
+DEFAULT_HEADERS: Final = {
+    "User-Agent": f"asana-webhooks/{__version__}",
+    "X-Asana-Client-Lib": urlencode(
+        {
+            "language": "Python",
+            "language_version": platform.python_version(),
+            "library": "asana-webhooks",
+            "version": __version__,
+        }
+    ),
+    "Accept": "application/json",
+}
+"""What says who we are, unless told otherwise. Asana's own clients send ``X-Asana-Client-Lib`` in this form."""
 
 _MAX_ANSWER: Final = 2 * 1024 * 1024
 """Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB; reading 2 MiB of the worst JSON
@@ -30,24 +56,13 @@ _MAX_REFUSAL: Final = 64 * 1024
 """Bytes of the body of an answer that says no."""
 _REFUSAL_SECONDS: Final = 5.0
 """How long to wait for such a body, and never more than half of the time that is left: the status has said no."""
+_MAX_CHANGES: Final = 100
+"""Announced changes remembered. Asana announces a few; a server that sends ever new ones would fill memory and logs."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_-]*")
 """What looks in a URL as it looks here."""
 
-
-@frozen(kw_only=True)
-class Line:
-    """Where a session's requests go, and how."""
-
-    http: aiohttp.ClientSession
-    base_url: URL
-    headers: Mapping[str, str] = field(repr=False)
-    proxy: str | None = field(repr=False)
-    """It may hold a password."""
-    ssl: ssl_module.SSLContext | bool
-    timeout: aiohttp.ClientTimeout
-    note_changes: Callable[[Sequence[str]], None]
-    """Told the ``Asana-Change`` headers of an answer that has some."""
+_log = logging.getLogger(__name__)
 
 
 @define
@@ -64,7 +79,7 @@ class Sendings:
         self.last = datetime.now(UTC)
 
 
-class _Body(aiohttp.BytesPayload):
+class CountedPayload(aiohttp.BytesPayload):
     """A body that counts how often it is sent.
 
     aiohttp asks for it once there is a connection, and again when it silently repeats a PUT or DELETE because a
@@ -81,51 +96,90 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def exchange(line: Line, request: Request[Any], token: Secret, sendings: Sendings, *, end: float) -> Outcome:
-    """Send *request* once, as far as we can see, and return what it came to.
+@define(kw_only=True)
+class Transport:
+    """Where a session's requests go, and how."""
 
-    No text that must stay secret is bound to a name here, where a traceback would show it.
+    http: aiohttp.ClientSession
+    base_url: URL
+    headers: Mapping[str, str] = field(repr=False)
+    proxy: str | None = field(repr=False)
+    """It may hold a password."""
+    ssl: ssl_module.SSLContext | bool
+    timeout: aiohttp.ClientTimeout
+    _logged_changes: set[str] = field(factory=set, init=False, repr=False)
 
-    Args:
-        line: where and how to send it.
-        request: what to send.
-        token: the access token.
-        sendings: where to count how often it goes out.
-        end: when it will be cancelled, in seconds of the event loop's clock.
+    async def exchange(self, request: Request[Any], token: Secret, sendings: Sendings, *, end: float) -> Outcome:
+        """Send *request* once, as far as we can see, and return what it came to.
 
-    Raises:
-        ConfigurationError: aiohttp refuses to send it.
-    """
-    body = _body(request, sendings)
-    before = sendings.count
-    try:
-        async with line.http.request(
-            request.method,
-            _url(line.base_url, request),
-            data=body,
-            headers=_headers(line, body, token),
-            skip_auto_headers=None if body is None else ("Content-Type",),  # an empty body has none
-            allow_redirects=False,  # a redirect could carry headers and body to another host
-            raise_for_status=False,  # its error would hold the token
-            proxy=line.proxy,
-            ssl=line.ssl,
-            timeout=line.timeout,
-        ) as response:
-            content = await _content(request, response, end)
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-        # aiohttp does this to those who wait for a connection when their session is closed.
-        return Outcome(kind="lost" if sendings.count > before else "not_sent", problem="the http session was closed")
-    except (aiohttp.ClientError, OSError) as error:
-        return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=problem_of(error))
-    except (ValueError, RuntimeError, TypeError) as error:
-        if sendings.count > before:
-            return Outcome(kind="lost", problem=problem_of(error))
-        refusal = refusal_of(error)
-    else:
-        return _outcome(line, request, token, response, content)
-    raise ConfigurationError(refusal)  # out here, or aiohttp's error would hang on it as its context
+        Args:
+            request: what to send.
+            token: the access token.
+            sendings: where to count how often it goes out.
+            end: when it will be cancelled, in seconds of the event loop's clock.
+
+        Raises:
+            ConfigurationError: aiohttp refuses to send it.
+        """
+        body = _payload(request, sendings)
+        content_type = {"Content-Type": "application/json"} if body is not None and body.size else {}
+        before = sendings.count
+        try:
+            async with self.http.request(
+                request.method,
+                _url(self.base_url, request),
+                data=body,
+                headers={**self.headers, "Authorization": f"Bearer {token.reveal()}", **content_type},
+                skip_auto_headers=None if body is None else ("Content-Type",),  # an empty body has none
+                allow_redirects=False,  # a redirect could carry headers and body to another host
+                raise_for_status=False,  # its error would hold the token
+                proxy=self.proxy,
+                ssl=self.ssl,
+                timeout=self.timeout,
+            ) as response:
+                content = await _content(request, response, end)
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            # aiohttp does this to those who wait for a connection when their session is closed.
+            problem = "the http session was closed"
+            return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=problem)
+        except (aiohttp.ClientError, OSError) as error:
+            return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=problem_of(error))
+        except (ValueError, RuntimeError, TypeError) as error:
+            if sendings.count > before:
+                return Outcome(kind="lost", problem=problem_of(error))
+            refusal = refusal_of(error)
+        else:
+            return self._outcome(request, token, response, content)
+        raise ConfigurationError(refusal)  # out here, or aiohttp's error would hang on it as its context
+
+    def _outcome(
+        self, request: Request[Any], token: Secret, response: aiohttp.ClientResponse, content: bytes | None
+    ) -> Outcome:
+        announced = response.headers.getall("Asana-Change", ())
+        if announced:
+            self._log_changes(announced)
+        outcome = outcome_of(
+            request,
+            response.status,
+            content,
+            retry_after=response.headers.getall("Retry-After", ()),
+            date=response.headers.get("Date"),
+        )
+        return hide(outcome, secrets_of(request, token.reveal())) if outcome.details else outcome
+
+    def _log_changes(self, announced: Iterable[str]) -> None:
+        for name, info in changes_of(announced).items():
+            if name not in self._logged_changes and len(self._logged_changes) < _MAX_CHANGES:
+                self._logged_changes.add(name)
+                _log.warning(
+                    "Asana announces the change %r, which affects these requests; read %r. To have it already, give "
+                    "the session headers={'Asana-Enable': %r}; to put it off, 'Asana-Disable'",
+                    name,
+                    info,
+                    name,
+                )
 
 
 def _url(base_url: URL, request: Request[Any]) -> URL:
@@ -143,35 +197,14 @@ def _asked(base_url: URL, query: tuple[tuple[str, str], ...]) -> URL:
     return base_url.with_query(query)
 
 
-def _headers(line: Line, body: "_Body | None", token: Secret) -> dict[str, str]:
-    content_type = {"Content-Type": "application/json"} if body is not None and body.size else {}
-    return {**line.headers, "Authorization": f"Bearer {token.reveal()}", **content_type}
-
-
-def _outcome(
-    line: Line, request: Request[Any], token: Secret, response: aiohttp.ClientResponse, content: io.BytesIO | None
-) -> Outcome:
-    changes = response.headers.getall("Asana-Change", ())
-    if changes:
-        line.note_changes(changes)
-    outcome = outcome_of(
-        request,
-        response.status,
-        None if content is None else content.getvalue(),
-        retry_after=response.headers.getall("Retry-After", ()),
-        date=response.headers.get("Date"),
-    )
-    return hide(outcome, secrets_of(request, token.reveal())) if outcome.details else outcome
-
-
-def _body(request: Request[Any], sendings: Sendings) -> _Body | None:
+def _payload(request: Request[Any], sendings: Sendings) -> CountedPayload | None:
     content = request.body()
     if content is None and isinstance(request, DeleteWebhookRequest):
         content = b""  # written like any other, and so counted; a GET is repeated whatever came of it
-    return None if content is None else _Body(content, sendings)
+    return None if content is None else CountedPayload(content, sendings)
 
 
-async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None) -> io.BytesIO | None:
+async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None) -> bytes | None:
     """Return the whole body, or ``None`` if it was cut off or is too long; such a connection is not used again.
 
     Args:
@@ -179,18 +212,20 @@ async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None
         most: bytes it may have, decompressed; by default what any answer of the API may.
     """
     most = _MAX_ANSWER if most is None else most
-    body = io.BytesIO()  # unlike bytes, it shows no secret in a traceback's locals
+    chunks, size = [], 0
     try:
         while not response.content.at_eof():
-            body.write(await response.content.readany())
-            if body.tell() > most:
+            chunk = await response.content.readany()
+            size += len(chunk)
+            if size > most:
                 return None  # what is left unread ends the connection
+            chunks.append(chunk)
     except (aiohttp.ClientError, OSError, RuntimeError):  # the last if the session is closed meanwhile
         return None
-    return body
+    return b"".join(chunks)
 
 
-async def _content(request: Request[Any], response: aiohttp.ClientResponse, end: float) -> io.BytesIO | None:
+async def _content(request: Request[Any], response: aiohttp.ClientResponse, end: float) -> bytes | None:
     # What the status alone says, a body that never ends must not call into question.
     if not 200 <= response.status < 300:
         try:
@@ -200,7 +235,7 @@ async def _content(request: Request[Any], response: aiohttp.ClientResponse, end:
         except TimeoutError:
             return None
     if isinstance(request, DeleteWebhookRequest):
-        return io.BytesIO()
+        return b""
     return await read_body(response)
 
 

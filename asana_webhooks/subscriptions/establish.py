@@ -16,8 +16,8 @@ from typing import Final
 from attrs import define, evolve, field, frozen
 from yarl import URL
 
+from asana_webhooks._checks import parse_url
 from asana_webhooks._tasks import finish
-from asana_webhooks.client.options import parse_url
 from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (

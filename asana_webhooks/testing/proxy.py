@@ -9,8 +9,7 @@ from typing import Any, Literal, Self
 
 from yarl import URL
 
-from asana_webhooks._checks import check_count
-from asana_webhooks.client.options import parse_url
+from asana_webhooks._checks import check_count, parse_url
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing.listening import HOST, Listener
 from asana_webhooks.testing.streams import Connection, Scripts, StreamFault, reset

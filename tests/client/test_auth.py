@@ -1,59 +1,38 @@
-"""Where tokens come from, and which of them can be sent."""
+"""Where tokens come from, which of them can be sent, and what a session does with those a provider gives."""
 
 import asyncio
-import logging
 import pickle
-import ssl
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from itertools import cycle
 from typing import Any
-from urllib.parse import parse_qsl
 
-import aiohttp
-import attrs
 import pytest
-import trustme
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asana_webhooks.client import auth
-from asana_webhooks.client.auth import FixedToken, OAuthToken, RenewingTokenProvider, check_token, token_provider
-from asana_webhooks.client.operations import get_webhooks
-from asana_webhooks.client.retry import RetryPolicy
+from asana_webhooks.client.auth import FixedToken, check_token, token_provider
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.client.tokens import TokenSet
 from asana_webhooks.errors import (
-    AsanaError,
     ConfigurationError,
     ConnectionFailedError,
     DeadlineExceededError,
+    ForbiddenError,
     NotAuthorizedError,
+    NotFoundError,
     RateLimitedError,
-    ResponseError,
     ServerError,
     TokenRefreshError,
-    UnexpectedResponseError,
 )
 from asana_webhooks.models import Secret
-from asana_webhooks.testing import FakeAsana, Fault
-from asana_webhooks.testing.oauth import AppRecord
-from tests.helpers.cancelling import (
-    Way,
-    cancel_at_every_step,
-    cancel_once,
-    cancel_thrice,
-    fail_a_sibling,
-    let_timeout_expire,
-)
-from tests.helpers.raw import until
-from tests.helpers.servers import ScriptedServer, Step, answer, errors, scripted_server
+from tests.helpers import virtual
+from tests.helpers.raw import CALLS, CREATE, DELETE, GET, TOKEN
+from tests.helpers.virtual import Answer, TimedServer, good, in_turn, refusal
 
 # Shaped like real ones: https://developers.asana.com/docs/personal-access-token
 GOOD = ["2/11/22:0123456789abcdef0123456789abcdef", "1/11:0123456789abcdef0123456789abcdef", "0/abc", "eyJ.a-b_c~d+e/="]
-
-GRANTED: dict[str, Any] = {"access_token": "2/11/22:granted", "token_type": "bearer", "expires_in": 3600}
 
 BAD: dict[str, str] = {
     "newline at the end": "canary-token\n",
@@ -91,14 +70,12 @@ class TestFixed:
         with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(provider)
 
-    @pytest.mark.parametrize("token", BAD.values(), ids=BAD.keys())
-    def test_unusable(self, token: str) -> None:
+    def test_unusable(self) -> None:
         """What cannot stand in a header is refused at once, and the error does not show it (trap 5)."""
-        with pytest.raises(ConfigurationError, match="holds a space, a line break or a character outside") as caught:
-            token_provider(token)
-
-        for shown in (repr(caught.value), "".join(traceback.format_exception_only(caught.value))):
-            assert "canary" not in shown
+        for what, token in BAD.items():
+            with pytest.raises(ConfigurationError, match="a space, a line break or a character outside") as caught:
+                token_provider(token)
+            assert "canary" not in f"{caught.value!r} {caught.value}", what
 
     def test_empty(self) -> None:
         """An empty token is a mistake of its own."""
@@ -180,912 +157,356 @@ class TestProvider:
         assert await provider() == GOOD[0]
 
 
-def oauth_token(fake: FakeAsana, app: AppRecord, **changes: Any) -> OAuthToken:
-    """Return the provider a program would make, on the fake's clock."""
-    arguments: dict[str, Any] = {
-        "client_id": app.client_id,
-        "client_secret": app.client_secret,
-        "refresh_token": app.refresh_token,
-        "token_url": fake.token_url,
-        "clock": fake.clock.time,
-    }
-    return OAuthToken(**(arguments | changes))
+REQUESTS = [call.request for call in CALLS]
+OPERATIONS = [call.request.operation for call in CALLS]
+WORDS = "hvs.CAESIJ-vault-token"
 
 
-def canary_token(url: str, **changes: Any) -> OAuthToken:
-    """Return a provider whose every text is easy to find."""
-    arguments: dict[str, Any] = {
-        "client_id": "12345",
-        "client_secret": "canary-client-secret",
-        "refresh_token": "canary-refresh-token",
-        "token_url": url,
-    }
-    return OAuthToken(**(arguments | changes))
+class Provider:
+    """Returns one token after another, the last one again and again, and counts how often it is asked."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = list(tokens)
+        self.asked = 0
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        return self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
 
 
-def shown(error: BaseException) -> str:
-    """Return all that logs and error trackers show of *error*: its texts, its chain, and the locals of our frames."""
-    texts: list[str] = []
-    chain: BaseException | None = error
-    while chain is not None:
-        texts += [str(chain), repr(chain), repr(vars(chain))]
-        for frame, _ in traceback.walk_tb(chain.__traceback__):
-            if frame.f_globals["__name__"].startswith("asana_webhooks"):
-                texts += [repr(frame.f_locals), *(repr(vars(one)) for one in frame.f_locals.values() if has_vars(one))]
-        chain = chain.__cause__ or chain.__context__
-    return "\n".join(texts)
+class Renewing:
+    """Keeps its token until it is told to renew it."""
+
+    def __init__(self, token: str = "old", fresh: Iterable[str] = ("new",)) -> None:
+        self.token = token
+        self.fresh = cycle(fresh)
+        self.renewed: list[str] = []
+
+    async def __call__(self) -> str:
+        return self.token
+
+    async def renew(self, rejected: str) -> None:
+        self.renewed.append(rejected)
+        self.token = next(self.fresh)
 
 
-def has_vars(value: object) -> bool:
-    return hasattr(value, "__dict__")
+class Failing(Provider):
+    """Raises one error after another before it returns its token."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__(TOKEN)
+        self.errors = list(errors)
+
+    async def __call__(self) -> str:
+        token = await super().__call__()
+        if self.errors:
+            raise self.errors.pop(0)
+        return token
 
 
-def client_tasks() -> list["asyncio.Task[Any]"]:
-    """Return the tasks that run code of our client."""
-    return [task for task in asyncio.all_tasks() if "asana_webhooks/client/" in repr(task.get_coro())]
+def asking(
+    provider: Callable[[], Awaitable[str]] | str, answer: Answer = good, **options: Any
+) -> AbstractAsyncContextManager[tuple[AsanaSession, TimedServer]]:
+    """Open a session with a server that accepts any token but ``old``."""
+
+    def check(request: web.BaseRequest) -> Any:
+        known = request.headers["Authorization"] != "Bearer old"
+        return answer(request) if known else refusal(401)(request)
+
+    return virtual.asking(check, token=provider, **options)
 
 
-class Saved(list[TokenSet]):
-    """An `on_refresh` that keeps what it gets."""
-
-    async def __call__(self, tokens: TokenSet) -> None:
-        self.append(tokens)
+def tokens(server: TimedServer) -> list[str]:
+    """Return the tokens that came, in order."""
+    return [one.token for one in server.arrivals]
 
 
-class TestOAuthRequest:
-    async def test_what_is_sent(self) -> None:
-        """One form, as RFC 6749 asks for it, with our name and no credentials in a header."""
-        async with scripted_server(answer(200, GRANTED)) as server:
-            assert await canary_token(server.url)() == GRANTED["access_token"]
+class TestAfter401:
+    @pytest.mark.parametrize("request_", REQUESTS, ids=OPERATIONS)
+    async def test_a_provider_that_renews(self, request_: Any) -> None:
+        """It is told the rejected token once, and the request goes out again at once with the new one."""
+        provider = Renewing()
+        async with asking(provider) as (asana, server):
+            await asana.send(request_)
 
-        (seen,) = server.requests
-        assert (seen.method, seen.path, seen.query) == ("POST", "/api/1.0", {})
-        assert seen.headers["content-type"] == "application/x-www-form-urlencoded"
-        assert dict(parse_qsl(seen.body.decode(), strict_parsing=True)) == {
-            "grant_type": "refresh_token",
-            "client_id": "12345",
-            "client_secret": "canary-client-secret",
-            "refresh_token": "canary-refresh-token",
-        }
-        assert seen.headers["user-agent"].startswith("asana-webhooks/")
-        assert seen.headers["accept"] == "application/json"
-        assert "authorization" not in seen.headers
+            assert tokens(server) == ["old", "new"]
+            assert provider.renewed == ["old"]
+            assert server.time.slept == []
 
-    async def test_a_token_asana_takes(self) -> None:
-        """What the endpoint issues opens the API."""
-        async with FakeAsana() as fake:
-            token = oauth_token(fake, fake.register_app())
-            async with AsanaSession(token, base_url=fake.url) as asana:
-                assert [webhook async for webhook in get_webhooks(asana, workspace=fake.workspace)] == []
+    @pytest.mark.parametrize("request_", REQUESTS, ids=OPERATIONS)
+    async def test_a_plain_function(self, request_: Any) -> None:
+        """It is asked again, and if it returns another token, the request is sent once more."""
+        provider = Provider("old", "new")
+        async with asking(provider) as (asana, server):
+            await asana.send(request_)
 
-    async def test_a_lent_session(self) -> None:
-        """It is used, and stays open."""
-        async with FakeAsana() as fake, aiohttp.ClientSession(headers={"X-Mine": "1"}) as http:
-            await oauth_token(fake, fake.register_app(), http=http)()
-            assert not http.closed
+            assert tokens(server) == ["old", "new"]
+            assert provider.asked == 2
 
-        assert fake.requests[0].headers["x-mine"] == "1"
+    @pytest.mark.parametrize("provider", [Provider("old"), Renewing(fresh=["old"])], ids=["plain", "renewing"])
+    async def test_the_same_token_again(self, provider: Any) -> None:
+        """The 401 is raised as it came: one request, one attempt, and no third question."""
+        async with asking(provider) as (asana, server):
+            with pytest.raises(NotAuthorizedError, match="after 1 attempt: No, 401") as caught:
+                await asana.send(GET.request)
 
-    async def test_a_lent_session_that_is_closed(self) -> None:
-        """That is the program's mistake."""
-        async with FakeAsana() as fake:
-            async with aiohttp.ClientSession() as http:
-                token = oauth_token(fake, fake.register_app(), http=http)
-            with pytest.raises(ConfigurationError, match="a lent http session must be open"):
-                await token()
+            assert caught.value.attempts == len(server.arrivals) == 1
+            assert getattr(provider, "asked", 2) == 2
+            assert getattr(provider, "renewed", ["old"]) == ["old"]
 
-    async def test_through_a_proxy(self) -> None:
-        """The request goes where the proxy is."""
-        async with scripted_server(answer(200, GRANTED)) as server:
-            token = canary_token("http://127.0.0.1:1/-/oauth_token", proxy=f"http://127.0.0.1:{server.port}")
-            assert await token() == GRANTED["access_token"]
+    async def test_a_second_401(self) -> None:
+        """If the new token is not accepted either, that is the error: nothing is renewed in circles."""
+        provider = Renewing()
+        async with asking(provider, refusal(401)) as (asana, server):
+            with pytest.raises(NotAuthorizedError, match="after 2 attempts"):
+                await asana.send(GET.request)
 
-        assert server.requests[0].path == "/-/oauth_token"
+            assert tokens(server) == ["old", "new"]
+            assert provider.renewed == ["old"]
 
-    async def test_tls(self) -> None:
-        """A certificate is trusted if the program's context trusts it, and not otherwise."""
-        authority = trustme.CA()
-        serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-        authority.issue_cert("127.0.0.1").configure_cert(serving)
-        authority.configure_trust(trusting)
-        scripted = ScriptedServer([answer(200, GRANTED)])
-        server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=serving)
-        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/-/oauth_token"
-        async with server:
-            with pytest.raises(ConnectionFailedError, match="refreshToken") as caught:
-                await canary_token(url)()
-            assert scripted.requests == []
-            assert await canary_token(url, ssl=trusting)() == GRANTED["access_token"]
-            await scripted.stop()
+    async def test_each_call_anew(self) -> None:
+        """What one call could not renew, the next may."""
+        provider = Renewing(fresh=["old", "new"])
+        async with asking(provider) as (asana, server):
+            with pytest.raises(NotAuthorizedError):
+                await asana.send(GET.request)
+            await asana.send(GET.request)
 
-        assert "canary" not in shown(caught.value)
+            assert tokens(server) == ["old", "old", "new"]
+
+    async def test_renewed_once_however_often_it_is_sent(self) -> None:
+        """Later attempts of the same call ask for the token, but renew it no more."""
+        provider = Renewing()
+        async with asking(provider, in_turn(refusal(503), refusal(429, ("Retry-After", "2")), good)) as (asana, server):
+            await server.time.run(asana.send(GET.request))
+
+            assert tokens(server) == ["old", "new", "new", "new"]
+            assert provider.renewed == ["old"]
+
+    async def test_neither_budget_nor_attempts_are_needed(self) -> None:
+        """Another token is no repetition of what failed."""
+        async with asking(Renewing(), budget=0, attempts=1, create_attempts=1) as (asana, server):
+            await asana.send(CREATE.request)
+
+            assert tokens(server) == ["old", "new"]
+
+    @pytest.mark.parametrize("fixed", ["old", FixedToken("old")], ids=["text", "provider"])
+    async def test_a_fixed_token(self, fixed: Any) -> None:
+        """There is no other one to ask for."""
+        async with asking(fixed) as (asana, server):
+            with pytest.raises(NotAuthorizedError, match="after 1 attempt"):
+                await asana.send(GET.request)
+
+            assert tokens(server) == ["old"]
+
+    async def test_a_fixed_token_is_asked_once(self) -> None:
+        """Nobody asks it again for what it cannot have."""
+        asked = []
+
+        class Watched(FixedToken):
+            async def __call__(self) -> str:
+                asked.append(1)
+                return await super().__call__()
+
+        async with asking(Watched("old")) as (asana, _):
+            with pytest.raises(NotAuthorizedError):
+                await asana.send(GET.request)
+
+        assert asked == [1]
+
+    async def test_a_403_renews_nothing(self) -> None:
+        """Only 401 speaks of the token."""
+        provider = Renewing("good")
+        async with asking(provider, refusal(403)) as (asana, _):
+            with pytest.raises(ForbiddenError):
+                await asana.send(GET.request)
+
+        assert provider.renewed == []
+
+    async def test_a_delete_that_was_rejected_first(self) -> None:
+        """A 401 executed nothing, so the 404 that follows it says that there was no such webhook."""
+        async with asking(Renewing(), refusal(404)) as (asana, _):
+            with pytest.raises(NotFoundError):
+                await asana.send(DELETE.request)
+
+    async def test_a_delete_whose_token_expired_meanwhile(self) -> None:
+        """A 401 between a 500 and a 404 does not undo what the first may have done."""
+        provider = Renewing("good")
+        async with asking(provider, in_turn(refusal(500), refusal(401), refusal(404))) as (asana, server):
+            assert await server.time.run(asana.send(DELETE.request)) == [None]
+
+        assert provider.renewed == ["good"]
+
+    async def test_a_renewal_that_fails_for_now(self) -> None:
+        """It is tried again by the policy, with the same rejected token."""
+        troubles: list[Exception] = [ServerError(operation="oauth", status=503)]
+
+        class Flaky(Renewing):
+            async def renew(self, rejected: str) -> None:
+                if troubles:
+                    raise troubles.pop()
+                await super().renew(rejected)
+
+        provider = Flaky()
+        async with asking(provider) as (asana, server):
+            await server.time.run(asana.send(GET.request))
+
+            assert tokens(server) == ["old", "new"]
+            assert provider.renewed == ["old"]
+
+
+class TestFailing:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ConnectionFailedError(operation="oauth", attempts=1, problem="refused"),
+            ServerError(operation="oauth", status=503),
+            RateLimitedError(operation="oauth", status=429),
+        ],
+        ids=lambda one: type(one).__name__,
+    )
+    async def test_what_may_pass(self, error: Exception) -> None:
+        """A provider that cannot reach its server is asked again by the policy, even for a create."""
+        provider = Failing(error)
+        async with asking(provider) as (asana, server):
+            await server.time.run(asana.send(CREATE.request))
+
+            assert (provider.asked, len(server.arrivals), len(server.time.slept)) == (2, 1, 1)
+
+    async def test_what_its_server_asked_for(self) -> None:
+        """A provider that was told to wait is not asked before, and nobody else is held up."""
+        provider = Failing(RateLimitedError(operation="oauth", status=429, retry_after=7.0))
+        async with asking(provider) as (asana, server):
+            await server.time.run(asana.send(GET.request), server.time.at(1.0, asana.send(GET.request)))
+
+            assert server.time.slept == [7.0]
+            assert [one.at for one in server.arrivals] == [1.0, 7.0]
+
+    async def test_what_does_not_pass(self) -> None:
+        """After the last attempt its own error comes out, for it says best what is wrong."""
+        provider = Failing(*[ServerError(operation="oauth", status=503)] * 9)
+        async with asking(provider) as (asana, server):
+            [error] = await server.time.run(asana.send(GET.request))
+
+            assert isinstance(error, ServerError)
+            assert error.operation == "oauth"
+            assert (provider.asked, server.arrivals) == (4, [])
+
+    async def test_one_error_for_many(self) -> None:
+        """A provider that keeps its error does not gather the frames of every call that met it."""
+        error = ServerError(operation="oauth", status=503)
+
+        async def provider() -> str:
+            raise error
+
+        async with asking(provider, attempts=1) as (asana, server):
+            results = await server.time.run(*(asana.send(GET.request) for _ in range(3)))
+
+            assert len({id(one) for one in results}) == 3
+            assert all(isinstance(one, ServerError) and one is not error for one in results)
+
+    async def test_a_cancellation_of_its_own(self) -> None:
+        """What it awaits was cancelled elsewhere: the call fails, and does not end as if it had been cancelled."""
+
+        async def provider() -> str:
+            elsewhere: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            elsewhere.cancel()
+            return await elsewhere
+
+        async with asking(provider) as (asana, server):
+            [error] = await server.time.run(asana.send(GET.request))
+
+            assert isinstance(error, ConfigurationError)
+            assert "the token provider failed with CancelledError" in str(error)
+
+    async def test_what_asks_for_too_much_time(self) -> None:
+        """The wait its server asks for would pass the deadline: the error comes at once, and says how long it was."""
+        provider = Failing(RateLimitedError(operation="oauth", status=429, retry_after=1000.0))
+        async with asking(provider) as (asana, server):
+            [error] = await server.time.run(asana.send(GET.request))
+
+            assert isinstance(error, RateLimitedError)
+            assert (error.operation, error.retry_after, server.time.slept) == ("oauth", 1000.0, [])
+
+    @pytest.mark.parametrize("error", [LookupError, TimeoutError, OSError, RuntimeError, web.HTTPFound])
+    @pytest.mark.parametrize("where", ["asked", "renewing"])
+    async def test_anything_else(self, error: type[Exception], where: str) -> None:
+        """It fails at once without the provider's words, which may hold the token."""
+        provider: Any = Failing(error(WORDS))
+        if where == "renewing":
+            provider = Renewing()
+
+            async def renew(_: str) -> None:
+                raise error(WORDS)
+
+            provider.renew = renew
+        async with asking(provider) as (asana, server):
+            with pytest.raises(
+                ConfigurationError, match=f"^the token provider failed with {error.__name__}$"
+            ) as caught:
+                await asana.send(GET.request)
+
+            assert len(server.arrivals) == (where == "renewing")
+            assert server.time.slept == []
+        assert WORDS not in "".join(traceback.format_exception(caught.value))
 
     @pytest.mark.parametrize(
-        ("changes", "problem"),
+        "error",
         [
-            ({"client_id": 12345}, "client_id must be a text, not int"),
-            ({"client_secret": ""}, "client_secret is empty"),
-            ({"client_secret": "canary\n"}, "client_secret holds a space, a line break"),
-            ({"refresh_token": Secret("canary")}, "refresh_token must be a text, not Secret"),
-            ({"access_token": "canary ä"}, "access_token holds a space"),
-            ({"expires_at": datetime(2026, 1, 2)}, "expires_at must be a datetime with a time zone"),  # noqa: DTZ001
-            ({"expires_at": 1_800_000_000}, "expires_at must be a datetime with a time zone"),
-            ({"on_refresh": "save"}, "on_refresh must be an async callable, not str"),
-            ({"token_url": "http://app.asana.com/-/oauth_token"}, "token_url must be https"),
-            ({"token_url": "https://app.asana.com/-/oauth_token?a=canary"}, "token_url must look like https://app"),
-            ({"token_url": "https://me:canary@app.asana.com/"}, "token_url must look like https://app"),
-            ({"token_url": 7}, "token_url must look like https://app.asana.com/-/oauth_token"),
-            ({"timeout": 0}, "timeout must be a finite number of seconds, above 0"),
-            ({"http": "canary"}, r"http must be an aiohttp\.ClientSession, not str"),
-            ({"ssl": False}, r"ssl must be an ssl\.SSLContext"),
-            ({"proxy": "canary"}, "proxy must be the URL of an HTTP proxy"),
+            ConfigurationError("log in first"),
+            TokenRefreshError(operation="oauth", status=400, code="invalid_grant"),
+            NotAuthorizedError(operation="oauth", status=401),
         ],
-        ids=repr,
+        ids=lambda one: type(one).__name__,
     )
-    def test_what_cannot_work(self, changes: dict[str, Any], problem: str) -> None:
-        """A mistake shows where it is made, and no secret in it."""
-        with pytest.raises(ConfigurationError, match=f"^{problem}") as caught:
-            canary_token("https://app.asana.com/-/oauth_token", **changes)
-
-        assert "canary" not in str(caught.value)
-
-    async def test_a_lent_session_with_credentials(self) -> None:
-        """Its own login would stand against the client's."""
-        with pytest.warns(DeprecationWarning, match="auth"):
-            http = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "canary"))
-        async with http:
-            with pytest.raises(ConfigurationError, match="auth=") as caught:
-                canary_token("https://app.asana.com/-/oauth_token", http=http)
-
-        assert "canary" not in str(caught.value)
-
-    async def test_a_lent_session_that_leaves_answers_packed(self) -> None:
-        """Its answers could not be read."""
-        async with aiohttp.ClientSession(auto_decompress=False) as http:
-            with pytest.raises(ConfigurationError, match="auto_decompress=False"):
-                canary_token("https://app.asana.com/-/oauth_token", http=http)
-
-    def test_one_loop(self) -> None:
-        """A second event loop is told to make its own, with and without a token to refresh."""
-        token = canary_token("https://app.asana.com/-/oauth_token", access_token="2/11/22:good")
-        assert asyncio.run(token()) == "2/11/22:good"
-        for use in (token(), token.renew("2/11/22:good"), token.renew("another")):
-            with pytest.raises(ConfigurationError, match="belongs to another event loop; make one in each loop"):
-                asyncio.run(use)
-
-
-class TestOAuthTime:
-    async def test_once_for_all_who_wait(self) -> None:
-        """Fifty calls that need a token cost one request."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            token = oauth_token(fake, app)
-            hold = fake.hold("oauth_token", when="before_answer")
-            asking = [asyncio.create_task(token()) for _ in range(50)]
-            await hold.reached()
-            hold.release()
-
-            assert len(set(await asyncio.gather(*asking))) == 1
-            assert (app.refreshes, len(fake.requests)) == (1, 1)
-
-    async def test_again_a_minute_before_it_ends(self) -> None:
-        """Until then the same token is given without a request; from then on another one."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            token = oauth_token(fake, app)
-            first = await token()
-            await fake.advance(3539.9)
-            assert (await token(), app.refreshes) == (first, 1)
-            await fake.advance(0.1)
-            assert await token() != first
-            assert app.refreshes == 2
-            await fake.advance(3539.9)
-            await token()
-            assert app.refreshes == 2
-
-    @pytest.mark.parametrize(("left", "refreshes"), [(3600, 0), (60.1, 0), (60, 1), (0, 1), (-1e6, 1)])
-    async def test_a_token_of_an_earlier_run(self, left: float, refreshes: int) -> None:
-        """It is used as long as it lasts, in whatever time zone its end was saved."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            end = (fake.clock.now() + timedelta(seconds=left)).astimezone(timezone(timedelta(hours=-7)))
-            token = oauth_token(fake, app, access_token="2/11/22:old", expires_at=end)
-
-            assert (await token() == "2/11/22:old") is (refreshes == 0)
-            assert app.refreshes == refreshes
-
-    async def test_a_token_that_ends_nobody_knows_when(self) -> None:
-        """It is used until Asana refuses it."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            token = oauth_token(fake, app, access_token="2/11/22:old")
-            await fake.advance(10_000_000)
-            assert (await token(), app.refreshes) == ("2/11/22:old", 0)
-            await token.renew("2/11/22:old")
-            assert await token() != "2/11/22:old"
-
-    async def test_an_end_without_a_token(self) -> None:
-        """It is not mistaken for the end of a token there is."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            assert await oauth_token(fake, app, expires_at=datetime.max.replace(tzinfo=UTC))()
-            assert app.refreshes == 1
-
-    @pytest.mark.parametrize("status", [503, 429, 400, 404])
-    async def test_the_last_minute(self, status: int) -> None:
-        """While a token is good, trouble at the endpoint stops nobody; after that it does."""
-        async with FakeAsana() as fake:
-            token = oauth_token(fake, fake.register_app())
-            first = await token()
-            fake.script(Fault(at="oauth_token", status=status, times=None))
-            await fake.advance(3599.9)
-            assert await token() == first
-            await fake.advance(0.1)
-            with pytest.raises(ResponseError) as caught:
-                await token()
-            assert caught.value.status == status
-
-
-class TestOAuthRenew:
-    async def test_only_the_first_has_something_to_do(self) -> None:
-        """Fifty calls that were refused the same token cause one refresh, together or one after another."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            token = oauth_token(fake, app)
-            first = await token()
-            hold = fake.hold("oauth_token")
-            renewing = [asyncio.create_task(token.renew(first)) for _ in range(50)]
-            await hold.reached()
-            hold.release()
-            await asyncio.gather(*renewing)
-            await token.renew(first)
-
-            assert await token() != first
-            assert app.refreshes == 2
-
-    async def test_of_something_else(self) -> None:
-        """A token that is not in use needs no renewal, nor does one before there is any."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            token = oauth_token(fake, app)
-            await token.renew("2/11/22:older")
-            assert app.refreshes == 0
-            await token()
-            await token.renew("2/11/22:older")
-            assert app.refreshes == 1
-
-    async def test_its_failure(self) -> None:
-        """A refusal is raised although the token has time left: Asana does not take it any more."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            token = oauth_token(fake, app)
-            first = await token()
-            app.refresh_token = "withdrawn"
-            with pytest.raises(TokenRefreshError, match="invalid_grant") as caught:
-                await token.renew(first)
-
-        for secret in (first, app.client_secret):
-            assert secret not in shown(caught.value)
-
-    def test_is_the_documented_protocol(self) -> None:
-        """Type checkers take it where a renewing provider is wanted."""
-        provider: RenewingTokenProvider = canary_token("https://app.asana.com/-/oauth_token")
-
-        assert token_provider(provider) is provider
-
-
-class TestOnRefresh:
-    async def test_gets_what_a_restart_needs(self) -> None:
-        """With the tokens that were saved, the next run of the program goes on without a refresh."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            saved = Saved()
-            first = await oauth_token(fake, app, on_refresh=saved)()
-            (tokens,) = saved
-            assert tokens.expires_at == fake.clock.now() + timedelta(hours=1)
-            assert tokens.refresh_token.reveal() == app.refresh_token
-            again = oauth_token(
-                fake,
-                app,
-                refresh_token=tokens.refresh_token.reveal(),
-                access_token=tokens.access_token.reveal(),
-                expires_at=tokens.expires_at,
-            )
-
-            assert (await again(), app.refreshes) == (first, 1)
-
-    async def test_a_rotated_refresh_token(self) -> None:
-        """The new one is saved, and used for the next refresh."""
-        async with FakeAsana() as fake:
-            app = fake.register_app(rotate=True)
-            saved = Saved()
-            token = oauth_token(fake, app, on_refresh=saved)
-            for _ in range(3):
-                await token.renew(await token())
-
-            assert app.refreshes == len({one.refresh_token for one in saved}) == 4
-            assert saved[-1].refresh_token.reveal() == app.refresh_token
-
-    async def test_before_the_token_is_used(self) -> None:
-        """No call has the token before it is saved."""
-        async with FakeAsana() as fake:
-            entered, go = asyncio.Event(), asyncio.Event()
-
-            async def save(_: TokenSet) -> None:
-                entered.set()
-                await go.wait()
-
-            asking = asyncio.create_task(oauth_token(fake, fake.register_app(), on_refresh=save)())
-            await entered.wait()
-            assert not asking.done()
-            go.set()
-            assert await asking
-
-    async def test_before_the_token_is_used_by_anybody(self) -> None:
-        """A call that comes while the new tokens are being saved waits for that too."""
-        async with FakeAsana() as fake:
-            entered, go = asyncio.Event(), asyncio.Event()
-
-            async def save(_: TokenSet) -> None:
-                entered.set()
-                await go.wait()
-
-            token = oauth_token(fake, fake.register_app(), on_refresh=save)
-            first = asyncio.create_task(token())
-            await entered.wait()
-            second = asyncio.create_task(token())
-            for _ in range(5):
-                await asyncio.sleep(0)
-            assert not second.done()
-            go.set()
-            assert await first == await second
-
-    async def test_may_use_the_token(self) -> None:
-        """A hook that asks Asana who the user is does not wait for itself."""
-        async with FakeAsana() as fake:
-            used: list[str] = []
-
-            async def save(_: TokenSet) -> None:
-                used.append(await token())
-
-            token = oauth_token(fake, fake.register_app(), on_refresh=save)
-            assert [await token()] == used
-
-    async def test_what_a_hook_leaves_behind_is_a_caller_like_any_other(self) -> None:
-        """A task that outlives the hook gets a good token, too, when the one that was saved has ended."""
-        async with FakeAsana() as fake:
-            late: list[asyncio.Task[str]] = []
-            go = asyncio.Event()
-
-            async def ask() -> str:
-                await go.wait()
-                return await token()
-
-            async def save(_: TokenSet) -> None:
-                late.append(asyncio.create_task(ask()))
-
-            token = oauth_token(fake, fake.register_app(), on_refresh=save)
-            first = await token()
-            await fake.advance(3600)
-            go.set()
-
-            assert await late[0] != first
-            await asyncio.gather(*late)
-
-    async def test_everybody_who_renews_gets_an_error_of_his_own(self) -> None:
-        """One object in many tasks would gather all their frames."""
-        async with FakeAsana() as fake:
-            token = oauth_token(fake, fake.register_app())
-            rejected = await token()
-            fake.script(Fault(at="oauth_token", status=503))
-            renewing = [asyncio.create_task(token.renew(rejected)) for _ in range(3)]
-            failed = await asyncio.gather(*renewing, return_exceptions=True)
-
-            assert [type(one) for one in failed] == [ServerError] * 3
-            assert len({id(one) for one in failed}) == 3
-
-    @pytest.mark.parametrize("times", [0, 1])
-    async def test_may_call_asana(self, times: int) -> None:
-        """Also in tasks of its own, and though Asana refuses the new token: nothing waits for itself."""
-        async with FakeAsana(webhooks=1) as fake:
-            came: list[int | type[AsanaError]] = []
-
-            async def call() -> None:
-                try:
-                    came.append(await count_webhooks(asana))
-                except AsanaError as error:
-                    came.append(type(error))
-
-            async def save(_: TokenSet) -> None:
-                if came:
-                    return
-                await call()
-                await asyncio.wait_for(call(), 3)
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(call())
-
-            token = oauth_token(fake, fake.register_app(), on_refresh=save)
-            async with AsanaSession(token, base_url=fake.url) as asana:
-                fake.script(*[Fault(at="getWebhooks", status=401, times=3)] * times)
-                assert await count_webhooks(asana) == 1
-
-            assert came == ([1, 1, 1] if not times else [NotAuthorizedError] * 3)
-
-    async def test_failing(self, caplog: pytest.LogCaptureFixture) -> None:
-        """The call goes on with the new token; the log says that it was not saved, and not why: that may be secret."""
-        async with FakeAsana() as fake:
-
-            async def save(tokens: TokenSet) -> None:
-                raise OSError(tokens.access_token.reveal())
-
-            token = oauth_token(fake, fake.register_app(), on_refresh=save)
-            first = await token()
-            assert await token() == first
-
-        assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
-            ("WARNING", "on_refresh failed with OSError: the new tokens are not saved")
-        ]
-        assert first not in caplog.text
-
-    async def test_hanging(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It has its time, and no more; then it is cancelled."""
-        monkeypatch.setattr(auth, "_HOOK_TIMEOUT", 0.05)
-        ended: list[str] = []
-
-        async def save(_: TokenSet) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.append("cancelled")
-
-        async with FakeAsana() as fake:
-            assert await oauth_token(fake, fake.register_app(), on_refresh=save)()
-
-        assert ended == ["cancelled"]
-        assert "on_refresh failed with TimeoutError" in caplog.text
-
-
-class TestOldTokens:
-    @pytest.mark.parametrize("trouble", ["hang", errors(503, "no")])
-    async def test_a_good_one_is_given_out_while_the_endpoint_is_in_trouble(self, trouble: Step) -> None:
-        """In its last minute one call in ten seconds tries; the others, and those behind it, get the old token."""
-        now = [1_000_000.0]
-        async with scripted_server(trouble) as server:
-            token = OAuthToken(
-                client_id="7",
-                client_secret="secret",
-                refresh_token="refresh",
-                access_token="still-good",
-                expires_at=datetime.fromtimestamp(now[0] + 50, UTC),
-                token_url=server.url,
-                clock=lambda: now[0],
-            )
-            first = asyncio.create_task(token())
-            await server.got_request.wait()
-            assert [await token() for _ in range(5)] == ["still-good"] * 5
-            if trouble == "hang":
-                first.cancel()
-                await asyncio.wait({first})
-            else:
-                assert await first == "still-good"
-            assert await token() == "still-good"
-            assert len(server.requests) == 1
-            now[0] += 11
-            again = asyncio.create_task(token())
-            await until(lambda: len(server.requests) == 2)
-            again.cancel()
-            await asyncio.wait({again})
-
-    async def test_an_endpoint_that_hangs_holds_one_call_at_a_time(self) -> None:
-        """While the old token is good the first call waits until the refresh fails, and those after it not at all."""
-        now = [1_000_000.0]
-        async with scripted_server("hang") as server:
-            token = OAuthToken(
-                client_id="7",
-                client_secret="secret",
-                refresh_token="refresh",
-                access_token="still-good",
-                expires_at=datetime.fromtimestamp(now[0] + 50, UTC),
-                token_url=server.url,
-                timeout=0.05,
-                clock=lambda: now[0],
-            )
-            first = asyncio.create_task(token())
-            await server.got_request.wait()
-            now[0] += 11  # it fails so much later than it began
-            assert await first == "still-good"
-            assert [await token() for _ in range(3)] == ["still-good"] * 3
-            assert len(server.requests) == 1
-
-    async def test_unsaved_ones_are_saved_though_they_are_about_to_end(self) -> None:
-        """The refresh token is what matters; the endpoint is in trouble, and is not asked with every call."""
-        now = [1_000_000.0]
-        entered, saved = asyncio.Event(), Saved()
-        grant = answer(200, GRANTED | {"expires_in": 100, "refresh_token": "rotated"})
-        async with scripted_server(grant, errors(503, "no")) as server:
-
-            async def save(tokens: TokenSet) -> None:
-                if not entered.is_set():
-                    entered.set()
-                    await asyncio.Event().wait()
-                await saved(tokens)
-
-            token = OAuthToken(
-                client_id="7",
-                client_secret="secret",
-                refresh_token="refresh",
-                token_url=server.url,
-                on_refresh=save,
-                clock=lambda: now[0],
-            )
-            first = asyncio.create_task(token())
-            await entered.wait()
-            first.cancel()
-            await asyncio.wait({first})
-            now[0] += 60
-            assert {await token() for _ in range(5)} == {GRANTED["access_token"]}
-
-            assert [one.refresh_token.reveal() for one in saved] == ["rotated"]
-            assert len(server.requests) == 2
-
-    async def test_short_lived_ones_are_not_refreshed_at_every_turn(self) -> None:
-        """A lifetime below the margin leaves half of it to use."""
-        now = [1_000_000.0]
-        async with scripted_server(answer(200, GRANTED | {"expires_in": 40})) as server:
-            token = OAuthToken(
-                client_id="7",
-                client_secret="secret",
-                refresh_token="refresh",
-                token_url=server.url,
-                clock=lambda: now[0],
-            )
-            for _ in range(2):
-                await token()
-                now[0] += 15
-            assert len(server.requests) == 1
-            now[0] += 1
-            await token()
-            assert len(server.requests) == 2
-
-
-class TestOAuthCancelled:
-    @pytest.mark.parametrize("rotate", [False, True])
-    async def test_the_first_leaves_it_to_the_others(self, rotate: bool) -> None:
-        """One request is enough for all, even if who began it is cancelled."""
-        async with FakeAsana() as fake:
-            app = fake.register_app(rotate=rotate)
-            token = oauth_token(fake, app)
-            hold = fake.hold("oauth_token", when="before_answer")
-            first, *others = [asyncio.create_task(token()) for _ in range(3)]
-            await hold.reached()
-            first.cancel()
-            await asyncio.wait({first})
-            hold.release()
-
-            assert first.cancelled()
-            assert len(set(await asyncio.gather(*others))) == 1
-            assert (app.refreshes, len(fake.requests)) == (1, 1)
-
-    async def test_the_last_drops_it(self) -> None:
-        """Nobody waits: the connection is closed at once and nothing runs on."""
-        async with scripted_server("hang", answer(200, GRANTED)) as server:
-            token = canary_token(server.url)
-            asking = asyncio.create_task(token())
-            await server.got_request.wait()
-            asking.cancel()
-            await asyncio.wait({asking})
-            assert asking.cancelled()
-            await server.gone.wait()
-            assert client_tasks() == []
-            assert await token() == GRANTED["access_token"]
-
-    async def test_what_was_answered_is_kept(self) -> None:
-        """A hook ends at once with the only caller who waits, and gets the same tokens again before they are used."""
-        async with FakeAsana() as fake:
-            app = fake.register_app(rotate=True)
-            entered, go = asyncio.Event(), asyncio.Event()
-            saved: list[TokenSet] = []
-
-            async def save(tokens: TokenSet) -> None:
-                entered.set()
-                await go.wait()
-                saved.append(tokens)
-
-            token = oauth_token(fake, app, on_refresh=save)
-            asking = asyncio.create_task(token())
-            await entered.wait()
-            asking.cancel()
-            await asyncio.wait({asking})
-            assert asking.cancelled()
-            assert (saved, client_tasks()) == ([], [])
-            go.set()
-            await token()
-
-            assert [one.refresh_token.reveal() for one in saved] == [app.refresh_token]
-            assert await token() == saved[0].access_token.reveal()
-            assert app.refreshes == 1
-
-    async def test_a_hook_that_hangs_holds_nobody_beyond_the_deadline(self) -> None:
-        """A call ends in its time although the new tokens cannot be saved; the next one tries to save them again."""
-        async with FakeAsana() as fake:
-            entered: list[TokenSet] = []
-
-            async def save(tokens: TokenSet) -> None:
-                entered.append(tokens)
-                await asyncio.Event().wait()
-
-            token = oauth_token(fake, fake.register_app(), on_refresh=save)
-            async with AsanaSession(token, base_url=fake.url, timeout=0.2) as asana:
-                began = asyncio.get_running_loop().time()
-                for _ in range(2):
-                    with pytest.raises(DeadlineExceededError, match="token provider"):
-                        await count_webhooks(asana)
-                assert asyncio.get_running_loop().time() - began < 3
-                assert entered[0] is entered[1]
-                token._save_until = 0.0  # as if its five seconds were over
-                assert await count_webhooks(asana) == 0
-
-            assert client_tasks() == []
-
-    async def test_a_hook_that_cancels_itself(self, caplog: pytest.LogCaptureFixture) -> None:
-        """It has failed like any other, and nobody is cancelled."""
-        async with FakeAsana() as fake:
-            entered: list[TokenSet] = []
-
-            async def save(tokens: TokenSet) -> None:
-                entered.append(tokens)
-                raise asyncio.CancelledError
-
-            token = oauth_token(fake, fake.register_app(), on_refresh=save)
-            assert await token() == await token()
-
-        assert len(entered) == 1
-        assert "on_refresh failed with CancelledError" in caplog.text
-
-    async def test_renewal_of_a_token_that_was_never_saved(self) -> None:
-        """A token that Asana refuses is replaced and not just saved."""
-        async with FakeAsana() as fake:
-            app, entered = fake.register_app(), asyncio.Event()
-            saved = Saved()
-
-            async def save(tokens: TokenSet) -> None:
-                if not entered.is_set():
-                    entered.set()
-                    await asyncio.Event().wait()
-                await saved(tokens)
-
-            token = oauth_token(fake, app, on_refresh=save)
-            asking = asyncio.create_task(token())
-            await entered.wait()
-            asking.cancel()
-            await asyncio.wait({asking})
-            first = token._access_token.reveal()
-            await token.renew(first)
-
-            assert await token() != first
-            assert [one.access_token.reveal() for one in saved] == [first, await token()]
-            assert app.refreshes == 2
-
-    async def test_while_the_connection_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The tokens are kept and saved before the connection is closed, so nothing can come between."""
-        closing = asyncio.Event()
-        close = aiohttp.ClientSession.close
-
-        async def close_slowly(http: aiohttp.ClientSession) -> None:
-            await close(http)
-            closing.set()
+    async def test_our_own_errors(self, error: Exception) -> None:
+        """What a provider says in the package's own words comes through as it is, at once."""
+        async with asking(Failing(error)) as (asana, server):
+            with pytest.raises(type(error)) as caught:
+                await asana.send(GET.request)
+
+            assert caught.value is error
+            assert server.arrivals == []
+
+    @pytest.mark.parametrize("token", ["", "a b", "a\n", "\u00fc", None, 5, b"bytes"], ids=repr)
+    async def test_what_is_no_token(self, token: Any) -> None:
+        """What cannot be sent in a header is refused, and does not show."""
+        async with asking(Provider(token)) as (asana, server):
+            with pytest.raises(ConfigurationError, match=r"^the access token "):
+                await asana.send(GET.request)
+
+            assert server.arrivals == []
+
+    async def test_hanging(self) -> None:
+        """The deadline bounds the provider too; the error names it, and does not send anyone to look at DNS."""
+
+        async def hang() -> str:
+            server.time.now = 0.1
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async with asking(hang, timeout=0.1) as (asana, server):
+            with pytest.raises(DeadlineExceededError, match="the token provider gave no token within") as caught:
+                await asana.send(CREATE.request)
+
+            assert "DNS" not in str(caught.value)
+            assert server.arrivals == []
+
+    async def test_hanging_while_it_renews(self) -> None:
+        """Asana refused the create, so running out of time then leaves nothing unknown."""
+
+        async def renew(_: str) -> None:
+            server.time.now = 60.0
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(aiohttp.ClientSession, "close", close_slowly)
-        async with FakeAsana() as fake:
-            app = fake.register_app(rotate=True)
-            saved = Saved()
-            token = oauth_token(fake, app, on_refresh=saved)
-            asking = asyncio.create_task(token())
-            await closing.wait()
-            asking.cancel()
-            await asyncio.wait({asking})
+        def answer(request: web.BaseRequest) -> Any:
+            server.time.now = 59.9
+            return refusal(401)(request)
 
-            assert asking.cancelled()
-            monkeypatch.undo()
-            assert [one.access_token.reveal() for one in saved] == [await token()]
+        provider: Any = Renewing("good")
+        provider.renew = renew
+        async with asking(provider, answer, timeout=60.0) as (asana, server):
+            with pytest.raises(DeadlineExceededError, match="the token provider gave no token within"):
+                await asana.send(CREATE.request)
 
-    @pytest.mark.parametrize("way", [cancel_once, cancel_thrice, let_timeout_expire, fail_a_sibling])
-    async def test_at_every_step(self, way: Way) -> None:
-        """Wherever it is interrupted, the tokens in use are the saved ones, no task is left, and it goes on."""
-        async with FakeAsana() as fake:
-            app = fake.register_app()
-            saved = Saved()
-            tokens: list[OAuthToken] = []
-
-            async def play() -> None:
-                saved.clear()
-                tokens.append(oauth_token(fake, app, on_refresh=saved))
-                await tokens[-1]()
-
-            async def check() -> None:
-                assert client_tasks() == []
-                if tokens:
-                    kept = len(saved)
-                    assert await tokens[-1]() == saved[-1].access_token.reveal()
-                    assert len(saved) == (kept or 1)
-
-            assert await cancel_at_every_step(play, check, way=way) >= 10
-
-
-TROUBLE: dict[str, tuple[Step, type[AsanaError], str]] = {
-    "hang": ("hang", ConnectionFailedError, "the token endpoint did not answer within 0.5 seconds"),
-    "reset": ("reset", ConnectionFailedError, "the connection was reset"),
-    "close": ("close", ConnectionFailedError, "the connection was closed before an answer came"),
-    "no HTTP": (b"canary-secret\r\n\r\n", ConnectionFailedError, "refreshToken"),
-    "429": (answer(429, {}, headers={"Retry-After": "30"}), RateLimitedError, "Asana asked to wait 30 seconds"),
-    "500": (errors(500, "Server Error"), ServerError, "Asana answered 500"),
-    "503": (answer(503, b"<html>", headers={"Retry-After": "5"}), ServerError, "Asana asked to wait 5 seconds"),
-    "redirect": (answer(307, b"", headers={"Location": "/elsewhere"}), UnexpectedResponseError, "it is a redirect"),
-    "HTML": (answer(200, b"<html>canary</html>", content_type="text/html"), UnexpectedResponseError, "not JSON"),
-    "empty": (answer(200, b""), UnexpectedResponseError, "not JSON, or cut off"),
-    "wrong type": (answer(200, {"access_token": 5}), UnexpectedResponseError, r"\$\.access_token"),
-    "cut off": (answer(200, {"access_token": "canary"}, length=500), UnexpectedResponseError, "not JSON, or cut off"),
-    "too long": (answer(200, {"a": "b" * 70_000}), UnexpectedResponseError, "not JSON, or cut off"),
-    "lifetime as text": (answer(200, GRANTED | {"expires_in": "3600"}), UnexpectedResponseError, r"\$\.expires_in"),
-    "no lifetime left": (answer(200, GRANTED | {"expires_in": -1}), UnexpectedResponseError, r"\$\.expires_in"),
-    "other envelope": (errors(400, "Bad request"), UnexpectedResponseError, "error"),
-    "refusal": (answer(400, {"error": "invalid_grant"}), TokenRefreshError, "invalid_grant"),
-    "echo": (answer(401, {"error": "canary-refresh-token"}), TokenRefreshError, r"\*\*\*"),
-}
-
-
-class TestOAuthTrouble:
-    @pytest.mark.parametrize("case", TROUBLE)
-    async def test_kind(self, case: str, caplog: pytest.LogCaptureFixture) -> None:
-        """Each trouble is one of our errors, says what was wrong, and shows no secret anywhere; it is sent once."""
-        step, kind, problem = TROUBLE[case]
-        caplog.set_level(logging.DEBUG)
-        async with scripted_server(step) as server:
-            token = canary_token(server.url, timeout=0.5 if step == "hang" else 50.0)
-            with pytest.raises(kind, match=problem) as caught:
-                await token()
-            assert len(server.requests) == 1
-            assert client_tasks() == []
-
-        assert type(caught.value) is kind
-        assert vars(caught.value)["operation"] == "refreshToken"
-        assert "canary" not in shown(caught.value)
-        assert "canary" not in caplog.text
-
-    async def test_then_it_works(self) -> None:
-        """Trouble is not remembered."""
-        async with scripted_server("reset", answer(400, {"error": "invalid_grant"}), answer(200, GRANTED)) as server:
-            token = canary_token(server.url)
-            for kind in (ConnectionFailedError, TokenRefreshError):
-                with pytest.raises(kind):
-                    await token()
-            assert await token() == GRANTED["access_token"]
-
-    async def test_nobody_listens(self) -> None:
-        """A refused connection names host and port."""
-        async with scripted_server("close") as server:
-            token = canary_token(server.url)
-        with pytest.raises(ConnectionFailedError, match=f"127.0.0.1:{server.port}") as caught:
-            await token()
-
-        assert "canary" not in shown(caught.value)
-
-    async def test_everyone_gets_an_error_of_their_own(self) -> None:
-        """One request for all who wait; what each raises is not changed by the others' tracebacks."""
-        async with scripted_server("hang") as server:
-            token = canary_token(server.url, timeout=0.5)
-            failures = await asyncio.gather(*(token() for _ in range(3)), return_exceptions=True)
-            assert len(server.requests) == 1
-
-        assert [type(one) for one in failures] == [ConnectionFailedError] * 3
-        assert len({id(one) for one in failures}) == 3
-
-    def test_hides_its_secrets(self) -> None:
-        """Neither repr nor attributes show them, and there is no way to pickle them."""
-        token = canary_token("https://app.asana.com/-/oauth_token", access_token="canary-access-token")
-        for text in (repr(token), repr(vars(token))):
-            assert "canary" not in text
-        with pytest.raises(TypeError):
-            pickle.dumps(token)
-
-    def test_token_sets_hide_theirs(self) -> None:
-        """What a hook gets can be logged by mistake."""
-        tokens = TokenSet(access_token=Secret("canary"), refresh_token=Secret("canary"), expires_at=datetime.now(UTC))
-        for text in (repr(tokens), str(tokens), repr(attrs.asdict(tokens))):
-            assert "canary" not in text
-        with pytest.raises(TypeError, match="cannot be pickled"):
-            pickle.dumps(tokens)
-
-
-@asynccontextmanager
-async def oauth_session(**changes: Any) -> AsyncIterator[tuple[FakeAsana, AppRecord, AsanaSession]]:
-    """Open a session that refreshes its token at the fake; waits between attempts take no time."""
-
-    async def no_wait(_: float) -> None:
-        await asyncio.sleep(0)
-
-    async with FakeAsana(webhooks=1) as fake:
-        app = fake.register_app()
-        arguments: dict[str, Any] = {"retry": RetryPolicy(sleep=no_wait)}
-        async with AsanaSession(oauth_token(fake, app), base_url=fake.url, **(arguments | changes)) as asana:
-            yield fake, app, asana
-
-
-async def count_webhooks(asana: AsanaSession) -> int:
-    return len([webhook async for webhook in get_webhooks(asana, workspace="1331")])
-
-
-class TestOAuthSession:
-    async def test_refused_once(self) -> None:
-        """After a 401 the call is sent again with a new token; many calls at once cause one refresh."""
-        async with oauth_session() as (fake, app, asana):
-            assert await count_webhooks(asana) == 1
-            fake.revoke_token(await current(asana))
-            assert await asyncio.gather(*(count_webhooks(asana) for _ in range(20))) == [1] * 20
-            assert app.refreshes == 2
-
-    async def test_refused_for_good(self) -> None:
-        """If Asana refuses the new token too, the 401 stands: one refresh, and no circle."""
-        async with oauth_session() as (fake, app, asana):
-            fake.script(Fault(at="getWebhooks", status=401, times=None))
-            with pytest.raises(NotAuthorizedError, match="Not Authorized") as caught:
-                await count_webhooks(asana)
-            assert caught.value.operation == "getWebhooks"
-            assert app.refreshes == 2
-            assert [one.operation for one in fake.requests] == ["oauth_token", "getWebhooks"] * 2
-
-    async def test_before_it_ends(self) -> None:
-        """A session never sends a token that has ended."""
-        async with oauth_session() as (fake, app, asana):
-            for _ in range(3):
-                assert await count_webhooks(asana) == 1
-                await fake.advance(3600)
-            assert app.refreshes == 3
-            assert {one.status for one in fake.requests} == {200}
-
-    async def test_authorization_withdrawn(self) -> None:
-        """The user's withdrawal ends the call at once, with what to do about it."""
-        async with oauth_session() as (fake, app, asana):
-            app.refresh_token = "withdrawn"
-            with pytest.raises(TokenRefreshError, match="Let the user authorize the app again"):
-                await count_webhooks(asana)
-            assert len(fake.requests) == 1
-
-    @pytest.mark.parametrize(
-        "fault",
-        [
-            Fault(at="oauth_token", do="reset"),
-            Fault(at="oauth_token", do="lose_answer"),
-            Fault(at="oauth_token", status=503),
-            Fault(at="oauth_token", status=429),
-        ],
-        ids=lambda fault: f"{fault.do} {fault.status}",
-    )
-    async def test_trouble_that_passes(self, fault: Fault) -> None:
-        """The session asks again by its policy."""
-        async with oauth_session() as (fake, _, asana):
-            fake.script(fault)
-            assert await count_webhooks(asana) == 1
-            assert [one.operation for one in fake.requests] == ["oauth_token", "oauth_token", "getWebhooks"]
-
-    async def test_trouble_that_stays(self) -> None:
-        """The error is that of the endpoint."""
-        async with oauth_session() as (fake, _, asana):
-            fake.script(Fault(at="oauth_token", status=503, times=None))
-            with pytest.raises(ServerError, match="refreshToken: Asana answered 503"):
-                await count_webhooks(asana)
-
-    async def test_deadline(self) -> None:
-        """An endpoint that hangs holds no call longer than its own time, and nothing is left of it."""
-        async with oauth_session(timeout=0.2) as (fake, _, asana):
-            hold = fake.hold("oauth_token")
-            with pytest.raises(DeadlineExceededError, match="no token"):
-                await count_webhooks(asana)
-            assert client_tasks() == []
-            hold.release()
-
-
-async def current(asana: AsanaSession) -> str:
-    """Return the access token a session uses now."""
-    return await asana._token()
+            assert len(server.arrivals) == 1

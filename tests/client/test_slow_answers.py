@@ -76,7 +76,7 @@ async def test_the_status_of_a_refusal_counts_though_its_body_stalls(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A no is a no: it is not taken for a lost answer, and a create that was refused is not of unknown outcome."""
-    monkeypatch.setattr("asana_webhooks.client.exchange._REFUSAL_SECONDS", 0.05)
+    monkeypatch.setattr("asana_webhooks.client.transport._REFUSAL_SECONDS", 0.05)
     for status, kind in ((403, ForbiddenError), (404, NotFoundError)):
         head = f"HTTP/1.1 {status} So\r\nContent-Length: 100\r\n\r\n{{".encode()
         async with raw_server(dripping(head, b"")) as server, session(server.url) as asana:
@@ -97,7 +97,7 @@ async def test_the_status_counts_though_little_time_is_left(call: Call) -> None:
 
 async def test_a_429_pauses_the_session_though_its_body_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it asks for stands in its head."""
-    monkeypatch.setattr("asana_webhooks.client.exchange._REFUSAL_SECONDS", 0.05)
+    monkeypatch.setattr("asana_webhooks.client.transport._REFUSAL_SECONDS", 0.05)
     head = b"HTTP/1.1 429 So\r\nRetry-After: 7000\r\nContent-Length: 100\r\n\r\n{"
     async with raw_server(dripping(head, b"")) as server, session(server.url) as asana:
         with pytest.raises(RateLimitedError) as caught:

@@ -4,14 +4,12 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from attrs import define, field, frozen
-
-Step = bytes | Literal["reset", "close", "hang"]
 
 
 @frozen(kw_only=True)
@@ -27,6 +25,10 @@ class Seen:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+Step = bytes | Literal["reset", "close", "hang"] | Callable[[Seen], bytes]
+"""An answer, something to do to the connection, or what makes an answer of the request."""
 
 
 @define
@@ -65,6 +67,8 @@ class ScriptedServer:
         self.requests.append(await _read_request(reader))
         self.got_request.set()
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+        if callable(step):
+            step = step(self.requests[-1])
         if isinstance(step, bytes):
             writer.write(step)
             await writer.drain()

@@ -214,7 +214,6 @@ class Scene:
             await call
         self.beside.clear()
         await settle(self.asana, self.server)
-        assert not self.asana._scopes.entered
         assert self.limiter.inside == 0
 
 

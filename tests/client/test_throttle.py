@@ -1,4 +1,4 @@
-"""What keeps many calls of one session calm together: pauses, budget, deadlines, and a quiet end.
+"""What many calls of one session share: pauses after a 429, the retry budget, and how they end together.
 
 Sockets are real; time is not: see `VirtualTime`.
 """
@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from asana_webhooks.client.requests import GetWebhooksRequest
-from asana_webhooks.client.retry import RetryPolicy
+from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy
 from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.client.throttle import Throttle
 from asana_webhooks.errors import (
     AsanaError,
     CreateOutcomeUnknownError,
@@ -25,16 +29,18 @@ from asana_webhooks.errors import (
     ServerError,
 )
 from asana_webhooks.testing import FakeAsana, Fault
-from tests.helpers.raw import CALLS, CREATE, DELETE, GET, LIST, PUT, TOKEN, until
+from asana_webhooks.wire import ErrorDetail
+from tests.helpers.raw import CALLS, CREATE, DELETE, GET, LIST, PUT, TOKEN, no_wait, until
 from tests.helpers.servers import errors, scripted_server
 from tests.helpers.virtual import Answer, VirtualTime, asking, good, in_turn, kinds, refusal, timed_server
 
 REQUESTS = [call.request for call in CALLS]
 DATE = ("Date", "Fri, 02 Jan 2026 03:04:05 GMT")
 TWO_SECONDS_LATER = ("Retry-After", "Fri, 02 Jan 2026 03:04:07 GMT")
+SECONDS = st.floats(0, 100) | st.integers(0, 20).map(float)
 
 
-class TestStorm:
+class TestPause:
     @pytest.mark.parametrize(
         ("headers", "seconds"),
         [
@@ -178,18 +184,22 @@ class TestStorm:
                 return good(request)
             return late(request) if request.method == "PUT" else refusal(429, ("Retry-After", pause))(request)
 
+        async def call_and_open_up() -> Any:
+            try:
+                return await asana.send(GET.request)
+            finally:
+                paused.set()
+
         async def open_up() -> None:
             await server.arrived(2)
-            await until(asana._calm.gate.left)
+            await until(lambda: server.time.slept or paused.is_set())
             paused.set()
 
         async with asking(answer, first_wait=4.0) as (asana, server):
-            _, called, _ = await server.time.run(asana.send(GET.request), asana.send(PUT.request), open_up())
+            _, called, _ = await server.time.run(call_and_open_up(), asana.send(PUT.request), open_up())
 
             assert server.time.slept == slept
-            if pause == "1000":
-                assert isinstance(called, ServerError)
-                assert asana._calm.budget == 100
+            assert isinstance(called, ServerError) is (pause == "1000")
 
     async def test_a_longer_pause_holds_who_sat_out_the_first(self) -> None:
         """While calls wait, one that was in flight is told to wait longer: all wait longer."""
@@ -303,7 +313,7 @@ class TestBudget:
                 assert len(server.arrivals) == requests
 
             await told("ServerError", requests=3)  # 20 are spent
-            assert caplog.messages[-1].endswith("not sent again: the session's budget of repetitions is used up")
+            assert caplog.messages[-1].endswith("not sent again: the session's retry budget is exhausted")
             for _ in range(9):
                 await told("Webhook", requests=1)
             await told("ServerError", requests=1)  # 9 are not enough
@@ -323,18 +333,19 @@ class TestBudget:
 
     async def test_nor_when_waits_are_cancelled(self) -> None:
         """What comes back from calls that gave up waiting does not make it more than full."""
-        answers = in_turn(*[refusal(500)] * 10, good)
-        async with asking(answers) as (asana, server):
+        answers = in_turn(*[refusal(500)] * 10, *[good] * 30, refusal(500))
+        async with asking(answers, attempts=2) as (asana, server):
             waiting = [asyncio.create_task(asana.send(GET.request)) for _ in range(10)]
             await server.time.asleep(10)
-            assert asana._calm.budget == 0
             for _ in range(30):
                 await asana.send(GET.request)
             for one in waiting:
                 one.cancel()
             await asyncio.wait(waiting)
+            server.arrivals.clear()
+            await server.time.run(*(asana.send(GET.request) for _ in range(20)))
 
-            assert asana._calm.budget == 100
+            assert len(server.arrivals) == 20 + 10
 
     @pytest.mark.parametrize(
         "trouble", [refusal(503), refusal(429), refusal(429, ("Retry-After", "1"))], ids=["503", "429", "429 in 1 s"]
@@ -458,13 +469,9 @@ class TestDelete:
 
 class TestClosing:
     async def ended(self, asana: AsanaSession, *calls: "asyncio.Task[Any]") -> list[Any]:
-        """Close the session; return what came of calls, which must end and leave nothing behind."""
+        """Close the session; return what came of its calls, which must end."""
         await asana.aclose()
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert not asana._scopes.entered
-        assert asana._http is not None
-        assert asana._http.closed
-        return results
+        return await asyncio.gather(*calls, return_exceptions=True)
 
     async def test_in_a_pause(self) -> None:
         """Calls that a 429 holds end at once; even a create that got one, because Asana refused it."""
@@ -527,3 +534,52 @@ class TestClosing:
 
             assert kinds(await self.ended(asana, call)) == {"ConfigurationError": 1}
             assert server.arrivals == []
+
+
+class ThrottleMachine(RuleBasedStateMachine):
+    """Calls come, wait and go while 429s of any length come in; the model is the latest end of all pauses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.ends = [0.0]
+        self.throttle = Throttle(
+            RetryPolicy(clock=lambda: self.now, sleep=no_wait), limiter=None, max_reads=1, max_writes=1
+        )
+
+    def left(self) -> float:
+        return max(self.ends) - self.now
+
+    @rule(seconds=SECONDS)
+    def a_429_comes(self, seconds: float) -> None:
+        """It asks for a pause that may be shorter than the one that goes on."""
+        self.ends.append(self.now + seconds)
+        words = ErrorDetail(message=str(self.ends[-1]))
+        self.throttle.record(Decision("raise", pause=seconds), Outcome(kind="refused", status=429, details=(words,)))
+
+    @rule(seconds=SECONDS)
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(share=st.floats(0, 2))
+    def somebody_waits(self, share: float) -> None:
+        """Who waits at least what is left is not stopped by this pause again, however floats round; others are."""
+        left = self.left()
+        if left > 0:
+            sat_out = asyncio.run(self.throttle.wait(Decision("again", wait=left * share)))
+            assert (self.throttle.paused(sat_out) is None) == (left * share >= left)
+            assert self.throttle.paused() is not None
+
+    @invariant()
+    def never_open_early_never_paused_too_long(self) -> None:
+        paused = self.throttle.paused()
+        assert self.throttle.pause_left() == max(self.left(), 0)
+        assert (paused is not None) == (self.left() > 0)
+        if paused is not None:
+            assert (paused.kind, paused.status, paused.retry_after) == ("paused", 429, self.left())
+            assert [one.message for one in paused.details] == [str(max(self.ends))]
+
+
+TestThrottleMachine = ThrottleMachine.TestCase
+TestThrottleMachine.settings = settings(max_examples=40, stateful_step_count=25)
+TestThrottleMachine.__doc__ = ThrottleMachine.__doc__

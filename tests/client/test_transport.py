@@ -27,11 +27,9 @@ from asana_webhooks.client.requests import (
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
-    AsanaError,
     ConfigurationError,
     ConnectionFailedError,
     CreateOutcomeUnknownError,
-    DeadlineExceededError,
     ForbiddenError,
     NotFoundError,
     UnexpectedResponseError,
@@ -87,18 +85,6 @@ async def silent_server() -> AsyncIterator[int]:
 
 
 class TestHiddenRepeats:
-    @pytest.mark.parametrize("warm", [False, True])
-    async def test_of_a_delete_on_a_lent_session(self, warm: bool) -> None:
-        """A 404 to aiohttp's own second DELETE means that the first had worked, on lent sessions too."""
-        steps: list[Step] = [OK, "close", GONE] if warm else ["close", GONE]
-        async with scripted_server(*steps) as server, aiohttp.ClientSession() as http:
-            async with session(server.url, http=http) as asana:
-                if warm:
-                    await asana.send(GET)
-                await asana.send(DELETE)
-
-            assert [seen.method for seen in server.requests][-2:] == ["DELETE", "DELETE"]
-
     async def test_that_finds_no_server_was_sent_once_all_the_same(self) -> None:
         """A DELETE whose hidden repeat is refused a connection may have worked: the next 404 is a success."""
         servers: list[asyncio.Server] = []
@@ -284,22 +270,6 @@ class TestLimits:
                 with pytest.raises((CreateOutcomeUnknownError, ConnectionFailedError)):
                     await asana.send(CREATE)
 
-    async def test_a_slow_limiter_is_named(self) -> None:
-        """Whoever waits for the limiter is not sent to look for a broken network."""
-
-        class Stuck:
-            async def __aenter__(self) -> Self:
-                await asyncio.Event().wait()
-                return self
-
-            async def __aexit__(self, *_: object) -> None: ...
-
-        async with session("http://127.0.0.1:1", limiter=Stuck(), timeout=0.05) as asana:
-            with pytest.raises(DeadlineExceededError, match="its turn did not come") as caught:
-                await asana.send(CREATE)
-
-        assert "DNS" not in str(caught.value)
-
     async def test_a_slow_limiter_takes_nothing_from_the_attempt(self) -> None:
         """Waiting one's turn may take longer than one attempt."""
 
@@ -316,27 +286,6 @@ class TestLimits:
             retry = quick(attempts=1, attempt_timeout=0.5)
             async with session(server.url, limiter=Slow(), retry=retry) as asana:
                 assert (await asana.send(GET)).gid == "43214"
-
-    async def test_a_limiter_that_is_false_is_a_limiter(self) -> None:
-        """Its truth says nothing."""
-
-        class Empty:
-            entered = 0
-
-            def __bool__(self) -> bool:
-                return False
-
-            async def __aenter__(self) -> Self:
-                self.entered += 1
-                return self
-
-            async def __aexit__(self, *_: object) -> None: ...
-
-        limiter = Empty()
-        async with scripted_server(OK) as server, session(server.url, limiter=limiter) as asana:
-            await asana.send(GET)
-
-        assert limiter.entered == 1
 
     async def test_sent_at_is_when_the_last_one_went_out(self) -> None:
         """Not when the call began: an attempt may have been refused before."""
@@ -408,15 +357,6 @@ class TestRefusals:
                 with pytest.raises(CreateOutcomeUnknownError, match="ValueError"):
                     await asana.send(CREATE)
 
-    async def test_provider(self) -> None:
-        """An error of the token provider may hold the token, so it is named and not chained."""
-
-        async def fail() -> str:
-            raise LookupError(TOKEN)
-
-        async with AsanaSession(fail, base_url="http://127.0.0.1:1") as asana:
-            await self.check_refused(asana, "LookupError")
-
 
 def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
     """It cannot be used here; no RuntimeError of asyncio comes through."""
@@ -436,86 +376,7 @@ def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
         first.run(http.close())
 
 
-class TestClosing:
-    async def test_ends_what_waits_between_attempts(self) -> None:
-        """Nobody sleeps on for a session that is closed."""
-        sleeping = asyncio.Event()
-
-        async def sleep(_: float) -> None:
-            sleeping.set()
-            await asyncio.Event().wait()
-
-        async with scripted_server(errors(503, "Busy")) as server:
-            asana = session(server.url, retry=quick(sleep=sleep))
-            call = asyncio.create_task(asana.send(GET))
-            await sleeping.wait()
-            await asana.aclose()
-            with pytest.raises(ConfigurationError, match="closed"):
-                await call
-
-            assert len(server.requests) == 1
-
-    @pytest.mark.parametrize("lent", [False, True])
-    @pytest.mark.parametrize(
-        ("request_", "kind"),
-        [(GET, ConfigurationError), (DELETE, ConfigurationError), (CREATE, CreateOutcomeUnknownError)],
-        ids=["get", "delete", "create"],
-    )
-    async def test_ends_what_is_under_way(self, request_: Any, kind: type[AsanaError], lent: bool) -> None:
-        """Its connection goes, nothing is repeated, and a create that was sent says so."""
-        async with scripted_server("hang") as server, aiohttp.ClientSession() as http:
-            asana = session(server.url, http=http if lent else None)
-            call = asyncio.create_task(asana.send(request_))
-            await server.got_request.wait()
-            await asana.aclose()
-            with pytest.raises(kind, match="closed"):
-                await call
-            await server.gone.wait()
-            await asana.aclose()
-
-            assert len(server.requests) == 1
-
-    async def test_ends_what_waits_for_its_token(self) -> None:
-        """Nothing is sent any more, and no RuntimeError of aiohttp comes through."""
-        asked, given = asyncio.Event(), asyncio.Event()
-
-        async def provide() -> str:
-            asked.set()
-            await given.wait()
-            return TOKEN
-
-        async with scripted_server(OK) as server:
-            asana = AsanaSession(provide, base_url=server.url)
-            call = asyncio.create_task(asana.send(CREATE))
-            await asked.wait()
-            await asana.aclose()
-            given.set()
-            with pytest.raises(ConfigurationError, match="closed"):
-                await call
-
-            assert server.requests == []
-
-    async def test_does_not_hide_a_cancellation(self) -> None:
-        """Who is cancelled at the same time is cancelled."""
-        async with scripted_server("hang") as server:
-            asana = session(server.url)
-            call = asyncio.create_task(asana.send(GET))
-            await server.got_request.wait()
-            call.cancel()
-            await asana.aclose()
-            with pytest.raises(asyncio.CancelledError):
-                await call
-
-
 class TestWhatAiohttpIsGiven:
-    async def test_proxy(self) -> None:
-        """Requests go to the proxy, which alone reaches the host."""
-        async with scripted_server(OK) as proxy:
-            async with session("http://127.0.0.1:1/api", proxy=f"http://127.0.0.1:{proxy.port}") as asana:
-                await asana.send(GET)
-
-            assert proxy.requests[0].headers["host"] == "127.0.0.1:1"
-
     @pytest.mark.parametrize("trusting", [False, True])
     async def test_proxy_of_the_environment(self, trusting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is used only by those who trust the environment."""
@@ -582,32 +443,9 @@ class TestWhatAiohttpIsGiven:
 
         assert caught.value.messages == ("no hook at ***",)
 
-    async def test_two_retry_afters(self) -> None:
-        """Two that differ mean nothing, so neither is obeyed."""
-        headers = {"Retry-After": "3600", "retry-after": "0"}
-        async with scripted_server(errors(429, "Slow down", headers=headers), OK) as server:
-            async with session(server.url) as asana:
-                await asana.send(GET)
-
-            assert len(server.requests) == 2
-
-    async def test_retry_after_is_read_against_date(self) -> None:
-        """An HTTP-date is counted from the answer's own Date."""
-        waits: list[float] = []
-
-        async def sleep(seconds: float) -> None:
-            waits.append(seconds)
-
-        headers = {"Retry-After": "Fri, 02 Jan 2026 03:04:35 GMT", "Date": "Fri, 02 Jan 2026 03:04:05 GMT"}
-        async with scripted_server(errors(429, "Slow down", headers=headers), OK) as server:
-            async with session(server.url, retry=quick(sleep=sleep, random=lambda: 0.0)) as asana:
-                await asana.send(GET)
-
-        assert waits == [30.0]
-
     async def test_an_answer_that_is_far_too_long_ends_its_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nobody reads on, so the connection cannot be used again."""
-        monkeypatch.setattr("asana_webhooks.client.exchange._MAX_ANSWER", 1000)
+        monkeypatch.setattr("asana_webhooks.client.transport._MAX_ANSWER", 1000)
         async with scripted_server(answer(200, b"x" * 30_000_000), OK) as server:
             async with session(server.url, retry=quick(attempts=1)) as asana:
                 with pytest.raises(UnexpectedResponseError, match="far too long"):
@@ -615,3 +453,30 @@ class TestWhatAiohttpIsGiven:
                 await asana.send(GET)
 
             assert server.connections == 2
+
+
+class TestAnnouncedChanges:
+    async def test_are_logged_once_each(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Of all answers, good and bad, and only what affects the requests; no more than anybody would read."""
+        first = {"Asana-Change": "name=string_ids;info=https://asa.na/x;affected=true,name=other;affected=false"}
+        many = {"Asana-Change": ",".join(f"name=change-{number};affected=true" for number in range(150))}
+        good = answer(200, {"data": {"gid": "43214"}}, headers=many)
+        async with scripted_server(errors(404, "no", headers=first), good) as server, session(server.url) as asana:
+            with pytest.raises(NotFoundError):
+                await asana.send(GET)
+            await asana.send(GET)
+            await asana.send(GET)
+
+        warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert len(warnings) == 100
+        assert "'string_ids'" in warnings[0]
+        assert "'https://asa.na/x'" in warnings[0]
+
+    async def test_can_be_chosen(self) -> None:
+        """The session's headers say which side of a change they want."""
+        chosen = {"Asana-Enable": "string_ids", "Asana-Disable": "new_sections"}
+        async with scripted_server(OK) as server, session(server.url, headers=chosen) as asana:
+            await asana.send(GET)
+
+        assert server.requests[0].headers["asana-enable"] == "string_ids"
+        assert server.requests[0].headers["asana-disable"] == "new_sections"

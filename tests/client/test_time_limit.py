@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from asana_webhooks.client.time_limit import CancelScopes
+from asana_webhooks.client.time_limit import TimeLimits
 from tests.helpers.cancelling import pass_turns
 
 
 @pytest.fixture
-async def timers(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Note when the loop's timers are set for."""
+async def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
+    """Collect the loop's timers that are set."""
     loop = asyncio.get_running_loop()
-    noted: list[float] = []
+    noted: list[asyncio.TimerHandle] = []
     call_at = loop.call_at
 
     def note(when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
-        noted.append(when)
-        return call_at(when, *arguments, **options)
+        noted.append(call_at(when, *arguments, **options))
+        return noted[-1]
 
     monkeypatch.setattr(loop, "call_at", note)
     return noted
@@ -28,6 +28,12 @@ async def timers(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def current() -> "asyncio.Task[Any]":
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 async def forever() -> None:
@@ -38,64 +44,59 @@ class TestEnding:
     @pytest.mark.parametrize("before", [0, 1e-3], ids=["past", "soon"])
     async def test_at_its_end(self, before: float) -> None:
         """The body is cancelled, what follows the block goes on, and the task does not count as cancelled."""
-        scopes = CancelScopes()
-        with scopes.until(now() + before) as scope:
+        limits = TimeLimits()
+        with limits.until(now() + before) as limit:
             await forever()
 
-        task = asyncio.current_task()
-        assert task is not None
-        assert (scope.expired, task.cancelling(), scopes.entered) == (True, 0, set())
+        assert (limit.expired, current().cancelling(), limits.entered) == (True, 0, set())
 
     async def test_brought_forward(self) -> None:
         """An end may come sooner than was said first, but not later."""
-        scopes = CancelScopes()
-        with scopes.until(now() + 3600) as scope:
-            scope.end_by(now() + 7200)
-            assert scope.end < now() + 3601
-            scope.end_by(now())
+        limits = TimeLimits()
+        with limits.until(now() + 3600) as limit:
+            limit.end_by(now() + 7200)
+            assert limit.end < now() + 3601
+            limit.end_by(now())
             await forever()
 
-        assert scope.expired
+        assert limit.expired
 
     async def test_done_before(self) -> None:
         """A body that is done in time is left as it is, and so is what it raises."""
-        scopes = CancelScopes()
-        with scopes.until(now() + 3600) as scope:
+        limits = TimeLimits()
+        with limits.until(now() + 3600) as limit:
             await pass_turns(1)
-        with pytest.raises(LookupError), scopes.until(now() + 3600):
+        with pytest.raises(LookupError), limits.until(now() + 3600):
             raise LookupError
 
-        assert not scope.expired
-        assert not scopes.entered
+        assert not limit.expired
+        assert not limits.entered
 
     async def test_each_has_its_own(self) -> None:
         """What ends first does not end what began first, and the later one ends too."""
-        scopes = CancelScopes()
+        limits = TimeLimits()
         ended: list[str] = []
 
         async def wait(name: str, seconds: float) -> None:
-            with scopes.until(now() + seconds):
+            with limits.until(now() + 3600) as limit:
+                limit.end_by(now() + seconds)
                 await forever()
             ended.append(name)
 
-        waiting = [asyncio.create_task(wait("long", 3600)), asyncio.create_task(wait("short", 3600))]
-        await pass_turns(1)
-        for scope in scopes.entered:
-            if scope._task is waiting[1]:
-                scope.end_by(now())
+        waiting = [asyncio.create_task(wait("long", 1800)), asyncio.create_task(wait("short", 1e-3))]
         await waiting[1]
         assert ended == ["short"]
-        scopes.close()
+        limits.close()
         await waiting[0]
         assert ended == ["short", "long"]
 
     async def test_one_after_the_other(self) -> None:
         """Ends that follow each other are all met, although the looks at them are not too close together."""
-        scopes = CancelScopes()
+        limits = TimeLimits()
         start = now()
 
         async def wait(seconds: float) -> float:
-            with scopes.until(start + seconds):
+            with limits.until(start + seconds):
                 await forever()
             return now() - start - seconds
 
@@ -104,18 +105,16 @@ class TestEnding:
 
     async def test_what_ignores_its_end(self) -> None:
         """Whoever lets no cancellation through is done when it is done, and can see that it is late."""
-        with CancelScopes().until(now()) as scope:
+        with TimeLimits().until(now()) as limit:
             try:
                 await forever()
             except asyncio.CancelledError:
-                late = scope.expired
-        task = asyncio.current_task()
-        assert task is not None
-        assert (late, task.cancelling()) == (True, 0)
+                late = limit.expired
+        assert (late, current().cancelling()) == (True, 0)
 
     async def test_an_error_on_the_way_out(self) -> None:
         """What the body raises when it is cancelled is not lost."""
-        with pytest.raises(LookupError), CancelScopes().until(now()):
+        with pytest.raises(LookupError), TimeLimits().until(now()):
             try:
                 await forever()
             finally:
@@ -123,9 +122,9 @@ class TestEnding:
 
     async def test_within_another(self) -> None:
         """When both are at their end, both blocks are left; what stands between them is not run."""
-        scopes, reached = CancelScopes(), []
-        with scopes.until(now()) as outer:
-            with scopes.until(now()) as inner:
+        limits, reached = TimeLimits(), []
+        with limits.until(now()) as outer:
+            with limits.until(now()) as inner:
                 await forever()
             reached.append("between")
             await forever()
@@ -135,17 +134,17 @@ class TestEnding:
 
 class TestCancelling:
     async def test_by_somebody_else(self) -> None:
-        """It goes through, also when the scope ends in the same turn."""
+        """It goes through, also when the limit ends in the same turn."""
         for turn in range(3):
-            scopes = CancelScopes()
+            limits = TimeLimits()
 
-            async def wait(scopes: CancelScopes = scopes) -> None:
-                with scopes.until():
+            async def wait(limits: TimeLimits = limits) -> None:
+                with limits.until():
                     await forever()
 
             task = asyncio.create_task(wait())
             await pass_turns(2)
-            scopes.close()
+            limits.close()
             await pass_turns(turn)
             interrupted = task.cancel()
             await asyncio.wait({task})
@@ -158,9 +157,9 @@ class TestCancelling:
             try:
                 await forever()
             except asyncio.CancelledError:
-                with CancelScopes().until(now()) as scope:
+                with TimeLimits().until(now()) as limit:
                     await forever()
-                return scope.expired
+                return limit.expired
             return False
 
         task = asyncio.create_task(work())
@@ -170,151 +169,146 @@ class TestCancelling:
         assert task.cancelling() == 1
 
     async def test_something_awaited_that_was_cancelled(self) -> None:
-        """That is no end of the scope's."""
+        """That is no end of the limit's."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.cancel()
-        with pytest.raises(asyncio.CancelledError), CancelScopes().until():
+        with pytest.raises(asyncio.CancelledError), TimeLimits().until():
             await future
 
 
 class TestClosing:
     async def test_ends_all(self) -> None:
         """Those that are entered, and those that come later, whatever end they were given."""
-        scopes = CancelScopes()
+        limits = TimeLimits()
 
         async def wait(end: float) -> bool:
-            with scopes.until(end) as scope:
+            with limits.until(end) as limit:
                 await forever()
-            return scope.expired
+            return limit.expired
 
         waiting = [asyncio.create_task(wait(end)) for end in (math.inf, now() + 3600)]
         await pass_turns(1)
-        scopes.close()
+        limits.close()
         assert await asyncio.gather(*waiting, wait(math.inf), wait(now() + 3600)) == [True] * 4
 
     async def test_what_ignored_its_end_is_ended_again(self) -> None:
         """Closing cancels it once more, closing twice does not, and nobody has cancelled the task in the end."""
-        scopes, ignored = CancelScopes(), 0
-        with scopes.until(now()) as scope:
+        limits, ignored = TimeLimits(), 0
+        with limits.until(now()) as limit:
             with suppress(asyncio.CancelledError):
                 await forever()
-            scopes.close()
+            limits.close()
             try:
                 await forever()
             finally:
-                scopes.close()
+                limits.close()
                 await pass_turns(3)
-                ignored = scope._task.cancelling()
+                ignored = current().cancelling()
 
-        task = asyncio.current_task()
-        assert task is not None
-        assert (scope.expired, ignored, task.cancelling()) == (True, 2, 0)
+        assert (limit.expired, ignored, current().cancelling()) == (True, 2, 0)
 
     async def test_a_cancellation_of_others_between_two_of_its_own(self) -> None:
-        """Who was cancelled by somebody else goes on being cancelled, however often the scope did it too."""
-        scopes = CancelScopes()
+        """Who was cancelled by somebody else goes on being cancelled, however often the limit did it too."""
+        limits = TimeLimits()
 
         async def wait() -> None:
-            with scopes.until(now()):
+            with limits.until(now()):
                 for _ in range(2):
                     with suppress(asyncio.CancelledError):
                         await forever()
                 await forever()
 
         task = asyncio.create_task(wait())
-        while not any(scope.expired for scope in scopes.entered):
+        while not any(limit.expired for limit in limits.entered):
             await pass_turns(1)
         await pass_turns(2)
         task.cancel()
         await pass_turns(2)
-        scopes.close()
+        limits.close()
         await asyncio.wait({task})
         assert (task.cancelled(), task.cancelling()) == (True, 1)
 
     async def test_before_whatever_is_scheduled_after_it(self) -> None:
         """The body is cancelled, and does not hear of what comes up while other things are closed in the same turn."""
-        scopes = CancelScopes()
+        limits = TimeLimits()
         waited_for: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def wait() -> bool:
-            with scopes.until() as scope:
+            with limits.until() as limit:
                 await waited_for
-            return scope.expired
+            return limit.expired
 
         task = asyncio.create_task(wait())
         await pass_turns(1)
-        scopes.close()
+        limits.close()
         waited_for.set_exception(LookupError("closed"))
         assert await task
 
-    async def test_leaves_no_timer(self, timers: list[float]) -> None:
+    async def test_leaves_no_timer(self, timers: list[asyncio.TimerHandle]) -> None:
         """Nothing keeps the loop, or what it holds, once all is closed."""
-        scopes = CancelScopes()
-        with scopes.until(now() + 3600):
+        limits = TimeLimits()
+        with limits.until(now() + 3600):
             pass
-        scopes.close()
+        limits.close()
 
-        assert len(timers) == 1
-        assert scopes._timer is not None
-        assert scopes._timer.cancelled()
+        assert [one.cancelled() for one in timers] == [True]
 
-    async def test_leaves_no_timer_of_those_it_ended(self) -> None:
+    async def test_leaves_no_timer_of_those_it_ended(self, timers: list[asyncio.TimerHandle]) -> None:
         """Nor does one stay that was set for what has been ended, or brought its end forward meanwhile."""
-        scopes = CancelScopes()
+        limits = TimeLimits()
 
         async def wait() -> None:
-            with scopes.until(now() + 3600) as scope:
+            with limits.until(now() + 3600) as limit:
                 await asyncio.sleep(0)
-                scope.end_by(now() + 1800)
+                limit.end_by(now() + 1800)
                 await forever()
 
         task = asyncio.create_task(wait())
         await pass_turns(1)
-        scopes.close()
+        limits.close()
         await task
-        assert scopes._timer is not None
-        assert scopes._timer.cancelled()
+        assert [one.cancelled() for one in timers] == [True, True]
 
 
 class TestTimers:
-    async def test_one_for_all(self, timers: list[float]) -> None:
-        """However many scopes are entered, the loop's timer is set once, unless one ends sooner than all before."""
-        scopes = CancelScopes()
+    async def test_one_for_all(self, timers: list[asyncio.TimerHandle]) -> None:
+        """However many limits are entered, the loop's timer is set once, unless one ends sooner than all before."""
+        limits = TimeLimits()
         start = now()
         for number in range(100):
-            with scopes.until(start + 3600 + number), scopes.until():
+            with limits.until(start + 3600 + number), limits.until():
                 pass
-        assert timers == [start + 3600]
-        with scopes.until(start + 1800):
+        assert [one.when() for one in timers] == [start + 3600]
+        with limits.until(start + 1800):
             pass
-        assert timers == [start + 3600, start + 1800]
+        assert [one.when() for one in timers] == [start + 3600, start + 1800]
 
-    async def test_nothing_is_watched_when_nothing_goes_on(self, timers: list[float]) -> None:
-        """A look that finds no scope sets no timer."""
-        scopes = CancelScopes()
-        with scopes.until(now()):
+    async def test_nothing_is_watched_when_nothing_goes_on(self, timers: list[asyncio.TimerHandle]) -> None:
+        """A look that finds no limit sets no timer."""
+        limits = TimeLimits()
+        with limits.until(now()):
             pass
         await pass_turns(3)
         assert len(timers) == 1
-        with scopes.until(now()) as scope:
+        with limits.until(now()) as limit:
             await forever()
-        assert scope.expired
+        assert limit.expired
 
     async def test_many_ends_are_not_looked_for_one_by_one(
-        self, timers: list[float], monkeypatch: pytest.MonkeyPatch
+        self, timers: list[asyncio.TimerHandle], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The more scopes there are, the longer the time from look to look: to look at all of them takes that long."""
+        """The more limits there are, the longer the time from look to look: to look at all of them takes that long."""
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)
-        scopes = CancelScopes()
-        entered = [scopes.until(100.001 + number) for number in range(1000)]
-        for scope in entered:
-            scope.__enter__()
-        scopes._look()
+        limits = TimeLimits()
+        entered = [limits.until(100.001 + number) for number in range(1000)]
+        for limit in entered:
+            limit.__enter__()
+        limits._look()
 
-        assert timers == [100.001, pytest.approx(100.005)]
-        for scope in entered:
-            scope.__exit__(None, None, None)
-        scopes.close()
+        assert [one.when() for one in timers] == [100.001, pytest.approx(100.005)]
+        for limit in entered:
+            limit.__exit__(None, None, None)
+        limits.close()
 
     def test_outside_of_a_task(self) -> None:
         """There is nothing to cancel, and that is said at once."""
@@ -323,7 +317,7 @@ class TestTimers:
 
         def enter() -> None:
             try:
-                with CancelScopes().until():
+                with TimeLimits().until():
                     pass
             except RuntimeError as error:
                 seen.append(error)
