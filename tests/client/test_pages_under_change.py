@@ -108,7 +108,6 @@ async def walk_the_fake(
         came: list[str] = []
         expired = None
         upcoming = iter(schedule)
-        numbers = iter(range(webhooks + 1, 1000))
         pager = get_webhooks(asana, workspace=fake.workspace, page_size=page_size, prefetch=prefetch, restart=restart)
         try:
             async with pager:
@@ -116,7 +115,7 @@ async def walk_the_fake(
                     came += [webhook.gid for webhook in one.items]
                     change = next(upcoming, Change(added=0, removed=()))
                     for _ in range(change.added):
-                        fake._add_quiet_webhook(next(numbers))
+                        fake.add_quiet_webhook()
                     ever |= set(fake.webhooks)
                     for position in change.removed:
                         if position < len(fake.webhooks):

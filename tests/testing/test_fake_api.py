@@ -7,7 +7,6 @@ from typing import Any
 import jsonschema
 import pytest
 
-from asana_webhooks.testing.api import route
 from tests.testing.fake_play import COMPACT_SCHEMA, FULL_SCHEMA, PROJECT, WORKSPACE, playing
 
 
@@ -28,15 +27,6 @@ async def test_unknown_routes(method: str, path: str) -> None:
     async with playing() as (_, api, _):
         answered = await api.call(method, path, token="wrong")
         assert (answered.status, answered.message) == (404, "No matching route for request")
-
-
-def test_routes() -> None:
-    """The five operations have their method and path."""
-    assert route("POST", "/webhooks") == ("createWebhook", "")
-    assert route("GET", "/webhooks") == ("getWebhooks", "")
-    assert route("GET", "/webhooks/12") == ("getWebhook", "12")
-    assert route("PUT", "/webhooks/12") == ("updateWebhook", "12")
-    assert route("DELETE", "/webhooks/12") == ("deleteWebhook", "12")
 
 
 @pytest.mark.parametrize("header", ["", "Bearer wrong", "Basic abc", "bearer", "Bearer é"])

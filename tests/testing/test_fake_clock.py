@@ -1,14 +1,13 @@
 """The fake's clock: frozen, running, or one's own."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import FakeAsana, FakeClock
-from asana_webhooks.testing.clock import format_time
 from tests.testing.fake_play import PROJECT, playing
 
 
@@ -40,12 +39,6 @@ def test_start_needs_a_zone() -> None:
     """A start without a time zone is refused."""
     with pytest.raises(ConfigurationError, match="time zone"):
         FakeClock(start=datetime(2026, 1, 1))  # noqa: DTZ001
-
-
-def test_format() -> None:
-    """Times are written in UTC, in milliseconds, with a Z."""
-    assert format_time(datetime(2026, 1, 2, 3, 4, 5, 678_912, tzinfo=UTC)) == "2026-01-02T03:04:05.678Z"
-    assert format_time(datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))) == "2026-01-02T01:04:05.000Z"
 
 
 async def test_own_clock() -> None:

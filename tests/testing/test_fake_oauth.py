@@ -8,8 +8,7 @@ import aiohttp
 import pytest
 
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.testing import FakeAsana, Fault
-from asana_webhooks.testing.oauth import AppRecord
+from asana_webhooks.testing import AppRecord, FakeAsana, Fault
 from tests.testing.fake_play import Answered, Caller, playing
 
 LIST = "/webhooks?workspace=1331"
