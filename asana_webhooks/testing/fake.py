@@ -11,13 +11,12 @@ from asana_webhooks.client.auth import check_token
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.testing.clock import FakeClock, check_advance
-from asana_webhooks.testing.faults import Activity, Fault, FaultScript, Hold
+from asana_webhooks.testing.faults import Fault, FaultScript, Hold
 from asana_webhooks.testing.oauth import DEFAULT_TOKEN, TOKEN_PATH, AppRecord, FakeTokenEndpoint
-from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, RecentRecords, RequestRecord, WebhookRecord
+from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, RequestRecord, WebhookRecord
 from asana_webhooks.testing.rest import BASE_PATH, HeartbeatMoment, RestApi, error_answer, send
 from asana_webhooks.testing.sender import Sender
 from asana_webhooks.testing.serving import Handler, LoopbackServer
-from asana_webhooks.testing.target_client import TargetClient
 from asana_webhooks.testing.world import DEFAULT_USER, Change, Value, World
 
 __all__ = ["FakeAsana"]
@@ -61,6 +60,21 @@ class FakeAsana:
         ConfigurationError: an argument makes no sense.
     """
 
+    workspace: str
+    """The gid of the only workspace."""
+    clock: FakeClock
+    """What time it is; `advance` turns it."""
+    webhooks: dict[str, WebhookRecord]
+    """Every webhook there is, by gid."""
+    requests: list[RequestRecord]
+    """Every request to the API and the token endpoint, in the order they came in; the last 10,000 of them."""
+    handshakes: list[HandshakeRecord]
+    """Every handshake, strangers' too; the last 10,000 of them."""
+    deliveries: list[DeliveryRecord]
+    """Every attempt to deliver, heartbeats and forgeries too; the last 10,000 of them."""
+    faults: FaultScript
+    """The faults still to come; see `script`."""
+
     def __init__(
         self,
         *,
@@ -82,42 +96,19 @@ class FakeAsana:
     ) -> None:
         if heartbeat not in ("before", "after", None):
             raise ConfigurationError(f"heartbeat must be 'before', 'after' or None, not {heartbeat!r:.80}")
-        if clock not in ("frozen", "running") and not isinstance(clock, FakeClock):
-            raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
         if webhooks < 0:
             raise ConfigurationError(f"webhooks must be 0 or more, not {webhooks!r:.80}")
-        self.workspace = workspace
-        self.clock = clock if isinstance(clock, FakeClock) else FakeClock(running=clock == "running")
-        self.requests: list[RequestRecord] = RecentRecords()
-        """Every request to the API and the token endpoint, in the order they came in; the last 10,000 of them."""
-        self.handshakes: list[HandshakeRecord] = RecentRecords()
-        """Every handshake, strangers' too; the last 10,000 of them."""
-        self.deliveries: list[DeliveryRecord] = RecentRecords()
-        """Every attempt to deliver, heartbeats and forgeries too; the last 10,000 of them."""
-        self._world = World(clock=self.clock, seed=seed)
-        self.webhooks = self._world.webhooks
-        """Every webhook there is, by gid."""
-        self._activity = Activity()
-        self.faults = FaultScript(self._activity)
-        """The faults still to come; see `script`."""
-
-        self._sender = Sender(
-            world=self._world,
-            targets=TargetClient(timeout=answer_timeout),
-            faults=self.faults,
-            activity=self._activity,
-            handshakes=self.handshakes,
-            deliveries=self.deliveries,
-            retries_grow=retries_grow,
-        )
-        self._tokens = FakeTokenEndpoint(world=self._world, token=check_token(token))
+        self._world = world = World(clock=_make_clock(clock), seed=seed)
+        self.workspace, self.clock, self.webhooks = workspace, world.clock, world.webhooks
+        self.requests, self.handshakes, self.deliveries = world.requests, world.handshakes, world.deliveries
+        self.faults = faults = FaultScript()
+        self._sender = Sender(world=world, faults=faults, answer_timeout=answer_timeout, retries_grow=retries_grow)
+        self._tokens = FakeTokenEndpoint(world=world, token=check_token(token))
         self._rest = RestApi(
-            world=self._world,
+            world=world,
             sender=self._sender,
             tokens=self._tokens,
-            faults=self.faults,
-            activity=self._activity,
-            requests=self.requests,
+            faults=faults,
             heartbeat=heartbeat,
             allow_loopback=allow_loopback,
         )
@@ -125,8 +116,11 @@ class FakeAsana:
         self._server = LoopbackServer(self._handle, port=port)
         self._state: Literal["new", "running", "closed"] = "new"
         self._ticker: asyncio.Task[None] | None = None
-        self._world.add("workspace", workspace, name="Workspace")
         self._projects: list[str] = []
+        self._populate(projects, webhooks)
+
+    def _populate(self, projects: Sequence[str], webhooks: int) -> None:
+        self._world.add("workspace", self.workspace, name="Workspace")
         for gid in projects:
             self.add_project(gid)
         for _ in range(webhooks):
@@ -156,7 +150,7 @@ class FakeAsana:
             await asyncio.gather(self._ticker, return_exceptions=True)
         await self._server.aclose()
         await self._sender.aclose()
-        self._activity.close()
+        self.faults.activity.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -364,7 +358,7 @@ class FakeAsana:
         Do not await it in a target's answer: the delivery waits for that answer.
         """
         self._sender.start_due()
-        await self._activity.settled()
+        await self.faults.activity.settled()
 
     async def advance(self, seconds: float) -> None:
         """Turn the clock, and do everything that falls due on the way, one after another.
@@ -379,7 +373,7 @@ class FakeAsana:
         while (due := self._sender.next_due()) is not None and due[0] <= end:
             self.clock.move_to(due[0])
             self._sender.start(due[1])
-            await self._activity.settled()
+            await self.faults.activity.settled()
         self.clock.move_to(end)
         self._sender.wake()
         await self.settle()
@@ -445,3 +439,11 @@ class FakeAsana:
     def secret(self, gid: str) -> Secret:
         """The secret of one webhook."""
         return self.webhook(gid).secret
+
+
+def _make_clock(clock: FakeClock | str) -> FakeClock:
+    if isinstance(clock, FakeClock):
+        return clock
+    if clock not in ("frozen", "running"):
+        raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
+    return FakeClock(running=clock == "running")

@@ -11,7 +11,7 @@ from attrs import Attribute, define, field, frozen
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing.world import check_text
 
-__all__ = ["TOKEN_REQUEST", "Activity", "Fault", "FaultScript", "Hold", "Plan"]
+__all__ = ["TOKEN_REQUEST", "Fault", "FaultScript", "Hold", "Plan"]
 
 OPERATIONS: Final = ("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook")
 
@@ -310,10 +310,10 @@ class Plan:
 
 
 class FaultScript:
-    """The faults still to come. Each applies to the requests after it was added."""
+    """The faults still to come, each for the requests after it was added; and the requests that are under way."""
 
-    def __init__(self, activity: Activity) -> None:
-        self._activity = activity
+    def __init__(self) -> None:
+        self.activity = Activity()
         self._scripted: list[_Scripted] = []
 
     def add(self, *faults: Fault) -> None:
@@ -326,15 +326,15 @@ class FaultScript:
     def hold(self, at: str, *, when: str, times: int | None, webhook: str | None) -> Hold:
         """Stop requests at a moment."""
         _check_moment(at, when)
-        hold = Hold(self._activity.changed)
-        self._activity.holds.append(hold)
+        hold = Hold(self.activity.changed)
+        self.activity.holds.append(hold)
         self._scripted.append(_Scripted(_HeldAt(when, hold), at=at, webhook=webhook, times=times))
         return hold
 
     def clear(self) -> None:
         """Forget all faults to come and let everything held go on."""
         self._scripted.clear()
-        for hold in self._activity.holds:
+        for hold in self.activity.holds:
             hold.release()
 
     def take(self, at: str, *, webhook: str | None = None) -> Plan:

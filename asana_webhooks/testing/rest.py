@@ -17,7 +17,7 @@ from yarl import URL
 
 from asana_webhooks import wire
 from asana_webhooks.client.requests import CreateWebhookRequest
-from asana_webhooks.testing.faults import TOKEN_REQUEST, Activity, Fault, FaultScript, Plan
+from asana_webhooks.testing.faults import TOKEN_REQUEST, Fault, FaultScript, Plan
 from asana_webhooks.testing.oauth import TOKEN_PATH, FakeTokenEndpoint
 from asana_webhooks.testing.records import RequestRecord, WebhookRecord
 from asana_webhooks.testing.sender import Sender
@@ -114,8 +114,6 @@ class RestApi:
         sender: who shakes hands with targets and sends heartbeats.
         tokens: who issues tokens and knows which are good.
         faults: what is to go wrong.
-        activity: where requests under way are counted.
-        requests: where requests are noted.
         heartbeat: when the first heartbeat of a webhook is sent.
         allow_loopback: whether targets on this machine are fine; Asana refuses them.
     """
@@ -127,8 +125,6 @@ class RestApi:
         sender: Sender,
         tokens: FakeTokenEndpoint,
         faults: FaultScript,
-        activity: Activity,
-        requests: list[RequestRecord],
         heartbeat: HeartbeatMoment,
         allow_loopback: bool,
     ) -> None:
@@ -138,8 +134,6 @@ class RestApi:
         self._sender = sender
         self._tokens = tokens
         self._faults = faults
-        self._activity = activity
-        self._requests = requests
         self._heartbeat = heartbeat
         self._allow_loopback = allow_loopback
         self._opening: set[tuple[str, str]] = set()
@@ -160,8 +154,8 @@ class RestApi:
             query=dict(request.query),
             headers=headers,
         )
-        self._requests.append(record)
-        self._activity.begin()
+        self._world.requests.append(record)
+        self._faults.activity.begin()
         try:
             # Now, while the client is there: what it asks for is done even if it does not wait for the answer.
             body = await request.read()
@@ -171,7 +165,7 @@ class RestApi:
             await plan.wait("before")
             return await self._respond(request, body, record, plan)
         finally:
-            self._activity.end()
+            self._faults.activity.end()
 
     async def _respond(
         self, request: web.Request, body: bytes, record: RequestRecord, plan: Plan

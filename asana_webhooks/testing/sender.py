@@ -17,7 +17,7 @@ from attrs import evolve
 from asana_webhooks import wire
 from asana_webhooks.models import Secret
 from asana_webhooks.testing.clock import format_time
-from asana_webhooks.testing.faults import Activity, Fault, FaultScript
+from asana_webhooks.testing.faults import Fault, FaultScript
 from asana_webhooks.testing.records import Batch, DeliveryRecord, HandshakeRecord, WebhookRecord
 from asana_webhooks.testing.target_client import TargetClient, TargetResponse
 from asana_webhooks.testing.validation import ApiError
@@ -39,31 +39,15 @@ class Sender:
 
     Args:
         world: the webhooks; those whose deliveries fail for too long are taken out.
-        targets: the way to the targets.
         faults: what is to go wrong.
-        activity: where work under way is counted.
-        handshakes: where handshakes are noted.
-        deliveries: where deliveries are noted.
+        answer_timeout: seconds of real time a target has to answer.
         retries_grow: whether new events join a delivery that is sent again.
     """
 
-    def __init__(
-        self,
-        *,
-        world: World,
-        targets: TargetClient,
-        faults: FaultScript,
-        activity: Activity,
-        handshakes: list[HandshakeRecord],
-        deliveries: list[DeliveryRecord],
-        retries_grow: bool,
-    ) -> None:
+    def __init__(self, *, world: World, faults: FaultScript, answer_timeout: float, retries_grow: bool) -> None:
         self._world = world
-        self._targets = targets
         self._faults = faults
-        self._activity = activity
-        self._handshakes = handshakes
-        self._deliveries = deliveries
+        self._targets = TargetClient(timeout=answer_timeout)
         self._retries_grow = retries_grow
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._rested = asyncio.Event()
@@ -106,7 +90,7 @@ class Sender:
     ) -> tuple[HandshakeRecord, TargetResponse]:
         """Post a handshake, whatever comes of it."""
         record = HandshakeRecord(target=target, secret=secret, stranger=stranger)
-        self._handshakes.append(record)
+        self._world.handshakes.append(record)
         # Asana's documentation shows no body; two bytes were seen by receivers.
         response = await self._targets.post(target, {"X-Hook-Secret": secret.reveal()}, b"{}")
         record.status, record.failure, record.seconds = response.status, response.failure, response.seconds
@@ -124,9 +108,9 @@ class Sender:
     def start(self, webhook: WebhookRecord) -> None:
         """Begin sending what this webhook has to send, unless that is under way."""
         if self._open and webhook.gid not in self._tasks:
-            self._activity.begin()
+            self._faults.activity.begin()
             task = asyncio.create_task(self._run(webhook), name=f"FakeAsana sends for webhook {webhook.gid}")
-            task.add_done_callback(lambda _: self._activity.end())
+            task.add_done_callback(lambda _: self._faults.activity.end())
             self._tasks[webhook.gid] = task
 
     def next_due(self) -> tuple[datetime, WebhookRecord] | None:
@@ -258,7 +242,7 @@ class Sender:
             retry=batch.retry,
             forged=forged,
         )
-        self._deliveries.append(record)
+        self._world.deliveries.append(record)
         return record
 
 

@@ -16,7 +16,14 @@ from asana_webhooks import wire
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret, WebhookFilter
 from asana_webhooks.testing.clock import FakeClock, format_time
-from asana_webhooks.testing.records import Resource, WebhookRecord
+from asana_webhooks.testing.records import (
+    DeliveryRecord,
+    HandshakeRecord,
+    RecentRecords,
+    RequestRecord,
+    Resource,
+    WebhookRecord,
+)
 
 __all__ = ["ACTIONS", "DEFAULT_USER", "FILTERED_TYPES", "HEARTBEAT_EVERY", "Change", "Value", "World", "check_text"]
 
@@ -70,7 +77,7 @@ def check_text(name: str, text: str) -> None:
 
 
 class World:
-    """Everything there is in the fake: resources, webhooks, and the numbers and secrets not yet given.
+    """Everything there is in the fake: resources, webhooks, and records of what came and went.
 
     Args:
         clock: what time it is.
@@ -82,6 +89,9 @@ class World:
         self.rng = random.Random(seed)  # noqa: S311 (the same secrets in every run, on purpose)
         self.resources: dict[str, Resource] = {}
         self.webhooks: dict[str, WebhookRecord] = {}
+        self.requests: list[RequestRecord] = RecentRecords()
+        self.handshakes: list[HandshakeRecord] = RecentRecords()
+        self.deliveries: list[DeliveryRecord] = RecentRecords()
         self._numbers = itertools.count(1_200_000_000_000_001)
 
     def new_gid(self) -> str:

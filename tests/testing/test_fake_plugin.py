@@ -47,7 +47,7 @@ def _run(folder: Path, conftest: str, mark: str, *arguments: str) -> str:
 @pytest.mark.parametrize(("mode", "mark"), [("strict", "@pytest.mark.asyncio"), ("auto", "")])
 def test_with_pytest_asyncio(tmp_path: Path, mode: str, mark: str) -> None:
     """With one line in a conftest the fixture works in both modes of pytest-asyncio."""
-    assert "1 passed" in _run(tmp_path, CONFTEST, mark, "-p", "pytest_asyncio", f"--asyncio-mode={mode}")
+    assert "1 passed" in _run(tmp_path, CONFTEST, mark, "-p", "pytest_asyncio.plugin", f"--asyncio-mode={mode}")
 
 
 def test_with_anyio(tmp_path: Path) -> None:
