@@ -50,12 +50,13 @@ async def test_own_clock() -> None:
         assert clock.now() == datetime(2020, 2, 3, 0, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 367 * 86400, 10**400, "1", None, True, [1]])
-async def test_advance_refuses(seconds: Any) -> None:
+async def test_advance_refuses() -> None:
     """The clock goes forward only, by a number of seconds, and not by more than a year at once."""
+    refused: list[Any] = [-1, float("nan"), float("inf"), 367 * 86400, 10**400, "1", None, True, [1]]
     async with FakeAsana() as fake:
-        with pytest.raises(ConfigurationError, match="goes forward"):
-            await fake.advance(seconds)
+        for seconds in refused:
+            with pytest.raises(ConfigurationError, match="goes forward"):
+                await fake.advance(seconds)
 
 
 async def test_everything_in_order() -> None:

@@ -14,32 +14,32 @@ from tests.testing.fake_play import PROJECT, playing
 LIST = "/webhooks?workspace=1331"
 
 
-@pytest.mark.parametrize(
-    ("status", "message"),
-    [
-        (400, "Bad request"),
-        (401, "Not Authorized"),
-        (402, "This feature is not available in the plan of this workspace."),
-        (403, "Forbidden"),
-        (404, "No matching route for request"),
-        (429, "You've made too many requests and hit a rate limit. Please retry after the given amount of time."),
-        (451, "Error"),
-        (500, "Server Error"),
-        (502, "Bad Gateway"),
-        (503, "Service Unavailable"),
-        (504, "Gateway Timeout"),
-    ],
-)
-async def test_status(status: int, message: str) -> None:
+STATUS: list[tuple[int, str]] = [
+    (400, "Bad request"),
+    (401, "Not Authorized"),
+    (402, "This feature is not available in the plan of this workspace."),
+    (403, "Forbidden"),
+    (404, "No matching route for request"),
+    (429, "You've made too many requests and hit a rate limit. Please retry after the given amount of time."),
+    (451, "Error"),
+    (500, "Server Error"),
+    (502, "Bad Gateway"),
+    (503, "Service Unavailable"),
+    (504, "Gateway Timeout"),
+]
+
+
+async def test_status() -> None:
     """A scripted status comes in Asana's envelope with its usual sentence, once."""
     async with playing() as (fake, api, _):
-        fake.script(Fault(at="getWebhooks", status=status))
-        answered = await api.call("GET", LIST)
-        assert (answered.status, answered.message) == (status, message)
-        assert ("phrase" in answered.tree["errors"][0]) is (status == 500)
-        assert answered.headers["Content-Type"] == "application/json; charset=UTF-8"
-        assert (await api.call("GET", LIST)).status == 200
-        assert [request.status for request in fake.requests] == [status, 200]
+        for status, message in STATUS:
+            fake.script(Fault(at="getWebhooks", status=status))
+            answered = await api.call("GET", LIST)
+            assert (answered.status, answered.message) == (status, message)
+            assert ("phrase" in answered.tree["errors"][0]) is (status == 500)
+            assert answered.headers["Content-Type"] == "application/json; charset=UTF-8"
+            assert (await api.call("GET", LIST)).status == 200
+            assert [request.status for request in fake.requests[-2:]] == [status, 200]
 
 
 async def test_own_words() -> None:
@@ -67,41 +67,38 @@ async def test_one_header_of_a_name(body: str | None) -> None:
             assert (response.headers["X-Tab"], response.headers["X-E"]) == ("a\tb", "é☃")
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "header"),
-    [(30, "30"), (0.5, "0.5"), ("Fri, 02 Jan 2026 03:04:05 GMT",) * 2, ("soon", "soon"), (-1, "-1")],
-)
-async def test_retry_after(retry_after: Any, header: str) -> None:
+async def test_retry_after() -> None:
     """Retry-After can be a number or any text."""
     async with playing() as (fake, api, _):
-        fake.script(Fault(at="getWebhooks", status=429, retry_after=retry_after))
-        assert (await api.call("GET", LIST)).headers["Retry-After"] == header
+        for retry_after in (30, 0.5, "Fri, 02 Jan 2026 03:04:05 GMT", "soon", -1):
+            fake.script(Fault(at="getWebhooks", status=429, retry_after=retry_after))
+            assert (await api.call("GET", LIST)).headers["Retry-After"] == str(retry_after)
 
 
-@pytest.mark.parametrize(
-    ("fault", "status", "text", "content_type"),
-    [
-        (Fault(at="*", status=200, body="<html>", headers={"Content-Type": "text/html"}), 200, "<html>", "text/html"),
-        (Fault(at="*", status=200, body=""), 200, "", "application/json; charset=UTF-8"),
-        (Fault(at="*", status=200), 200, "", "application/json; charset=UTF-8"),
-        (Fault(at="*", status=200, body='{"data":5}'), 200, '{"data":5}', "application/json; charset=UTF-8"),
-        (
-            Fault(at="*", status=502, body=b"\x00down", headers={"Content-Type": "text/plain"}),
-            502,
-            "\x00down",
-            "text/plain",
-        ),
-        (Fault(at="*", status=301, headers={"Location": "/x"}), 301, "", "application/json; charset=UTF-8"),
-        (Fault(at="*", status=308, headers={"Location": "/x"}), 308, "", "application/json; charset=UTF-8"),
-    ],
-)
-async def test_raw_answers(fault: Fault, status: int, text: str, content_type: str) -> None:
+RAW_ANSWERS: list[tuple[Fault, int, str, str]] = [
+    (Fault(at="*", status=200, body="<html>", headers={"Content-Type": "text/html"}), 200, "<html>", "text/html"),
+    (Fault(at="*", status=200, body=""), 200, "", "application/json; charset=UTF-8"),
+    (Fault(at="*", status=200), 200, "", "application/json; charset=UTF-8"),
+    (Fault(at="*", status=200, body='{"data":5}'), 200, '{"data":5}', "application/json; charset=UTF-8"),
+    (
+        Fault(at="*", status=502, body=b"\x00down", headers={"Content-Type": "text/plain"}),
+        502,
+        "\x00down",
+        "text/plain",
+    ),
+    (Fault(at="*", status=301, headers={"Location": "/x"}), 301, "", "application/json; charset=UTF-8"),
+    (Fault(at="*", status=308, headers={"Location": "/x"}), 308, "", "application/json; charset=UTF-8"),
+]
+
+
+async def test_raw_answers() -> None:
     """Any answer at all can be scripted."""
     async with playing() as (fake, api, _):
-        fake.script(fault)
-        answered = await api.call("GET", LIST)
-        assert (answered.status, answered.text, answered.headers["Content-Type"]) == (status, text, content_type)
-        assert answered.headers.get("Location") == fault.headers.get("Location")
+        for fault, status, text, content_type in RAW_ANSWERS:
+            fake.script(fault)
+            answered = await api.call("GET", LIST)
+            assert (answered.status, answered.text, answered.headers["Content-Type"]) == (status, text, content_type)
+            assert answered.headers.get("Location") == fault.headers.get("Location")
 
 
 @pytest.mark.parametrize("executed", [True, False])
@@ -132,14 +129,14 @@ async def test_lose_answer() -> None:
         assert (len(fake.webhooks), fake.requests[0].status) == (1, None)
 
 
-@pytest.mark.parametrize("size", [0, 1, 20])
-async def test_truncate(size: int) -> None:
+async def test_truncate() -> None:
     """The operation is done, and the answer ends in the middle."""
     async with playing() as (fake, api, target):
-        fake.script(Fault(at="createWebhook", do="truncate", size=size))
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await api.create(target.url)
-        assert (len(fake.webhooks), fake.requests[0].status) == (1, 201)
+        for size in [0, 1, 20]:
+            fake.script(Fault(at="createWebhook", do="truncate", size=size))
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await api.create(target.url)
+            assert (len(fake.webhooks), fake.requests[0].status) == (1, 201)
 
 
 @pytest.mark.parametrize("when", ["before", "before_answer"])
@@ -218,57 +215,57 @@ async def test_delays_apply_besides() -> None:
         assert took[1] >= 0.03
 
 
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ({"at": "getTask"}, "at must be one of *"),
-        ({"at": 5}, "at must be of type str, not 5"),
-        ({"at": "*", "do": "explode"}, "do at * must be one of answer, reset, lose_answer, truncate, delay, not"),
-        ({"at": "getWebhook", "do": "wrong_secret"}, "do at getWebhook must be one of"),
-        ({"at": "handshake"}, "do at handshake must be one of stranger"),
-        ({"at": "delivery"}, "do at delivery must be one of duplicate"),
-        ({"at": "*", "when": "after_handshake"}, "when at * must be one of before, before_answer, not"),
-        ({"at": "*", "when": 5}, "when must be of type str"),
-        ({"at": "*", "times": 0}, "times must be a whole number from 1 up, not 0"),
-        ({"at": "*", "times": 1.5}, "times must be a whole number from 1 up"),
-        ({"at": "*", "times": True}, "times must be a whole number from 1 up"),
-        ({"at": "*", "after": -1}, "after must be a whole number from 0 up"),
-        ({"at": "*", "status": 100}, "status must be a whole number from 200 to 599"),
-        ({"at": "*", "status": 600}, "status must be a whole number from 200 to 599"),
-        ({"at": "*", "status": "500"}, "status must be a whole number"),
-        ({"at": "*", "do": "delay", "seconds": float("inf")}, "seconds must be a number from 0 up"),
-        ({"at": "*", "do": "delay", "seconds": float("nan")}, "seconds must be a number from 0 up"),
-        ({"at": "*", "retry_after": [1]}, "retry_after must be a text or a number"),
-        ({"at": "*", "retry_after": True}, "retry_after must be a text or a number"),
-        ({"at": "*", "retry_after": "1\r\nX: y"}, "retry_after cannot be a header"),
-        ({"at": "*", "headers": [1]}, "headers must be names with texts"),
-        ({"at": "*", "headers": {"a": 1}}, "headers must be names with texts"),
-        ({"at": "*", "headers": {"a": "b\n"}}, "headers cannot be a header"),
-        ({"at": "*", "headers": {"a": "\x07"}}, "headers cannot be a header: '\\x07'"),
-        ({"at": "*", "headers": {"a": "\x7f"}}, "headers cannot be a header"),
-        ({"at": "*", "headers": {"a": "\ud800"}}, "headers holds a lone surrogate"),
-        ({"at": "*", "headers": {"a b": "c"}}, "headers cannot hold a header called 'a b'"),
-        ({"at": "*", "headers": {"": "c"}}, "headers cannot hold a header called ''"),
-        ({"at": "*", "headers": {"é": "c"}}, "headers cannot hold a header called 'é'"),
-        ({"at": "*", "headers": {"a\n": "c"}}, "headers cannot hold a header called 'a\\n'"),
-        ({"at": "*", "headers": {"content-Length": "5"}}, "headers cannot hold a header called 'content-Length'"),
-        ({"at": "*", "headers": {"Transfer-Encoding": "chunked"}}, "headers cannot hold a header called 'Transfer-"),
-        ({"at": "*", "retry_after": "\x00"}, "retry_after cannot be a header"),
-        ({"at": "*", "body": "\ud800"}, "body holds a lone surrogate"),
-        ({"at": "*", "message": "\ud800"}, "message holds a lone surrogate"),
-        ({"at": "delivery", "do": "forge", "secret": "\ud800"}, "secret holds a lone surrogate"),
-        ({"at": "delivery", "do": "tamper", "body": "\ud800"}, "body holds a lone surrogate"),
-        ({"at": "*", "body": 5}, "body must be of type str | bytes, not 5"),
-        ({"at": "*", "message": 5}, "message must be of type str"),
-        ({"at": "*", "webhook": 5}, "webhook must be of type str"),
-        ({"at": "*", "executed": 1}, "executed must be of type bool"),
-    ],
-)
-def test_faults_that_make_no_sense(members: dict[str, Any], message: str) -> None:
+FAULTS_THAT_MAKE_NO_SENSE: list[tuple[dict[str, Any], str]] = [
+    ({"at": "getTask"}, "at must be one of *"),
+    ({"at": 5}, "at must be of type str, not 5"),
+    ({"at": "*", "do": "explode"}, "do at * must be one of answer, reset, lose_answer, truncate, delay, not"),
+    ({"at": "getWebhook", "do": "wrong_secret"}, "do at getWebhook must be one of"),
+    ({"at": "handshake"}, "do at handshake must be one of stranger"),
+    ({"at": "delivery"}, "do at delivery must be one of duplicate"),
+    ({"at": "*", "when": "after_handshake"}, "when at * must be one of before, before_answer, not"),
+    ({"at": "*", "when": 5}, "when must be of type str"),
+    ({"at": "*", "times": 0}, "times must be a whole number from 1 up, not 0"),
+    ({"at": "*", "times": 1.5}, "times must be a whole number from 1 up"),
+    ({"at": "*", "times": True}, "times must be a whole number from 1 up"),
+    ({"at": "*", "after": -1}, "after must be a whole number from 0 up"),
+    ({"at": "*", "status": 100}, "status must be a whole number from 200 to 599"),
+    ({"at": "*", "status": 600}, "status must be a whole number from 200 to 599"),
+    ({"at": "*", "status": "500"}, "status must be a whole number"),
+    ({"at": "*", "do": "delay", "seconds": float("inf")}, "seconds must be a number from 0 up"),
+    ({"at": "*", "do": "delay", "seconds": float("nan")}, "seconds must be a number from 0 up"),
+    ({"at": "*", "retry_after": [1]}, "retry_after must be a text or a number"),
+    ({"at": "*", "retry_after": True}, "retry_after must be a text or a number"),
+    ({"at": "*", "retry_after": "1\r\nX: y"}, "retry_after cannot be a header"),
+    ({"at": "*", "headers": [1]}, "headers must be names with texts"),
+    ({"at": "*", "headers": {"a": 1}}, "headers must be names with texts"),
+    ({"at": "*", "headers": {"a": "b\n"}}, "headers cannot be a header"),
+    ({"at": "*", "headers": {"a": "\x07"}}, "headers cannot be a header: '\\x07'"),
+    ({"at": "*", "headers": {"a": "\x7f"}}, "headers cannot be a header"),
+    ({"at": "*", "headers": {"a": "\ud800"}}, "headers holds a lone surrogate"),
+    ({"at": "*", "headers": {"a b": "c"}}, "headers cannot hold a header called 'a b'"),
+    ({"at": "*", "headers": {"": "c"}}, "headers cannot hold a header called ''"),
+    ({"at": "*", "headers": {"é": "c"}}, "headers cannot hold a header called 'é'"),
+    ({"at": "*", "headers": {"a\n": "c"}}, "headers cannot hold a header called 'a\\n'"),
+    ({"at": "*", "headers": {"content-Length": "5"}}, "headers cannot hold a header called 'content-Length'"),
+    ({"at": "*", "headers": {"Transfer-Encoding": "chunked"}}, "headers cannot hold a header called 'Transfer-"),
+    ({"at": "*", "retry_after": "\x00"}, "retry_after cannot be a header"),
+    ({"at": "*", "body": "\ud800"}, "body holds a lone surrogate"),
+    ({"at": "*", "message": "\ud800"}, "message holds a lone surrogate"),
+    ({"at": "delivery", "do": "forge", "secret": "\ud800"}, "secret holds a lone surrogate"),
+    ({"at": "delivery", "do": "tamper", "body": "\ud800"}, "body holds a lone surrogate"),
+    ({"at": "*", "body": 5}, "body must be of type str | bytes, not 5"),
+    ({"at": "*", "message": 5}, "message must be of type str"),
+    ({"at": "*", "webhook": 5}, "webhook must be of type str"),
+    ({"at": "*", "executed": 1}, "executed must be of type bool"),
+]
+
+
+def test_faults_that_make_no_sense() -> None:
     """A fault that cannot be is refused when it is made, with the member and what it may be."""
-    with pytest.raises(ConfigurationError) as caught:
-        Fault(**members)
-    assert str(caught.value).startswith(message)
+    for members, message in FAULTS_THAT_MAKE_NO_SENSE:
+        with pytest.raises(ConfigurationError) as caught:
+            Fault(**members)
+        assert str(caught.value).startswith(message)
 
 
 def test_secret_is_hidden() -> None:
@@ -308,15 +305,17 @@ async def test_hold_and_fault_together() -> None:
         assert (await call).status == 503
 
 
-@pytest.mark.parametrize(
-    ("at", "when"),
-    [("createWebhook", "after"), ("getWebhook", "after_handshake"), ("delivery", "after"), ("nowhere", "before")],
-)
-async def test_holds_that_make_no_sense(at: str, when: str) -> None:
+async def test_holds_that_make_no_sense() -> None:
     """A hold needs a place and a moment that exist."""
     async with playing() as (fake, _, _):
-        with pytest.raises(ConfigurationError, match="must be one of"):
-            fake.hold(at, when=when)
+        for at, when in [
+            ("createWebhook", "after"),
+            ("getWebhook", "after_handshake"),
+            ("delivery", "after"),
+            ("nowhere", "before"),
+        ]:
+            with pytest.raises(ConfigurationError, match="must be one of"):
+                fake.hold(at, when=when)
 
 
 async def test_settle_waits_after_release() -> None:
