@@ -190,7 +190,9 @@ def _check_moment(at: str, when: str) -> None:
 class Hold:
     """Stops requests at one moment until they are let go; made by `FakeAsana.hold`."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, when: str, changed: Callable[[], None]) -> None:
+        self.when = when
+        """The moment at which it stops them."""
         self.waiting = 0
         """How many requests wait here now."""
         self._changed = changed
@@ -259,15 +261,9 @@ class Activity:
             await self._changed.wait()
 
 
-@frozen
-class _HeldAt:
-    when: str
-    hold: Hold
-
-
 @define
 class _Scripted:
-    what: Fault | _HeldAt
+    what: Fault | Hold
     at: str
     webhook: str | None
     times: int | None
@@ -292,7 +288,7 @@ class Plan:
     fault: Fault | None = None
     """How it ends, if not well."""
     besides: tuple[Fault, ...] = ()
-    holds: tuple[_HeldAt, ...] = ()
+    holds: tuple[Hold, ...] = ()
 
     def find(self, do: str, when: str | None = None) -> Fault | None:
         """The fault of this kind, if there is one."""
@@ -304,9 +300,9 @@ class Plan:
         delay = self.find("delay", when)
         if delay is not None:
             await asyncio.sleep(delay.seconds)
-        for held in self.holds:
-            if held.when == when:
-                await held.hold.wait()
+        for hold in self.holds:
+            if hold.when == when:
+                await hold.wait()
 
 
 class FaultScript:
@@ -326,9 +322,9 @@ class FaultScript:
     def hold(self, at: str, *, when: str, times: int | None, webhook: str | None) -> Hold:
         """Stop requests at a moment."""
         _check_moment(at, when)
-        hold = Hold(self.activity.changed)
+        hold = Hold(when, self.activity.changed)
         self.activity.holds.append(hold)
-        self._scripted.append(_Scripted(_HeldAt(when, hold), at=at, webhook=webhook, times=times))
+        self._scripted.append(_Scripted(hold, at=at, webhook=webhook, times=times))
         return hold
 
     def clear(self) -> None:
@@ -339,14 +335,15 @@ class FaultScript:
 
     def take(self, at: str, *, webhook: str | None = None) -> Plan:
         """Decide what goes wrong with a request that has just come up."""
-        chosen: dict[object, Fault | _HeldAt] = {}
+        chosen: dict[object, Fault | Hold] = {}
         for scripted in self._scripted:
             if scripted.meets(at, webhook):
                 what = scripted.what
-                if isinstance(what, _HeldAt):
-                    group: object = what.hold
-                else:
-                    group = (what.do, what.when) if what.do in _BESIDES else "fault"
+                group: object = "fault"
+                if isinstance(what, Hold):
+                    group = what
+                elif what.do in _BESIDES:
+                    group = (what.do, what.when)
                 if group not in chosen:
                     chosen[group] = what
                     scripted.applied += 1
@@ -354,5 +351,5 @@ class FaultScript:
         return Plan(
             fault=next((one for one in faults if one.do not in _BESIDES), None),
             besides=tuple(one for one in faults if one.do in _BESIDES),
-            holds=tuple(what for what in chosen.values() if isinstance(what, _HeldAt)),
+            holds=tuple(what for what in chosen.values() if isinstance(what, Hold)),
         )
