@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from asana_webhooks.testing import FakeAsana
+from asana_webhooks.testing.control import serve_control
 
 __all__ = ["serve_fake"]
 
@@ -40,6 +41,7 @@ async def serve_fake(
         allow_loopback=allow_loopback,
         clock="running",
     )
+    serve_control(fake)
     async with fake:
         ready = {"url": fake.url, "token": fake.token, "workspace": fake.workspace, "projects": fake.projects}
         sys.stdout.write(json.dumps(ready) + "\n")

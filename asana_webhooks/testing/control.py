@@ -12,72 +12,59 @@ POST    ``/_fake/settle``    200 when nothing is under way any more
 No token is needed. Input that makes no sense is a 400 with a sentence in Asana's error envelope.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 from aiohttp import web
 
 from asana_webhooks import wire
 from asana_webhooks.errors import ConfigurationError, PayloadError
-from asana_webhooks.testing.answers import Answer, error_answer
-from asana_webhooks.testing.changes import ChangeRequest
 from asana_webhooks.testing.clock import format_time
+from asana_webhooks.testing.fake import FakeAsana
 from asana_webhooks.testing.faults import Fault
 from asana_webhooks.testing.records import DeliveryRecord, WebhookRecord
-from asana_webhooks.testing.steering import Steering
+from asana_webhooks.testing.rest import Answer, error_answer, send
+from asana_webhooks.testing.world import Change
 
-__all__ = ["CONTROL_PATH", "Control"]
+__all__ = ["serve_control"]
 
-CONTROL_PATH = "/_fake"
+_PATH: Final = "/_fake"
 
 
-class Control:
-    """Answers the requests that steer *fake*."""
+def serve_control(fake: FakeAsana) -> None:
+    """Let *fake* be steered over HTTP, beside the API, below ``/_fake``."""
 
-    def __init__(self, fake: Steering) -> None:
-        self._fake = fake
-        self._routes: dict[tuple[str, str], Callable[[bytes], Awaitable[Answer]]] = {
-            ("POST", "/changes"): self._change,
-            ("GET", "/webhooks"): self._webhooks,
-            ("GET", "/deliveries"): self._deliveries,
-            ("POST", "/faults"): self._faults,
-            ("POST", "/clock"): self._clock,
-            ("POST", "/settle"): self._settle,
-        }
-
-    async def handle(self, request: web.Request) -> Answer:
-        """Do what one request says."""
-        path = request.path.removeprefix(CONTROL_PATH)
-        perform = self._routes.get((request.method, path))
-        if perform is None:
-            return error_answer(404, f"There is no {request.method} {CONTROL_PATH}{path}")
+    async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            return await perform(await request.read())
+            answer = await _answer(fake, request.method, request.path, await request.read())
         except ConfigurationError as problem:
-            return error_answer(400, str(problem))
+            answer = error_answer(400, str(problem))
+        return await send(request, answer)
 
-    async def _change(self, body: bytes) -> Answer:
-        return Answer.of(202, self._fake.apply(_read_change(body)))
+    fake.serve_also(_PATH, handle)
 
-    async def _webhooks(self, _: bytes) -> Answer:
-        return Answer.of(200, {"data": [_webhook(one) for one in self._fake.webhooks.values()]})
 
-    async def _deliveries(self, _: bytes) -> Answer:
-        return Answer.of(200, {"data": [_delivery(one) for one in self._fake.deliveries]})
-
-    async def _faults(self, body: bytes) -> Answer:
-        faults = read_faults(body)
-        self._fake.script(*faults)
-        return Answer.of(202, {"added": len(faults)})
-
-    async def _clock(self, body: bytes) -> Answer:
-        await self._fake.advance(_read_advance(body))
-        return Answer.of(200, {"now": format_time(self._fake.clock.now())})
-
-    async def _settle(self, _: bytes) -> Answer:
-        await self._fake.settle()
-        return Answer.of(200, {"now": format_time(self._fake.clock.now())})
+async def _answer(fake: FakeAsana, method: str, path: str, body: bytes) -> Answer:
+    match method, path.removeprefix(_PATH):
+        case "POST", "/changes":
+            change = _read_change(body)
+            return Answer.of(202, fake.change(**attrs.asdict(change, recurse=False)))
+        case "GET", "/webhooks":
+            return Answer.of(200, {"data": [_webhook(one) for one in fake.webhooks.values()]})
+        case "GET", "/deliveries":
+            return Answer.of(200, {"data": [_delivery(one) for one in fake.deliveries]})
+        case "POST", "/faults":
+            faults = _read_faults(body)
+            fake.script(*faults)
+            return Answer.of(202, {"added": len(faults)})
+        case "POST", "/clock":
+            await fake.advance(_read_advance(body))
+        case "POST", "/settle":
+            await fake.settle()
+        case _:
+            return error_answer(404, f"There is no {method} {path}")
+    return Answer.of(200, {"now": format_time(fake.clock.now())})
 
 
 def _json(body: bytes) -> Any:
@@ -98,19 +85,15 @@ def _object(tree: Any, kind: type, what: str) -> dict[str, Any]:
     return tree
 
 
-def _read_change(body: bytes) -> ChangeRequest:
+def _read_change(body: bytes) -> Change:
     try:
-        return wire.structure(_object(_json(body), ChangeRequest, "a change"), ChangeRequest)
+        return wire.structure(_object(_json(body), Change, "a change"), Change)
     except PayloadError as problem:
         raise ConfigurationError(f"a change: {problem}") from None
 
 
-def read_faults(body: bytes) -> list[Fault]:
-    """Read one fault or a list of them.
-
-    Raises:
-        ConfigurationError: one of them makes no sense.
-    """
+def _read_faults(body: bytes) -> list[Fault]:
+    """Read one fault or a list of them."""
     tree = _json(body)
     members = [_object(one, Fault, "a fault") for one in (tree if isinstance(tree, list) else [tree])]
     if any("at" not in one for one in members):

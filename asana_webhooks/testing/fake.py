@@ -1,34 +1,28 @@
 """FakeAsana: a server that plays Asana, for tests, demos and programs without an account."""
 
 import asyncio
-import hmac
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from aiohttp import web
 
 from asana_webhooks.client.auth import check_token
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.testing import schedule
-from asana_webhooks.testing.answers import STATUS_MESSAGES, error_answer
-from asana_webhooks.testing.api import BASE_PATH, Api, send
-from asana_webhooks.testing.clock import FakeClock
-from asana_webhooks.testing.control import CONTROL_PATH, Control
-from asana_webhooks.testing.oauth import TOKEN_PATH, AppRecord, TokenEndpoint
-from asana_webhooks.testing.operations import HeartbeatMoment, Operations
-from asana_webhooks.testing.records import Kept, RequestRecord, WebhookRecord
-from asana_webhooks.testing.server import Server
-from asana_webhooks.testing.signing import new_secret
-from asana_webhooks.testing.steering import Steering
+from asana_webhooks.models import Secret
+from asana_webhooks.testing.clock import FakeClock, check_advance
+from asana_webhooks.testing.faults import Fault, FaultScript, Hold
+from asana_webhooks.testing.oauth import DEFAULT_TOKEN, TOKEN_PATH, AppRecord, FakeTokenEndpoint
+from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, RequestRecord, WebhookRecord
+from asana_webhooks.testing.rest import BASE_PATH, HeartbeatMoment, RestApi, error_answer, send
+from asana_webhooks.testing.sender import Sender
+from asana_webhooks.testing.serving import Handler, LoopbackServer
+from asana_webhooks.testing.world import DEFAULT_USER, Change, Value, World
 
-__all__ = ["DEFAULT_TOKEN", "FakeAsana"]
-
-DEFAULT_TOKEN = "2/1331/8675309:0123456789abcdef0123456789abcdef"  # noqa: S105 (it opens nothing)
-"""The access token of a `FakeAsana` that is given none; it looks like a personal access token."""
+__all__ = ["FakeAsana"]
 
 
-class FakeAsana(Steering):
+class FakeAsana:
     """Asana, as far as webhooks are concerned, on a port of this machine.
 
     It answers the five operations below `url`, shakes hands with targets, sends them signed deliveries about what
@@ -62,11 +56,24 @@ class FakeAsana(Steering):
         clock: ``frozen`` (it moves by `advance` only), ``running`` (beside the real one), or a clock of yours.
         seed: of everything random: secrets, the order of members, offsets.
 
-        keep: how many of `requests`, `deliveries` and `handshakes` are remembered, of each; the oldest go first.
-
     Raises:
         ConfigurationError: an argument makes no sense.
     """
+
+    workspace: str
+    """The gid of the only workspace."""
+    clock: FakeClock
+    """What time it is; `advance` turns it."""
+    webhooks: dict[str, WebhookRecord]
+    """Every webhook there is, by gid."""
+    requests: list[RequestRecord]
+    """Every request to the API and the token endpoint, in the order they came in; the last 10,000 of them."""
+    handshakes: list[HandshakeRecord]
+    """Every handshake, strangers' too; the last 10,000 of them."""
+    deliveries: list[DeliveryRecord]
+    """Every attempt to deliver, heartbeats and forgeries too; the last 10,000 of them."""
+    faults: FaultScript
+    """The faults still to come; see `script`."""
 
     def __init__(
         self,
@@ -86,81 +93,86 @@ class FakeAsana(Steering):
         # The same in every run
         clock: FakeClock | Literal["frozen", "running"] = "frozen",
         seed: int = 0,
-        # Memory
-        keep: int = 10_000,
     ) -> None:
         if heartbeat not in ("before", "after", None):
             raise ConfigurationError(f"heartbeat must be 'before', 'after' or None, not {heartbeat!r:.80}")
-        if clock not in ("frozen", "running") and not isinstance(clock, FakeClock):
-            raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
         if webhooks < 0:
             raise ConfigurationError(f"webhooks must be 0 or more, not {webhooks!r:.80}")
-        if keep < 1:
-            raise ConfigurationError(f"keep must be 1 or more, not {keep!r:.80}")
-        super().__init__(
-            workspace=workspace,
-            clock=clock if isinstance(clock, FakeClock) else FakeClock(running=clock == "running"),
-            seed=seed,
-            answer_timeout=answer_timeout,
-            retries_grow=retries_grow,
-            keep=keep,
+        self._world = world = World(clock=_make_clock(clock), seed=seed)
+        self.workspace, self.clock, self.webhooks = workspace, world.clock, world.webhooks
+        self.requests, self.handshakes, self.deliveries = world.requests, world.handshakes, world.deliveries
+        self.faults = faults = FaultScript()
+        self._sender = Sender(world=world, faults=faults, answer_timeout=answer_timeout, retries_grow=retries_grow)
+        self._tokens = FakeTokenEndpoint(world=world, token=check_token(token))
+        self._rest = RestApi(
+            world=world,
+            sender=self._sender,
+            tokens=self._tokens,
+            faults=faults,
+            heartbeat=heartbeat,
+            allow_loopback=allow_loopback,
         )
-        self.token = check_token(token)
-        self.requests: list[RequestRecord] = Kept(keep)
-        """Every request to the API and the token endpoint, in the order they came in; of more than `keep`, the last
-        ones."""
+        self._handlers: dict[str, Handler] = {BASE_PATH: self._rest.handle, TOKEN_PATH: self._rest.handle}
+        self._server = LoopbackServer(self._handle, port=port)
+        self._state: Literal["new", "running", "closed"] = "new"
+        self._ticker: asyncio.Task[None] | None = None
+        self._projects: list[str] = []
+        self._populate(projects, webhooks)
 
+    def _populate(self, projects: Sequence[str], webhooks: int) -> None:
+        self._world.add("workspace", self.workspace, name="Workspace")
         for gid in projects:
             self.add_project(gid)
-        for number in range(1, webhooks + 1):
-            self._add_quiet_webhook(number)
-        self._heartbeat = heartbeat
-        self._tokens = TokenEndpoint(clock=self.clock, rng=self._rng)
-        self._api = self._make_api(allow_loopback=allow_loopback)
-        self._control = Control(self)
-        self._server = Server(self._handle, port=port)
-        self._state: Literal["new", "running", "closed"] = "new"
-        self._url = ""
-        self._ticker: asyncio.Task[None] | None = None
+        for _ in range(webhooks):
+            self.add_quiet_webhook()
 
-    def _add_quiet_webhook(self, number: int) -> None:
-        now = self.clock.now()
-        project = self._world.add("project", parents=[self.workspace], name=f"Quiet project {number}")
-        gid = self._world.new_gid()
-        self.webhooks[gid] = WebhookRecord(
-            gid=gid,
-            resource=project,
-            target=f"https://example.com/receive-webhook/{number}",
-            filters=(),
-            secret=new_secret(self._rng),
-            created_at=now,
-            last_success_at=now,
-            next_heartbeat=now + schedule.HEARTBEAT_EVERY,
-            quiet=True,
-        )
+    # Running
 
-    def _make_api(self, *, allow_loopback: bool) -> Api:
-        operations = Operations(
-            world=self._world,
-            webhooks=self.webhooks,
-            clock=self.clock,
-            handshaker=self._handshaker,
-            sender=self._sender,
-            rng=self._rng,
-            allow_loopback=allow_loopback,
-            heartbeat=self._heartbeat,
-            change=self.change,
-        )
-        return Api(
-            operations=operations,
-            tokens=self._tokens,
-            faults=self.faults,
-            activity=self._activity,
-            records=self.requests,
-            is_good=self._is_good,
-            base_url=lambda: self.url,
-            answered=self._after_created,
-        )
+    async def start(self) -> None:
+        """Listen. Done by ``async with``.
+
+        Raises:
+            ConfigurationError: it has been started before, or the port cannot be had.
+        """
+        if self._state != "new":
+            raise ConfigurationError("a FakeAsana can be started once; make another one")
+        self._rest.base_url = await self._server.start() + BASE_PATH
+        self._state = "running"
+        self._sender.start_sending()
+        if self.clock.running:
+            self._ticker = asyncio.create_task(self._sender.follow_clock(), name="FakeAsana follows its clock")
+
+    async def aclose(self) -> None:
+        """End everything, also what is held. May be called again."""
+        self._state = "closed"
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        await self._server.aclose()
+        await self._sender.aclose()
+        self.faults.activity.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<FakeAsana {self._state}, {len(self.webhooks)} webhooks>"
+
+    def serve_also(self, path: str, handle: Handler) -> None:
+        """Let *handle* answer the requests below *path* on the same port; see `asana_webhooks.testing.control`."""
+        self._handlers[path] = handle
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        for path, handle in self._handlers.items():
+            if f"{request.path}/".startswith(f"{path}/"):
+                return await handle(request)
+        return await send(request, error_answer(404))
 
     @property
     def url(self) -> str:
@@ -169,9 +181,9 @@ class FakeAsana(Steering):
         Raises:
             ConfigurationError: it has not been started.
         """
-        if not self._url:
+        if not self._rest.base_url:
             raise ConfigurationError("FakeAsana is not running: use async with, or await start()")
-        return self._url
+        return self._rest.base_url
 
     @property
     def token_url(self) -> str:
@@ -181,6 +193,15 @@ class FakeAsana(Steering):
             ConfigurationError: it has not been started.
         """
         return self.url.removesuffix(BASE_PATH) + TOKEN_PATH
+
+    @property
+    def token(self) -> str:
+        """The access token that is good; set another one to play a token that ends."""
+        return self._tokens.token
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self._tokens.token = token
 
     def register_app(self, client_id: str = "12345", *, rotate: bool = False) -> AppRecord:
         """Add an app that a user has authorized, with a secret and a refresh token of its own.
@@ -204,54 +225,225 @@ class FakeAsana(Steering):
         """
         self._tokens.revoke(access_token)
 
-    def _is_good(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode(errors="replace"), self.token.encode()) or self._tokens.accepts(token)
+    # The workspace
 
-    async def start(self) -> None:
-        """Listen. Done by ``async with``.
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """The gids of the projects, those added later too."""
+        return tuple(self._projects)
+
+    def add_project(self, gid: str | None = None, *, name: str | None = None, accessible: bool = True) -> str:
+        """Add a project to the workspace and return its gid.
+
+        Args:
+            gid: a text of digits; a new one by default.
+            name: what it is called.
+            accessible: False to refuse webhooks on it with 403.
+        """
+        gid = self.add_resource("project", gid, name=name, accessible=accessible)
+        self._projects.append(gid)
+        return gid
+
+    def add_quiet_webhook(self) -> str:
+        """Add a webhook on a project of its own, whose target is never contacted, and return its gid."""
+        project = self._world.add("project", parents=[self.workspace])
+        target = f"https://example.com/receive-webhook/{project.gid}"
+        webhook = self._world.new_webhook(project, target, quiet=True)
+        webhook.last_success_at = webhook.created_at
+        self.webhooks[webhook.gid] = webhook
+        return webhook.gid
+
+    def add_task(self, gid: str | None = None, *, parent: str | None = None, name: str | None = None) -> str:
+        """Add a task and return its gid; no event comes of it.
+
+        Args:
+            gid: a text of digits; a new one by default.
+            parent: gid of the project, section or task it is in; the first project by default.
+            name: what it is called.
+        """
+        if parent is None and not self._projects:
+            raise ConfigurationError("there is no project to put the task in: name its parent")
+        return self.add_resource("task", gid, parents=[parent or self._projects[0]], name=name)
+
+    def add_resource(
+        self,
+        resource_type: str,
+        gid: str | None = None,
+        *,
+        parents: Sequence[str] | None = None,
+        name: str | None = None,
+        resource_subtype: str | None = None,
+        accessible: bool = True,
+    ) -> str:
+        """Add a resource of any type and return its gid; no event comes of it.
+
+        Args:
+            resource_type: ``story``, ``section``, ``team``, ``portfolio``, ``goal`` …
+            gid: a text of digits; a new one by default.
+            parents: gids of what it is in, where its changes are heard too; the workspace by default.
+            name: what it is called.
+            resource_subtype: such as ``milestone``; the usual one by default.
+            accessible: False to refuse webhooks on it with 403.
+        """
+        resource = self._world.add(
+            resource_type,
+            gid,
+            parents=[self.workspace] if parents is None else parents,
+            name=name,
+            resource_subtype=resource_subtype,
+            accessible=accessible,
+        )
+        return resource.gid
+
+    def change(
+        self,
+        resource: str,
+        *,
+        action: str = "changed",
+        field: str | None = None,
+        change_action: str | None = None,
+        new_value: Value | None = None,
+        added_value: Value | None = None,
+        removed_value: Value | None = None,
+        user: str | None = DEFAULT_USER,
+        parent: str | None = None,
+        resource_type: str | None = None,
+        resource_subtype: str | None = None,
+    ) -> dict[str, Any]:
+        """Let something change, and begin to tell the webhooks; `settle` waits until they know.
+
+        Args:
+            resource: gid of what it happens to. One nobody knows is created below *parent*.
+            action: ``changed``, ``added``, ``removed``, ``deleted`` or ``undeleted``.
+            field: for ``changed``: which field. Without it the event has no ``change``.
+            change_action: ``changed``, ``added`` or ``removed``; by default what fits the value.
+            new_value: the new value of the field, if it is a resource: the gid of one, or
+                ``{"gid": …, "resource_type": …}``.
+            added_value: what was added to the field, likewise.
+            removed_value: what was removed from the field, likewise.
+            user: gid of who did it, ``None`` for the system.
+            parent: gid of where it was added to or removed from; the first of its parents by default.
+            resource_type: for a resource that is created: ``task`` by default.
+            resource_subtype: the same.
+
+        Returns:
+            The event, as it is sent.
 
         Raises:
-            ConfigurationError: it has been started before, or the port cannot be had.
+            ConfigurationError: this cannot happen; the message says why.
         """
-        if self._state != "new":
-            raise ConfigurationError("a FakeAsana can be started once; make another one")
-        self._url = await self._server.start() + BASE_PATH
-        self._state = "running"
-        self._sender.start_sending()
-        if self.clock.running:
-            self._ticker = asyncio.create_task(self._sender.follow_clock(), name="FakeAsana follows its clock")
+        event = self._world.apply(
+            Change(
+                resource=resource,
+                action=action,
+                field=field,
+                change_action=change_action,
+                new_value=new_value,
+                added_value=added_value,
+                removed_value=removed_value,
+                user=user,
+                parent=parent,
+                resource_type=resource_type,
+                resource_subtype=resource_subtype,
+            )
+        )
+        self._sender.start_due()
+        return event
 
-    async def aclose(self) -> None:
-        """End everything, also what is held. May be called again."""
-        self._state = "closed"
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
-        await self._server.aclose()
-        await self._sender.aclose()
-        self._activity.close()
+    # Time
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
+    async def settle(self) -> None:
+        """Return when nothing is due or under way now, except what is held.
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
+        Do not await it in a target's answer: the delivery waits for that answer.
+        """
+        self._sender.start_due()
+        await self.faults.activity.settled()
 
-    def __repr__(self) -> str:
-        return f"<FakeAsana {self._state}, {len(self.webhooks)} webhooks>"
+    async def advance(self, seconds: float) -> None:
+        """Turn the clock, and do everything that falls due on the way, one after another.
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        if request.path.startswith(f"{CONTROL_PATH}/"):
-            return await send(request, await self._control.handle(request))
-        if request.path.startswith(f"{BASE_PATH}/") or request.path == TOKEN_PATH:
-            return await self._api.handle(request)
-        return await send(request, error_answer(404, STATUS_MESSAGES[404]))
+        Retries, heartbeats and deletions that is. Deliveries themselves take real time and none of the clock's.
 
-    def _after_created(self, webhook: WebhookRecord) -> None:
-        if self._heartbeat == "after":
-            webhook.ready.append(schedule.make_batch())
-            self._sender.start(webhook)
+        Args:
+            seconds: how far, up to a year.
+        """
+        end = self.clock.now() + check_advance(seconds)
+        await self.settle()
+        while (due := self._sender.next_due()) is not None and due[0] <= end:
+            self.clock.move_to(due[0])
+            self._sender.start(due[1])
+            await self.faults.activity.settled()
+        self.clock.move_to(end)
         self._sender.wake()
+        await self.settle()
+
+    # Mistakes
+
+    def script(self, *faults: Fault) -> None:
+        """Let these go wrong, in this order, after those scripted before."""
+        self.faults.add(*faults)
+
+    def hold(self, at: str, *, when: str = "before", times: int | None = 1, webhook: str | None = None) -> Hold:
+        """Stop requests at one moment until they are let go.
+
+        Args:
+            at: an operation id, ``*``, ``oauth_token``, ``handshake``, ``delivery`` or ``heartbeat``.
+            when: ``before`` anything is done; for operations and ``oauth_token`` also ``before_answer``; for
+                ``createWebhook`` also ``after_handshake``; for ``handshake`` also ``after``.
+            times: how many requests; ``None`` for all until it is released.
+            webhook: only requests about the webhook with this gid.
+        """
+        return self.faults.hold(at, when=when, times=times, webhook=webhook)
+
+    async def forge_delivery(
+        self, gid: str, *, body: bytes | None = None, secret: Secret | str | None = None
+    ) -> int | None:
+        """Send a delivery that is not Asana's to the target of a webhook, and return the status it was answered with.
+
+        Args:
+            gid: the webhook.
+            body: what it says; by default that the webhook's resource was deleted.
+            secret: what it is signed with, which may be empty; a random one by default.
+
+        Returns:
+            The status, or ``None`` if there was no answer.
+        """
+        return await self._sender.forge(self.webhook(gid), body=body, secret=self._world.secret(secret))
+
+    async def stranger_handshake(self, target: str, *, secret: Secret | str | None = None) -> int | None:
+        """Post a handshake that is not Asana's to *target*, and return the status it was answered with.
+
+        Args:
+            target: any URL on this machine.
+            secret: the secret it brings; a random one by default.
+
+        Returns:
+            The status, or ``None`` if there was no answer. `handshakes` tells whether the secret was echoed.
+        """
+        record, _ = await self._sender.post_handshake(target, self._world.secret(secret), stranger=True)
+        return record.status
+
+    # What it knows
+
+    def webhook(self, gid: str) -> WebhookRecord:
+        """Everything about one webhook.
+
+        Raises:
+            ConfigurationError: there is none with this gid, or none any more.
+        """
+        if gid not in self.webhooks:
+            raise ConfigurationError(f"there is no webhook {gid!r:.80} in the fake; it has {len(self.webhooks)}")
+        return self.webhooks[gid]
+
+    def secret(self, gid: str) -> Secret:
+        """The secret of one webhook."""
+        return self.webhook(gid).secret
+
+
+def _make_clock(clock: FakeClock | str) -> FakeClock:
+    if isinstance(clock, FakeClock):
+        return clock
+    if clock not in ("frozen", "running"):
+        raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
+    return FakeClock(running=clock == "running")

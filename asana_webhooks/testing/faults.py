@@ -1,14 +1,17 @@
-"""The word for one thing that goes wrong: `Fault`. `asana_webhooks.testing.script` says when it is its turn."""
+"""What goes wrong, and whose turn it is: `Fault`, the script of those to come, and holds that stop a request."""
 
+import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
 from typing import Any, Final
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, define, field, frozen
 
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.testing.texts import check_header, check_text
+from asana_webhooks.testing.world import check_text
 
-__all__ = ["BESIDES", "OPERATIONS", "TOKEN_REQUEST", "Fault", "check_moment"]
+__all__ = ["TOKEN_REQUEST", "Fault", "FaultScript", "Hold", "Plan"]
 
 OPERATIONS: Final = ("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook")
 
@@ -17,7 +20,7 @@ TOKEN_REQUEST: Final = "oauth_token"  # noqa: S105 (a name)
 
 _CREATE_ONLY: Final = ("wrong_secret", "no_secret", "skip_handshake", "early_event")
 _ON_OPERATIONS: Final = ("answer", "reset", "lose_answer", "truncate", "delay")
-_ON_DELIVERIES: Final = ("duplicate", "lose", "reorder", "tamper", "forge", "delay")
+_ON_DELIVERIES: Final = ("duplicate", "lose", "tamper", "forge", "delay")
 _KINDS: Final[Mapping[str, Sequence[str]]] = {
     **dict.fromkeys(("*", *OPERATIONS, TOKEN_REQUEST), _ON_OPERATIONS),
     "createWebhook": (*_ON_OPERATIONS, *_CREATE_ONLY),
@@ -26,7 +29,7 @@ _KINDS: Final[Mapping[str, Sequence[str]]] = {
     "heartbeat": _ON_DELIVERIES,
 }
 # These change how a request goes on; of the others, which decide how it ends, only one applies to each request.
-BESIDES: Final = ("delay", "stranger", "early_event", "skip_handshake")
+_BESIDES: Final = ("delay", "stranger", "early_event", "skip_handshake")
 _MOMENTS: Final[Mapping[str, Sequence[str]]] = {
     **dict.fromkeys(("*", *OPERATIONS, TOKEN_REQUEST), ("before", "before_answer")),
     "createWebhook": ("before", "after_handshake", "before_answer"),
@@ -35,45 +38,60 @@ _MOMENTS: Final[Mapping[str, Sequence[str]]] = {
     "heartbeat": ("before",),
 }
 
+# https://www.rfc-editor.org/rfc/rfc9110#name-tokens and #name-field-values; whatever is beyond ASCII goes out as UTF-8
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+# These say where the answer ends, which the server knows better; a fault can ``truncate`` it instead.
+_FRAMING: Final = ("content-length", "transfer-encoding")
+
+_Check = Callable[[object, "Attribute[Any]", Any], None]
+
+
+def _check_header(name: str, value: str, *, header: str = "X") -> None:
+    if not _NAME.fullmatch(header) or header.lower() in _FRAMING:
+        raise ConfigurationError(f"{name} cannot hold a header called {header!r:.80}")
+    if not _VALUE.fullmatch(value):
+        raise ConfigurationError(f"{name} cannot be a header: {value!r:.80}")
+    check_text(name, value)
+
 
 def _is_retry_after(_: object, attribute: "Attribute[Any]", value: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
         raise ConfigurationError(f"{attribute.name} must be a text or a number, not {value!r:.80}")
-    check_header(attribute.name, str(value))
+    _check_header(attribute.name, str(value))
 
 
-def _is(kind: type) -> Callable[[object, "Attribute[Any]", Any], None]:
+def _is(kind: type | UnionType) -> _Check:
     def check(_: object, attribute: "Attribute[Any]", value: Any) -> None:
         if value is None and attribute.default is None:
             return
         if not isinstance(value, kind):
-            raise ConfigurationError(f"{attribute.name} must be of type {kind.__name__}, not {value!r:.80}")
+            wanted = kind.__name__ if isinstance(kind, type) else kind
+            raise ConfigurationError(f"{attribute.name} must be of type {wanted}, not {value!r:.80}")
         if isinstance(value, str):
             check_text(attribute.name, value)
 
     return check
 
 
-def _is_number(least: float, *, whole: bool = True) -> Callable[[object, "Attribute[Any]", Any], None]:
+def _is_number(least: float, most: float = float("inf"), *, whole: bool = True, optional: bool = False) -> _Check:
     def check(_: object, attribute: "Attribute[Any]", value: Any) -> None:
+        if value is None and optional:
+            return
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not fits or not least <= value < float("inf"):
+        if not fits or not least <= value <= most or value == float("inf"):
             kind = "whole number" if whole else "number"
-            raise ConfigurationError(f"{attribute.name} must be a {kind} from {least:g} up, not {value!r:.80}")
+            bounds = f"from {least:g} up" if most == float("inf") else f"from {least:g} to {most:g}"
+            raise ConfigurationError(f"{attribute.name} must be a {kind} {bounds}, not {value!r:.80}")
 
     return check
-
-
-def _is_times(fault: object, attribute: "Attribute[Any]", value: Any) -> None:
-    if value is not None:
-        _is_number(1)(fault, attribute, value)
 
 
 def _is_headers(_: object, attribute: "Attribute[Any]", value: Any) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
         raise ConfigurationError(f"{attribute.name} must be names with texts, not {value!r:.80}")
     for header, text in value.items():
-        check_header(attribute.name, text, header=header)
+        _check_header(attribute.name, text, header=header)
 
 
 @frozen(kw_only=True)
@@ -83,8 +101,8 @@ class Fault:
     For an operation of the API (``at="createWebhook"`` …, or ``"*"`` for any of the five) and for requests to the
     token endpoint (``at="oauth_token"``), `do` is one of
 
-    - ``answer`` (the default): answer with `status` instead of doing it, in Asana's error envelope, or with `body`,
-      `headers` and `content_type` as they are; with ``executed=True`` it is done first all the same;
+    - ``answer`` (the default): answer with `status` instead of doing it, in Asana's error envelope, or with `body` and
+      `headers` as they are; with ``executed=True`` it is done first all the same;
     - ``reset``: reset the connection, nothing done;
     - ``lose_answer``: do it, then close the connection without an answer;
     - ``truncate``: do it, then cut the answer off after `size` bytes of its body;
@@ -109,7 +127,6 @@ class Fault:
 
     - ``duplicate``: once accepted, the same bytes are sent again;
     - ``lose``: it is never sent, and Asana does not know;
-    - ``reorder``: the webhook's next delivery goes first; a retry is sent as if nothing were said;
     - ``tamper``: the body is changed after signing (to `body`, if given); once refused, the true one follows;
     - ``forge``: it is signed with another secret (`secret`, or a random one); once refused, the true one follows;
     - ``delay``: it comes `seconds` later.
@@ -125,7 +142,7 @@ class Fault:
     """Which requests: an operation id, ``*``, ``oauth_token``, ``handshake``, ``delivery`` or ``heartbeat``."""
     do: str = field(default="answer", validator=_is(str))
     """What happens to them."""
-    times: int | None = field(default=1, validator=_is_times)
+    times: int | None = field(default=1, validator=_is_number(1, optional=True))
     """How many of them; ``None`` for all."""
     after: int = field(default=0, validator=_is_number(0))
     """How many go well first."""
@@ -134,18 +151,15 @@ class Fault:
     when: str = field(default="before", validator=_is(str))
     """For ``delay`` and ``stranger``: the moment."""
 
-    status: int = field(default=500, validator=_is_number(200))
+    status: int = field(default=500, validator=_is_number(200, 599))
     message: str | None = field(default=None, validator=_is(str))
     """Asana's sentence in the error envelope; by default the usual one for the status."""
-    phrase: str | None = field(default=None, validator=_is(str))
-    """The words for Asana's support; by default some with a 500."""
     retry_after: str | float | None = field(default=None, validator=_is_retry_after)
     """``Retry-After``: seconds, or any text."""
-    body: str | bytes | None = field(default=None)
+    body: str | bytes | None = field(default=None, validator=_is(str | bytes))
     """Sent as it is, instead of the error envelope or, with ``tamper``, of the true body."""
     headers: Mapping[str, str] = field(factory=dict, validator=_is_headers)
-    """They count for more than `content_type`; none may say how long the answer is."""
-    content_type: str = field(default="application/json; charset=UTF-8", validator=_is(str))
+    """More headers, or another ``Content-Type``; none may say how long the answer is."""
     executed: bool = field(default=False, validator=_is(bool))
     """For ``answer``: whether the operation is carried out although the answer says otherwise."""
 
@@ -163,23 +177,179 @@ class Fault:
             raise ConfigurationError(
                 f"do at {self.at} must be one of {', '.join(_KINDS[self.at])}, not {self.do!r:.80}"
             )
-        check_moment(self.at, self.when)
-        check_header("content_type", self.content_type)
-        if not isinstance(self.body, str | bytes | None):
-            raise ConfigurationError(f"body must be a text or bytes, not {self.body!r:.80}")
-        if isinstance(self.body, str):
-            check_text("body", self.body)
-        if self.status > 599:
-            raise ConfigurationError(f"status must be between 200 and 599, not {self.status}")
+        _check_moment(self.at, self.when)
 
 
-def check_moment(at: str, when: str) -> None:
-    """Check that requests *at* have the moment *when*.
-
-    Raises:
-        ConfigurationError: they do not; the message says which they have.
-    """
+def _check_moment(at: str, when: str) -> None:
     if at not in _MOMENTS:
         raise ConfigurationError(f"at must be one of {', '.join(_MOMENTS)}, not {at!r:.80}")
     if when not in _MOMENTS[at]:
         raise ConfigurationError(f"when at {at} must be one of {', '.join(_MOMENTS[at])}, not {when!r:.80}")
+
+
+class Hold:
+    """Stops requests at one moment until they are let go; made by `FakeAsana.hold`."""
+
+    def __init__(self, when: str, changed: Callable[[], None]) -> None:
+        self.when = when
+        """The moment at which it stops them."""
+        self.waiting = 0
+        """How many requests wait here now."""
+        self._changed = changed
+        self._came = 0
+        self._news = asyncio.Event()
+        self._released = asyncio.Event()
+
+    async def reached(self, requests: int = 1) -> None:
+        """Return once that many requests have come here."""
+        while self._came < requests:
+            self._news.clear()
+            await self._news.wait()
+
+    def release(self) -> None:
+        """Let what waits here go on, and what comes later pass."""
+        self._released.set()
+
+    @property
+    def held(self) -> int:
+        """How many requests can only go on when a test lets them."""
+        return 0 if self._released.is_set() else self.waiting
+
+    async def wait(self) -> None:
+        """The fake's side: wait here."""
+        self.waiting += 1
+        self._came += 1
+        self._news.set()
+        self._changed()
+        try:
+            await self._released.wait()
+        finally:
+            self.waiting -= 1
+
+
+class Activity:
+    """Counts what is under way, and what of it waits in holds and so goes on only when a test says so."""
+
+    def __init__(self) -> None:
+        self.holds: list[Hold] = []
+        self._busy = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def begin(self) -> None:
+        """Count one more thing, until `end`."""
+        self._busy += 1
+
+    def end(self) -> None:
+        """Something counted by `begin` has ended."""
+        self._busy -= 1
+        self.changed()
+
+    def changed(self) -> None:
+        """Say that something has ended, or has begun to wait in a hold."""
+        self._changed.set()
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        self._closed = True
+        self.changed()
+
+    async def settled(self) -> None:
+        """Return once nothing is under way but what is held."""
+        while not self._closed and self._busy > sum(hold.held for hold in self.holds):
+            self._changed.clear()
+            await self._changed.wait()
+
+
+@define
+class _Scripted:
+    what: Fault | Hold
+    at: str
+    webhook: str | None
+    times: int | None
+    after: int = 0
+    seen: int = 0
+    applied: int = 0
+
+    def meets(self, at: str, webhook: str | None) -> bool:
+        """Count a request that fits, and tell whether it is one of those to apply to."""
+        if at != self.at and not (self.at == "*" and at in OPERATIONS):
+            return False
+        if self.webhook not in (None, webhook):
+            return False
+        self.seen += 1
+        return self.seen > self.after and (self.times is None or self.applied < self.times)
+
+
+@frozen
+class Plan:
+    """What will go wrong with one request."""
+
+    fault: Fault | None = None
+    """How it ends, if not well."""
+    besides: tuple[Fault, ...] = ()
+    holds: tuple[Hold, ...] = ()
+
+    def find(self, do: str, when: str | None = None) -> Fault | None:
+        """The fault of this kind, if there is one."""
+        every = (*self.besides, *([self.fault] if self.fault else []))
+        return next((one for one in every if one.do == do and when in (None, one.when)), None)
+
+    async def wait(self, when: str) -> None:
+        """Spend the delays and holds of this moment."""
+        delay = self.find("delay", when)
+        if delay is not None:
+            await asyncio.sleep(delay.seconds)
+        for hold in self.holds:
+            if hold.when == when:
+                await hold.wait()
+
+
+class FaultScript:
+    """The faults still to come, each for the requests after it was added; and the requests that are under way."""
+
+    def __init__(self) -> None:
+        self.activity = Activity()
+        self._scripted: list[_Scripted] = []
+
+    def add(self, *faults: Fault) -> None:
+        """Let these happen, in this order, after those added before."""
+        for fault in faults:
+            self._scripted.append(
+                _Scripted(fault, at=fault.at, webhook=fault.webhook, times=fault.times, after=fault.after)
+            )
+
+    def hold(self, at: str, *, when: str, times: int | None, webhook: str | None) -> Hold:
+        """Stop requests at a moment."""
+        _check_moment(at, when)
+        hold = Hold(when, self.activity.changed)
+        self.activity.holds.append(hold)
+        self._scripted.append(_Scripted(hold, at=at, webhook=webhook, times=times))
+        return hold
+
+    def clear(self) -> None:
+        """Forget all faults to come and let everything held go on."""
+        self._scripted.clear()
+        for hold in self.activity.holds:
+            hold.release()
+
+    def take(self, at: str, *, webhook: str | None = None) -> Plan:
+        """Decide what goes wrong with a request that has just come up."""
+        chosen: dict[object, Fault | Hold] = {}
+        for scripted in self._scripted:
+            if scripted.meets(at, webhook):
+                what = scripted.what
+                group: object = "fault"
+                if isinstance(what, Hold):
+                    group = what
+                elif what.do in _BESIDES:
+                    group = (what.do, what.when)
+                if group not in chosen:
+                    chosen[group] = what
+                    scripted.applied += 1
+        faults = [what for what in chosen.values() if isinstance(what, Fault)]
+        return Plan(
+            fault=next((one for one in faults if one.do not in _BESIDES), None),
+            besides=tuple(one for one in faults if one.do in _BESIDES),
+            holds=tuple(what for what in chosen.values() if isinstance(what, Hold)),
+        )

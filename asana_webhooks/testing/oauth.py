@@ -3,8 +3,8 @@
 Sources: https://developers.asana.com/docs/oauth and https://www.rfc-editor.org/rfc/rfc6749#section-5.2
 """
 
+import hmac
 import itertools
-import random
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -13,12 +13,12 @@ from urllib.parse import parse_qsl
 from attrs import define, field
 
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.testing.answers import Answer
-from asana_webhooks.testing.changes import DEFAULT_USER
-from asana_webhooks.testing.clock import FakeClock
-from asana_webhooks.testing.signing import new_secret
+from asana_webhooks.testing.world import DEFAULT_USER, World
 
-__all__ = ["TOKEN_PATH", "AppRecord", "TokenEndpoint"]
+__all__ = ["DEFAULT_TOKEN", "TOKEN_PATH", "AppRecord", "FakeTokenEndpoint"]
+
+DEFAULT_TOKEN: Final = "2/1331/8675309:0123456789abcdef0123456789abcdef"  # noqa: S105 (it opens nothing)
+"""The access token of a `FakeAsana` that is given none; it looks like a personal access token."""
 
 TOKEN_PATH: Final = "/-/oauth_token"  # noqa: S105 (a path)
 _LIFETIME: Final = timedelta(hours=1)
@@ -40,26 +40,17 @@ class AppRecord:
     """How many access tokens it got."""
 
 
-class _RefusedError(Exception):
-    """The endpoint's no, found anywhere, answered in one place."""
-
-    def __init__(self, code: str, description: str) -> None:
-        super().__init__(code, description)
-        self.code = code
-        self.description = description
-
-
-class TokenEndpoint:
-    """Issues access tokens for refresh tokens.
+class FakeTokenEndpoint:
+    """Issues access tokens for refresh tokens, and knows which access tokens are good.
 
     Args:
-        clock: what time it is.
-        rng: where the tokens come from.
+        world: the clock by which tokens end, and the secrets they are made of.
+        token: an access token that is good besides, until it is set to another one.
     """
 
-    def __init__(self, *, clock: FakeClock, rng: random.Random) -> None:
-        self._clock = clock
-        self._rng = rng
+    def __init__(self, *, world: World, token: str) -> None:
+        self.token = token
+        self._world = world
         self._numbers = itertools.count(1)
         self._apps: dict[str, AppRecord] = {}
         self._issued: dict[str, datetime] = {}
@@ -75,15 +66,17 @@ class TokenEndpoint:
             raise ConfigurationError(f"there is an app {client_id!r:.80} already")
         self._apps[client_id] = AppRecord(
             client_id=client_id,
-            client_secret=new_secret(self._rng).reveal(),
+            client_secret=self._world.secret().reveal(),
             refresh_token=self._new_token(),
             rotate=rotate,
         )
         return self._apps[client_id]
 
     def accepts(self, access_token: str) -> bool:
-        """Tell whether an access token was issued here and is still good."""
-        return access_token in self._issued and self._clock.now() < self._issued[access_token]
+        """Tell whether an access token is good now."""
+        if hmac.compare_digest(access_token.encode(errors="replace"), self.token.encode()):
+            return True
+        return access_token in self._issued and self._world.clock.now() < self._issued[access_token]
 
     def revoke(self, access_token: str) -> None:
         """Let an access token end now.
@@ -93,18 +86,19 @@ class TokenEndpoint:
         """
         if access_token not in self._issued:
             raise ConfigurationError("no app got this access token from the fake")
-        self._issued[access_token] = self._clock.now()
+        self._issued[access_token] = self._world.clock.now()
 
-    def answer(self, content_type: str, body: bytes) -> Answer:
-        """Answer one request."""
-        try:
-            app = self._admit(_read_form(content_type, body))
-        except _RefusedError as refusal:
-            why = {"error": refusal.code, "error_description": refusal.description}
-            return Answer.of(400, why | {"error_uri": "https://developers.asana.com/docs/oauth"})
+    def answer(self, content_type: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Answer one request with a status and what the JSON says."""
+        form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True)) if content_type == _FORM else None
+        app = self._admit(form)
+        if not isinstance(app, AppRecord):
+            code, description = app
+            why = {"error": code, "error_description": description}
+            return 400, why | {"error_uri": "https://developers.asana.com/docs/oauth"}
         app.refreshes += 1
         access_token = self._new_token()
-        self._issued[access_token] = self._clock.now() + _LIFETIME
+        self._issued[access_token] = self._world.clock.now() + _LIFETIME
         tree: dict[str, Any] = {
             "access_token": access_token,
             "token_type": "bearer",
@@ -113,27 +107,24 @@ class TokenEndpoint:
         }
         if app.rotate:
             app.refresh_token = tree["refresh_token"] = self._new_token()
-        return Answer.of(200, tree)
+        return 200, tree
 
     def _new_token(self) -> str:
         """A text that looks like a token of Asana's."""
-        return f"2/{DEFAULT_USER}/{next(self._numbers)}:{new_secret(self._rng).reveal()}"
+        return f"2/{DEFAULT_USER}/{next(self._numbers)}:{self._world.secret().reveal()}"
 
-    def _admit(self, form: Mapping[str, str]) -> AppRecord:
+    def _admit(self, form: Mapping[str, str] | None) -> AppRecord | tuple[str, str]:
+        """The app that may have a token, or OAuth's error code and why."""
+        if form is None:
+            return "invalid_request", "The request must be form-encoded."
         for name in _REQUIRED:
             if not form.get(name):
-                raise _RefusedError("invalid_request", f"The `{name}` parameter is required.")
+                return "invalid_request", f"The `{name}` parameter is required."
         if form["grant_type"] != "refresh_token":
-            raise _RefusedError("unsupported_grant_type", "The `grant_type` provided is not supported.")
+            return "unsupported_grant_type", "The `grant_type` provided is not supported."
         app = self._apps.get(form["client_id"])
         if app is None or app.client_secret != form["client_secret"]:
-            raise _RefusedError("invalid_client", "The `client_id` or `client_secret` provided was invalid.")
+            return "invalid_client", "The `client_id` or `client_secret` provided was invalid."
         if app.refresh_token != form["refresh_token"]:
-            raise _RefusedError("invalid_grant", "The `refresh_token` provided was invalid.")
+            return "invalid_grant", "The `refresh_token` provided was invalid."
         return app
-
-
-def _read_form(content_type: str, body: bytes) -> dict[str, str]:
-    if content_type != _FORM:
-        raise _RefusedError("invalid_request", "The request must be form-encoded.")
-    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))

@@ -1,7 +1,8 @@
 """A fixture for pytest: ``fake_asana``, a running `FakeAsana`.
 
-pytest finds this module by itself once the package is installed. The fixture is a coroutine's, so an async plugin
-is needed: pytest-asyncio in either mode, or anyio's own (``@pytest.mark.anyio``) where pytest-asyncio is not installed.
+A ``conftest.py`` says ``pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]``. The fixture is a coroutine's, so
+an async plugin is needed: pytest-asyncio in either mode, or anyio's own (``@pytest.mark.anyio``) where pytest-asyncio
+is not installed.
 """
 
 from collections.abc import AsyncIterator, Callable

@@ -1,36 +1,54 @@
-"""What the fake remembers: its webhooks, the requests it got, the handshakes and deliveries it sent."""
+"""What the fake remembers: resources and webhooks, the requests it got, the handshakes and deliveries it sent."""
 
-from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
 from asana_webhooks.models import Secret, WebhookFilter
 from asana_webhooks.testing.clock import format_time
-from asana_webhooks.testing.world import Resource
 
-__all__ = ["Batch", "DeliveryRecord", "HandshakeRecord", "Kept", "RequestRecord", "WebhookRecord"]
+__all__ = [
+    "Batch",
+    "DeliveryRecord",
+    "HandshakeRecord",
+    "RecentRecords",
+    "RequestRecord",
+    "Resource",
+    "WebhookRecord",
+]
 
 _Record = TypeVar("_Record")
+_REMEMBERED = 10_000
 
 
-class Kept(list[_Record]):
-    """A list that forgets its oldest records, so that a fake may run for months.
-
-    Args:
-        keep: how many it remembers.
-    """
-
-    def __init__(self, keep: int) -> None:
-        super().__init__()
-        self._keep = keep
+class RecentRecords(list[_Record]):
+    """A list that forgets all but its last 10,000 records, so that a fake may run for months."""
 
     def append(self, record: _Record) -> None:
         """Remember one more."""
         super().append(record)
-        del self[: -self._keep]
+        del self[:-_REMEMBERED]
+
+
+@frozen(kw_only=True)
+class Resource:
+    """Something in Asana: a project, a task, a story, a team …"""
+
+    gid: str
+    resource_type: str
+    resource_subtype: str | None = None
+    name: str = ""
+    parents: tuple[str, ...] = ()
+    """Gids of what it is in; its changes are heard there too."""
+    accessible: bool = True
+    """False: creating a webhook on it is refused with 403."""
+
+    def compact(self) -> dict[str, str]:
+        """As it stands in an event: with its subtype and without its name."""
+        subtype = {} if self.resource_subtype is None else {"resource_subtype": self.resource_subtype}
+        return {"gid": self.gid, "resource_type": self.resource_type, **subtype}
 
 
 @frozen(kw_only=True, eq=False)
@@ -42,8 +60,6 @@ class Batch:
     body: bytes = field(repr=False)
     retry: bool = False
     """Sent before, without success."""
-    late: bool = False
-    """Another delivery was let past it."""
 
 
 @define(kw_only=True, eq=False)
@@ -74,10 +90,6 @@ class WebhookRecord:
     """Events that are in no delivery yet."""
     failed: Batch | None = field(default=None, repr=False)
     """The delivery to be sent again."""
-    overtaken: list[Batch] = field(factory=list, repr=False)
-    """Deliveries that let the next one go first."""
-    ready: "deque[Batch]" = field(factory=deque, repr=False)
-    """Deliveries to be sent before new ones are made."""
 
     def to_json(self, *, full: bool = True) -> dict[str, Any]:
         """The record as Asana answers it: compact in lists, full for one webhook.
@@ -106,23 +118,14 @@ class WebhookRecord:
             "delivery_retry_count": self.delivery_retry_count,
             "next_attempt_after": _time_or_null(self.next_attempt_after),
             "failure_deletion_timestamp": _time_or_null(self.failure_deletion_timestamp),
-            "filters": [_filter_to_json(one) for one in self.filters],
+            # Asana echoes stored filters with the members nobody gave as null.
+            "filters": [asdict(one) for one in self.filters],
             "is_workspace_webhook": self.resource.resource_type == "workspace",
         }
 
 
 def _time_or_null(moment: datetime | None) -> str | None:
     return None if moment is None else format_time(moment)
-
-
-def _filter_to_json(one: WebhookFilter) -> dict[str, Any]:
-    # Asana echoes stored filters with the members nobody gave as null.
-    return {
-        "resource_type": one.resource_type,
-        "resource_subtype": one.resource_subtype,
-        "action": one.action,
-        "fields": None if one.fields is None else list(one.fields),
-    }
 
 
 @define(kw_only=True, eq=False)

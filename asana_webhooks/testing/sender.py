@@ -1,60 +1,53 @@
-"""Asana the sender: signed deliveries, one under way per webhook, and everything that can go wrong with them."""
+"""Asana the sender: handshakes and signed deliveries, and everything that can go wrong with them.
+
+One delivery is under way per webhook, and a failed one holds back those behind it until it succeeds or the webhook is
+deleted. Asana publishes neither its schedule of retries nor the size of its batches; these numbers are the fake's own.
+Source: https://developers.asana.com/docs/webhooks-guide
+"""
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, cast
+import hashlib
+import hmac
+from datetime import datetime, timedelta
+from typing import Any, Final, cast
 
 from attrs import evolve
 
+from asana_webhooks import wire
 from asana_webhooks.models import Secret
-from asana_webhooks.testing import schedule
-from asana_webhooks.testing.activity import Activity
-from asana_webhooks.testing.clock import FakeClock
-from asana_webhooks.testing.faults import Fault
-from asana_webhooks.testing.records import Batch, DeliveryRecord, WebhookRecord
-from asana_webhooks.testing.script import FaultScript
-from asana_webhooks.testing.signing import secret_of, sign_with
-from asana_webhooks.testing.target_client import Postman, Reply
+from asana_webhooks.testing.clock import format_time
+from asana_webhooks.testing.faults import Fault, FaultScript
+from asana_webhooks.testing.records import Batch, DeliveryRecord, HandshakeRecord, WebhookRecord
+from asana_webhooks.testing.target_client import TargetClient, TargetResponse
+from asana_webhooks.testing.validation import ApiError
+from asana_webhooks.testing.world import HEARTBEAT_EVERY, World
 
 __all__ = ["Sender"]
 
+_SERVER: Final = "The remote server which is intended to receive the webhook"
+_DELETED_AFTER: Final = timedelta(hours=24)
+"""How long deliveries may fail before the webhook is deleted."""
+_MAX_EVENTS: Final = 100
+"""Events in one delivery at most."""
+_FIRST_WAIT: Final = timedelta(seconds=10)
+_LONGEST_WAIT: Final = timedelta(hours=1)
+
 
 class Sender:
-    """Sends what the webhooks have to send.
+    """Shakes hands with targets, and sends them what the webhooks have to send.
 
     Args:
-        webhooks: all webhooks by gid; those whose deliveries fail for too long are taken out.
-        postman: the way to the targets.
-        clock: when something falls due.
+        world: the webhooks; those whose deliveries fail for too long are taken out.
         faults: what is to go wrong.
-        activity: where work under way is counted.
-        rng: where forged secrets come from.
-        records: where deliveries are noted.
+        answer_timeout: seconds of real time a target has to answer.
         retries_grow: whether new events join a delivery that is sent again.
     """
 
-    def __init__(
-        self,
-        *,
-        webhooks: dict[str, WebhookRecord],
-        postman: Postman,
-        clock: FakeClock,
-        faults: FaultScript,
-        activity: Activity,
-        rng: random.Random,
-        records: list[DeliveryRecord],
-        retries_grow: bool,
-    ) -> None:
-        self._webhooks = webhooks
-        self._postman = postman
-        self._clock = clock
+    def __init__(self, *, world: World, faults: FaultScript, answer_timeout: float, retries_grow: bool) -> None:
+        self._world = world
         self._faults = faults
-        self._activity = activity
-        self._rng = rng
-        self._records = records
+        self._targets = TargetClient(timeout=answer_timeout)
         self._retries_grow = retries_grow
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._rested = asyncio.Event()
@@ -62,36 +55,72 @@ class Sender:
 
     def start_sending(self) -> None:
         """Allow sending; needs a running event loop."""
-        self._postman.start()
+        self._targets.start()
         self._open = True
+
+    async def shake_hands(self, target: str, secret: Secret) -> None:
+        """Make sure that *target* wants the webhook.
+
+        Raises:
+            ApiError: 400, it does not.
+        """
+        plan = self._faults.take("handshake")
+        if (stranger := plan.find("stranger", "before")) is not None:
+            await self.post_handshake(target, self._world.secret(stranger.secret), stranger=True)
+        await plan.wait("before")
+        if plan.find("drop"):
+            raise ApiError(400, f"{_SERVER} could not be reached")
+        record, response = await self.post_handshake(target, secret)
+        if plan.find("duplicate"):
+            await self.post_handshake(target, secret)
+        if (stranger := plan.find("stranger", "after")) is not None:
+            await self.post_handshake(target, self._world.secret(stranger.secret), stranger=True)
+        await plan.wait("after")
+        if response.late:
+            raise ApiError(400, f"{_SERVER} did not respond in time")
+        if response.status is None:
+            raise ApiError(400, f"{_SERVER} could not be reached")
+        if not response.accepted:
+            raise ApiError(400, f"{_SERVER} responded with an incorrect status code: {response.status}")
+        if not record.echoed:
+            raise ApiError(400, f"{_SERVER} did not respond with the handshake secret")
+
+    async def post_handshake(
+        self, target: str, secret: Secret, *, stranger: bool = False
+    ) -> tuple[HandshakeRecord, TargetResponse]:
+        """Post a handshake, whatever comes of it."""
+        record = HandshakeRecord(target=target, secret=secret, stranger=stranger)
+        self._world.handshakes.append(record)
+        # Asana's documentation shows no body; two bytes were seen by receivers.
+        response = await self._targets.post(target, {"X-Hook-Secret": secret.reveal()}, b"{}")
+        record.status, record.failure, record.seconds = response.status, response.failure, response.seconds
+        record.echoed = response.headers.get("X-Hook-Secret") == secret.reveal()
+        return record, response
 
     def start_due(self) -> None:
         """Begin everything that is due now and not under way."""
-        now = self._clock.now()
-        for webhook in list(self._webhooks.values()):
-            due = schedule.due_at(webhook)
+        now = self._world.clock.now()
+        for webhook in list(self._world.webhooks.values()):
+            due = _due_at(webhook)
             if due is not None and due <= now:
                 self.start(webhook)
 
     def start(self, webhook: WebhookRecord) -> None:
         """Begin sending what this webhook has to send, unless that is under way."""
         if self._open and webhook.gid not in self._tasks:
-            self._activity.begin()
-            self._tasks[webhook.gid] = asyncio.create_task(
-                self._run_counted(webhook), name=f"FakeAsana sends for webhook {webhook.gid}"
-            )
+            self._faults.activity.begin()
+            task = asyncio.create_task(self._run(webhook), name=f"FakeAsana sends for webhook {webhook.gid}")
+            task.add_done_callback(lambda _: self._faults.activity.end())
+            self._tasks[webhook.gid] = task
 
     def next_due(self) -> tuple[datetime, WebhookRecord] | None:
         """What falls due next, and for which webhook, apart from those under way; nothing once sending has stopped."""
         due = [
-            (moment, int(webhook.gid), webhook)
-            for webhook in self._webhooks.values()
-            if self._open and webhook.gid not in self._tasks and (moment := schedule.due_at(webhook)) is not None
+            (moment, webhook)
+            for webhook in self._world.webhooks.values()
+            if self._open and webhook.gid not in self._tasks and (moment := _due_at(webhook)) is not None
         ]
-        if not due:
-            return None
-        moment, _, webhook = min(due, key=lambda one: one[:2])
-        return moment, webhook
+        return min(due, key=lambda one: (one[0], int(one[1].gid)), default=None)
 
     async def follow_clock(self) -> None:
         """Begin everything when it falls due on a running clock, for ever."""
@@ -99,7 +128,7 @@ class Sender:
             self._rested.clear()
             self.start_due()
             due = self.next_due()
-            seconds = None if due is None else (due[0] - self._clock.now()).total_seconds()
+            seconds = None if due is None else (due[0] - self._world.clock.now()).total_seconds()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._rested.wait()
@@ -108,10 +137,9 @@ class Sender:
         """Say that something else may fall due next."""
         self._rested.set()
 
-    async def heartbeat(self, webhook: WebhookRecord) -> None:
-        """Send the heartbeat of a new webhook, and whatever else it has, and wait for that."""
-        webhook.ready.append(schedule.make_batch())
-        await self.drain(webhook)
+    def add_heartbeat(self, webhook: WebhookRecord) -> None:
+        """Let the first heartbeat of a new webhook be due now."""
+        webhook.next_heartbeat = self._world.clock.now()
 
     async def drain(self, webhook: WebhookRecord) -> None:
         """Send what the webhook has to send now, and wait for that.
@@ -124,20 +152,14 @@ class Sender:
         self._tasks[webhook.gid] = cast("asyncio.Task[Any]", asyncio.current_task())
         await self._run(webhook)
 
-    async def forge(
-        self,
-        webhook: WebhookRecord,
-        body: bytes,
-        *,
-        secret: Secret,
-        signature: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> int | None:
+    async def forge(self, webhook: WebhookRecord, *, body: bytes | None, secret: Secret) -> int | None:
         """Send a delivery that is not Asana's, and return the status it was answered with."""
-        if signature is None:
-            signature = sign_with(secret, body)
-        reply = await self._post(webhook, Batch(body=body), signature=signature, forged=True, headers=headers)
-        return reply.status
+        if body is None:
+            circumstances = {"created_at": format_time(self._world.clock.now()), "user": None, "parent": None}
+            event = {"action": "deleted", "resource": webhook.resource.compact(), **circumstances}
+            body = wire.encode({"events": [event]})
+        response = await self._post(webhook, Batch(body=body), signature=_sign(secret, body), forged=True)
+        return response.status
 
     async def aclose(self) -> None:
         """Stop sending, for good."""
@@ -146,63 +168,45 @@ class Sender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._postman.aclose()
-
-    async def _run_counted(self, webhook: WebhookRecord) -> None:
-        try:
-            await self._run(webhook)
-        finally:
-            self._activity.end()
+        await self._targets.aclose()
 
     async def _run(self, webhook: WebhookRecord) -> None:
         try:
             while (batch := self._next(webhook)) is not None:
-                await self._deliver_or_keep(webhook, batch)
+                await self._deliver(webhook, batch)
         finally:
             del self._tasks[webhook.gid]
             self.wake()
 
     def _next(self, webhook: WebhookRecord) -> Batch | None:
-        now = self._clock.now()
-        if schedule.is_over(webhook, now):
+        now = self._world.clock.now()
+        if webhook.failure_deletion_timestamp is not None and webhook.failure_deletion_timestamp <= now:
             webhook.active = False
-            self._webhooks.pop(webhook.gid, None)
-        return schedule.take(webhook, now, retries_grow=self._retries_grow)
-
-    async def _deliver_or_keep(self, webhook: WebhookRecord, batch: Batch) -> None:
-        try:
-            await self._deliver(webhook, batch)
-        except Exception as problem:
-            # A mistake of the fake's own: it shows, and what was to be delivered still comes, as a retry.
-            schedule.note_failure(webhook, batch, self._clock.now(), f"The fake failed: {type(problem).__name__}")
-            raise
+            self._world.webhooks.pop(webhook.gid, None)
+        return _take(webhook, now, retries_grow=self._retries_grow)
 
     async def _deliver(self, webhook: WebhookRecord, batch: Batch) -> None:
         plan = self._faults.take("delivery" if batch.events else "heartbeat", webhook=webhook.gid)
         await plan.wait("before")
         do = plan.fault.do if plan.fault else None
-        # A retry holds back everything behind it, so nothing could go before it.
-        if do == "reorder" and not (batch.late or batch.retry):
-            webhook.overtaken.append(evolve(batch, late=True))
-            return
         if do == "lose":
-            self._note(webhook, batch, batch.body, sign_with(webhook.secret, batch.body)).failure = "lost on the way"
-            schedule.note_success(webhook, None)
+            self._note(webhook, batch, batch.body, _sign(webhook.secret, batch.body)).failure = "lost on the way"
+            _note_success(webhook, None)
             return
-        reply = await self._post_altered(webhook, batch, plan.fault)
-        if not reply.accepted:
-            schedule.note_failure(webhook, batch, self._clock.now(), reply.content)
+        response = await self._post_altered(webhook, batch, plan.fault)
+        if not response.accepted:
+            _note_failure(webhook, batch, self._world.clock.now(), response.content)
             return
-        schedule.note_success(webhook, self._clock.now())
+        _note_success(webhook, self._world.clock.now())
         if do == "duplicate":
             await self._post(webhook, batch, duplicate=True)
 
-    async def _post_altered(self, webhook: WebhookRecord, batch: Batch, fault: Fault | None) -> Reply:
+    async def _post_altered(self, webhook: WebhookRecord, batch: Batch, fault: Fault | None) -> TargetResponse:
         if fault is not None and fault.do == "tamper":
-            tampered = batch.body[:-1] + b',"tampered":true}' if fault.body is None else _bytes(fault.body)
-            return await self._post(webhook, batch, body=tampered, forged=True)
+            body = batch.body[:-1] + b',"tampered":true}' if fault.body is None else fault.body
+            return await self._post(webhook, batch, body=body.encode() if isinstance(body, str) else body, forged=True)
         if fault is not None and fault.do == "forge":
-            signature = sign_with(secret_of(fault.secret, self._rng), batch.body)
+            signature = _sign(self._world.secret(fault.secret), batch.body)
             return await self._post(webhook, batch, signature=signature, forged=True)
         return await self._post(webhook, batch)
 
@@ -215,16 +219,15 @@ class Sender:
         signature: str | None = None,
         duplicate: bool = False,
         forged: bool = False,
-        headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    ) -> TargetResponse:
         body = batch.body if body is None else body
-        signature = sign_with(webhook.secret, batch.body) if signature is None else signature
+        signature = _sign(webhook.secret, batch.body) if signature is None else signature
         record = self._note(webhook, batch, body, signature, forged=forged)
         record.duplicate = duplicate
-        signatures = {"X-Hook-Signature": signature, "X-Asana-Request-Signature": signature} if signature else {}
-        reply = await self._postman.post(webhook.target, {**signatures, **(headers or {})}, body)
-        record.status, record.failure, record.seconds = reply.status, reply.failure, reply.seconds
-        return reply
+        headers = {"X-Hook-Signature": signature, "X-Asana-Request-Signature": signature}
+        response = await self._targets.post(webhook.target, headers, body)
+        record.status, record.failure, record.seconds = response.status, response.failure, response.seconds
+        return response
 
     def _note(
         self, webhook: WebhookRecord, batch: Batch, body: bytes, signature: str, *, forged: bool = False
@@ -234,14 +237,76 @@ class Sender:
             body=body,
             events=len(batch.events),
             signature=signature,
-            sent_at=self._clock.now(),
+            sent_at=self._world.clock.now(),
             heartbeat=not (batch.events or forged),
             retry=batch.retry,
             forged=forged,
         )
-        self._records.append(record)
+        self._world.deliveries.append(record)
         return record
 
 
-def _bytes(body: str | bytes) -> bytes:
-    return body.encode() if isinstance(body, str) else body
+def _sign(secret: Secret, body: bytes) -> str:
+    """Sign as `asana_webhooks.sign_body` does, with an empty secret too: an attacker would try that one."""
+    return hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
+
+
+def _make_batch(events: tuple[dict[str, object], ...] = ()) -> Batch:
+    """A delivery of *events*; of none, a heartbeat."""
+    return Batch(events=events, body=wire.encode({"events": list(events)}))
+
+
+def _due_at(webhook: WebhookRecord) -> datetime | None:
+    """When the webhook has something to do next; in the past if it has now, ``None`` for never."""
+    if not webhook.active or webhook.quiet:
+        return None
+    if webhook.next_attempt_after and webhook.failure_deletion_timestamp:
+        return min(webhook.next_attempt_after, webhook.failure_deletion_timestamp)
+    if webhook.waiting:
+        return webhook.created_at
+    return webhook.next_heartbeat
+
+
+def _take(webhook: WebhookRecord, now: datetime, *, retries_grow: bool = False) -> Batch | None:
+    """Take what the webhook has to send now, if anything: a retry, new events, a heartbeat."""
+    due = _due_at(webhook)
+    if due is None or due > now:
+        return None
+    if webhook.failed is not None and retries_grow:
+        room = _MAX_EVENTS - len(webhook.failed.events)
+        grown = _make_batch((*webhook.failed.events, *webhook.waiting[:room]))
+        del webhook.waiting[:room]
+        return evolve(grown, retry=True)
+    if webhook.failed is not None:
+        return webhook.failed
+    if webhook.waiting:
+        events = tuple(webhook.waiting[:_MAX_EVENTS])
+        del webhook.waiting[:_MAX_EVENTS]
+        return _make_batch(events)
+    webhook.next_heartbeat = now + HEARTBEAT_EVERY
+    return _make_batch()
+
+
+def _note_success(webhook: WebhookRecord, now: datetime | None) -> None:
+    """A delivery was accepted at *now*; ``None`` if it was lost, which Asana takes for accepted."""
+    if now is not None:
+        webhook.last_success_at = now
+        if webhook.failed is not None and webhook.next_heartbeat <= now:
+            # It fell due while deliveries failed; the one that has just succeeded showed that the target lives.
+            webhook.next_heartbeat = now + HEARTBEAT_EVERY
+    webhook.failed = None
+    webhook.delivery_retry_count = 0
+    webhook.next_attempt_after = None
+    webhook.failure_deletion_timestamp = None
+
+
+def _note_failure(webhook: WebhookRecord, batch: Batch, now: datetime, content: str) -> None:
+    """A delivery was not accepted at *now*: keep it, and say when it is sent again."""
+    webhook.delivery_retry_count += batch.retry
+    webhook.failed = evolve(batch, retry=True)
+    webhook.last_failure_at = now
+    webhook.last_failure_content = content
+    # 10 s x 2^9 is over an hour; the bound on the exponent keeps the product in range.
+    wait = min(_FIRST_WAIT * (1 << min(webhook.delivery_retry_count, 9)), _LONGEST_WAIT)
+    webhook.next_attempt_after = now + wait
+    webhook.failure_deletion_timestamp = webhook.failure_deletion_timestamp or now + _DELETED_AFTER

@@ -3,21 +3,21 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from http import HTTPStatus
+from http.client import responses
 from ipaddress import ip_address
 
 import aiohttp
 from attrs import field, frozen
 from yarl import URL
 
-__all__ = ["Postman", "Reply", "is_loopback"]
+__all__ = ["TargetClient", "TargetResponse", "is_loopback"]
 
 # What is kept of a target's answer for ``last_failure_content``, in bytes.
 MAX_ANSWER = 4096
 
 
 @frozen(kw_only=True)
-class Reply:
+class TargetResponse:
     """What a target answered, or why there is no answer."""
 
     status: int | None = None
@@ -40,12 +40,8 @@ class Reply:
         """The text of ``last_failure_content``, such as ``500 Server Error`` with the body below."""
         if self.status is None:
             return self.failure or ""
-        phrase = "Server Error" if self.status == 500 else _phrase(self.status)
+        phrase = "Server Error" if self.status == 500 else responses.get(self.status, "Unknown")
         return f"{self.status} {phrase}\n\n{self.text}"
-
-
-def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Unknown"
 
 
 def is_loopback(target: str) -> bool:
@@ -69,7 +65,7 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     return body[:MAX_ANSWER].decode(errors="replace")
 
 
-class Postman:
+class TargetClient:
     """Posts to targets. It connects to this machine only; every other target cannot be reached.
 
     Args:
@@ -96,11 +92,11 @@ class Postman:
             await self._http.close()
             self._http = None
 
-    async def post(self, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """Send one request and read its answer; whatever happens comes back as a `Reply`."""
+    async def post(self, target: str, headers: Mapping[str, str], body: bytes) -> TargetResponse:
+        """Send one request and read its answer; whatever happens comes back as a `TargetResponse`."""
         started = time.monotonic()
         if self._http is None or not is_loopback(target):
-            return Reply(failure="The target could not be reached")
+            return TargetResponse(failure="The target could not be reached")
         try:
             async with (
                 asyncio.timeout(self.timeout),
@@ -113,9 +109,9 @@ class Postman:
             ):
                 text = await _beginning(response)
                 seconds = time.monotonic() - started
-                return Reply(status=response.status, headers=response.headers, text=text, seconds=seconds)
+                return TargetResponse(status=response.status, headers=response.headers, text=text, seconds=seconds)
         except TimeoutError:
             failure = f"The target did not answer within {self.timeout:g} seconds"
-            return Reply(failure=failure, late=True, seconds=time.monotonic() - started)
+            return TargetResponse(failure=failure, late=True, seconds=time.monotonic() - started)
         except (aiohttp.ClientError, OSError, ValueError):
-            return Reply(failure="The target could not be reached", seconds=time.monotonic() - started)
+            return TargetResponse(failure="The target could not be reached", seconds=time.monotonic() - started)

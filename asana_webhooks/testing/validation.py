@@ -1,12 +1,13 @@
-"""A request's input, and what Asana says to the parts of it that are wrong. Decisions only.
+"""A request's input, and what Asana says to the parts of it that are wrong.
 
 Sources: https://developers.asana.com/docs/errors, https://developers.asana.com/docs/inputoutput-options and
 https://developers.asana.com/reference/webhooks
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from itertools import islice, product
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from attrs import frozen
@@ -15,11 +16,11 @@ from asana_webhooks import wire
 from asana_webhooks.client.requests import CreateWebhookRequest
 from asana_webhooks.errors import ConfigurationError, PayloadError
 from asana_webhooks.models import WebhookFilter
-from asana_webhooks.testing.answers import ApiError
-from asana_webhooks.testing.fields import Path, parse
-from asana_webhooks.testing.world import ACTIONS, FILTERED_TYPES, Resource
+from asana_webhooks.testing.records import Resource
+from asana_webhooks.testing.world import ACTIONS, FILTERED_TYPES
 
 __all__ = [
+    "ApiError",
     "Input",
     "check_limit",
     "create_request",
@@ -28,10 +29,25 @@ __all__ = [
     "legible",
     "new_filters",
     "read_input",
+    "select",
 ]
 
 _FORM = "application/x-www-form-urlencoded"
 _TYPE_NAMES = {bool: "boolean", int: "number", float: "number", list: "array", dict: "object", type(None): "null"}
+_MAX_PATHS: Final = 1000
+"""More than any record has members; it keeps a hostile ``opt_fields`` from making the fake slow."""
+
+Path = tuple[str, ...]
+"""The names that lead to one member of a record."""
+
+
+class ApiError(Exception):
+    """Asana's no to a request: raised wherever it is found out, answered in one place."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
 
 
 @frozen(kw_only=True)
@@ -62,9 +78,41 @@ def read_input(*, content_type: str, body: bytes, query: Mapping[str, str]) -> I
     return Input(
         # "-d resource=…" and a bare query string are both understood: the query is asked last.
         data={**query, **data},
-        fields=parse(",".join(map(str, fields)) if isinstance(fields, list) else str(fields)),
+        fields=_read_fields(",".join(map(str, fields)) if isinstance(fields, list) else str(fields)),
         pretty=options.get("opt_pretty", False) not in (False, "false", "0"),
     )
+
+
+def _read_fields(text: str) -> frozenset[Path]:
+    """Read ``opt_fields``: ``name``, ``resource.name``, ``(this|resource).name``, joined by commas.
+
+    A group stands for each of its alternatives, ``this`` for the record itself. Names nobody knows do no harm.
+    """
+    paths = set()
+    for term in re.findall(r"(?:\([^()]*\)|[^,()])+", text.replace(" ", "")):
+        segments = re.findall(r"\([^()]*\)|[^.()]+", term)
+        choices = [segment[1:-1].split("|") if segment.startswith("(") else [segment] for segment in segments]
+        for chosen in islice(product(*choices), _MAX_PATHS):
+            paths.add(tuple(name for name in ".".join(chosen).split(".") if name != "this"))
+    return frozenset(path for path in paths if path)
+
+
+def select(record: dict[str, Any], paths: Collection[Path]) -> dict[str, Any]:
+    """The part of *record* that *paths* name, in the record's own order; ``gid`` is always there."""
+    chosen = {}
+    for name, value in record.items():
+        below = [path[1:] for path in paths if path[0] == name]
+        if name == "gid" or () in below:
+            chosen[name] = value
+        elif below:
+            chosen[name] = _select_inside(value, below)
+    return chosen
+
+
+def _select_inside(value: Any, paths: Collection[Path]) -> Any:
+    if isinstance(value, list):
+        return [_select_inside(item, paths) for item in value]
+    return select(value, paths) if isinstance(value, dict) else value
 
 
 def legible(content_type: str, body: bytes) -> Any:

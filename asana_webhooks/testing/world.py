@@ -1,60 +1,131 @@
-"""The fake's workspace: the resources in it, what changes there, and which webhooks hear of it. Decisions only."""
+"""The fake's workspace: its resources and webhooks, what changes there, and which webhooks hear of it.
+
+Sources: https://developers.asana.com/reference/events and https://developers.asana.com/docs/webhooks-guide
+"""
 
 import itertools
 import random
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import timedelta
 from typing import Any, Final
 
 import attrs
-from attrs import field, frozen
+from attrs import frozen
 
+from asana_webhooks import wire
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.models import WebhookFilter
-from asana_webhooks.testing.clock import format_time
+from asana_webhooks.models import Secret, WebhookFilter
+from asana_webhooks.testing.clock import FakeClock, format_time
+from asana_webhooks.testing.records import (
+    DeliveryRecord,
+    HandshakeRecord,
+    RecentRecords,
+    RequestRecord,
+    Resource,
+    WebhookRecord,
+)
 
-__all__ = ["ACTIONS", "FILTERED_TYPES", "Resource", "World", "make_event", "passes", "reaches"]
+__all__ = ["ACTIONS", "DEFAULT_USER", "FILTERED_TYPES", "HEARTBEAT_EVERY", "Change", "Value", "World", "check_text"]
 
 ACTIONS: Final = ("changed", "added", "removed", "deleted", "undeleted")
 """What can happen to a resource. Source: https://developers.asana.com/reference/events"""
 
+DEFAULT_USER: Final = "11"
+"""The user who changes things when nobody else is named."""
+
 FILTERED_TYPES: Final = ("workspace", "team", "portfolio")
 """Types of resources whose webhooks must have filters, without fields."""
+
+HEARTBEAT_EVERY: Final = timedelta(hours=8)
 
 # https://developers.asana.com/docs/webhooks-guide: tasks, subtasks and stories do not reach webhooks this high up.
 _REACHING_HIGH: Final = ("project", "team_membership", "workspace_membership")
 _SUBTYPES: Final[Mapping[str, str]] = {"task": "default_task", "story": "comment_added"}
 
+Value = str | Mapping[str, Any]
+"""A resource as a value of a field: the gid of a known one, or ``{"gid": …, "resource_type": …}``."""
+
 
 @frozen(kw_only=True)
-class Resource:
-    """Something in Asana: a project, a task, a story, a team …"""
+class Change:
+    """One thing that happens in the workspace. `FakeAsana.change` explains the members."""
 
-    gid: str
-    resource_type: str
+    resource: str
+    action: str = "changed"
+    field: str | None = None
+    change_action: str | None = None
+    new_value: Value | None = None
+    added_value: Value | None = None
+    removed_value: Value | None = None
+    user: str | None = DEFAULT_USER
+    parent: str | None = None
+    resource_type: str | None = None
     resource_subtype: str | None = None
-    name: str = ""
-    parents: tuple[str, ...] = ()
-    """Gids of what it is in; its changes are heard there too."""
-    accessible: bool = True
-    """False: creating a webhook on it is refused with 403."""
-
-    def compact(self) -> dict[str, str]:
-        """As it stands in an event: with its subtype and without its name."""
-        subtype = {} if self.resource_subtype is None else {"resource_subtype": self.resource_subtype}
-        return {"gid": self.gid, "resource_type": self.resource_type, **subtype}
 
 
-@attrs.define
+def check_text(name: str, text: str) -> None:
+    """Check that *text* can be encoded.
+
+    Raises:
+        ConfigurationError: it holds half a character; the message calls it *name*.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Without the text itself: it may be a secret.
+        raise ConfigurationError(f"{name} holds a lone surrogate, which UTF-8 cannot encode") from None
+
+
 class World:
-    """All resources by gid, and the numbers not yet given."""
+    """Everything there is in the fake: resources, webhooks, and records of what came and went.
 
-    resources: dict[str, Resource] = field(factory=dict)
-    _numbers: "itertools.count[int]" = field(factory=lambda: itertools.count(1_200_000_000_000_001))
+    Args:
+        clock: what time it is.
+        seed: of everything random.
+    """
+
+    def __init__(self, *, clock: FakeClock, seed: int) -> None:
+        self.clock = clock
+        self.rng = random.Random(seed)  # noqa: S311 (the same secrets in every run, on purpose)
+        self.resources: dict[str, Resource] = {}
+        self.webhooks: dict[str, WebhookRecord] = {}
+        self.requests: list[RequestRecord] = RecentRecords()
+        self.handshakes: list[HandshakeRecord] = RecentRecords()
+        self.deliveries: list[DeliveryRecord] = RecentRecords()
+        self._numbers = itertools.count(1_200_000_000_000_001)
 
     def new_gid(self) -> str:
         """A gid nothing has yet; later ones are larger."""
         return next(gid for gid in map(str, self._numbers) if gid not in self.resources)
+
+    def secret(self, given: Secret | str | None = None) -> Secret:
+        """The secret that was given, or a fresh one: 32 hex digits, as Asana has made them since 2021.
+
+        Raises:
+            ConfigurationError: the text cannot be encoded.
+        """
+        if given is None:
+            return Secret(f"{self.rng.getrandbits(128):032x}")
+        if isinstance(given, Secret):
+            return given
+        check_text("secret", given)
+        return Secret(given)
+
+    def new_webhook(
+        self, resource: Resource, target: str, filters: tuple[WebhookFilter, ...] = (), *, quiet: bool = False
+    ) -> WebhookRecord:
+        """Make a webhook, which is not among `webhooks` yet."""
+        now = self.clock.now()
+        return WebhookRecord(
+            gid=self.new_gid(),
+            resource=resource,
+            target=target,
+            filters=filters,
+            secret=self.secret(),
+            created_at=now,
+            next_heartbeat=now + HEARTBEAT_EVERY,
+            quiet=quiet,
+        )
 
     def add(
         self,
@@ -105,46 +176,99 @@ class World:
                 open_gids.extend(resource.parents)
         return list(found.values())
 
-    def put_under(self, gid: str, parent: str) -> None:
-        """Add *parent* to what the resource is in."""
-        resource = self.get(gid)
-        if parent not in resource.parents:
-            self.resources[gid] = attrs.evolve(resource, parents=(*resource.parents, self.get(parent).gid))
+    def apply(self, change: Change) -> dict[str, Any]:
+        """Let *change* happen, note it for the webhooks that hear of it, and return its event.
 
-    def take_out(self, gid: str, parent: str) -> None:
-        """Take *parent* from what the resource is in."""
-        resource = self.get(gid)
-        self.resources[gid] = attrs.evolve(resource, parents=tuple(one for one in resource.parents if one != parent))
+        Raises:
+            ConfigurationError: it could not happen; nothing was changed.
+        """
+        if change.action not in ACTIONS:
+            raise ConfigurationError(f"action must be one of {', '.join(ACTIONS)}, not {change.action!r:.80}")
+        try:
+            wire.encode(attrs.asdict(change))
+        except (TypeError, ValueError):
+            raise ConfigurationError("a change is sent as JSON, which cannot hold this one") from None
+        details = self._details(change)
+        parent = None if change.parent is None else self.get(change.parent)
+        resource = self._place(change, parent)
+        if change.action in ("added", "removed") and parent is None and resource.parents:
+            parent = self.get(resource.parents[0])
+        lineage = self.lineage(resource.gid)
+        if change.action == "removed" and parent is not None:
+            lineage += [one for one in self.lineage(parent.gid) if one not in lineage]
+            remaining = tuple(one for one in resource.parents if one != parent.gid)
+            self.resources[resource.gid] = attrs.evolve(resource, parents=remaining)
+        event = self._event(change, resource, parent, details)
+        for webhook in self.webhooks.values():
+            hears = _reaches(webhook.resource, lineage, resource) and _passes(webhook.filters, event)
+            if hears and not webhook.quiet:
+                webhook.waiting.append(dict(event))
+        return event
+
+    def _place(self, change: Change, parent: Resource | None) -> Resource:
+        """The changed resource: below *parent* from now on, created there if nobody knows it."""
+        if change.resource not in self.resources and parent is not None:
+            return self.add(
+                change.resource_type or "task",
+                change.resource,
+                parents=[parent.gid],
+                resource_subtype=change.resource_subtype,
+            )
+        resource = self.get(change.resource)
+        if parent is not None and change.action != "removed" and parent.gid not in resource.parents:
+            self.resources[resource.gid] = attrs.evolve(resource, parents=(*resource.parents, parent.gid))
+        return self.get(change.resource)
+
+    def _details(self, change: Change) -> dict[str, Any] | None:
+        """The member ``change`` of the event."""
+        values = {
+            "new_value": (change.new_value, "changed"),
+            "added_value": (change.added_value, "added"),
+            "removed_value": (change.removed_value, "removed"),
+        }
+        given = [(name, value, action) for name, (value, action) in values.items() if value is not None]
+        if change.field is None:
+            if given or change.change_action is not None:
+                raise ConfigurationError(f"{given[0][0] if given else 'change_action'} needs the field it is about")
+            return None
+        if change.action != "changed":
+            raise ConfigurationError(f"field goes with action='changed' only, not with {change.action!r}")
+        if len(given) > 1:
+            raise ConfigurationError(f"a change has one value, not {' and '.join(name for name, *_ in given)}")
+        implied = given[0][2] if given else "changed"
+        action = change.change_action or implied
+        if action not in ("changed", "added", "removed") or (given and action != implied):
+            raise ConfigurationError(f"change_action must fit the value ({implied}), not be {action!r:.80}")
+        return {"field": change.field, "action": action} | {name: self._value(value) for name, value, _ in given}
+
+    def _value(self, value: Value) -> dict[str, Any]:
+        if isinstance(value, str):
+            resource = self.get(value)
+            # In webhooks these have a gid and a type, nothing more.
+            return {"gid": resource.gid, "resource_type": resource.resource_type}
+        if not isinstance(value.get("gid"), str) or not isinstance(value.get("resource_type"), str):
+            raise ConfigurationError("a value is the gid of a known resource, or has a gid and a resource_type")
+        return dict(value)
+
+    def _event(
+        self, change: Change, resource: Resource, parent: Resource | None, details: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """The event with the members real deliveries have; in webhooks the resource has a subtype and no name."""
+        moved = change.action in ("added", "removed")
+        event: dict[str, Any] = {
+            "user": None if change.user is None else {"gid": change.user, "resource_type": "user"},
+            "created_at": format_time(self.clock.now()),
+            "action": change.action,
+            "resource": resource.compact(),
+            "parent": parent.compact() if moved and parent is not None else None,
+        }
+        if details is not None:
+            event["change"] = details
+        # Real deliveries have the members of their events in varying order.
+        return dict(self.rng.sample(list(event.items()), k=len(event)))
 
 
-def make_event(
-    *,
-    resource: Resource,
-    action: str,
-    created_at: datetime,
-    user: str | None,
-    parent: Resource | None,
-    change: dict[str, Any] | None,
-    rng: random.Random,
-) -> dict[str, Any]:
-    """One event with the members real deliveries have.
-
-    Source: https://developers.asana.com/reference/events; in webhooks the resource has a subtype and no name.
-    """
-    event: dict[str, Any] = {
-        "user": None if user is None else {"gid": user, "resource_type": "user"},
-        "created_at": format_time(created_at),
-        "action": action,
-        "resource": resource.compact(),
-        "parent": None if parent is None else parent.compact(),
-    }
-    if change is not None:
-        event["change"] = change
-    # Real deliveries have the members of their events in varying order.
-    return dict(rng.sample(list(event.items()), k=len(event)))
-
-
-def reaches(watched: Resource, lineage: Iterable[Resource], changed: Resource) -> bool:
+def _reaches(watched: Resource, lineage: Iterable[Resource], changed: Resource) -> bool:
     """Tell whether a change of *changed*, with this *lineage*, is heard by webhooks on *watched*."""
     if watched.gid == changed.gid:
         return True
@@ -153,9 +277,8 @@ def reaches(watched: Resource, lineage: Iterable[Resource], changed: Resource) -
     return any(watched.gid == resource.gid for resource in lineage)
 
 
-def passes(filters: Iterable[WebhookFilter], event: Mapping[str, Any]) -> bool:
+def _passes(filters: tuple[WebhookFilter, ...], event: Mapping[str, Any]) -> bool:
     """Tell whether *event* goes through: any filter lets it pass, or there are none."""
-    filters = tuple(filters)
     return not filters or any(_matches(one, event) for one in filters)
 
 

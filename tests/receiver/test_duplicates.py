@@ -14,10 +14,11 @@ import pytest
 from asana_webhooks import HandshakeMismatchError, Secret
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Store, registration_id
-from asana_webhooks.testing import FakeAsana, Fault, FaultProxy, StreamFault
+from asana_webhooks.testing import FakeAsana, Fault
 from tests.helpers.attackers import EITHER, STORES, Attacker, post, signed, stage
 from tests.helpers.receiving import prepare, receiver_process, stored
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
+from tests.helpers.tcp_proxy import Loss, tcp_proxy
 from tests.subscriptions.scenes import arrived
 
 OTHER_ENDPOINT = "Another_endpoint_0123456789_abcdefghijklmno"
@@ -55,9 +56,9 @@ async def test_two_processes_store_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("door", "kind"), EITHER)
 async def test_an_answer_that_is_lost_makes_a_duplicate(door: str, kind: str, tmp_path: Path) -> None:
     """Asana, who never saw the 200, sends the very same again, and a worker gets it once."""
-    async with stage(door, kind, tmp_path) as here, FaultProxy(here.public_url) as proxy:
+    async with stage(door, kind, tmp_path) as here, tcp_proxy(here.public_url) as proxy:
         await here.establish(public_url=proxy.url)
-        proxy.script(replies=StreamFault(reset_after=0))
+        proxy.lose(replies=Loss())
         await here.change_something()
         await here.fake.advance(10)
 
@@ -69,9 +70,9 @@ async def test_an_answer_that_is_lost_makes_a_duplicate(door: str, kind: str, tm
 async def test_a_retry_that_has_grown_tells_the_old_events_apart(door: str, kind: str, tmp_path: Path) -> None:
     """With more events it is another delivery, and the fingerprints show which of them had come before."""
     fake = FakeAsana(retries_grow=True)
-    async with stage(door, kind, tmp_path, fake=fake) as here, FaultProxy(here.public_url) as proxy:
+    async with stage(door, kind, tmp_path, fake=fake) as here, tcp_proxy(here.public_url) as proxy:
         await here.establish(public_url=proxy.url)
-        proxy.script(replies=StreamFault(reset_after=0))
+        proxy.lose(replies=Loss())
         await here.change_something()
         await fake.advance(1)  # the same in the same moment would be the same event
         await here.change_something()

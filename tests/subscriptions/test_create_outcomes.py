@@ -32,8 +32,9 @@ from asana_webhooks import (
     registration_id,
 )
 from asana_webhooks.store.base import Store
-from asana_webhooks.testing import FakeAsana, Fault, FaultProxy, StreamFault, serve_receiver
+from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 from tests.helpers.stores import Clock
+from tests.helpers.tcp_proxy import Loss, tcp_proxy
 from tests.subscriptions.scenes import LoopClock, Scene, Stuck, arrived, live, mute, no_wait, shown, troubled
 
 NOWHERE = "http://127.0.0.1:1"
@@ -110,7 +111,7 @@ UNKNOWN = [
     *[leftover(f"answer cut after {size} bytes", cut=size) for size in (1, 11, 40, 150)],
     *[leftover(f"body cut after {size} bytes", create("truncate", size=size)) for size in (0, 1, 60, 300)],
     leftover("201 without a body", create(status=201, body="", executed=True)),
-    leftover("201 of a proxy", create(status=201, body="<html>", content_type="text/html", executed=True)),
+    leftover("201 of a proxy", create(status=201, body="<html>", headers={"Content-Type": "text/html"}, executed=True)),
     leftover("201 of another shape", create(status=201, body='{"data": 5}', executed=True)),
     unaffected("deadline before anything", deadline=("createWebhook", "before")),
     unaffected("deadline before the handshake", deadline=("handshake", "before")),
@@ -205,8 +206,8 @@ async def staged(cell: Cell, kind: str, tmp_path: Path) -> AsyncIterator[Stage]:
         fake = await stack.enter_async_context(FakeAsana())
         url = NOWHERE if cell.asana == "down" else fake.url
         if cell.cut is not None:
-            proxy = await stack.enter_async_context(FaultProxy(fake.url))
-            proxy.script(replies=StreamFault(close_after=cell.cut))
+            proxy = await stack.enter_async_context(tcp_proxy(fake.url))
+            proxy.lose(replies=Loss(cell.cut, "close"))
             url = proxy.url
         retry = RetryPolicy(sleep=no_wait, clock=loop_clock)
         asana = await stack.enter_async_context(AsanaSession(fake.token, base_url=url, retry=retry))

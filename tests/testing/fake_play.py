@@ -13,6 +13,7 @@ import jsonschema
 from aiohttp import web
 
 from asana_webhooks.testing import FakeAsana
+from asana_webhooks.testing.control import serve_control
 
 PROJECT = "8675309"
 WORKSPACE = "1331"
@@ -138,6 +139,7 @@ async def playing(**options: Any) -> AsyncIterator[tuple[FakeAsana, Caller, Targ
         FakeAsana(**options) as fake,
         aiohttp.ClientSession(connector=connector) as http,
     ):
+        serve_control(fake)
         yield fake, Caller(fake, http), target
 
 

@@ -1,6 +1,7 @@
 """Faults of the API's operations, whose turn it is, and what a fault may say."""
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
@@ -8,61 +9,54 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import Fault
-from asana_webhooks.testing.script import FaultScript, Plan
 from tests.testing.fake_play import PROJECT, playing
 
 LIST = "/webhooks?workspace=1331"
 
 
-@pytest.mark.parametrize(
-    ("status", "message"),
-    [
-        (400, "Bad request"),
-        (401, "Not Authorized"),
-        (402, "This feature is not available in the plan of this workspace."),
-        (403, "Forbidden"),
-        (404, "No matching route for request"),
-        (429, "You've made too many requests and hit a rate limit. Please retry after the given amount of time."),
-        (451, "Error"),
-        (500, "Server Error"),
-        (502, "Bad Gateway"),
-        (503, "Service Unavailable"),
-        (504, "Gateway Timeout"),
-    ],
-)
-async def test_status(status: int, message: str) -> None:
+STATUS: list[tuple[int, str]] = [
+    (400, "Bad request"),
+    (401, "Not Authorized"),
+    (402, "This feature is not available in the plan of this workspace."),
+    (403, "Forbidden"),
+    (404, "No matching route for request"),
+    (429, "You've made too many requests and hit a rate limit. Please retry after the given amount of time."),
+    (451, "Error"),
+    (500, "Server Error"),
+    (502, "Bad Gateway"),
+    (503, "Service Unavailable"),
+    (504, "Gateway Timeout"),
+]
+
+
+async def test_status() -> None:
     """A scripted status comes in Asana's envelope with its usual sentence, once."""
     async with playing() as (fake, api, _):
-        fake.script(Fault(at="getWebhooks", status=status))
-        answered = await api.call("GET", LIST)
-        assert (answered.status, answered.message) == (status, message)
-        assert ("phrase" in answered.tree["errors"][0]) is (status == 500)
-        assert answered.headers["Content-Type"] == "application/json; charset=UTF-8"
-        assert (await api.call("GET", LIST)).status == 200
-        assert [request.status for request in fake.requests] == [status, 200]
+        for status, message in STATUS:
+            fake.script(Fault(at="getWebhooks", status=status))
+            answered = await api.call("GET", LIST)
+            assert (answered.status, answered.message) == (status, message)
+            assert ("phrase" in answered.tree["errors"][0]) is (status == 500)
+            assert answered.headers["Content-Type"] == "application/json; charset=UTF-8"
+            assert (await api.call("GET", LIST)).status == 200
+            assert [request.status for request in fake.requests[-2:]] == [status, 200]
 
 
 async def test_own_words() -> None:
-    """Message, phrase and headers can be chosen."""
+    """Message and headers can be chosen; an empty message is one too."""
     async with playing() as (fake, api, _):
-        fake.script(Fault(at="*", status=500, message="Oops", phrase="3 calm cats", headers={"Asana-Change": "name=x"}))
+        fake.script(
+            Fault(at="*", status=500, message="Oops", headers={"Asana-Change": "name=x"}),
+            Fault(at="*", status=500, message=""),
+        )
         answered = await api.call("GET", LIST)
-        assert answered.message == "Oops"
-        assert answered.tree["errors"][0]["phrase"] == "3 calm cats"
-        assert answered.headers["Asana-Change"] == "name=x"
-
-
-async def test_empty_words() -> None:
-    """An empty message or phrase is one too."""
-    async with playing() as (fake, api, _):
-        fake.script(Fault(at="*", status=500, message="", phrase=""))
-        detail = (await api.call("GET", LIST)).tree["errors"][0]
-        assert (detail["message"], detail["phrase"]) == ("", "")
+        assert (answered.message, answered.headers["Asana-Change"]) == ("Oops", "name=x")
+        assert (await api.call("GET", LIST)).tree["errors"][0]["message"] == ""
 
 
 @pytest.mark.parametrize("body", [None, "<x/>"])
 async def test_one_header_of_a_name(body: str | None) -> None:
-    """Names that differ in case alone are one header: headers go before content_type, retry_after before headers."""
+    """Names that differ in case alone are one header; retry_after goes before headers."""
     async with playing() as (fake, api, _):
         headers = {"content-type": "x/y", "RETRY-AFTER": "1", "X-Tab": "a\tb", "X-E": "é☃"}
         fake.script(Fault(at="*", status=503, body=body, headers=headers, retry_after=2))
@@ -73,36 +67,38 @@ async def test_one_header_of_a_name(body: str | None) -> None:
             assert (response.headers["X-Tab"], response.headers["X-E"]) == ("a\tb", "é☃")
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "header"),
-    [(30, "30"), (0.5, "0.5"), ("Fri, 02 Jan 2026 03:04:05 GMT",) * 2, ("soon", "soon"), (-1, "-1")],
-)
-async def test_retry_after(retry_after: Any, header: str) -> None:
+async def test_retry_after() -> None:
     """Retry-After can be a number or any text."""
     async with playing() as (fake, api, _):
-        fake.script(Fault(at="getWebhooks", status=429, retry_after=retry_after))
-        assert (await api.call("GET", LIST)).headers["Retry-After"] == header
+        for retry_after in (30, 0.5, "Fri, 02 Jan 2026 03:04:05 GMT", "soon", -1):
+            fake.script(Fault(at="getWebhooks", status=429, retry_after=retry_after))
+            assert (await api.call("GET", LIST)).headers["Retry-After"] == str(retry_after)
 
 
-@pytest.mark.parametrize(
-    ("fault", "status", "text", "content_type"),
-    [
-        (Fault(at="*", status=200, body="<html>", content_type="text/html"), 200, "<html>", "text/html"),
-        (Fault(at="*", status=200, body=""), 200, "", "application/json; charset=UTF-8"),
-        (Fault(at="*", status=200), 200, "", "application/json; charset=UTF-8"),
-        (Fault(at="*", status=200, body='{"data":5}'), 200, '{"data":5}', "application/json; charset=UTF-8"),
-        (Fault(at="*", status=502, body=b"\x00down", content_type="text/plain"), 502, "\x00down", "text/plain"),
-        (Fault(at="*", status=301, headers={"Location": "/x"}), 301, "", "application/json; charset=UTF-8"),
-        (Fault(at="*", status=308, headers={"Location": "/x"}), 308, "", "application/json; charset=UTF-8"),
-    ],
-)
-async def test_raw_answers(fault: Fault, status: int, text: str, content_type: str) -> None:
+RAW_ANSWERS: list[tuple[Fault, int, str, str]] = [
+    (Fault(at="*", status=200, body="<html>", headers={"Content-Type": "text/html"}), 200, "<html>", "text/html"),
+    (Fault(at="*", status=200, body=""), 200, "", "application/json; charset=UTF-8"),
+    (Fault(at="*", status=200), 200, "", "application/json; charset=UTF-8"),
+    (Fault(at="*", status=200, body='{"data":5}'), 200, '{"data":5}', "application/json; charset=UTF-8"),
+    (
+        Fault(at="*", status=502, body=b"\x00down", headers={"Content-Type": "text/plain"}),
+        502,
+        "\x00down",
+        "text/plain",
+    ),
+    (Fault(at="*", status=301, headers={"Location": "/x"}), 301, "", "application/json; charset=UTF-8"),
+    (Fault(at="*", status=308, headers={"Location": "/x"}), 308, "", "application/json; charset=UTF-8"),
+]
+
+
+async def test_raw_answers() -> None:
     """Any answer at all can be scripted."""
     async with playing() as (fake, api, _):
-        fake.script(fault)
-        answered = await api.call("GET", LIST)
-        assert (answered.status, answered.text, answered.headers["Content-Type"]) == (status, text, content_type)
-        assert answered.headers.get("Location") == fault.headers.get("Location")
+        for fault, status, text, content_type in RAW_ANSWERS:
+            fake.script(fault)
+            answered = await api.call("GET", LIST)
+            assert (answered.status, answered.text, answered.headers["Content-Type"]) == (status, text, content_type)
+            assert answered.headers.get("Location") == fault.headers.get("Location")
 
 
 @pytest.mark.parametrize("executed", [True, False])
@@ -133,14 +129,14 @@ async def test_lose_answer() -> None:
         assert (len(fake.webhooks), fake.requests[0].status) == (1, None)
 
 
-@pytest.mark.parametrize("size", [0, 1, 20])
-async def test_truncate(size: int) -> None:
+async def test_truncate() -> None:
     """The operation is done, and the answer ends in the middle."""
     async with playing() as (fake, api, target):
-        fake.script(Fault(at="createWebhook", do="truncate", size=size))
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await api.create(target.url)
-        assert (len(fake.webhooks), fake.requests[0].status) == (1, 201)
+        for size in [0, 1, 20]:
+            fake.script(Fault(at="createWebhook", do="truncate", size=size))
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await api.create(target.url)
+            assert (len(fake.webhooks), fake.requests[0].status) == (1, 201)
 
 
 @pytest.mark.parametrize("when", ["before", "before_answer"])
@@ -185,120 +181,91 @@ async def test_fault_of_one_webhook() -> None:
         assert (await api.call("GET", f"/webhooks/{second}")).status == 404
 
 
-async def test_401_mid_life() -> None:
-    """A good token can be refused once."""
+async def test_whose_turn_it_is() -> None:
+    """Of several faults that decide, each has its turn, in order; `after` counts requests with other faults too."""
+    for faults, statuses in (
+        ([Fault(at="*", status=401, after=1)], [200, 401, 200]),
+        (
+            [Fault(at="*", status=429), Fault(at="getWebhooks", status=500, times=2), Fault(at="*", status=503)],
+            [429, 500, 500, 503, 200],
+        ),
+        ([Fault(at="*", status=502, after=2), Fault(at="*", status=500)], [500, 200, 502, 200]),
+        ([Fault(at="delivery", do="lose"), Fault(at="oauth_token", status=503)], [200]),
+    ):
+        async with playing() as (fake, api, _):
+            fake.script(*faults)
+            assert [(await api.call("GET", LIST)).status for _ in statuses] == statuses
+
+
+async def test_delays_apply_besides() -> None:
+    """Delays apply besides what decides; two of the same moment take turns."""
     async with playing() as (fake, api, _):
-        fake.script(Fault(at="*", status=401, after=1))
-        assert [(await api.call("GET", LIST)).status for _ in range(3)] == [200, 401, 200]
+        fake.script(
+            Fault(at="*", do="delay", seconds=0.03),
+            Fault(at="*", do="delay", seconds=0.03),
+            Fault(at="*", do="delay", seconds=0.03, when="before_answer"),
+            Fault(at="*", status=500),
+        )
+        took = []
+        for status in (500, 200, 200):
+            started = time.monotonic()
+            assert (await api.call("GET", LIST)).status == status
+            took.append(time.monotonic() - started)
+        assert took[0] >= 0.06
+        assert took[1] >= 0.03
 
 
-def _script(*faults: Fault) -> FaultScript:
-    script = FaultScript(lambda: None)
-    script.add(*faults)
-    return script
+FAULTS_THAT_MAKE_NO_SENSE: list[tuple[dict[str, Any], str]] = [
+    ({"at": "getTask"}, "at must be one of *"),
+    ({"at": 5}, "at must be of type str, not 5"),
+    ({"at": "*", "do": "explode"}, "do at * must be one of answer, reset, lose_answer, truncate, delay, not"),
+    ({"at": "getWebhook", "do": "wrong_secret"}, "do at getWebhook must be one of"),
+    ({"at": "handshake"}, "do at handshake must be one of stranger"),
+    ({"at": "delivery"}, "do at delivery must be one of duplicate"),
+    ({"at": "*", "when": "after_handshake"}, "when at * must be one of before, before_answer, not"),
+    ({"at": "*", "when": 5}, "when must be of type str"),
+    ({"at": "*", "times": 0}, "times must be a whole number from 1 up, not 0"),
+    ({"at": "*", "times": 1.5}, "times must be a whole number from 1 up"),
+    ({"at": "*", "times": True}, "times must be a whole number from 1 up"),
+    ({"at": "*", "after": -1}, "after must be a whole number from 0 up"),
+    ({"at": "*", "status": 100}, "status must be a whole number from 200 to 599"),
+    ({"at": "*", "status": 600}, "status must be a whole number from 200 to 599"),
+    ({"at": "*", "status": "500"}, "status must be a whole number"),
+    ({"at": "*", "do": "delay", "seconds": float("inf")}, "seconds must be a number from 0 up"),
+    ({"at": "*", "do": "delay", "seconds": float("nan")}, "seconds must be a number from 0 up"),
+    ({"at": "*", "retry_after": [1]}, "retry_after must be a text or a number"),
+    ({"at": "*", "retry_after": True}, "retry_after must be a text or a number"),
+    ({"at": "*", "retry_after": "1\r\nX: y"}, "retry_after cannot be a header"),
+    ({"at": "*", "headers": [1]}, "headers must be names with texts"),
+    ({"at": "*", "headers": {"a": 1}}, "headers must be names with texts"),
+    ({"at": "*", "headers": {"a": "b\n"}}, "headers cannot be a header"),
+    ({"at": "*", "headers": {"a": "\x07"}}, "headers cannot be a header: '\\x07'"),
+    ({"at": "*", "headers": {"a": "\x7f"}}, "headers cannot be a header"),
+    ({"at": "*", "headers": {"a": "\ud800"}}, "headers holds a lone surrogate"),
+    ({"at": "*", "headers": {"a b": "c"}}, "headers cannot hold a header called 'a b'"),
+    ({"at": "*", "headers": {"": "c"}}, "headers cannot hold a header called ''"),
+    ({"at": "*", "headers": {"é": "c"}}, "headers cannot hold a header called 'é'"),
+    ({"at": "*", "headers": {"a\n": "c"}}, "headers cannot hold a header called 'a\\n'"),
+    ({"at": "*", "headers": {"content-Length": "5"}}, "headers cannot hold a header called 'content-Length'"),
+    ({"at": "*", "headers": {"Transfer-Encoding": "chunked"}}, "headers cannot hold a header called 'Transfer-"),
+    ({"at": "*", "retry_after": "\x00"}, "retry_after cannot be a header"),
+    ({"at": "*", "body": "\ud800"}, "body holds a lone surrogate"),
+    ({"at": "*", "message": "\ud800"}, "message holds a lone surrogate"),
+    ({"at": "delivery", "do": "forge", "secret": "\ud800"}, "secret holds a lone surrogate"),
+    ({"at": "delivery", "do": "tamper", "body": "\ud800"}, "body holds a lone surrogate"),
+    ({"at": "*", "body": 5}, "body must be of type str | bytes, not 5"),
+    ({"at": "*", "message": 5}, "message must be of type str"),
+    ({"at": "*", "webhook": 5}, "webhook must be of type str"),
+    ({"at": "*", "executed": 1}, "executed must be of type bool"),
+]
 
 
-def test_one_after_another() -> None:
-    """Of several faults that decide, each has its turn, in order."""
-    script = _script(Fault(at="*", status=429), Fault(at="getWebhook", status=500, times=2), Fault(at="*", do="reset"))
-    ended = [script.take("getWebhook").fault for _ in range(5)]
-    assert [fault and (fault.do, fault.status) for fault in ended] == [
-        ("answer", 429),
-        ("answer", 500),
-        ("answer", 500),
-        ("reset", 500),
-        None,
-    ]
-
-
-def test_after_counts_every_request() -> None:
-    """A fault that comes later counts requests with other faults too."""
-    script = _script(Fault(at="*", do="reset", after=2), Fault(at="*", status=500))
-    ended = [script.take("getWebhook").fault for _ in range(4)]
-    assert [fault and fault.do for fault in ended] == ["answer", None, "reset", None]
-
-
-def test_besides() -> None:
-    """Delays and strangers apply besides what decides; two of the same kind take turns."""
-    script = _script(
-        Fault(at="*", do="delay", seconds=1),
-        Fault(at="*", do="delay", seconds=2),
-        Fault(at="*", do="delay", seconds=3, when="before_answer"),
-        Fault(at="*", status=500),
-    )
-    first, second = script.take("getWebhook"), script.take("getWebhook")
-    assert [one.seconds for one in first.besides] == [1, 3]
-    assert first.fault is not None
-    assert first.find("delay", "before_answer") == first.besides[1]
-    assert first.find("answer") == first.fault
-    assert ([one.seconds for one in second.besides], second.fault) == ([2], None)
-    assert Plan().find("delay") is None
-
-
-def test_fits_only_its_place() -> None:
-    """Faults of other places and other webhooks stay for their own."""
-    script = _script(Fault(at="delivery", do="lose", webhook="5"), Fault(at="*"))
-    assert script.take("delivery", webhook="6") == Plan()
-    assert script.take("handshake") == Plan()
-    assert script.take("delivery", webhook="5").fault is not None
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ({"at": "getTask"}, "at must be one of *"),
-        ({"at": 5}, "at must be of type str, not 5"),
-        ({"at": "*", "do": "explode"}, "do at * must be one of answer, reset, lose_answer, truncate, delay, not"),
-        ({"at": "getWebhook", "do": "wrong_secret"}, "do at getWebhook must be one of"),
-        ({"at": "handshake"}, "do at handshake must be one of stranger"),
-        ({"at": "delivery"}, "do at delivery must be one of duplicate"),
-        ({"at": "*", "when": "after_handshake"}, "when at * must be one of before, before_answer, not"),
-        ({"at": "*", "when": 5}, "when must be of type str"),
-        ({"at": "*", "times": 0}, "times must be a whole number from 1 up, not 0"),
-        ({"at": "*", "times": 1.5}, "times must be a whole number from 1 up"),
-        ({"at": "*", "times": True}, "times must be a whole number from 1 up"),
-        ({"at": "*", "after": -1}, "after must be a whole number from 0 up"),
-        ({"at": "*", "status": 100}, "status must be a whole number from 200 up"),
-        ({"at": "*", "status": 600}, "status must be between 200 and 599"),
-        ({"at": "*", "status": "500"}, "status must be a whole number"),
-        ({"at": "*", "do": "delay", "seconds": float("inf")}, "seconds must be a number from 0 up"),
-        ({"at": "*", "do": "delay", "seconds": float("nan")}, "seconds must be a number from 0 up"),
-        ({"at": "*", "retry_after": [1]}, "retry_after must be a text or a number"),
-        ({"at": "*", "retry_after": True}, "retry_after must be a text or a number"),
-        ({"at": "*", "retry_after": "1\r\nX: y"}, "retry_after cannot be a header"),
-        ({"at": "*", "headers": [1]}, "headers must be names with texts"),
-        ({"at": "*", "headers": {"a": 1}}, "headers must be names with texts"),
-        ({"at": "*", "headers": {"a": "b\n"}}, "headers cannot be a header"),
-        ({"at": "*", "headers": {"a": "\x07"}}, "headers cannot be a header: '\\x07'"),
-        ({"at": "*", "headers": {"a": "\x7f"}}, "headers cannot be a header"),
-        ({"at": "*", "headers": {"a": "\ud800"}}, "headers holds a lone surrogate"),
-        ({"at": "*", "headers": {"a b": "c"}}, "headers cannot hold a header called 'a b'"),
-        ({"at": "*", "headers": {"": "c"}}, "headers cannot hold a header called ''"),
-        ({"at": "*", "headers": {"é": "c"}}, "headers cannot hold a header called 'é'"),
-        ({"at": "*", "headers": {"a\n": "c"}}, "headers cannot hold a header called 'a\\n'"),
-        ({"at": "*", "headers": {"content-Length": "5"}}, "headers cannot hold a header called 'content-Length'"),
-        ({"at": "*", "headers": {"Transfer-Encoding": "chunked"}}, "headers cannot hold a header called 'Transfer-"),
-        ({"at": "*", "retry_after": "\x00"}, "retry_after cannot be a header"),
-        ({"at": "*", "content_type": "a\x01"}, "content_type cannot be a header"),
-        ({"at": "*", "content_type": "\ud800"}, "content_type holds a lone surrogate"),
-        ({"at": "*", "body": "\ud800"}, "body holds a lone surrogate"),
-        ({"at": "*", "message": "\ud800"}, "message holds a lone surrogate"),
-        ({"at": "*", "phrase": "\ud800"}, "phrase holds a lone surrogate"),
-        ({"at": "delivery", "do": "forge", "secret": "\ud800"}, "secret holds a lone surrogate"),
-        ({"at": "delivery", "do": "tamper", "body": "\ud800"}, "body holds a lone surrogate"),
-        ({"at": "*", "content_type": None}, "content_type must be of type str"),
-        ({"at": "*", "content_type": "a\r\nb"}, "content_type cannot be a header"),
-        ({"at": "*", "body": 5}, "body must be a text or bytes"),
-        ({"at": "*", "message": 5}, "message must be of type str"),
-        ({"at": "*", "webhook": 5}, "webhook must be of type str"),
-        ({"at": "*", "executed": 1}, "executed must be of type bool"),
-    ],
-)
-def test_faults_that_make_no_sense(members: dict[str, Any], message: str) -> None:
+def test_faults_that_make_no_sense() -> None:
     """A fault that cannot be is refused when it is made, with the member and what it may be."""
-    with pytest.raises(ConfigurationError) as caught:
-        Fault(**members)
-    assert str(caught.value).startswith(message)
+    for members, message in FAULTS_THAT_MAKE_NO_SENSE:
+        with pytest.raises(ConfigurationError) as caught:
+            Fault(**members)
+        assert str(caught.value).startswith(message)
 
 
 def test_secret_is_hidden() -> None:
@@ -338,15 +305,17 @@ async def test_hold_and_fault_together() -> None:
         assert (await call).status == 503
 
 
-@pytest.mark.parametrize(
-    ("at", "when"),
-    [("createWebhook", "after"), ("getWebhook", "after_handshake"), ("delivery", "after"), ("nowhere", "before")],
-)
-async def test_holds_that_make_no_sense(at: str, when: str) -> None:
+async def test_holds_that_make_no_sense() -> None:
     """A hold needs a place and a moment that exist."""
     async with playing() as (fake, _, _):
-        with pytest.raises(ConfigurationError, match="must be one of"):
-            fake.hold(at, when=when)
+        for at, when in [
+            ("createWebhook", "after"),
+            ("getWebhook", "after_handshake"),
+            ("delivery", "after"),
+            ("nowhere", "before"),
+        ]:
+            with pytest.raises(ConfigurationError, match="must be one of"):
+                fake.hold(at, when=when)
 
 
 async def test_settle_waits_after_release() -> None:

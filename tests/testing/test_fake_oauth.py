@@ -8,8 +8,7 @@ import aiohttp
 import pytest
 
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.testing import FakeAsana, Fault
-from asana_webhooks.testing.oauth import AppRecord
+from asana_webhooks.testing import AppRecord, FakeAsana, Fault
 from tests.testing.fake_play import Answered, Caller, playing
 
 LIST = "/webhooks?workspace=1331"
@@ -86,47 +85,46 @@ async def test_revoke() -> None:
         assert "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize("header", ["{}", "bearer {}", "Bearer  {}", "Basic {}", "Bearer {} "])
-async def test_a_token_goes_behind_bearer(header: str) -> None:
+async def test_a_token_goes_behind_bearer() -> None:
     """An issued token is taken where Asana takes it, and nowhere else; spaces around a header do not count."""
     async with playing() as (fake, api, _):
         token = (await refresh(api, fake.register_app())).tree["access_token"]
-        answered = await api.call("GET", LIST, headers={"Authorization": header.format(token)})
-        assert answered.status == (200 if header == "Bearer {} " else 401)
+        for header in ["{}", "bearer {}", "Bearer  {}", "Basic {}", "Bearer {} "]:
+            answered = await api.call("GET", LIST, headers={"Authorization": header.format(token)})
+            assert answered.status == (200 if header == "Bearer {} " else 401)
 
 
-@pytest.mark.parametrize(
-    ("changes", "code", "description"),
-    [
-        ({"refresh_token": "2/11/1:wrong"}, "invalid_grant", "The `refresh_token` provided was invalid."),
-        ({"client_id": "54321"}, "invalid_client", "The `client_id` or `client_secret` provided was invalid."),
-        ({"client_secret": "wrong"}, "invalid_client", "The `client_id` or `client_secret` provided was invalid."),
-        ({"grant_type": "password"}, "unsupported_grant_type", "The `grant_type` provided is not supported."),
-        ({"grant_type": ""}, "invalid_request", "The `grant_type` parameter is required."),
-        ({"client_id": ""}, "invalid_request", "The `client_id` parameter is required."),
-        ({"client_secret": ""}, "invalid_request", "The `client_secret` parameter is required."),
-        ({"refresh_token": ""}, "invalid_request", "The `refresh_token` parameter is required."),
-    ],
-)
-async def test_refusals(changes: dict[str, str], code: str, description: str) -> None:
+REFUSALS: list[tuple[dict[str, str], str, str]] = [
+    ({"refresh_token": "2/11/1:wrong"}, "invalid_grant", "The `refresh_token` provided was invalid."),
+    ({"client_id": "54321"}, "invalid_client", "The `client_id` or `client_secret` provided was invalid."),
+    ({"client_secret": "wrong"}, "invalid_client", "The `client_id` or `client_secret` provided was invalid."),
+    ({"grant_type": "password"}, "unsupported_grant_type", "The `grant_type` provided is not supported."),
+    ({"grant_type": ""}, "invalid_request", "The `grant_type` parameter is required."),
+    ({"client_id": ""}, "invalid_request", "The `client_id` parameter is required."),
+    ({"client_secret": ""}, "invalid_request", "The `client_secret` parameter is required."),
+    ({"refresh_token": ""}, "invalid_request", "The `refresh_token` parameter is required."),
+]
+
+
+async def test_refusals() -> None:
     """Errors are OAuth's, not Asana's usual envelope."""
     async with playing() as (fake, api, _):
         app = fake.register_app()
-        answered = await refresh(api, app, **changes)
+        for changes, code, description in REFUSALS:
+            answered = await refresh(api, app, **changes)
+            assert answered.status == 400
+            assert answered.tree.pop("error_uri").startswith("https://developers.asana.com/")
+            assert (answered.tree["error"], answered.tree["error_description"]) == (code, description)
+            assert set(answered.tree) == {"error", "error_description", "error_uri"}
+            assert app.refreshes == 0
 
-        assert answered.status == 400
-        assert answered.tree.pop("error_uri").startswith("https://developers.asana.com/")
-        assert (answered.tree["error"], answered.tree["error_description"]) == (code, description)
-        assert set(answered.tree) == {"error", "error_description", "error_uri"}
-        assert app.refreshes == 0
 
-
-@pytest.mark.parametrize("body", [b"", b"\xff=\xff", b"grant_type", b"{}"])
-async def test_unreadable_forms(body: bytes) -> None:
+async def test_unreadable_forms() -> None:
     """Whatever is no form with what is needed is a refusal too."""
     async with playing() as (_, api, _):
-        answered = await api.call("POST", "//-/oauth_token", data=body, headers=FORM)
-        assert (answered.status, answered.tree["error"]) == (400, "invalid_request")
+        for body in [b"", b"\xff=\xff", b"grant_type", b"{}"]:
+            answered = await api.call("POST", "//-/oauth_token", data=body, headers=FORM)
+            assert (answered.status, answered.tree["error"]) == (400, "invalid_request")
 
 
 async def test_json_is_not_taken() -> None:
@@ -136,12 +134,12 @@ async def test_json_is_not_taken() -> None:
         assert answered.tree["error_description"] == "The request must be form-encoded."
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "//-/oauth_token"), ("POST", "/-/oauth_token")])
-async def test_other_methods_and_places(method: str, path: str) -> None:
+async def test_other_methods_and_places() -> None:
     """Only a POST beside the API is a request for a token."""
     async with playing() as (_, api, _):
-        answered = await api.call(method, path)
-        assert (answered.status, answered.message) == (404, "No matching route for request")
+        for method, path in [("GET", "//-/oauth_token"), ("POST", "/-/oauth_token")]:
+            answered = await api.call(method, path)
+            assert (answered.status, answered.message) == (404, "No matching route for request")
 
 
 async def test_rotation() -> None:

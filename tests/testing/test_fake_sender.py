@@ -1,6 +1,5 @@
 """Deliveries: signatures, batches, retries, heartbeats, deletion, and everything scripted to go wrong with them."""
 
-import gc
 import hashlib
 import hmac
 import itertools
@@ -14,7 +13,6 @@ from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.testing import FakeAsana, Fault
-from asana_webhooks.testing.clock import format_time
 from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, Got, Target, playing, serving
 
 VECTOR_KEY = "0123456789abcdef0123456789abcdef"
@@ -386,53 +384,6 @@ async def test_lose_a_retry() -> None:
         assert fake.webhook(gid).next_attempt_after is None
 
 
-async def test_reorder() -> None:
-    """A delivery can let the next one go first; nothing is lost."""
-    async with playing(heartbeat=None) as (fake, api, target):
-        await api.create_gid(target.url)
-        fake.script(Fault(at="delivery", do="reorder"))
-        for field in ("first", "second", "third"):
-            fake.change(PROJECT, field=field)
-            await fake.settle()
-        assert [_events(got)[0]["change"]["field"] for got in target.deliveries] == ["second", "first", "third"]
-
-
-async def test_reorder_for_ever() -> None:
-    """Even if every delivery is to let the next one go first, each overtaken one comes in the end."""
-    async with playing(heartbeat=None) as (fake, api, target):
-        await api.create_gid(target.url)
-        fake.script(Fault(at="delivery", do="reorder", times=None))
-        fake.change(PROJECT, field="name")
-        await fake.settle()
-        assert target.deliveries == []
-        await fake.advance(8 * 3600)
-        assert [len(_events(got)) for got in target.deliveries] == [0, 1]
-
-
-async def test_overtaken_deliveries_keep_their_order() -> None:
-    """Of several overtaken deliveries the first comes first."""
-    async with playing(heartbeat=None) as (fake, api, target):
-        await api.create_gid(target.url)
-        fake.script(Fault(at="delivery", do="reorder", times=2))
-        for field in ("first", "second", "third"):
-            fake.change(PROJECT, field=field)
-            await fake.settle()
-        assert [_events(got)[0]["change"]["field"] for got in target.deliveries] == ["third", "first", "second"]
-
-
-@pytest.mark.parametrize("times", [1, None])
-async def test_retries_are_not_reordered(times: int | None) -> None:
-    """A retry holds back what is behind it: a fault that reorders leaves it alone, and it is sent once."""
-    async with playing(heartbeat=None) as (fake, api, target):
-        await api.create_gid(target.url)
-        fake.script(Fault(at="delivery", do="reorder", after=1, times=times))
-        target.fail()
-        fake.change(PROJECT, field="name")
-        await fake.settle()
-        await fake.advance(60)
-        assert [(one.status, one.retry) for one in fake.deliveries] == [(500, False), (200, True)]
-
-
 async def test_tamper() -> None:
     """The body can be changed after signing; once refused, the true one follows."""
     async with playing(heartbeat=None) as (fake, api, target):
@@ -492,7 +443,7 @@ async def test_fault_of_one_webhook() -> None:
 
 
 async def test_forge_delivery_helper() -> None:
-    """A forged delivery goes out at once and its status comes back, with whatever signature is wanted."""
+    """A forged delivery goes out at once and its status comes back."""
     async with playing() as (fake, api, target):
         gid = await api.create_gid(target.url)
         target.fail(401)
@@ -501,13 +452,7 @@ async def test_forge_delivery_helper() -> None:
         assert not _is_signed(target.deliveries[-1], fake.secret(gid))
         assert await fake.forge_delivery(gid, secret=fake.secret(gid)) == 200
         assert _is_signed(target.deliveries[-1], fake.secret(gid))
-        await fake.forge_delivery(gid, signature="é")
-        assert target.deliveries[-1].headers["X-Hook-Signature"] == "é"
-        await fake.forge_delivery(gid, signature="", body=b"{}", headers={"X-More": "1"})
-        assert "X-Hook-Signature" not in target.deliveries[-1].headers
-        assert (target.deliveries[-1].headers["X-More"], target.deliveries[-1].body) == ("1", b"{}")
-        assert [one.forged for one in fake.deliveries] == [False, True, True, True, True]
-        assert [one.heartbeat for one in fake.deliveries] == [True, False, False, False, False]
+        assert [(one.forged, one.heartbeat) for one in fake.deliveries] == [(False, True), (True, False), (True, False)]
         assert fake.webhook(gid).last_failure_at is None
 
 
@@ -520,31 +465,6 @@ async def test_forge_delivery_with_the_empty_key() -> None:
             assert _is_signed(target.deliveries[-1], Secret(""))
         with pytest.raises(ConfigurationError, match="secret holds a lone surrogate"):
             await fake.forge_delivery(gid, secret="\ud800")
-
-
-async def test_nothing_is_lost_by_a_mistake_of_the_fake(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """If delivering fails in a way nobody thought of, that is logged, and the same delivery comes again."""
-    async with playing(heartbeat=None) as (fake, api, target):
-        gid = await api.create_gid(target.url)
-        with monkeypatch.context() as patch:
-            patch.setattr(fake._postman, "post", None)
-            event = fake.change(PROJECT, field="name")
-            await fake.settle()
-        assert fake.webhook(gid).last_failure_content == "The fake failed: TypeError"
-        await fake.advance(10)
-        assert [_events(got) for got in target.deliveries] == [[event]]
-        assert fake.webhook(gid).delivery_retry_count == 0
-        gc.collect()
-    assert "'NoneType' object is not callable" in caplog.text
-
-
-async def test_two_changes_share_a_moment() -> None:
-    """On a frozen clock two changes have the same time."""
-    async with playing() as (fake, _, _):
-        one, two = fake.change(PROJECT, field="name"), fake.change(PROJECT, field="notes")
-        assert one["created_at"] == two["created_at"] == format_time(fake.clock.now())
 
 
 async def test_sign_is_the_packages_own() -> None:
