@@ -119,6 +119,7 @@ class _Pages:
         self._request = request
         self._prefetching = prefetching
         self._ahead: asyncio.Task[WebhookList] | None = None
+        self._page: WebhookPage | None = None  # one that has come, in case the step that takes it is cancelled
         self._busy = False
         self._offset = request.offset  # of the page to ask for next
         self._finished = False
@@ -134,19 +135,28 @@ class _Pages:
             raise ConfigurationError("two tasks walk on with one iterator; give each a walk of its own")
         if self._prefetching is not None and self._prefetching.ended:
             raise ConfigurationError(_LEFT)
+        self._busy = True
+        try:
+            if self._page is None:
+                self._page = await self._next()
+            if self._ahead is not None:
+                await asyncio.sleep(0)  # puts its request on the wire, even if the loop's body never awaits
+        finally:
+            self._busy = False
+        page, self._page = self._page, None
+        return page
+
+    async def _next(self) -> WebhookPage:
         if self._finished:
             raise StopAsyncIteration
         if (reason := self._endless()) is not None:
             raise self._error(reason)
-        self._busy = True
         try:
             fetched = await self._fetch_next()
         except BadRequestError as error:
             if not self._has_expired(error):
                 raise
             raise self._error("expired") from None
-        finally:
-            self._busy = False
         return self._take(fetched)
 
     async def _fetch_next(self) -> WebhookList:

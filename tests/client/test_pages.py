@@ -381,6 +381,20 @@ class TestPrefetch:
                 assert offsets_asked(server) == [None, "a"]
                 assert [[webhook.gid for webhook in one.items] async for one in walk] == [["2"], ["3"]]
 
+    async def test_asks_though_the_body_never_awaits(self) -> None:
+        """The next page has been asked for when the loop's body begins, so a body that only computes waits less."""
+        asked: list[int] = []
+
+        async def token() -> str:
+            asked.append(len(server.requests))
+            return TOKEN
+
+        async with scripted_server(page("1", then="a"), page("2")) as server:
+            async with AsanaSession(token, base_url=server.url) as asana:
+                async with get_webhooks(asana, workspace="1", prefetch=True) as pager:
+                    await anext(pager.pages())
+                    assert asked == [0, 1]
+
     async def test_wants_an_owner(self) -> None:
         """Without async with there would be nobody to end the task."""
         async with session("http://127.0.0.1:1") as asana:
