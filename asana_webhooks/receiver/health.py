@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from asana_webhooks.receiver.reply import Reply
+from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.store.base import Store, StoreHealth
 
 __all__ = ["HealthCheck", "health_reply"]
