@@ -179,7 +179,6 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
             "24 hours of refused deliveries."
         ),
     ),
-    (errors.RejectedError(status=401, reason="no signature"), "webhook request refused with 401: no signature"),
     (errors.PayloadError(problem="not JSON, or cut off", malformed=True), "not JSON, or cut off @ $"),
     (errors.PayloadError(problem="Expected `str`", path="$.data.gid"), "Expected `str` @ $.data.gid"),
     (errors.StoreError(problem="odd"), "store: odd. Check the store."),
@@ -316,7 +315,7 @@ class TestTravel:
 
     def test_notes_travel(self) -> None:
         """Notes added to an error on its way up are not lost in a pickle."""
-        error = errors.RejectedError(status=413, reason="too long")
+        error = errors.ConfigurationError("too long")
         error.add_note("in the night job")
 
         assert pickle.loads(pickle.dumps(error)).__notes__ == ["in the night job"]

@@ -13,17 +13,17 @@ from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # undocu
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from asana_webhooks.errors import PayloadError, RejectedError
+from asana_webhooks.errors import PayloadError
 from asana_webhooks.models import Delivery, Event, Secret
 from asana_webhooks.receiver.protocol import (
     Handshake,
     HookHeaders,
+    RefusedError,
     Signed,
     is_heartbeat,
-    prove,
     read_headers,
+    verify_delivery,
 )
-from asana_webhooks.receiver.reply import Outcome
 from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store.base import Registration, RegistrationState, candidate_id
 from asana_webhooks.wire import decode_events, encode
@@ -64,7 +64,7 @@ def headers(data: bytes) -> None:
     pairs = [_pair(line, signature) for line in head.split(b"\n")[1:]]
     try:
         meaning = read_headers(known, HookHeaders.of(pairs))
-    except RejectedError as refusal:
+    except RefusedError as refusal:
         _check_refusal(refusal, {400, 401, 404, 413, 415})
         return
     assert known.state is not RegistrationState.CLOSED
@@ -84,9 +84,8 @@ def _values(pairs: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
     return [value.strip(b" \t") for name, value in pairs if name.lower() == wanted]
 
 
-def _check_refusal(refusal: RejectedError, statuses: set[int]) -> None:
-    assert refusal.status in statuses
-    assert refusal.reason in set(Outcome)  # nothing of the request
+def _check_refusal(refusal: RefusedError, statuses: set[int]) -> None:
+    assert refusal.result.status in statuses
 
 
 def _check_handshake(handshake: Handshake, known: Registration, pairs: list[tuple[bytes, bytes]]) -> None:
@@ -109,8 +108,8 @@ def _check_proof(known: Registration, signed: Signed, body: bytes) -> None:
     }
     maker = makers.get(signed.signature.decode("latin-1").lower())
     try:
-        delivery = prove(known, signed, body)
-    except RejectedError as refusal:
+        delivery = verify_delivery(known, signed, body)
+    except RefusedError as refusal:
         assert maker is None
         _check_refusal(refusal, {401})
         return
@@ -124,7 +123,7 @@ def _check_proof(known: Registration, signed: Signed, body: bytes) -> None:
 def bodies(data: bytes) -> None:
     """Take a signed body as the receiver does, and read it as the worker does."""
     for known, secret in ((REGISTRATIONS[2], SECRETS[3]), (REGISTRATIONS[3], SECRETS[0])):
-        assert prove(known, Signed(sign_body(data, secret=secret).encode()), data).body is data
+        assert verify_delivery(known, Signed(sign_body(data, secret=secret).encode()), data).body is data
     tree = _plain_json(data)
     if is_heartbeat(data):
         assert tree == {"events": []}

@@ -21,8 +21,7 @@ from asana_webhooks import (
     sign_body,
 )
 from asana_webhooks.receiver.asgi import ReceiverApp
-from asana_webhooks.receiver.protocol import Headers
-from asana_webhooks.receiver.reply import Reply
+from asana_webhooks.receiver.protocol import Headers, Reply
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.testing import FakeAsana
 from tests.helpers.doors import DOORS, serve_app

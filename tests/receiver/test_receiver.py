@@ -593,7 +593,7 @@ def test_limits_are_checked() -> None:
 
 
 async def test_the_log_says_why_and_shows_no_secret(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """One record and one line for each refusal, with fields of its own; no endpoint, secret, signature, body or header."""
+    """One record, one line and some fields for each refusal; no endpoint, secret, signature, body or header."""
     caplog.set_level(logging.DEBUG, logger="asana_webhooks")
     id = await register(store)
     content = body(event(action="s3cret-content"))
