@@ -1,6 +1,7 @@
 """The way of a verified delivery into the store: bounded, in time, and finished whatever becomes of the request."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -122,8 +123,8 @@ async def test_who_gives_up_interrupts_nothing() -> None:
     pending.check_room()
 
 
-async def test_a_failure_nobody_waits_for_is_no_trouble() -> None:
-    """It was not acknowledged, so Asana sends it again; nothing is left behind that would be logged as lost."""
+async def test_a_failure_nobody_waits_for_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """It was not acknowledged, so Asana sends it again; asyncio does not complain about it either."""
     store = Gate()
     pending = pending_in(store, most=1)
     store.error = StoreUnavailableError(problem="the disk is full")
@@ -133,6 +134,8 @@ async def test_a_failure_nobody_waits_for_is_no_trouble() -> None:
 
     assert await pending.drain(60) == 0
     pending.check_room()
+    gc.collect()
+    assert caplog.text == ""
 
 
 async def test_what_does_not_end_is_ended() -> None:

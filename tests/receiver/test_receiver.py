@@ -88,31 +88,6 @@ async def test_a_handshake_after_confirmation_changes_nothing(store: Store) -> N
     assert (await receiver.receive(ENDPOINT, signed(content, OTHER), content)).status == 401
 
 
-async def test_a_strangers_handshake_does_not_block_the_true_one(store: Store) -> None:
-    """Both are kept as candidates; the 201 decides (paperclip's mistake was to keep the first)."""
-    id = await pending(store)
-    receiver = Receiver(store)
-
-    assert (await receiver.receive(ENDPOINT, handshake(OTHER), b"")).status == 200
-    assert (await receiver.receive(ENDPOINT, handshake(), b"")).status == 200
-    assert await store.confirm(id, webhook_gid="1", secret=SECRET)
-
-    content = body(event())
-    assert (await receiver.receive(ENDPOINT, signed(content, OTHER), content)).status == 401
-    assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 200
-
-
-async def test_a_flood_of_handshakes_is_bounded(store: Store) -> None:
-    """Four candidates are kept; the fifth is not echoed, and one that is known already is."""
-    await pending(store)
-    receiver = Receiver(store)
-    secrets = [Secret(f"{number}" * 32) for number in range(5)]
-
-    statuses = [(await receiver.receive(ENDPOINT, handshake(secret), b"")).status for secret in (*secrets, secrets[0])]
-
-    assert statuses == [200, 200, 200, 200, 401, 200]
-
-
 async def test_where_nothing_is_expected_everything_is_404(store: Store) -> None:
     """Unknown and closed endpoints answer 404 to handshakes and deliveries alike, keep nothing and stay as they are."""
     content = body(event())
@@ -190,23 +165,6 @@ async def test_duplicates_are_answered_200_and_kept_once(store: Store) -> None:
 
     assert {reply.status for reply in replies} == {200}
     assert await waiting(store) == [content]
-
-
-async def test_what_comes_before_the_201_is_kept_back_until_it_decides(store: Store) -> None:
-    """A heartbeat is answered at once, events are stored where no worker sees them, and the 201 releases them."""
-    id = await pending(store)
-    receiver = Receiver(store)
-    await receiver.receive(ENDPOINT, handshake(OTHER), b"")
-    await receiver.receive(ENDPOINT, handshake(), b"")
-    true, forged = body(event()), body(event())
-
-    assert (await receiver.receive(ENDPOINT, signed(HEARTBEAT), HEARTBEAT)).status == 200
-    assert (await receiver.receive(ENDPOINT, signed(true), true)).status == 200
-    assert (await receiver.receive(ENDPOINT, signed(forged, OTHER), forged)).status == 200
-    assert await waiting(store) == []
-
-    assert await store.confirm(id, webhook_gid="1", secret=SECRET)
-    assert await waiting(store) == [true]
 
 
 async def test_encoded_bodies_are_refused_unread(store: Store) -> None:
@@ -334,30 +292,6 @@ async def test_a_registration_that_ends_meanwhile_is_404() -> None:
     content = body(event())
 
     assert (await Receiver(store).receive(ENDPOINT, signed(content), content)).status == 404
-
-
-async def test_an_answer_nobody_waits_for_keeps_the_delivery(tmp_path: Path) -> None:
-    """If the peer gives up while the store is writing, the delivery is kept and the next try is a duplicate."""
-    async with SQLiteStore(tmp_path / "asana.db") as store:
-        await register(store)
-        content = body(event())
-        receiver = Receiver(store)
-        putting = asyncio.Event()
-        put = store.put
-
-        async def noticed(delivery: NewDelivery) -> PutResult:
-            putting.set()
-            return await put(delivery)
-
-        store.put = noticed  # type: ignore[method-assign]
-        answering = asyncio.create_task(receiver.receive(ENDPOINT, signed(content), content))
-        await putting.wait()
-        answering.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await answering
-
-        assert (await receiver.receive(ENDPOINT, signed(content), content)).status == 200
-        assert await waiting(store) == [content]
 
 
 async def test_a_store_of_any_kind_is_not_interrupted(caplog: pytest.LogCaptureFixture) -> None:
