@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from asana_webhooks import Delivery, MemoryStore, Secret, SQLiteStore, Worker, sign_body
 from asana_webhooks.store.base import Store
-from tests.helpers.attackers import Answer
 from tests.helpers.hostile import (
     FORGED,
     FRONTS,
     PENDING,
     SHAKEN,
+    Answer,
     Site,
     accidents,
     chunked,
