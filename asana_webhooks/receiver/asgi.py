@@ -46,13 +46,11 @@ class ReceiverApp:
         kind = scope["type"]
         if kind == "lifespan":
             await _lifespan(receive, send)
-        elif kind == "http":
-            body = _Body(receive)
-            await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
         elif kind == "websocket":
             await send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
-            raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
+            body = _Body(receive)
+            await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
 
     async def _answer(self, scope: _Message, body: "_Body") -> Reply:
         method, endpoint = scope["method"], str(scope["path"]).rpartition("/")[2]

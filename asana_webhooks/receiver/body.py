@@ -1,4 +1,4 @@
-"""The bodies of requests: read and proven once at most, in time, and within bounds, those of strangers included."""
+"""The bodies of requests: read and verified once at most, in time, and within bounds, those of strangers included."""
 
 import asyncio
 from collections.abc import AsyncIterable
@@ -62,7 +62,7 @@ class Body:
         self._reader = reader
         self._refused: ReceiveResult | None = None
         self._tried: Secret | None = None
-        self._proven: NewDelivery | None = None
+        self._verified: NewDelivery | None = None
         """What it is, if the secret that was tried made its signature."""
 
     async def read(self) -> bytes:
@@ -93,8 +93,8 @@ class Body:
         if registration.secret is None:
             return verify_delivery(registration, signed, content)
         if registration.secret != self._tried:
-            self._tried, self._proven = registration.secret, None
-            self._proven = verify_delivery(registration, signed, content)
-        if self._proven is None:
+            self._tried, self._verified = registration.secret, None
+            self._verified = verify_delivery(registration, signed, content)
+        if self._verified is None:
             raise RefusedError(ReceiveResult.FORGED)
-        return self._proven
+        return self._verified

@@ -107,13 +107,10 @@ class PendingDeliveries:
         if not self._writing:
             return 0
         _, late = await asyncio.wait(set(self._writing.values()), timeout=seconds)
-        interrupted = [writing for writing in late if not _is_ending(writing)]  # others may be closing, too
-        for writing in interrupted:
-            writing.cancel()
+        # Others may be closing at the same time, and have interrupted some.
+        interrupted = [one for one in late if not (isinstance(one, asyncio.Task) and one.cancelling())]
+        for one in interrupted:
+            one.cancel()
         if late:
             await asyncio.wait(late, timeout=_ENDING)
         return len(interrupted)
-
-
-def _is_ending(writing: asyncio.Future[PutResult]) -> bool:
-    return isinstance(writing, asyncio.Task) and writing.cancelling() > 0

@@ -211,5 +211,5 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
 
 
 def is_heartbeat(body: bytes) -> bool:
-    """Tell whether a proven delivery carries no events: Asana only wants to know that somebody listens."""
+    """Tell whether a verified delivery carries no events: Asana only wants to know that somebody listens."""
     return _HEARTBEAT.fullmatch(body) is not None

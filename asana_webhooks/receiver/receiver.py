@@ -6,7 +6,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Final, Self
 
 from asana_webhooks._checks import check_count, check_seconds
@@ -88,12 +88,12 @@ class Receiver:
     serves any number of requests at once; several, in several processes, may share a store.
 
     It remembers the secrets of up to 10,000 confirmed registrations, and the store is not asked for these again to
-    prove a delivery. A registration that has ended, here or in another process, takes no more deliveries all the same,
-    for the store looks again in the transaction that would keep one; whatever is not proven, and every heartbeat, is
+    verify a delivery. A registration that has ended, here or in another process, takes no more deliveries all the same,
+    for the store looks again in the transaction that would keep one; whatever is not verified, and every heartbeat, is
     answered by what the store says at that moment. These secrets stay in its memory as long as it does, and a request
     for a registration that has ended may be read before it is refused.
 
-    A delivery is answered 200 only after the store has committed it. What cannot be proven is answered 401, always
+    A delivery is answered 200 only after the store has committed it. What cannot be verified is answered 401, always
     with the same empty body; what cannot be stored in time, or at once if too much is waiting already, 503, and Asana
     sends it again. Every refusal is one line in the log, with ``extra`` fields for those who log structures:
     ``asana_status``, ``asana_outcome`` and ``asana_registration``.
@@ -107,7 +107,7 @@ class Receiver:
             those. One that is here with its head, as the aiohttp door hands over up to 64 KiB, is not counted.
         max_pending: how many requests may be under way, those included whose deliveries the store is still writing;
             more is 503 at once.
-        max_pending_bytes: how many bytes proven bodies may have together until they are stored.
+        max_pending_bytes: how many bytes verified bodies may have together until they are stored.
         body_timeout: seconds a peer may take to send its body; more is 408.
         timeout: seconds until the answer, reading and storing together; more is 503. Asana gives up after 10.
 
@@ -155,9 +155,7 @@ class Receiver:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     @property
@@ -233,7 +231,7 @@ class Receiver:
             if is_being_cancelled():
                 raise
             return self._refuse(error, id)  # the store's own
-        except Exception as error:  # noqa: BLE001 - whatever a store does, Asana shall send again
+        except Exception as error:  # noqa: BLE001 - whatever a store does, Asana should send again
             return self._refuse(error, id)
         finally:
             self._under_way -= 1
@@ -241,7 +239,15 @@ class Receiver:
                 self._idle.set()
 
     def _refuse(self, error: BaseException, registration: str) -> Reply:
-        result, problem = _explain(error)
+        problem = ""
+        if isinstance(error, RefusedError):
+            result = error.result
+        elif isinstance(error, TimeoutError):
+            result = ReceiveResult.LATE
+        else:
+            result = ReceiveResult.FULL if isinstance(error, StoreFullError) else ReceiveResult.UNAVAILABLE
+            # Only our own texts are known to hold no secret.
+            problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
         self._counts[result] += 1
         _log.log(
             # These may concern a true delivery, and cost the webhook after 24 hours.
@@ -327,14 +333,3 @@ class Receiver:
         self._counts[stored if result == "stored" else ReceiveResult.DUPLICATE] += 1
         _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
         return _DONE
-
-
-def _explain(error: BaseException) -> tuple[ReceiveResult, str]:
-    """Return what an error means for the request, and what more the log says of it."""
-    if isinstance(error, RefusedError):
-        return error.result, ""
-    if isinstance(error, TimeoutError):
-        return ReceiveResult.LATE, ""
-    # Only our own texts are known to hold no secret.
-    problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
-    return (ReceiveResult.FULL if isinstance(error, StoreFullError) else ReceiveResult.UNAVAILABLE), problem

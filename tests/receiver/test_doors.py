@@ -182,12 +182,6 @@ async def test_websockets_are_not_accepted(store: MemoryStore) -> None:
     assert await call(ReceiverApp(Receiver(store)), {"type": "websocket"}) == [{"type": "websocket.close"}]
 
 
-async def test_the_asgi_app_speaks_http_only(store: MemoryStore) -> None:
-    """Whatever else a server may speak one day is a clear error."""
-    with pytest.raises(ValueError, match="HTTP only"):
-        await call(ReceiverApp(Receiver(store)), {"type": "webtransport"})
-
-
 async def test_a_peer_that_has_gone_is_no_error_of_the_asgi_app(store: MemoryStore) -> None:
     """Servers raise an OSError when they cannot send; nobody is left to hear of it."""
 
