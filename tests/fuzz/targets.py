@@ -28,12 +28,22 @@ from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store.base import Registration, RegistrationState, candidate_id
 from asana_webhooks.wire import decode_events, encode
 
-__all__ = ["DEEPEST", "bodies", "headers", "planted"]
+__all__ = ["bodies", "headers", "planted"]
 
 SECRETS: Final = tuple(Secret(letter * 32) for letter in "abcd")
 ID: Final = "0" * 64
 DEEPEST: Final = 100
 """What nests deeper may be refused; Asana's events have five levels."""
+AROUND: Final[dict[str, Any]] = {
+    "id": 1,
+    "registration": ID,
+    "webhook_gid": "43",
+    "resource": "21",
+    "attempt": 1,
+    "body": b"",
+    "received_at": datetime(2026, 1, 2, tzinfo=UTC),
+}
+"""The rest of a delivery."""
 
 
 def _registration(state: RegistrationState, *candidates: Secret, secret: Secret | None = None) -> Registration:
@@ -65,7 +75,7 @@ def headers(data: bytes) -> None:
     try:
         meaning = read_headers(known, HookHeaders.of(pairs))
     except RefusedError as refusal:
-        _check_refusal(refusal, {400, 401, 404, 413, 415})
+        _check_status(refusal, {400, 401, 404, 413, 415})
         return
     assert known.state is not RegistrationState.CLOSED
     if isinstance(meaning, Handshake):
@@ -84,7 +94,7 @@ def _values(pairs: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
     return [value.strip(b" \t") for name, value in pairs if name.lower() == wanted]
 
 
-def _check_refusal(refusal: RefusedError, statuses: set[int]) -> None:
+def _check_status(refusal: RefusedError, statuses: set[int]) -> None:
     assert refusal.result.status in statuses
 
 
@@ -111,7 +121,7 @@ def _check_proof(known: Registration, signed: Signed, body: bytes) -> None:
         delivery = verify_delivery(known, signed, body)
     except RefusedError as refusal:
         assert maker is None
-        _check_refusal(refusal, {401})
+        _check_status(refusal, {401})
         return
     assert maker is not None
     assert delivery.registration == ID
@@ -142,7 +152,7 @@ def bodies(data: bytes) -> None:
 def _check_events(events: tuple[Event, ...], tree: Any) -> None:
     """They are what the standard library reads, and a second writing and reading changes no fingerprint."""
     assert all(event.registration == ID for event in events)
-    assert _delivery(events).stale in {True, False}
+    assert Delivery(events=events, **AROUND).stale in {True, False}
     fingerprints = [event.fingerprint for event in events]
     again = decode_events(encode({"events": events}), ID)
     assert [event.fingerprint for event in again] == fingerprints
@@ -150,13 +160,6 @@ def _check_events(events: tuple[Event, ...], tree: Any) -> None:
         shown = [(event["action"], event["resource"]["gid"], event["created_at"]) for event in tree["events"]]
         assert [(event.action, event.resource.gid) for event in events] == [one[:2] for one in shown]
         assert all(isinstance(one[2], str) for one in shown)
-
-
-def _delivery(events: tuple[Event, ...]) -> Delivery:
-    at = datetime(2026, 1, 2, tzinfo=UTC)
-    return Delivery(
-        id=1, registration=ID, webhook_gid="43", resource="21", received_at=at, attempt=1, events=events, body=b""
-    )
 
 
 def planted(data: bytes) -> None:

@@ -13,8 +13,7 @@ from aiohttp import web
 from asana_webhooks import MemoryStore, Receiver, sign_body
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store import NewDelivery
-from asana_webhooks.store.base import PutResult, registration_id
-from tests.helpers.cancelling import pass_turns
+from asana_webhooks.store.base import PutResult
 from tests.helpers.doors import plain_asgi
 from tests.helpers.raw import until
 from tests.helpers.receiving import ReceiverProcess, locked, prepare, receiver_process, sending, stored
@@ -74,16 +73,6 @@ PATIENT = {"timeout": 60}
 """What waits in a test waits for its end."""
 
 
-def headers(content: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"X-Hook-Signature", sign_body(content, secret=SECRET).encode())]
-
-
-def delivery_of(content: bytes) -> NewDelivery:
-    return NewDelivery(
-        registration=registration_id(ENDPOINT), signature=sign_body(content, secret=SECRET), body=content
-    )
-
-
 async def post(url: str, content: bytes) -> int:
     """Deliver something; return the status."""
     async with aiohttp.ClientSession() as http:
@@ -118,20 +107,6 @@ async def test_what_asana_gave_up_is_stored_once(door: str) -> None:
             assert receiver.counts["duplicate"] == 1
         [lease] = await store.claim(9, lease=60)
         assert lease.body == content
-
-
-async def test_what_was_not_stored_in_time_may_be_stored_later() -> None:
-    """The answer is 503, the store may take it all the same, `aclose` waits for that, and the retry is a duplicate."""
-    content = body(event())
-    async with SlowStore() as store:
-        await register(store)
-        receiver = Receiver(store, timeout=0.05)
-        assert (await receiver.receive(ENDPOINT, headers(content), content)).status == 503
-        closing = asyncio.create_task(receiver.aclose())
-        await pass_turns(5)
-        store.let.set()
-        await closing
-        assert await store.put(delivery_of(content)) == "duplicate"
 
 
 @pytest.mark.slow
