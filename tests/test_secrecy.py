@@ -35,6 +35,7 @@ from asana_webhooks import (
     MemoryStore,
     PayloadError,
     Receiver,
+    RejectedError,
     Secret,
     SQLiteStore,
     StoreUnavailableError,
@@ -47,7 +48,7 @@ from asana_webhooks import (
 from asana_webhooks.client.auth import FixedToken
 from asana_webhooks.models import CreatedWebhook
 from asana_webhooks.receiver.asgi import ReceiverApp
-from asana_webhooks.receiver.protocol import Handshake, HookHeaders, RefusedError, read_headers
+from asana_webhooks.receiver.protocol import Handshake, HookHeaders, read_headers
 from asana_webhooks.receiver.receiver import Reply
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import (
@@ -438,7 +439,7 @@ def test_refused_handshakes(state: RegistrationState, headers: list[tuple[bytes,
     if state is RegistrationState.PENDING and len(headers) == 1:
         assert isinstance(read_headers(registration(state), HookHeaders.of(headers)), Handshake)
         return
-    with pytest.raises(RefusedError):
+    with pytest.raises(RejectedError):
         read_headers(registration(state), HookHeaders.of(headers))
 
 
@@ -622,7 +623,8 @@ class Saying(MemoryStore):
 async def test_what_stores_say_in_the_log(words: str) -> None:
     """Whatever the text of a store's error, the receiver's and the worker's records are one line."""
     with Records() as records:
-        await Receiver(Saying(StoreUnavailableError(problem=words))).receive(ENDPOINT, HANDSHAKE, b"")
+        for error in (StoreUnavailableError(problem=words), RejectedError(status=401, reason=words)):
+            await Receiver(Saying(error)).receive(ENDPOINT, HANDSHAKE, b"")
         store = Saying(StoreUnavailableError(problem=words))
         store.words = words
         await store.open("r", resource="1", ttl=60)

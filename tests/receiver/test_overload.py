@@ -12,8 +12,7 @@ from aiohttp import web
 
 from asana_webhooks import MemoryStore, Receiver, sign_body
 from asana_webhooks.receiver.web import webhook_routes
-from asana_webhooks.store import NewDelivery
-from asana_webhooks.store.base import PutResult
+from asana_webhooks.store.base import NewDelivery, PutResult
 from tests.helpers.doors import plain_asgi
 from tests.helpers.raw import until
 from tests.helpers.receiving import ReceiverProcess, locked, prepare, receiver_process, sending, stored
