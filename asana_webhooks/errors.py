@@ -22,7 +22,6 @@
     │   ├── DeadlineExceededError      the time for the whole call ran out
     │   └── CreateOutcomeUnknownError  the webhook may or may not exist now
     ├── HandshakeMismatchError         the 201 and the handshake name different secrets
-    ├── RejectedError                  the receiver refuses a request, and with which status
     ├── PayloadError                   bytes that are not the JSON they should be
     └── StoreError                     the store
         ├── StoreUnavailableError      it cannot be read or written now
@@ -54,7 +53,6 @@ __all__ = [
     "PayloadError",
     "PaymentRequiredError",
     "RateLimitedError",
-    "RejectedError",
     "ResponseError",
     "ServerError",
     "StoreError",
@@ -311,19 +309,6 @@ class HandshakeMismatchError(AsanaError):
             f"webhook {self.webhook_gid}: the secret in Asana's answer matches no handshake the receiver got. "
             f"Something between Asana and the receiver may answer handshakes in its place. {outcome}"
         )
-
-
-@attrs.define(eq=False, kw_only=True, slots=False)
-class RejectedError(AsanaError):
-    """The receiver refuses a request."""
-
-    status: int
-    """The HTTP status to answer with."""
-    reason: str
-    """Why, for the log; never sent to the peer."""
-
-    def __str__(self) -> str:
-        return f"webhook request refused with {self.status}: {self.reason}"
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

@@ -9,12 +9,12 @@ read them.
 Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
-from contextlib import aclosing, suppress
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import suppress
+from typing import Any, Final, Self
 
+from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.receiver.receiver import Receiver
-from asana_webhooks.receiver.reply import Reply
 
 __all__ = ["ReceiverApp"]
 
@@ -43,78 +43,67 @@ class ReceiverApp:
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Answer one request, or go along with a server's lifespan."""
-        exchange = _Exchange(scope, receive, send)
-        del scope  # endpoint and secret are in it, and error trackers show the locals of a frame
-        await exchange.run(self._receiver, health=self._health)
-
-
-class _Exchange:
-    """One call of the application. Its repr shows nothing of the scope."""
-
-    def __init__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._is_read = False
-        """Whether the body has been read to its end."""
-
-    async def run(self, receiver: Receiver, *, health: bool) -> None:
-        """Do what the scope asks for."""
-        kind = self._scope["type"]
+        kind = scope["type"]
         if kind == "lifespan":
-            await self._lifespan()
-        elif kind == "http":
-            await self._reply(await self._answer(receiver, health=health))
+            await _lifespan(receive, send)
         elif kind == "websocket":
-            await self._send({"type": "websocket.close"})  # not accepted: the server answers 403
+            await send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
-            raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
+            body = _Body(receive)
+            await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
 
-    async def _answer(self, receiver: Receiver, *, health: bool) -> Reply:
-        method = self._scope["method"]
+    async def _answer(self, scope: _Message, body: "_Body") -> Reply:
+        method, endpoint = scope["method"], str(scope["path"]).rpartition("/")[2]
         if method == "POST":
-            async with aclosing(self._chunks()) as body:
-                return await receiver.receive(self._last_segment(), self._scope["headers"], body)
-        if health and method in {"GET", "HEAD"} and self._last_segment() == "health":
-            return await receiver.health()
+            return await self._receiver.receive(endpoint, scope["headers"], body)
+        if self._health and method in {"GET", "HEAD"} and endpoint == "health":
+            return await self._receiver.health()
         return Reply(status=405, headers=((b"allow", b"POST"),), close=True)
 
-    def _last_segment(self) -> str:
-        return str(self._scope["path"]).rpartition("/")[2]
 
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError("the body was cut off")
-            more = message.get("more_body", False)
-            self._is_read = not more
-            yield message.get("body", b"")
+class _Body:
+    """The chunks of a request's body, and whether they have been read to the end."""
 
-    async def _reply(self, reply: Reply) -> None:
-        start = {"type": "http.response.start", "status": reply.status}
-        with suppress(OSError):  # the peer has gone
-            await self._send(start | {"headers": list(self._headers(reply))})
-            body = b"" if self._scope["method"] == "HEAD" else reply.body
-            await self._send({"type": "http.response.body", "body": body})
+    def __init__(self, receive: _Receive) -> None:
+        self._receive = receive
+        self.is_read = False
 
-    def _headers(self, reply: Reply) -> Iterator[tuple[bytes, bytes]]:
-        yield b"content-length", str(len(reply.body)).encode()
-        for name, value in reply.headers:
-            yield name.lower(), value
-        is_old = self._scope.get("http_version", "1.1") < "2"  # HTTP/2 knows no such header
-        if is_old and (reply.close or self._is_more_to_come()):
-            yield b"connection", b"close"
+    def __aiter__(self) -> Self:
+        return self
 
-    def _is_more_to_come(self) -> bool:
-        """Tell whether there may be a body that nobody has read; what goes on for ever must not keep a connection."""
-        framing = [value for name, value in self._scope["headers"] if name in _FRAMING]
-        return not self._is_read and framing not in ([], [b"0"])
+    async def __anext__(self) -> bytes:
+        if self.is_read:
+            raise StopAsyncIteration
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError("the body was cut off")
+        self.is_read = not message.get("more_body", False)
+        return bytes(message.get("body", b""))
 
-    async def _lifespan(self) -> None:
-        while True:
-            message = await self._receive()
-            await self._send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+
+async def _send_reply(send: _Send, scope: _Message, reply: Reply, *, is_read: bool) -> None:
+    start = {"type": "http.response.start", "status": reply.status}
+    with suppress(OSError):  # the peer has gone
+        await send(start | {"headers": list(_response_headers(scope, reply, is_read=is_read))})
+        body = b"" if scope["method"] == "HEAD" else reply.body
+        await send({"type": "http.response.body", "body": body})
+
+
+def _response_headers(scope: _Message, reply: Reply, *, is_read: bool) -> Iterator[tuple[bytes, bytes]]:
+    yield b"content-length", str(len(reply.body)).encode()
+    for name, value in reply.headers:
+        yield name.lower(), value
+    # There may be a body that nobody has read; what goes on for ever must not keep a connection.
+    framing = [value for name, value in scope["headers"] if name in _FRAMING]
+    is_more_to_come = not is_read and framing not in ([], [b"0"])
+    is_old = scope.get("http_version", "1.1") < "2"  # HTTP/2 knows no such header
+    if is_old and (reply.close or is_more_to_come):
+        yield b"connection", b"close"
+
+
+async def _lifespan(receive: _Receive, send: _Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,19 +1,17 @@
-"""The bodies of requests: read and proven once at most, in time, and within bounds, those of strangers included."""
+"""The bodies of requests: read and verified once at most, in time, and within bounds, those of strangers included."""
 
 import asyncio
 from collections.abc import AsyncIterable
 from typing import Final
 
-from asana_webhooks.errors import RejectedError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.protocol import Signed, check_length, prove
-from asana_webhooks.receiver.reply import Outcome, refusal
+from asana_webhooks.receiver.protocol import ReceiveResult, RefusedError, Signed, check_length, verify_delivery
 from asana_webhooks.store.base import NewDelivery, Registration
 
-__all__ = ["Body", "Intake"]
+__all__ = ["Body", "BodyReader"]
 
 
-class Intake:
+class BodyReader:
     """Reads bodies.
 
     Args:
@@ -39,11 +37,11 @@ class Intake:
                     self._unproven += len(chunk)
                     check_length(len(read), max_body=self.max_body)
                     if self._unproven > self._max_unproven:
-                        raise refusal(Outcome.CROWDED)
+                        raise RefusedError(ReceiveResult.CROWDED)
         except TimeoutError:
-            raise refusal(Outcome.TOO_SLOW) from None
+            raise RefusedError(ReceiveResult.TOO_SLOW) from None
         except OSError:
-            raise refusal(Outcome.CUT_OFF) from None
+            raise RefusedError(ReceiveResult.CUT_OFF) from None
         finally:
             self._unproven -= len(read)
         return bytes(read)
@@ -54,49 +52,49 @@ class Body:
 
     Args:
         content: all of it, or where it comes from, chunk by chunk.
-        intake: reads what is still to come.
+        reader: reads what is still to come.
     """
 
-    def __init__(self, content: bytes | AsyncIterable[bytes], intake: Intake) -> None:
+    def __init__(self, content: bytes | AsyncIterable[bytes], reader: BodyReader) -> None:
         self.is_here: Final = isinstance(content, bytes)
         """Whether all of it was here from the start."""
         self._content = content
-        self._intake = intake
-        self._refused: Outcome | None = None
+        self._reader = reader
+        self._refused: ReceiveResult | None = None
         self._tried: Secret | None = None
-        self._proven: NewDelivery | None = None
+        self._verified: NewDelivery | None = None
         """What it is, if the secret that was tried made its signature."""
 
     async def read(self) -> bytes:
         """Return it. Awaits what is still to come; cancelling that leaves a body that cannot be read any more.
 
         Raises:
-            RejectedError: 413 too long, 408 too slow, 400 cut off, 503 too much is being read.
+            RefusedError: 413 too long, 408 too slow, 400 cut off, 503 too much is being read.
         """
         if self._refused is not None:
-            raise refusal(self._refused)
+            raise RefusedError(self._refused)
         try:
             if isinstance(self._content, bytes):
-                check_length(len(self._content), max_body=self._intake.max_body)
+                check_length(len(self._content), max_body=self._reader.max_body)
             else:
-                self._content = await self._intake.read(self._content)
-        except RejectedError as error:
-            self._refused = Outcome(error.reason)
+                self._content = await self._reader.read(self._content)
+        except RefusedError as error:
+            self._refused = error.result
             raise
         return self._content
 
-    async def prove(self, registration: Registration, signed: Signed) -> NewDelivery:
+    async def verify(self, registration: Registration, signed: Signed) -> NewDelivery:
         """Read it, and check its signature, once for a confirmed secret: that holds the event loop for a long body.
 
         Raises:
-            RejectedError: as for `read`, or 401, none of the registration's secrets made the signature.
+            RefusedError: as for `read`, or 401, none of the registration's secrets made the signature.
         """
         content = await self.read()
         if registration.secret is None:
-            return prove(registration, signed, content)
+            return verify_delivery(registration, signed, content)
         if registration.secret != self._tried:
-            self._tried, self._proven = registration.secret, None
-            self._proven = prove(registration, signed, content)
-        if self._proven is None:
-            raise refusal(Outcome.FORGED)
-        return self._proven
+            self._tried, self._verified = registration.secret, None
+            self._verified = verify_delivery(registration, signed, content)
+        if self._verified is None:
+            raise RefusedError(ReceiveResult.FORGED)
+        return self._verified

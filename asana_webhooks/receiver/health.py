@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from asana_webhooks.receiver.reply import Reply
+from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.store.base import Store, StoreHealth
 
 __all__ = ["HealthCheck", "health_reply"]
 
 _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
+_SHOWN: Final = ("writable", "waiting", "leased", "quarantined", "dead", "oldest_age", "log_bytes", "problems")
+_ENDING: Final = 1.0
+"""Seconds a store may take over being interrupted."""
 
 
 def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
@@ -27,22 +30,8 @@ def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
     is_well = health is not None and health.writable and not stopping
     told: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_well else "unavailable"}
     if health is not None:
-        told |= {
-            "writable": health.writable,
-            "waiting": health.waiting,
-            "leased": health.leased,
-            "quarantined": health.quarantined,
-            "dead": health.dead,
-            "oldest_age": health.oldest_age,
-            "webhooks": len(health.heartbeats),
-            "log_bytes": health.log_bytes,
-            "problems": health.problems,
-        }
+        told |= {name: getattr(health, name) for name in _SHOWN} | {"webhooks": len(health.heartbeats)}
     return Reply(status=200 if is_well else 503, headers=_HEADERS, body=json.dumps(told).encode())
-
-
-_ENDING: Final = 1.0
-"""Seconds a store may take over being interrupted."""
 
 
 class HealthCheck:
@@ -73,40 +62,33 @@ class HealthCheck:
         self._give_up = give_up
         self._clock = clock
         self._asked_at = 0.0
-        self._answer: asyncio.Task[StoreHealth] | None = None
+        self._question: asyncio.Task[StoreHealth] | None = None
 
     async def ask(self) -> StoreHealth | None:
         """Return what the store says; ``None`` if it fails or takes too long.
 
         Cancelling this lets the store answer the others.
         """
-        answer = self._latest()
-        if not answer.done():
-            await asyncio.wait({answer}, timeout=self._timeout)
-        if not answer.done() or answer.cancelled() or answer.exception() is not None:
+        question, now = self._question, self._clock()
+        if question is None or now - self._asked_at > (self._keep if question.done() else self._give_up):
+            if question is not None:
+                question.cancel()
+            self._asked_at = now
+            self._question = question = asyncio.ensure_future(self._store.health())
+            question.add_done_callback(_look_at)
+        if not question.done():
+            await asyncio.wait({question}, timeout=self._timeout)
+        if not question.done() or question.cancelled() or question.exception() is not None:
             return None
-        return answer.result()
-
-    def _latest(self) -> "asyncio.Task[StoreHealth]":
-        """Return the latest question, or a new one if that is too old."""
-        answer, now = self._answer, self._clock()
-        if answer is not None:
-            age = now - self._asked_at
-            if age <= (self._keep if answer.done() else self._give_up):
-                return answer
-            answer.cancel()
-        self._asked_at = now
-        self._answer = asyncio.ensure_future(self._store.health())
-        self._answer.add_done_callback(_look_at)
-        return self._answer
+        return question.result()
 
     async def aclose(self) -> None:
         """Stop waiting for an answer that is still out."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.cancel()
-            await asyncio.wait({self._answer}, timeout=_ENDING)
+        if self._question is not None and not self._question.done():
+            self._question.cancel()
+            await asyncio.wait({self._question}, timeout=_ENDING)
 
 
-def _look_at(answer: "asyncio.Task[StoreHealth]") -> None:
-    if not answer.cancelled():
-        answer.exception()  # perhaps nobody waits for it any more
+def _look_at(question: asyncio.Task[StoreHealth]) -> None:
+    if not question.cancelled():
+        question.exception()  # perhaps nobody waits for it any more

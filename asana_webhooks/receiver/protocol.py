@@ -1,20 +1,20 @@
 """What a request to a webhook's target means: a handshake, a delivery, or a refusal with its status. Decisions only.
 
 A handshake is anonymous: anyone can send one. It is heard only while its registration is pending, and even then it
-only proposes a secret; Asana's own 201 decides. A delivery counts when its signature proves it, over the raw bytes,
+only proposes a secret; Asana's own 201 decides. A delivery counts when its signature verifies, over the raw body,
 before anything is decoded.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
 
+import enum
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, Self
 
 from attrs import field, frozen
 
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.reply import Outcome, refusal
 from asana_webhooks.receiver.signature import verify_signature
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
 
@@ -23,11 +23,14 @@ __all__ = [
     "Handshake",
     "Headers",
     "HookHeaders",
+    "ReceiveResult",
+    "RefusedError",
+    "Reply",
     "Signed",
     "check_length",
     "is_heartbeat",
-    "prove",
     "read_headers",
+    "verify_delivery",
 ]
 
 MAX_BODY: Final = 8 * 1024 * 1024
@@ -41,6 +44,65 @@ _SECRET: Final = re.compile(r"[0-9A-Za-z_-]{16,256}")
 _HEARTBEAT: Final = re.compile(rb' \{ "events" : \[ \] \} '.replace(b" ", rb"[ \t\r\n]*"))
 
 
+@frozen(kw_only=True)
+class Reply:
+    """What to answer Asana. Its repr shows no headers."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """What to send, raw: to a handshake the answer is its secret, so keep them out of logs."""
+    body: bytes = b""
+    """A fixed short text: Asana shows it to others as ``last_failure_content``."""
+    close: bool = False
+    """Whether the connection ends with this answer: what a refused peer goes on sending is not worth reading."""
+
+
+class ReceiveResult(enum.StrEnum):
+    """What became of a request: the keys of `Receiver.counts`, and the reasons in the log."""
+
+    status: int
+    """The HTTP status it is answered with; after a 503 Asana sends it again."""
+
+    def __new__(cls, text: str, status: int) -> Self:
+        """Make a member of its text and its status."""
+        member = str.__new__(cls, text)
+        member._value_ = text
+        member.status = status
+        return member
+
+    ECHOED = "handshake echoed", 200
+    STORED = "stored", 200
+    QUARANTINED = "quarantined", 200  # stored, and dropped again if the 201 names another secret
+    DUPLICATE = "duplicate", 200
+    HEARTBEAT = "heartbeat", 200
+    UNKNOWN = "unknown endpoint", 404
+    CLOSED = "closed registration", 404
+    ENCODED = "encoded body", 415
+    MISFRAMED = "length and chunks both", 400
+    TOO_LONG = "body too long", 413
+    TOO_SLOW = "body too slow", 408
+    CUT_OFF = "body cut off", 400
+    MALFORMED = "malformed handshake", 400
+    NOT_TAKEN = "handshake too late, or one of too many", 401
+    UNSIGNED = "no signature", 401
+    AMBIGUOUS = "several signatures", 401
+    UNREADY = "no secret yet", 401
+    FORGED = "wrong signature", 401
+    STOPPING = "stopping", 503
+    CROWDED = "too much under way", 503
+    FULL = "store full", 503
+    UNAVAILABLE = "store unavailable", 503
+    LATE = "not stored in time", 503
+
+
+class RefusedError(Exception):
+    """A request is refused. It never leaves the receiver: the peer gets the status, the log the reason."""
+
+    def __init__(self, result: ReceiveResult) -> None:
+        super().__init__(f"refused with {result.status}: {result}")
+        self.result: Final = result
+
+
 @frozen
 class Handshake:
     """A well-formed handshake for a pending registration: offer the secret to the store, and echo it if it is kept."""
@@ -50,7 +112,7 @@ class Handshake:
 
 @frozen
 class Signed:
-    """A request that claims to be a delivery: read its body, then `prove` it."""
+    """A request that claims to be a delivery: read its body, then `verify_delivery`."""
 
     signature: bytes = field(repr=False)
 
@@ -93,51 +155,47 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
         max_body: bytes a body may have.
 
     Raises:
-        RejectedError: 404 closed registration, 415 encoded body, 413 announced body too long, 400 malformed
+        RefusedError: 404 closed registration, 415 encoded body, 413 announced body too long, 400 malformed
             handshake or both a length and chunks, 401 no usable signature.
     """
     if registration.state is RegistrationState.CLOSED:
-        raise refusal(Outcome.CLOSED)
+        raise RefusedError(ReceiveResult.CLOSED)
     if any(encoding.lower() not in (b"", b"identity") for encoding in headers.encodings):
         # Front ends decode silently, and the signature would be checked over other bytes than Asana signed.
-        raise refusal(Outcome.ENCODED)
+        raise RefusedError(ReceiveResult.ENCODED)
     if headers.lengths and headers.is_chunked:
         # Some servers believe the chunks, and a proxy in front may have believed the length.
-        raise refusal(Outcome.MISFRAMED)
+        raise RefusedError(ReceiveResult.MISFRAMED)
     for length in headers.lengths:
         check_length(int(length) if length.isdigit() and len(length) < 20 else max_body + 1, max_body=max_body)
     signatures = headers.signatures
     if headers.secrets and not signatures and registration.state is RegistrationState.PENDING:
-        return Handshake(_the_secret(headers.secrets))
+        if len(headers.secrets) != 1 or not _SECRET.fullmatch(headers.secrets[0].reveal()):
+            raise RefusedError(ReceiveResult.MALFORMED)
+        return Handshake(headers.secrets[0])
     if len(signatures) != 1:
-        raise refusal(Outcome.AMBIGUOUS if signatures else Outcome.UNSIGNED)
+        raise RefusedError(ReceiveResult.AMBIGUOUS if signatures else ReceiveResult.UNSIGNED)
     return Signed(signatures[0])
-
-
-def _the_secret(secrets: Sequence[Secret]) -> Secret:
-    if len(secrets) != 1 or not _SECRET.fullmatch(secrets[0].reveal()):
-        raise refusal(Outcome.MALFORMED)
-    return secrets[0]
 
 
 def check_length(length: int, *, max_body: int) -> None:
     """Refuse a body of *length* bytes if that is more than *max_body*.
 
     Raises:
-        RejectedError: 413.
+        RefusedError: 413.
     """
     if length > max_body:
-        raise refusal(Outcome.TOO_LONG)
+        raise RefusedError(ReceiveResult.TOO_LONG)
 
 
-def prove(registration: Registration, signed: Signed, body: bytes) -> NewDelivery:
+def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> NewDelivery:
     """Check a delivery's signature; return what to store.
 
     While the registration is pending, the signature is tried with each candidate's secret, and the delivery is
     marked for quarantine under the one that fits.
 
     Raises:
-        RejectedError: 401, none of the registration's secrets made the signature.
+        RefusedError: 401, none of the registration's secrets made the signature.
     """
     confirmed = registration.secret
     secrets = registration.candidates if confirmed is None else (confirmed,)
@@ -149,9 +207,9 @@ def prove(registration: Registration, signed: Signed, body: bytes) -> NewDeliver
                 body=body,
                 candidate=candidate_id(secret) if confirmed is None else None,
             )
-    raise refusal(Outcome.FORGED if secrets else Outcome.UNREADY)
+    raise RefusedError(ReceiveResult.FORGED if secrets else ReceiveResult.UNREADY)
 
 
 def is_heartbeat(body: bytes) -> bool:
-    """Tell whether a proven delivery carries no events: Asana only wants to know that somebody listens."""
+    """Tell whether a verified delivery carries no events: Asana only wants to know that somebody listens."""
     return _HEARTBEAT.fullmatch(body) is not None

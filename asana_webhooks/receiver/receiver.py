@@ -1,30 +1,39 @@
-"""The receiver: looks up the registration, asks `inbound` what the request means, stores, and replies."""
+"""The receiver: looks up the registration, asks `protocol` what the request means, stores, and replies."""
 
 import asyncio
 import logging
 import re
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterable, Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Final, Self
 
 from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.errors import AsanaError, ConfigurationError, RejectedError, StoreFullError
-from asana_webhooks.receiver.body import Body, Intake
+from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
+from asana_webhooks.receiver.body import Body, BodyReader
 from asana_webhooks.receiver.health import HealthCheck, health_reply
-from asana_webhooks.receiver.known import KnownRegistrations
-from asana_webhooks.receiver.pending import HandOff
+from asana_webhooks.receiver.pending import PendingDeliveries
 from asana_webhooks.receiver.protocol import (
     MAX_BODY,
     Handshake,
     Headers,
     HookHeaders,
+    ReceiveResult,
+    RefusedError,
+    Reply,
     is_heartbeat,
     read_headers,
 )
-from asana_webhooks.receiver.reply import Outcome, Reply, refusal
-from asana_webhooks.store.base import NewDelivery, PutResult, Registration, Store, registration_id
+from asana_webhooks.store.base import (
+    NewDelivery,
+    PutResult,
+    Registration,
+    RegistrationState,
+    Store,
+    registration_id,
+)
 
 __all__ = ["Receiver", "Reply"]
 
@@ -32,9 +41,44 @@ _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 _DONE: Final = Reply(status=200)
 
-_GRAVE: Final = {Outcome.TOO_LONG, Outcome.FULL, Outcome.UNAVAILABLE, Outcome.LATE}
+_GRAVE: Final = {ReceiveResult.TOO_LONG, ReceiveResult.FULL, ReceiveResult.UNAVAILABLE, ReceiveResult.LATE}
 
 _log = logging.getLogger(__name__)
+
+
+class RegistrationCache:
+    """The confirmed registrations a receiver has seen, secrets included; the least recently used go first.
+
+    A confirmed registration never changes its secret; it can only end, and perhaps has. So this is good for verifying a
+    delivery, and for nothing else: the store decides in `Store.put` whether the registration still stands. Whatever
+    cannot be verified with it is for the store to judge.
+
+    Args:
+        size: how many it remembers. Each takes about a kilobyte.
+    """
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
+        self._found: OrderedDict[str, Registration] = OrderedDict()
+
+    def get(self, id: str) -> Registration | None:
+        """Return what was seen under this id last, if it is remembered."""
+        found = self._found.get(id)
+        if found is not None:
+            self._found.move_to_end(id)
+        return found
+
+    def add(self, found: Registration) -> None:
+        """Remember what the store has found, if it is confirmed; else forget it."""
+        self.forget(found.id)
+        if found.state is RegistrationState.CONFIRMED:
+            self._found[found.id] = found
+            if len(self._found) > self._size:
+                self._found.popitem(last=False)
+
+    def forget(self, id: str) -> None:
+        """Have the store asked the next time."""
+        self._found.pop(id, None)
 
 
 class Receiver:
@@ -44,12 +88,12 @@ class Receiver:
     serves any number of requests at once; several, in several processes, may share a store.
 
     It remembers the secrets of up to 10,000 confirmed registrations, and the store is not asked for these again to
-    prove a delivery. A registration that has ended, here or in another process, takes no more deliveries all the same,
-    for the store looks again in the transaction that would keep one; whatever is not proven, and every heartbeat, is
+    verify a delivery. A registration that has ended, here or in another process, takes no more deliveries all the same,
+    for the store looks again in the transaction that would keep one; whatever is not verified, and every heartbeat, is
     answered by what the store says at that moment. These secrets stay in its memory as long as it does, and a request
     for a registration that has ended may be read before it is refused.
 
-    A delivery is answered 200 only after the store has committed it. What cannot be proven is answered 401, always
+    A delivery is answered 200 only after the store has committed it. What cannot be verified is answered 401, always
     with the same empty body; what cannot be stored in time, or at once if too much is waiting already, 503, and Asana
     sends it again. Every refusal is one line in the log, with ``extra`` fields for those who log structures:
     ``asana_status``, ``asana_outcome`` and ``asana_registration``.
@@ -63,7 +107,7 @@ class Receiver:
             those. One that is here with its head, as the aiohttp door hands over up to 64 KiB, is not counted.
         max_pending: how many requests may be under way, those included whose deliveries the store is still writing;
             more is 503 at once.
-        max_pending_bytes: how many bytes proven bodies may have together until they are stored.
+        max_pending_bytes: how many bytes verified bodies may have together until they are stored.
         body_timeout: seconds a peer may take to send its body; more is 408.
         timeout: seconds until the answer, reading and storing together; more is 503. Asana gives up after 10.
 
@@ -85,14 +129,14 @@ class Receiver:
     ) -> None:
         self._store = store
         self._max_body = check_count("max_body", max_body)
-        self._intake = Intake(
+        self._reader = BodyReader(
             max_body=max_body,
             max_unproven=check_count("max_unproven", max_unproven),
             timeout=check_seconds("body_timeout", body_timeout, zero=False),
         )
         self._timeout = check_seconds("timeout", timeout, zero=False)
         self._max_pending = check_count("max_pending", max_pending)
-        self._handoff = HandOff(
+        self._pending = PendingDeliveries(
             store,
             max_deliveries=max_pending,
             max_bytes=check_count("max_pending_bytes", max_pending_bytes),
@@ -100,10 +144,10 @@ class Receiver:
         )
         if max_body > min(max_unproven, max_pending_bytes):
             raise ConfigurationError("max_body must not be more than max_unproven or max_pending_bytes")
-        self._known = KnownRegistrations()
-        self._check = HealthCheck(store)
-        self._counts: dict[str, int] = dict.fromkeys(Outcome, 0)
-        self._seen = MappingProxyType(self._counts)
+        self._cache = RegistrationCache()
+        self._health = HealthCheck(store)
+        self._counts: dict[str, int] = dict.fromkeys(ReceiveResult, 0)
+        self._counts_view = MappingProxyType(self._counts)
         self._stopped_at: float | None = None
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -111,19 +155,17 @@ class Receiver:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     @property
     def counts(self) -> Mapping[str, int]:
         """How many requests ended in which way since this receiver was made; for metrics. A live view.
 
-        The keys are the values of `asana_webhooks.receiver.reply.Outcome`, all of them from the start. A request whose
-        answer was cancelled counts nowhere.
+        The keys are the values of `asana_webhooks.receiver.protocol.ReceiveResult`, all of them from the start. A
+        request whose answer was cancelled counts nowhere.
         """
-        return self._seen
+        return self._counts_view
 
     def stop(self) -> None:
         """Take no more requests: new ones are answered 503 at once, and those under way may finish.
@@ -144,10 +186,10 @@ class Receiver:
             self._idle.clear()
             await self._idle.wait()  # each request ends within its own time
         stopped_for = time.monotonic() - (self._stopped_at or 0.0)
-        late = await self._handoff.empty(max(0.0, self._timeout - stopped_for))
+        late = await self._pending.drain(max(0.0, self._timeout - stopped_for))
         if late:
             _log.warning("%d deliveries could not be stored before the end; Asana sends them again", late)
-        await self._check.aclose()
+        await self._health.aclose()
 
     async def health(self) -> Reply:
         """Answer whoever asks whether this receiver can take deliveries: 200, or 503, with what is known as JSON.
@@ -156,7 +198,7 @@ class Receiver:
         many want to know, and waited for two seconds. The store writes to find out.
         """
         is_stopping = self._stopped_at is not None
-        health = None if is_stopping else await self._check.ask()
+        health = None if is_stopping else await self._health.ask()
         return health_reply(health, stopping=is_stopping)
 
     async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
@@ -172,126 +214,122 @@ class Receiver:
                 ``OSError`` when the peer goes away.
         """
         id = registration_id(endpoint)
-        is_possible = _ENDPOINT.fullmatch(endpoint) is not None
         self._under_way += 1
         try:
-            hook_headers, content = HookHeaders.of(headers), Body(body, self._intake)
-            del endpoint, headers, body  # error trackers show the locals of every frame a cancellation passes
-            self._let_in(is_possible=is_possible)
-            if content.is_here:  # then recognizing waits for nothing, and handing off has a time of its own
-                delivery = await self._recognize(id, hook_headers, content)
+            self._let_in(endpoint)
+            hook_headers, content = HookHeaders.of(headers), Body(body, self._reader)
+            if content.is_here:  # verifying awaits nothing then, and pending deliveries have a timeout of their own
+                delivery = await self._verify_cached(id, hook_headers, content)
                 if delivery is not None:
                     # What waits for the disk is all the garbage collector finds: with this, and no coroutine more than
                     # needed, it looks a quarter as often while 50 are under way, and p99 falls by a fifth.
                     del hook_headers, content
-                    return self._acknowledge(delivery, await self._handoff.put(delivery))
+                    return self._acknowledge(delivery, await self._pending.put(delivery))
             async with asyncio.timeout(self._timeout):
                 return await self._answer(id, hook_headers, content)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
-            return self._refuse(*_explained(error), id)  # the store's own
-        except Exception as error:  # noqa: BLE001 - whatever a store does, Asana shall send again
-            return self._refuse(*_explained(error), id)
+            return self._refuse(error, id)  # the store's own
+        except Exception as error:  # noqa: BLE001 - whatever a store does, Asana should send again
+            return self._refuse(error, id)
         finally:
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
 
-    def _refuse(self, outcome: Outcome, problem: str, registration: str) -> Reply:
-        self._counts[outcome] += 1
-        status = outcome.status
+    def _refuse(self, error: BaseException, registration: str) -> Reply:
+        problem = ""
+        if isinstance(error, RefusedError):
+            result = error.result
+        elif isinstance(error, TimeoutError):
+            result = ReceiveResult.LATE
+        else:
+            result = ReceiveResult.FULL if isinstance(error, StoreFullError) else ReceiveResult.UNAVAILABLE
+            # Only our own texts are known to hold no secret.
+            problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
+        self._counts[result] += 1
         _log.log(
             # These may concern a true delivery, and cost the webhook after 24 hours.
-            logging.ERROR if outcome in _GRAVE else logging.WARNING,
+            logging.ERROR if result in _GRAVE else logging.WARNING,
             "refused with %d: %.200r (registration %.12s)",
-            status,
-            f"{outcome}: {problem}" if problem else str(outcome),
+            result.status,
+            f"{result}: {problem}" if problem else str(result),
             registration,
-            extra={"asana_status": status, "asana_outcome": str(outcome), "asana_registration": registration},
+            extra={"asana_status": result.status, "asana_outcome": str(result), "asana_registration": registration},
         )
-        if status != 503:
-            return Reply(status=status, close=True)
-        return Reply(status=status, body=outcome.encode(), close=outcome in {Outcome.STOPPING, Outcome.CROWDED})
+        if result.status != 503:
+            return Reply(status=result.status, close=True)
+        is_final = result in {ReceiveResult.STOPPING, ReceiveResult.CROWDED}
+        return Reply(status=503, body=result.encode(), close=is_final)
 
-    def _let_in(self, *, is_possible: bool) -> None:
+    def _let_in(self, endpoint: str) -> None:
         if self._stopped_at is not None:
-            raise refusal(Outcome.STOPPING)
+            raise RefusedError(ReceiveResult.STOPPING)
         if self._under_way > self._max_pending:
-            raise refusal(Outcome.CROWDED)
-        if not is_possible:
-            raise refusal(Outcome.UNKNOWN)
+            raise RefusedError(ReceiveResult.CROWDED)
+        if not _ENDPOINT.fullmatch(endpoint):
+            raise RefusedError(ReceiveResult.UNKNOWN)
 
     async def _answer(self, id: str, headers: HookHeaders, body: Body) -> Reply:
-        delivery = None if body.is_here else await self._recognize(id, headers, body)
+        delivery = None if body.is_here else await self._verify_cached(id, headers, body)
         if delivery is None:
-            meaning = await self._judge(await self._find(id), headers, body)
+            meaning = await self._interpret(await self._find(id), headers, body)
             if isinstance(meaning, Handshake):
                 return await self._accept_handshake(id, meaning)
             if is_heartbeat(meaning.body):
                 return await self._accept_heartbeat(meaning)
             delivery = meaning
-        return self._acknowledge(delivery, await self._handoff.put(delivery))
+        return self._acknowledge(delivery, await self._pending.put(delivery))
 
-    async def _recognize(self, id: str, headers: HookHeaders, body: Body) -> NewDelivery | None:
-        """Prove a delivery with what is known of its registration; ``None``: the store must be asked what to answer.
+    async def _verify_cached(self, id: str, headers: HookHeaders, body: Body) -> NewDelivery | None:
+        """Verify a delivery with the cached registration; ``None``: the store must be asked what to answer.
 
         It must be for every refusal, which is another one if the registration has ended, and for heartbeats, whose
         200 tells Asana that it still stands. For the rest `Store.put` looks itself.
         """
-        known = self._known.get(id)
+        known = self._cache.get(id)
         if known is None:
             return None
         try:
-            meaning = await self._judge(known, headers, body)
-        except RejectedError:
+            meaning = await self._interpret(known, headers, body)
+        except RefusedError:
             return None
         return None if isinstance(meaning, Handshake) or is_heartbeat(meaning.body) else meaning
 
     async def _find(self, id: str) -> Registration:
         found = await self._store.find(id)
         if found is None:
-            self._known.forget(id)
-            raise refusal(Outcome.UNKNOWN)
-        self._known.note(found)
+            self._cache.forget(id)
+            raise RefusedError(ReceiveResult.UNKNOWN)
+        self._cache.add(found)
         return found
 
-    async def _judge(self, registration: Registration, headers: HookHeaders, body: Body) -> Handshake | NewDelivery:
+    async def _interpret(self, registration: Registration, headers: HookHeaders, body: Body) -> Handshake | NewDelivery:
         meaning = read_headers(registration, headers, max_body=self._max_body)
         if isinstance(meaning, Handshake):
             return meaning
-        self._handoff.check_room()  # there is no use in reading what cannot be kept
-        return await body.prove(registration, meaning)
+        self._pending.check_room()  # there is no use in reading what cannot be kept
+        return await body.verify(registration, meaning)
 
     async def _accept_handshake(self, id: str, handshake: Handshake) -> Reply:
         if not await self._store.offer(id, handshake.secret):
-            raise refusal(Outcome.NOT_TAKEN)
+            raise RefusedError(ReceiveResult.NOT_TAKEN)
         _log.info("handshake echoed (registration %.12s)", id)
-        self._counts[Outcome.ECHOED] += 1
+        self._counts[ReceiveResult.ECHOED] += 1
         return Reply(status=200, headers=((b"X-Hook-Secret", handshake.secret.reveal().encode()),))
 
     async def _accept_heartbeat(self, heartbeat: NewDelivery) -> Reply:
         if heartbeat.candidate is None:  # until the 201 decides, nobody knows whose heartbeat it is
             await self._store.heartbeat(heartbeat.registration)
-        self._counts[Outcome.HEARTBEAT] += 1
+        self._counts[ReceiveResult.HEARTBEAT] += 1
         return _DONE
 
     def _acknowledge(self, delivery: NewDelivery, result: PutResult) -> Reply:
         if result == "refused":  # the registration ended meanwhile, or the 201 named another secret
-            self._known.forget(delivery.registration)
-            raise refusal(Outcome.CLOSED if delivery.candidate is None else Outcome.FORGED)
-        stored = Outcome.STORED if delivery.candidate is None else Outcome.QUARANTINED
-        self._counts[stored if result == "stored" else Outcome.DUPLICATE] += 1
+            self._cache.forget(delivery.registration)
+            raise RefusedError(ReceiveResult.CLOSED if delivery.candidate is None else ReceiveResult.FORGED)
+        stored = ReceiveResult.STORED if delivery.candidate is None else ReceiveResult.QUARANTINED
+        self._counts[stored if result == "stored" else ReceiveResult.DUPLICATE] += 1
         _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
         return _DONE
-
-
-def _explained(error: BaseException) -> tuple[Outcome, str]:
-    """Return what an error means for the request, and what more the log says of it."""
-    if isinstance(error, RejectedError) and isinstance(error.reason, Outcome):
-        return error.reason, ""
-    if isinstance(error, TimeoutError):
-        return Outcome.LATE, ""
-    # Only our own texts are known to hold no secret.
-    problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
-    return (Outcome.FULL if isinstance(error, StoreFullError) else Outcome.UNAVAILABLE), problem

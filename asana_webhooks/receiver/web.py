@@ -9,15 +9,15 @@ prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if
 ``aiohttp.server`` quotes requests that its parser refuses, endpoints included, at ERROR.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.receiver.receiver import Receiver
-from asana_webhooks.receiver.reply import Reply
 
 __all__ = ["webhook_routes"]
 
@@ -34,68 +34,45 @@ def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = F
         health: also answer GET and HEAD of ``<path>/health`` with `Receiver.health`, for a load balancer. Whoever
             reaches the path can read it.
     """
-    base = path.rstrip("/")
-    routes = [web.post(f"{base}/{{endpoint}}", _target(receiver))]
-    if health:
-        routes.append(web.get(f"{base}/health", _health(receiver)))
-    return routes
 
-
-def _health(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def health(_: web.Request) -> web.StreamResponse:
+    async def answer_health(_: web.Request) -> web.StreamResponse:
         return _Response(await receiver.health())
 
-    return health
+    base = path.rstrip("/")
+    routes = [web.post(f"{base}/{{endpoint}}", _handler(receiver))]
+    return [*routes, web.get(f"{base}/health", answer_health)] if health else routes
 
 
-def _target(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def target(request: web.Request) -> web.StreamResponse:
-        if _is_here(request.content):
-            answering = _answer(request, receiver, request.content.read_nowait())
-            del request  # its repr shows the path, and error trackers show the locals of a frame
-            return _Response(await answering)
-        exchange = _Exchange(request)
-        del request
-        return await exchange.run(receiver)
+def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def receive(request: web.Request) -> web.StreamResponse:
+        content = request.content
+        endpoint, headers = request.match_info["endpoint"], request.raw_headers
+        if _is_here(content):
+            return _Response(await receiver.receive(endpoint, headers, content.read_nowait()))
+        async with aclosing(_chunks(content)) as body:
+            response = _Response(await receiver.receive(endpoint, headers, body))
+        if not content.is_eof():
+            # aiohttp would go on reading for ten seconds what the peer still sends.
+            response.force_close()
+            with suppress(ConnectionResetError):  # it may have gone already
+                await response.prepare(request)
+                await response.write_eof()
+            request.protocol.force_close()
+        return response
 
-    return target
+    return receive
 
 
 def _is_here(content: StreamReader) -> bool:
     return content.is_eof() and content.total_bytes <= _SHORT and content.exception() is None
 
 
-def _answer(request: web.Request, receiver: Receiver, body: bytes | AsyncIterable[bytes]) -> Awaitable[Reply]:
-    return receiver.receive(request.match_info["endpoint"], request.raw_headers, body)
-
-
-class _Exchange:
-    """One POST whose body is still to come. Its repr shows nothing of the request."""
-
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
-
-    async def run(self, receiver: Receiver) -> web.StreamResponse:
-        """Have it answered."""
-        content = self._request.content
-        async with aclosing(_chunks(content)) as body:
-            response = _Response(await _answer(self._request, receiver, body))
-        if not content.is_eof():
-            # aiohttp would go on reading for ten seconds what the peer still sends.
-            response.force_close()
-            with suppress(ConnectionResetError):  # it may have gone already
-                await response.prepare(self._request)
-                await response.write_eof()
-            self._request.protocol.force_close()
-        return response
-
-
 async def _chunks(content: StreamReader) -> AsyncGenerator[bytes, None]:
     try:
         async for chunk in content.iter_any():
             yield chunk
-    except (web.RequestPayloadError, HttpProcessingError) as error:  # chunks that make no sense
-        raise ConnectionResetError("the body was cut off") from error
+    except (web.RequestPayloadError, HttpProcessingError):  # chunks that make no sense
+        raise ConnectionResetError("the body was cut off") from None
 
 
 class _Response(web.Response):

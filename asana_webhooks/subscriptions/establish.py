@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Self
 
 from attrs import define, evolve, field, frozen
 from yarl import URL
@@ -35,8 +35,8 @@ __all__ = ["EstablishedWebhook", "establish_webhook"]
 
 _SLACK_SECONDS: Final = 60.0
 """How long a pending registration outlives the longest create call."""
-_SWEEP_SECONDS: Final = 10.0
-"""How long clearing up after earlier processes may take."""
+_ORPHANS_SECONDS: Final = 10.0
+"""How long deleting the orphans of earlier processes may take."""
 _DELETE_SECONDS: Final = 15.0
 """How long deleting a webhook that cannot be confirmed may take."""
 
@@ -104,9 +104,12 @@ async def establish_webhook(
         AsanaError: whatever else `create_webhook` raises.
     """
     base = _check_public_url(public_url)
-    request = _check_arguments(base, resource=resource, filters=filters, workspace=workspace)
+    if not isinstance(filters, Iterable):
+        raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
+    request = CreateWebhookRequest(resource=resource, target=str(base), filters=tuple(filters))
     if workspace is not None:
-        await _sweep(asana, store, workspace=workspace)
+        GetWebhooksRequest(workspace=workspace, resource=resource)  # checks it before anything is sent or stored
+        await _delete_earlier_orphans(asana, store, workspace=workspace)
     unclear: set[str] = set()
     first: AsanaError | None = None
     for last in (False, True):
@@ -149,62 +152,49 @@ def _check_public_url(public_url: str) -> URL:
     return url
 
 
-def _check_arguments(
-    base: URL, *, resource: str, filters: Iterable[WebhookFilter], workspace: str | None
-) -> CreateWebhookRequest:
-    """Have the requests check what they will be made of, before anything is sent or stored."""
-    if not isinstance(filters, Iterable):
-        raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
-    request = CreateWebhookRequest(resource=resource, target=str(base), filters=tuple(filters))
-    if workspace is not None:
-        GetWebhooksRequest(workspace=workspace, resource=resource)
-    return request
-
-
-async def _sweep(asana: AsanaSession, store: Store, *, workspace: str) -> None:
+async def _delete_earlier_orphans(asana: AsanaSession, store: Store, *, workspace: str) -> None:
     try:
-        async with asyncio.timeout(_SWEEP_SECONDS):
+        async with asyncio.timeout(_ORPHANS_SECONDS):
             await delete_orphaned_webhooks(asana, store, workspace=workspace)
     except (AsanaError, TimeoutError) as error:
-        # What has ended is answered 404 until Asana deletes it, and what has not is for the next one.
-        _log.warning("clearing up after earlier processes was given up: %s", str(error) or "it took too long")
+        # What has expired is answered 404 until Asana deletes it, and what has not is for the next one.
+        _log.warning("deleting orphaned webhooks of earlier processes failed: %s", str(error) or "it took too long")
 
 
 @define
 class _Attempt:
-    """One create request, with a fresh endpoint, and what became of it. No ``repr`` shows the endpoint."""
+    """One create request, with a fresh endpoint, and what became of it."""
 
     id: str
     """Of its registration."""
     request: CreateWebhookRequest
-    created: CreatedWebhook | None = field(default=None, repr=False)
-    confirmed: bool = False
+    created: CreatedWebhook | None = None
     echoed: bool | None = None
     """Once it is undone: whether a handshake had been echoed. ``None`` while nobody knows."""
     deleted: bool = False
     """Once it is undone: whether the webhook that was created is gone."""
 
     @classmethod
-    def at(cls, base: URL, request: CreateWebhookRequest) -> "_Attempt":
+    def at(cls, base: URL, request: CreateWebhookRequest) -> Self:
         endpoint = secrets.token_urlsafe(32)
         return cls(id=registration_id(endpoint), request=evolve(request, target=str(base / endpoint)))
 
 
 async def _create(asana: AsanaSession, store: Store, attempt: _Attempt) -> EstablishedWebhook:
     """Create a webhook and let the 201 decide; undo it all unless that confirms the registration."""
+    confirmed = False
     try:
         await store.open(attempt.id, resource=attempt.request.resource, ttl=asana.timeout + _SLACK_SECONDS)
-        # Kept in the attempt alone: tracebacks may show locals, and the webhook's target holds the endpoint.
-        attempt.created = await asana.send(attempt.request)
-        gid, secret = attempt.created.webhook.gid, attempt.created.secret
-        if secret is not None:
-            attempt.confirmed = await store.confirm(attempt.id, webhook_gid=gid, secret=secret)
+        attempt.created = created = await asana.send(attempt.request)
+        gid = created.webhook.gid
+        if created.secret is not None:
+            confirmed = await store.confirm(attempt.id, webhook_gid=gid, secret=created.secret)
     finally:
-        if not attempt.confirmed:
+        if not confirmed:
             await _undo(asana, store, attempt)
-    if not attempt.confirmed:
+    if not confirmed:
         raise HandshakeMismatchError(webhook_gid=gid, deleted=attempt.deleted)
-    return EstablishedWebhook(webhook=attempt.created.webhook, webhook_gid=gid, registration=attempt.id)
+    return EstablishedWebhook(webhook=created.webhook, webhook_gid=gid, registration=attempt.id)
 
 
 async def _undo(asana: AsanaSession, store: Store, attempt: _Attempt) -> None:

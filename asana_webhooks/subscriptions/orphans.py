@@ -57,7 +57,7 @@ async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspa
         GetWebhooksRequest(workspace=workspace)  # checks it before anything is ended
     echoed: defaultdict[str, set[str]] = defaultdict(set)
     for overdue in await store.sweep():
-        _log.warning("registration %.12s on %s was never confirmed, and has ended", overdue.id, overdue.resource)
+        _log.warning("registration %.12s on %s expired without being confirmed", overdue.id, overdue.resource)
         if overdue.echoed:
             echoed[overdue.resource].add(overdue.id)
     left = 0
@@ -72,13 +72,7 @@ async def delete_orphans(
     """Delete the webhooks of registrations that have ended; return which of these may have one still.
 
     Whatever goes wrong at Asana is logged and no more: nobody gets deliveries of such a webhook anyway. What is not
-    found may still appear, or be where this token's user cannot see it.
-
-    Args:
-        asana: the session to look for them with.
-        ids: the registrations, all on one resource.
-        resource: that resource.
-        workspace: where to look; ``None`` if that is not known.
+    found may still appear, or be where this token's user cannot see it; without a workspace nothing is looked for.
     """
     if workspace is None:
         return _left_over(ids, resource, "without a workspace it cannot be looked for")

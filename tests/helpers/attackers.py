@@ -1,9 +1,11 @@
 """An attacker who knows a webhook's target, the raw requests he sends there, the place, and what is kept of it all."""
 
 import asyncio
+import gc
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,44 +17,20 @@ from asana_webhooks import AsanaSession, EstablishedWebhook, MemoryStore, Receiv
 from asana_webhooks.store.base import Store, candidate_id
 from asana_webhooks.testing import FakeAsana, Hold
 from tests.helpers.doors import DOORS
+from tests.helpers.hostile import Answer, connected, raw_request, say
 from tests.helpers.stores import body, event
 from tests.subscriptions.scenes import Scene
 
 T = TypeVar("T")
 
 HEARTBEAT = b'{"events":[]}'
+OURS = ("asana_webhooks.", "tests.")
 
 STORES = ["memory", "sqlite"]
 EITHER = [("aiohttp", "sqlite"), ("asgi", "memory")]
 """Each door and each store once, for what lies in one of them alone."""
 
 Headers = Sequence[tuple[str, str]]
-
-
-@frozen(eq=False)
-class Answer:
-    """What came back, to the byte. Its repr shows nothing that may be secret."""
-
-    raw: bytes = field(repr=False)
-
-    @property
-    def status(self) -> int:
-        return int(self.raw[9:12])
-
-    @property
-    def body(self) -> bytes:
-        return self.raw.partition(b"\r\n\r\n")[2]
-
-    @property
-    def undated(self) -> bytes:
-        """All of it but the time, which says nothing about the request."""
-        head, _, content = self.raw.partition(b"\r\n\r\n")
-        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"date:")]
-        return b"\r\n".join([*lines, b"", content])
-
-    def echoes(self, secret: Secret) -> bool:
-        lines = [line.partition(b": ") for line in self.raw.partition(b"\r\n\r\n")[0].split(b"\r\n")]
-        return [value for name, _, value in lines if name.lower() == b"x-hook-secret"] == [secret.reveal().encode()]
 
 
 def signed(secret: Secret, content: bytes) -> Headers:
@@ -64,42 +42,31 @@ def shaking(secret: Secret) -> Headers:
 
 
 async def post(target: str, headers: Headers, content: bytes = b"{}") -> Answer:
-    """Send one request on a connection of its own, and read all that comes back."""
-    async with half_posted(target, headers, content, sent=len(content)) as request:
-        return await request.finish()
+    """Send one request on a connection of its own, and return all that comes back."""
+    return await say(target, _request(target, headers, content))
 
 
-@define(eq=False)
-class HalfPosted:
-    """A request of which some bytes are still to be sent."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    left: bytes
-
-    async def finish(self) -> Answer:
-        self.writer.write(self.left)
-        return Answer(await self.reader.read())
+def _request(target: str, headers: Headers, content: bytes) -> bytes:
+    lines = [f"{name}: {value}".encode() for name, value in headers]
+    return raw_request(*lines, content=content, target=urlsplit(target).path)
 
 
 @asynccontextmanager
-async def half_posted(target: str, headers: Headers, content: bytes, *, sent: int) -> AsyncIterator[HalfPosted]:
-    """Send the head of a request and the first *sent* bytes of its body."""
-    url = urlsplit(target)
-    lines = [
-        f"POST {url.path} HTTP/1.1",
-        f"Host: {url.netloc}",
-        "Connection: close",
-        f"Content-Length: {len(content)}",
-        *(f"{name}: {value}" for name, value in headers),
-    ]
-    reader, writer = await asyncio.open_connection(url.hostname, url.port)
-    try:
-        writer.write("\r\n".join([*lines, "", ""]).encode() + content[:sent])
-        yield HalfPosted(reader, writer, content[sent:])
-    finally:
-        writer.close()
-        await writer.wait_closed()
+async def half_posted(
+    target: str, headers: Headers, content: bytes, *, sent: int
+) -> AsyncIterator[Callable[[], Awaitable[Answer]]]:
+    """Send the head of a request and the first *sent* bytes of its body; yields what sends the rest."""
+    request = _request(target, headers, content)
+    first = len(request) - len(content) + sent
+    async with connected(target) as ear:
+        ear.mouth.write(request[:first])
+
+        async def finish() -> Answer:
+            ear.mouth.write(request[first:])
+            await ear.over.wait()
+            return Answer(bytes(ear.heard))
+
+        yield finish
 
 
 @define(eq=False)
@@ -186,15 +153,20 @@ class Attacker:
 
 
 def held_in_memory(store: MemoryStore) -> Iterator[object]:
-    """Yield everything a store holds that came over the network."""
-    shelf = store._shelf
-    for entry in shelf.entries.values():
-        for secret in (entry.secret, *entry.candidates.values()):
-            yield None if secret is None else secret.reveal()
-        yield from entry.candidates
-    for kept in shelf.held.values():
-        yield from (kept.body, kept.signature, kept.candidate)
-    yield from (signature for _, signature in shelf._known)
+    """Yield everything that can be reached from a store through our own objects and containers."""
+    seen: set[int] = set()
+    left: list[object] = [store]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Secret):
+            yield one.reveal()
+        elif isinstance(one, str | bytes):
+            yield one
+        elif isinstance(one, dict | list | tuple | set | deque) or type(one).__module__.startswith(OURS):
+            left += gc.get_referents(one)
 
 
 def held_in_file(path: Path) -> Iterator[object]:

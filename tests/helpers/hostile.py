@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,12 +18,12 @@ from aiohttp import http_parser, web, web_protocol
 from aiohttp.http_exceptions import HttpProcessingError
 from attrs import define, field, frozen
 
-from asana_webhooks import MemoryStore, Receiver, sign_body
+from asana_webhooks import MemoryStore, Receiver, Secret, sign_body
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import Registration, Store, registration_id
 from asana_webhooks.testing import serve_receiver
-from tests.helpers.attackers import Answer
-from tests.helpers.doors import Door, plain_asgi
+from tests.helpers.doors import Door, plain_asgi, serve_app
+from tests.helpers.receiving import ROOT, memory
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
 PENDING = "Pending_0123456789_abcdefghijklmnopqrstuvwx"
@@ -36,21 +35,14 @@ SHAKEN = b"X-Hook-Secret: c0ffee0d15ea5e0000badc0de0decade"
 PATIENCE = 20.0
 """Seconds after which a peer that gets no answer gives up, and the test with it."""
 
-_ROOT = Path(__file__).parents[2]
-
 
 @asynccontextmanager
 async def in_users_app(receiver: Receiver) -> AsyncIterator[str]:
     """Serve in an application of the user's own, whose runner decodes bodies as aiohttp does unless told otherwise."""
     app = web.Application()
     app.add_routes(webhook_routes(receiver))
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/asana"
-    finally:
-        await runner.cleanup()
+    async with serve_app(app) as url:
+        yield f"{url}/asana"
 
 
 @asynccontextmanager
@@ -69,6 +61,32 @@ FRONTS: dict[str, Door] = {
     "asgi": plain_asgi,
 }
 """Every door, behind every parser and decoder that is found before it."""
+
+
+@frozen(eq=False)
+class Answer:
+    """What came back, to the byte. Its repr shows nothing that may be secret."""
+
+    raw: bytes = field(repr=False)
+
+    @property
+    def status(self) -> int:
+        return int(self.raw[9:12])
+
+    @property
+    def body(self) -> bytes:
+        return self.raw.partition(b"\r\n\r\n")[2]
+
+    @property
+    def undated(self) -> bytes:
+        """All of it but the time, which says nothing about the request."""
+        head, _, content = self.raw.partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"date:")]
+        return b"\r\n".join([*lines, b"", content])
+
+    def echoes(self, secret: Secret) -> bool:
+        lines = [line.partition(b": ") for line in self.raw.partition(b"\r\n\r\n")[0].split(b"\r\n")]
+        return [value for name, _, value in lines if name.lower() == b"x-hook-secret"] == [secret.reveal().encode()]
 
 
 class Ear(asyncio.Protocol):
@@ -241,10 +259,7 @@ class OwnProcess:
     pid: int
 
     def memory(self, what: str) -> int:
-        """Return bytes: ``VmRSS`` now, or ``VmHWM`` at most so far."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        [kibibytes] = [line.split()[1] for line in lines if line.startswith(f"{what}:")]
-        return int(kibibytes) * 1024
+        return memory(self.pid, what)
 
 
 @asynccontextmanager
@@ -253,7 +268,7 @@ async def own_process(front: str, **options: Any) -> AsyncIterator[OwnProcess]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tests.helpers.hostile", front, json.dumps(options)),
-        cwd=_ROOT,
+        cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -21,7 +21,7 @@ from asana_webhooks.store import SQLiteStore
 from tests.helpers.raw import later
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
-__all__ = ["Load", "ReceiverProcess", "Stored", "locked", "prepare", "receiver_process", "sending", "stored"]
+__all__ = ["Load", "ReceiverProcess", "Stored", "locked", "memory", "prepare", "receiver_process", "sending", "stored"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +64,13 @@ def stored(path: Path) -> Stored:
         )
     finally:
         connection.close()
+
+
+def memory(pid: int, what: str) -> int:
+    """Return bytes of a process: ``VmRSS`` now, or ``VmHWM`` at most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [kibibytes] = [line.split()[1] for line in lines if line.startswith(f"{what}:")]
+    return int(kibibytes) * 1024
 
 
 @define(eq=False, kw_only=True)
@@ -136,9 +143,7 @@ class ReceiverProcess:
 
     def memory(self, what: str = "VmRSS") -> int:
         """Return how many bytes of memory it has now; with ``"VmHWM"``, at most so far."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        [kibibytes] = [line.split()[1] for line in lines if line.startswith(f"{what}:")]
-        return int(kibibytes) * 1024
+        return memory(self.pid, what)
 
     async def aclose(self) -> None:
         """Kill it if it is alive, and leave the port."""

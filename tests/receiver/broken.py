@@ -3,10 +3,8 @@
 import logging
 import shutil
 import sqlite3
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,6 @@ from tests.helpers.stores import ENDPOINT, SECRET, body, event
 
 UNAVAILABLE = (503, b"store unavailable")
 DONE = (200, b"")
-
-HOLDING = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN IMMEDIATE")
-print("held", flush=True)
-sys.stdin.readline()
-connection.execute("ROLLBACK")
-"""
 
 
 @define(eq=False)
@@ -93,17 +82,6 @@ def told(caplog: pytest.LogCaptureFixture) -> str:
 def descriptors() -> int:
     """Return how many files and sockets this process has open."""
     return len(list(Path("/dev/fd").iterdir()))
-
-
-@contextmanager
-def held_by_another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Let another process write until the block ends, or until it reads a line."""
-    arguments = [sys.executable, "-c", HOLDING, str(path)]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.communicate("\n")
 
 
 async def fill(here: Scene) -> bytes:

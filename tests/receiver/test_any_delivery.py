@@ -264,29 +264,6 @@ async def test_a_replay_is_a_duplicate_until_its_key_expires_and_stale_from_then
     assert [one.fingerprint for one in again.events] == [one.fingerprint for one in first.events]
 
 
-async def test_a_delivery_that_failed_for_a_day_is_not_stale_if_it_brings_something_new(service: Service) -> None:
-    """The newest event tells: what Asana could not deliver earlier may come along."""
-    old, new = (json.loads(dated(Clock(service.clock.now - ago)))["events"][0] for ago in (2 * DAY, HOUR))
-
-    [delivery] = await service.pass_through(body(old, new))
-
-    assert not delivery.stale
-
-
-async def test_replays_can_be_refused(service: Service) -> None:
-    """With refuse_stale no handler sees a replay; it is a dead letter, and is counted."""
-    content = dated(service.clock)
-    service.clock.now += 4 * DAY
-    await service.send(content)
-
-    worker = await service.work(refuse_stale=True)
-
-    assert service.got == []
-    [letter] = await service.store.dead_letters()
-    assert letter.error.startswith("stale")
-    assert worker.counts["stale"] == 1
-
-
 LEASE = 60.0
 JUMPS = pytest.mark.parametrize("jump", [400 * DAY, HOUR, -HOUR, -400 * DAY])
 

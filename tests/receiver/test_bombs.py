@@ -9,12 +9,12 @@ from functools import partial
 
 import pytest
 
-from tests.helpers.attackers import Answer
 from tests.helpers.hostile import (
     FORGED,
     PATIENCE,
     PENDING,
     SHAKEN,
+    Answer,
     Ear,
     OwnProcess,
     connected,

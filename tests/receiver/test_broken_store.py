@@ -25,7 +25,6 @@ from tests.receiver.broken import (
     crashed,
     descriptors,
     fill,
-    held_by_another_process,
     log_of,
     scene,
     told,
@@ -109,24 +108,22 @@ def in_namespace(*script: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestLocked:
-    """Another process writes."""
+    """Somebody else writes."""
 
     async def test_for_a_moment(self, path: Path) -> None:
         """A delivery waits for it, and is then 200; what needs no writing is answered meanwhile."""
         async with scene(path) as here:
-            with held_by_another_process(path) as other:
+            with locked(path) as lock:
                 delivering = asyncio.create_task(here.deliver())
                 assert await here.refusals() == [404, 401, 401]
                 assert not delivering.done()
-                assert other.stdin is not None
-                other.stdin.write("go on\n")
-                other.stdin.flush()
+                lock.execute("ROLLBACK")
                 assert await delivering == DONE
         here.check()
 
     async def test_for_longer_than_the_store_waits(self, here: Scene, caplog: pytest.LogCaptureFixture) -> None:
         """Deliveries and handshakes are 503 while it lasts, and the health says why; afterwards all is well."""
-        with held_by_another_process(here.path):
+        with locked(here.path):
             assert await here.deliver() == UNAVAILABLE
             assert "another connection holds the database for too long (SQLITE_BUSY)" in told(caplog)
             assert await here.refusals() == [404, 401, 401]
@@ -197,13 +194,11 @@ class TestDamaged:
         assert (await here.store.health()).writable
         here.check()
 
-    @pytest.mark.parametrize(("place", "shows"), [(-50_000, True), (-30, False)], ids=["in the middle", "at the end"])
-    async def test_the_log_after_a_crash(
-        self, here: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int, shows: bool
-    ) -> None:
+    @pytest.mark.parametrize("place", [-50_000, -30], ids=["in the middle", "at the end"])
+    async def test_the_log_after_a_crash(self, here: Scene, tmp_path: Path, place: int) -> None:
         """What stands in the log before the damage is there, what came after it is not, and no part of anything.
 
-        Damage that no power cut can do is told of, in the log and by the health. What is sent again is stored again.
+        What is sent again is stored again.
         """
         for _ in range(20):
             await here.deliver(size=3000)
@@ -218,8 +213,6 @@ class TestDamaged:
             assert 0 < len(again.acknowledged) < 21
             assert again.acknowledged == here.acknowledged[: len(again.acknowledged)]
             assert [await again.deliver(content) for content in here.acknowledged] == [DONE] * 21
-            assert len((await again.store.health()).problems) == shows
-            assert [record.levelname for record in caplog.records].count("ERROR") == shows
         again.check()
 
 

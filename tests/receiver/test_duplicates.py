@@ -127,20 +127,6 @@ async def test_a_delivery_of_one_webhook_proves_nothing_to_another(door: str, ki
         assert await bodies(here.store) == [content]
 
 
-@pytest.mark.parametrize(("door", "kind"), EITHER)
-async def test_how_a_signature_is_written_makes_no_difference(door: str, kind: str, tmp_path: Path) -> None:
-    """In upper case it is the same signature, so the delivery is the same as well."""
-    content = body(event())
-    [(name, signature)] = signed(SECRET, content)
-    assert signature != signature.upper()
-    async with stage(door, kind, tmp_path) as here:
-        await register(here.store)
-        for written in (signature, signature.upper(), signature[:32].upper() + signature[32:]):
-            assert (await post(f"{here.public_url}/{ENDPOINT}", [(name, written)], content)).status == 200
-
-        assert await bodies(here.store) == [content]
-
-
 # Quarantine
 
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from asana_webhooks import Delivery, MemoryStore, Secret, SQLiteStore, Worker, sign_body
 from asana_webhooks.store.base import Store
-from tests.helpers.attackers import Answer
 from tests.helpers.hostile import (
     FORGED,
     FRONTS,
     PENDING,
     SHAKEN,
+    Answer,
     Site,
     accidents,
     chunked,
@@ -616,22 +616,3 @@ async def test_signed_bodies_that_are_only_strange(lasting_door: Site) -> None:
     got = await handled(lasting_door.store)
     assert [(one.body, len(one.events)) for one in got] == list(READABLE.values())
     assert list(await lasting_door.store.dead_letters()) == []
-
-
-@st.composite
-def nearly_deliveries(draw: st.DrawFn) -> bytes:
-    """Draw the body of a delivery with a few bytes replaced by others."""
-    start = draw(st.integers(0, len(INTACT)))
-    return INTACT[:start] + draw(st.binary(max_size=4)) + INTACT[start + draw(st.integers(0, 4)) :]
-
-
-@given(content=st.binary(max_size=200) | nearly_deliveries())
-@in_one_server
-async def test_any_signed_bytes(door: Site, content: bytes) -> None:
-    """Whatever was signed is kept to the byte, and ends as a delivery or as a dead letter."""
-    assert (await door.say(delivery(content=content))).status == 200
-
-    ends = [one.body for one in await handled(door.store)]
-    ends += [letter.body for letter in await door.store.dead_letters()]
-    assert ends == [content]
-    assert await door.store.purge(older_than=0, dead=True) == 1

@@ -1,7 +1,6 @@
 """A store that is slow, full or away: Asana is told at once, or gives up; nothing is lost, and nothing doubled."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -12,11 +11,8 @@ import pytest
 from aiohttp import web
 
 from asana_webhooks import MemoryStore, Receiver, sign_body
-from asana_webhooks.errors import StoreUnavailableError
 from asana_webhooks.receiver.web import webhook_routes
-from asana_webhooks.store import NewDelivery
-from asana_webhooks.store.base import PutResult, registration_id
-from tests.helpers.cancelling import pass_turns
+from asana_webhooks.store.base import NewDelivery, PutResult
 from tests.helpers.doors import plain_asgi
 from tests.helpers.raw import until
 from tests.helpers.receiving import ReceiverProcess, locked, prepare, receiver_process, sending, stored
@@ -24,19 +20,16 @@ from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
 
 class SlowStore(MemoryStore):
-    """Puts when it is let, or fails then."""
+    """Puts when it is let."""
 
-    def __init__(self, *, fails: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.asked = asyncio.Event()
         self.let = asyncio.Event()
-        self._fails = fails
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         self.asked.set()
         await self.let.wait()
-        if self._fails:
-            raise StoreUnavailableError(problem="no, after all")
         return await super().put(delivery)
 
 
@@ -79,16 +72,6 @@ PATIENT = {"timeout": 60}
 """What waits in a test waits for its end."""
 
 
-def headers(content: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"X-Hook-Signature", sign_body(content, secret=SECRET).encode())]
-
-
-def delivery_of(content: bytes) -> NewDelivery:
-    return NewDelivery(
-        registration=registration_id(ENDPOINT), signature=sign_body(content, secret=SECRET), body=content
-    )
-
-
 async def post(url: str, content: bytes) -> int:
     """Deliver something; return the status."""
     async with aiohttp.ClientSession() as http:
@@ -123,34 +106,6 @@ async def test_what_asana_gave_up_is_stored_once(door: str) -> None:
             assert receiver.counts["duplicate"] == 1
         [lease] = await store.claim(9, lease=60)
         assert lease.body == content
-
-
-async def test_what_was_not_stored_in_time_may_be_stored_later() -> None:
-    """The answer is 503, the store may take it all the same, `aclose` waits for that, and the retry is a duplicate."""
-    content = body(event())
-    async with SlowStore() as store:
-        await register(store)
-        receiver = Receiver(store, timeout=0.5)
-        assert (await receiver.receive(ENDPOINT, headers(content), content)).status == 503
-        closing = asyncio.create_task(receiver.aclose())
-        await pass_turns(5)
-        store.let.set()
-        await closing
-        assert await store.put(delivery_of(content)) == "duplicate"
-
-
-async def test_a_failure_that_nobody_waits_for_is_no_noise(caplog: pytest.LogCaptureFixture) -> None:
-    """A store that fails after the 503 was sent leaves no complaint of asyncio's about it."""
-    content = body(event())
-    async with SlowStore(fails=True) as store:
-        await register(store)
-        receiver = Receiver(store, timeout=0.05)
-        assert (await receiver.receive(ENDPOINT, headers(content), content)).status == 503
-        store.let.set()
-        await receiver.aclose()
-        del receiver
-    gc.collect()
-    assert [record.name for record in caplog.records if record.name == "asyncio"] == []
 
 
 @pytest.mark.slow

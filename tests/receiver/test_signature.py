@@ -1,6 +1,7 @@
 """Signatures: Asana's way of signing, and every way of getting it wrong."""
 
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -21,9 +22,7 @@ DELIVERY = (
     b'"resource_type":"task","resource_subtype":"default_task"},"parent":null}]}'
 )
 DELIVERY_SIGNATURE = "54c8dde9546bb0e224feb173ecc637736b44e96e38166bd9bdc0b82088e21437"
-VECTORS = pytest.mark.parametrize(
-    ("body", "signature"), [(HEARTBEAT, HEARTBEAT_SIGNATURE), (DELIVERY, DELIVERY_SIGNATURE)], ids=["empty", "event"]
-)
+VECTORS = [(HEARTBEAT, HEARTBEAT_SIGNATURE), (DELIVERY, DELIVERY_SIGNATURE)]
 
 OPENSSL = shutil.which("openssl")
 
@@ -39,11 +38,11 @@ def hmac_by_hand(key: bytes, body: bytes) -> str:
 
 
 class TestSign:
-    @VECTORS
-    def test_vectors(self, body: bytes, signature: str) -> None:
+    def test_vectors(self) -> None:
         """Known bodies have known signatures: the secret's text is the key, it is not hex-decoded."""
-        assert len(DELIVERY) == 182
-        assert sign_body(body, secret=SECRET) == signature
+        for body, signature in VECTORS:
+            assert sign_body(body, secret=SECRET) == signature
+            assert verify_signature(body, signature.encode(), secret=SECRET)
 
     @given(secrets, st.binary())
     @example("x" * 64, b"")
@@ -53,40 +52,29 @@ class TestSign:
         assert sign_body(body, secret=Secret(secret)) == hmac_by_hand(secret.encode(), body)
 
     @pytest.mark.skipif(OPENSSL is None, reason="there is no openssl on this machine")
-    @pytest.mark.parametrize("body", [b"", HEARTBEAT, DELIVERY, bytes(range(256)) * 9])
-    @pytest.mark.parametrize("secret", ["k", SECRET.reveal(), "long-" * 50])
-    def test_against_openssl(self, secret: str, body: bytes) -> None:
+    def test_against_openssl(self) -> None:
         """Another implementation agrees."""
-        command = [str(OPENSSL), "dgst", "-sha256", "-hmac", secret, "-r"]
-        said = subprocess.run(command, input=body, capture_output=True, check=True, timeout=30)
-
-        assert said.stdout.split()[0].decode() == sign_body(body, secret=Secret(secret))
+        for secret, body in itertools.product(
+            ["k", SECRET.reveal(), "long-" * 50], [b"", DELIVERY, bytes(range(256)) * 9]
+        ):
+            command = [str(OPENSSL), "dgst", "-sha256", "-hmac", secret, "-r"]
+            said = subprocess.run(command, input=body, capture_output=True, check=True, timeout=30)
+            assert said.stdout.split()[0].decode() == sign_body(body, secret=Secret(secret))
 
     def test_empty_secret_signs_nothing(self) -> None:
-        """An empty key would let anybody sign (trap 10), so there is no signature."""
+        """An empty key would let anybody sign, so there is no signature."""
         with pytest.raises(ValueError, match="an empty secret signs nothing"):
             sign_body(HEARTBEAT, secret=Secret(""))
 
 
 class TestVerify:
-    @VECTORS
-    def test_vectors(self, body: bytes, signature: str) -> None:
-        """Asana's signature is accepted."""
-        assert verify_signature(body, signature.encode(), secret=SECRET)
-
     @given(secrets, st.binary())
     def test_what_was_signed(self, secret: str, body: bytes) -> None:
-        """Whatever sign() made is accepted, in lower and upper case."""
+        """Whatever `sign_body` made is accepted, in lower, upper and mixed case."""
         signature = sign_body(body, secret=Secret(secret))
 
-        assert verify_signature(body, signature.encode(), secret=Secret(secret))
-        assert verify_signature(body, signature.upper().encode(), secret=Secret(secret))
-
-    def test_mixed_case(self) -> None:
-        """Hex digits may come in any case."""
-        mixed = HEARTBEAT_SIGNATURE[:32].upper() + HEARTBEAT_SIGNATURE[32:]
-
-        assert verify_signature(HEARTBEAT, mixed.encode(), secret=SECRET)
+        for written in (signature, signature.upper(), signature[:32].upper() + signature[32:]):
+            assert verify_signature(body, written.encode(), secret=Secret(secret))
 
     @given(st.binary(min_size=1), st.data())
     def test_one_bit_of_the_body(self, body: bytes, data: st.DataObject) -> None:
@@ -129,46 +117,25 @@ class TestVerify:
         assert not verify_signature(more + body, signature, secret=SECRET) or more + body == body
 
     @given(st.binary(max_size=200))
-    @example(HEARTBEAT_SIGNATURE.encode() + b"\n")
     def test_any_header(self, header: bytes) -> None:
-        """Whatever bytes the header holds, the answer is no, and never an exception (traps 13 and 14)."""
+        """Whatever bytes the header holds, the answer is no, and never an exception."""
         assert verify_signature(HEARTBEAT, header, secret=SECRET) is False
 
-    @pytest.mark.parametrize(
-        "header",
-        [
-            b"",
-            b" ",
-            HEARTBEAT_SIGNATURE[:63].encode(),
-            HEARTBEAT_SIGNATURE.encode() + b"0",
-            HEARTBEAT_SIGNATURE.encode() * 2,
-            HEARTBEAT_SIGNATURE.encode() + b"," + HEARTBEAT_SIGNATURE.encode(),
-            b"sha256=" + HEARTBEAT_SIGNATURE.encode(),
-            b"0x" + HEARTBEAT_SIGNATURE[2:].encode(),
-            b" " + HEARTBEAT_SIGNATURE.encode(),
-            HEARTBEAT_SIGNATURE.encode() + b"\n",
-            HEARTBEAT_SIGNATURE.encode() + b"\0",
-            bytes.fromhex(HEARTBEAT_SIGNATURE),
-            HEARTBEAT_SIGNATURE.encode("utf-16"),
-            "٣".encode() * 64,
-            b"\xff" * 64,
-            "é".encode("latin-1") + HEARTBEAT_SIGNATURE[1:].encode(),
-            "\udcff".encode("utf-8", "surrogateescape") + HEARTBEAT_SIGNATURE[1:].encode(),
-            "\udcff".encode("utf-8", "surrogatepass") + HEARTBEAT_SIGNATURE[3:].encode(),
-            b"g" * 64,
-            b"0" * 64,
-            b"a" * 8192,
-        ],
-        ids=lambda header: repr(header[:12]),
-    )
-    def test_bad_headers(self, header: bytes) -> None:
-        """Empty, short, long, doubled, prefixed, padded, raw or outside ASCII: no (traps 13 and 14)."""
-        assert verify_signature(HEARTBEAT, header, secret=SECRET) is False
+    def test_bad_headers(self) -> None:
+        """Empty, short, long, doubled, prefixed, padded, raw or outside ASCII: no."""
+        true = HEARTBEAT_SIGNATURE.encode()
+        for header in (
+            *(b"", b" ", b"g" * 64, b"0" * 64, b"a" * 8192, b"\xff" * 64, "٣".encode() * 64),
+            *(true[:63], true + b"0", true * 2, true + b"," + true, b" " + true, true + b"\n", true + b"\0"),
+            *(b"sha256=" + true, b"0x" + true[2:], "é".encode("latin-1") + true[1:], b"\xed\xb3\xbf" + true[3:]),
+            *(bytes.fromhex(HEARTBEAT_SIGNATURE), HEARTBEAT_SIGNATURE.encode("utf-16")),
+        ):
+            assert verify_signature(HEARTBEAT, header, secret=SECRET) is False, header
 
     @given(st.binary())
     @example(HEARTBEAT)
     def test_empty_secret_verifies_nothing(self, body: bytes) -> None:
-        """Not even the HMAC that an empty key makes (trap 10: no stored secret means an empty key)."""
+        """Not even the HMAC that an empty key makes."""
         assert verify_signature(body, hmac_by_hand(b"", body).encode(), secret=Secret("")) is False
 
     def test_key_is_not_decoded(self) -> None:
@@ -178,7 +145,7 @@ class TestVerify:
         assert not verify_signature(HEARTBEAT, forged.encode(), secret=SECRET)
 
     def test_raw_bytes_count(self) -> None:
-        """The same JSON written anew is another body (trap 12: HMAC over re-serialised JSON)."""
+        """The same JSON written anew is another body."""
         again = json.dumps(json.loads(DELIVERY)).encode()
 
         assert json.loads(again) == json.loads(DELIVERY)

@@ -140,34 +140,19 @@ async def test_one_walk_for_each_resource(after: Aftermath) -> None:
     assert after.here.fake.webhooks == {}
 
 
-@pytest.mark.parametrize(
-    ("shape", "ours"),
-    [
-        ("https://example.com/asana/{}", True),
-        ("https://example.com/{}", True),
-        ("https://example.com/asana/{}/", True),
-        ("https://example.com/asana/{}?tenant=7/8", True),
-        ("https://example.com/asana/{}/?tenant=7", True),
-        ("https://example.com/asana/{}#top", True),
-        ("https://example.com/asana/{}x", False),
-        ("https://example.com/asana/x{}", False),
-        ("https://example.com/{}/asana", False),
-        ("https://example.com/asana?endpoint=/{}", False),
-        ("https://example.com/asana/#/{}", False),
-        ("https://example.com/", False),
-        ("https://example.com", False),
-        ("https://example.com/a", False),
-        ("", False),
-    ],
-)
-async def test_a_target_is_known_by_its_last_segment(after: Aftermath, shape: str, ours: bool) -> None:
+async def test_a_target_is_known_by_its_last_segment(after: Aftermath) -> None:
     """Only the hash of the endpoint is stored, so that of every target's last segment is compared with it."""
-    gid = await after.die()
-    record = after.here.fake.webhook(gid)
-    record.target = shape.format(record.target.rpartition("/")[2])
+    base = "https://example.com"
+    ours = ["/asana/{}", "/{}", "/asana/{}/", "/asana/{}?tenant=7/8", "/asana/{}/?tenant=7", "/asana/{}#top"]
+    others = ["/asana/{}x", "/asana/x{}", "/{}/asana", "/asana?endpoint=/{}", "/asana/#/{}", "/", "", "/a"]
+    for shape in (*(base + path for path in (*ours, *others)), ""):
+        gid = await after.die()
+        record = after.here.fake.webhook(gid)
+        record.target = shape.format(record.target.rpartition("/")[2])
+        is_ours = shape.removeprefix(base) in ours
 
-    assert await after.sweep() == (0 if ours else 1)
-    assert (gid not in after.here.fake.webhooks) is ours
+        assert await after.sweep() == (0 if is_ours else 1), shape
+        assert (gid not in after.here.fake.webhooks) is is_ours, shape
 
 
 async def test_a_webhook_without_a_target_is_nobodys(after: Aftermath) -> None:
