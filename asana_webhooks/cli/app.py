@@ -1,4 +1,4 @@
-"""The commands and their options; what they do is in `stage` and `fake`.
+"""The commands and their options; what they do is in `demo` and `fake`.
 
 Those are imported when a command is run: they bring all of this package, and ``--help`` would take twice as long.
 """
@@ -82,13 +82,12 @@ async def demo(
     """See everything this package does, in a few seconds and on this machine alone.
 
     Starts a fake Asana with 250 webhooks, a receiver, a store and a worker; establishes three webhooks, sets a
-    filter, lets 1,000 changes happen and some more that the filter holds back, and sends what happens to webhooks in
-    real life: duplicates, forgeries, strangers, spoiled deliveries. Then it checks that everything arrived, once. The
-    exit status is 0 if so, else 1.
+    filter, lets 1,000 changes happen, and sends what happens to webhooks in real life: duplicates, forgeries,
+    strangers, spoiled deliveries. Then it checks that everything arrived, once. The exit status is 0 if so, else 1.
 
     Without --store it uses SQLite in a temporary folder.
     """
-    from asana_webhooks.cli.stage import show_demo  # noqa: PLC0415 - see above
+    from asana_webhooks.cli.demo import show_demo  # noqa: PLC0415 - see above
 
     return await show_demo(store, json=json)
 
@@ -96,12 +95,6 @@ async def demo(
 def _check_token(_: Any, token: str | None) -> None:
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise ValueError("A token is a text without spaces, and not empty.")
-
-
-def _usual_token(_: Any) -> str:
-    from asana_webhooks.testing import DEFAULT_TOKEN  # noqa: PLC0415 - see above
-
-    return DEFAULT_TOKEN
 
 
 @app.command(help=_FAKE_HELP)
@@ -112,7 +105,7 @@ async def fake(
     ] = 0,
     token: Annotated[
         str | None,
-        Parameter(validator=_check_token, show_default=_usual_token, help="The access token that is good."),
+        Parameter(validator=_check_token, help="The access token that is good; by default the one it prints."),
     ] = None,
     workspace: Annotated[str, Parameter(help="The gid of its workspace.")] = "1331",
     project: Annotated[
@@ -126,12 +119,13 @@ async def fake(
 ) -> int:
     """Serve a fake Asana; see `_FAKE_HELP`."""
     from asana_webhooks.cli.fake import serve_fake  # noqa: PLC0415 - see above
+    from asana_webhooks.testing import DEFAULT_TOKEN  # noqa: PLC0415
 
     if not project:
         raise ConfigurationError("--project needs at least one gid")
     await serve_fake(
         port=port,
-        token=token or _usual_token(None),
+        token=token or DEFAULT_TOKEN,
         workspace=workspace,
         projects=project,
         webhooks=webhooks,
