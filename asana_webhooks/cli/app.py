@@ -1,7 +1,4 @@
-"""The commands and their options; what they do is in `demo` and `fake`.
-
-Those are imported when a command is run: they bring all of this package, and ``--help`` would take twice as long.
-"""
+"""The commands and their options; what they do is in `demo` and `fake`."""
 
 import sys
 from typing import Annotated, Any, Final
@@ -10,8 +7,10 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from asana_webhooks import __version__
-from asana_webhooks.errors import AsanaError, ConfigurationError
+from asana_webhooks import AsanaError, ConfigurationError, __version__
+from asana_webhooks.cli.demo import show_demo
+from asana_webhooks.cli.fake import serve_fake
+from asana_webhooks.testing import DEFAULT_TOKEN
 
 __all__ = ["app", "run"]
 
@@ -87,13 +86,11 @@ async def demo(
 
     Without --store it uses SQLite in a temporary folder.
     """
-    from asana_webhooks.cli.demo import show_demo  # noqa: PLC0415 - see above
-
     return await show_demo(store, json=json)
 
 
-def _check_token(_: Any, token: str | None) -> None:
-    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
+def _check_token(_: Any, token: str) -> None:
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
         raise ValueError("A token is a text without spaces, and not empty.")
 
 
@@ -103,10 +100,7 @@ async def fake(
     port: Annotated[
         int, Parameter(validator=Number(gte=0, lte=65535), help="Where to listen; 0 takes a free port.")
     ] = 0,
-    token: Annotated[
-        str | None,
-        Parameter(validator=_check_token, help="The access token that is good; by default the one it prints."),
-    ] = None,
+    token: Annotated[str, Parameter(validator=_check_token, help="The access token that is good.")] = DEFAULT_TOKEN,
     workspace: Annotated[str, Parameter(help="The gid of its workspace.")] = "1331",
     project: Annotated[
         tuple[str, ...],
@@ -118,14 +112,11 @@ async def fake(
     ] = True,
 ) -> int:
     """Serve a fake Asana; see `_FAKE_HELP`."""
-    from asana_webhooks.cli.fake import serve_fake  # noqa: PLC0415 - see above
-    from asana_webhooks.testing import DEFAULT_TOKEN  # noqa: PLC0415
-
     if not project:
         raise ConfigurationError("--project needs at least one gid")
     await serve_fake(
         port=port,
-        token=token or DEFAULT_TOKEN,
+        token=token,
         workspace=workspace,
         projects=project,
         webhooks=webhooks,

@@ -51,8 +51,6 @@ AT_ONCE: Final = 10
 DUPLICATED: Final = range(2, 60, 3)
 """Which deliveries come twice, counted from the first."""
 
-Say = Callable[[str], None]
-
 
 async def show_demo(store: str | None, *, json: bool) -> int:
     """Run the demo, show how far it is and what it proved, and return the exit status.
@@ -88,7 +86,7 @@ def choose_store(named: str | None) -> Iterator[str]:
 
 
 @contextmanager
-def _progress(console: Console, *, quiet: bool) -> Iterator[Say]:
+def _progress(console: Console, *, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Show how far it is: on one line of a terminal, on a line for each part elsewhere unless *quiet*."""
     if console.is_terminal and not console.is_dumb_terminal:
         with console.status("starting", spinner="line") as status:
@@ -97,7 +95,7 @@ def _progress(console: Console, *, quiet: bool) -> Iterator[Say]:
         yield lambda part: None if quiet else console.print(f"{part} ...", markup=False, highlight=False)
 
 
-async def run_demo(store: Store, say: Say, *, changes: int = CHANGES) -> Summary:
+async def run_demo(store: Store, say: Callable[[str], None], *, changes: int = CHANGES) -> Summary:
     """Run the whole demo on *store*, and return what it proved.
 
     Args:
@@ -138,7 +136,7 @@ class _Run:
     fake: FakeAsana
     asana: AsanaSession
     store: Store
-    say: Say
+    say: Callable[[str], None]
     summary: Summary
     webhooks: list[EstablishedWebhook] = field(factory=list)
     """One for each of `PROJECTS`."""
@@ -151,7 +149,7 @@ class _Run:
     first_made_at: float = 0.0
     last_handled_at: float = 0.0
 
-    def check(self, id: str, text: str, *, ok: bool, detail: str) -> None:
+    def check(self, id: str, ok: bool, text: str, detail: str) -> None:
         self.summary.checks.append(Check(id=id, text=text, ok=ok, detail=detail))
 
     @asynccontextmanager
@@ -185,8 +183,8 @@ class _Run:
             established = await establish_webhook(self.asana, self.store, public_url=public_url, resource=project)
             self.webhooks.append(established)
         echoed = sum(one.echoed for one in self.fake.handshakes)
-        text, detail = "every webhook was established with a handshake", f"{echoed} of {len(PROJECTS)}"
-        self.check("established", text, ok=echoed == len(PROJECTS), detail=detail)
+        detail = f"{echoed} of {len(PROJECTS)}"
+        self.check("established", echoed == len(PROJECTS), "every webhook was established with a handshake", detail)
 
         existing, listed = list(self.fake.webhooks), list[str]()
         self.say(f"listing {len(existing)} webhooks")
@@ -194,8 +192,8 @@ class _Run:
             self.summary.pages += 1
             listed.extend(webhook.gid for webhook in page.items)
         self.summary.webhooks = len(listed)
-        text, detail = "every webhook was listed, none twice", f"{len(listed)} of {len(existing)}"
-        self.check("listed", text, ok=sorted(listed) == sorted(existing), detail=detail)
+        detail = f"{len(listed)} of {len(existing)}"
+        self.check("listed", sorted(listed) == sorted(existing), "every webhook was listed, none twice", detail)
 
         self.say("setting a filter")
         gid = self.webhooks[PROJECTS.index(FILTERED_PROJECT)].webhook_gid
@@ -231,19 +229,18 @@ class _Run:
         """Forge a delivery, offer a secret to a webhook that has one, and change what is delivered on its way."""
         gid = self.webhooks[0].webhook_gid
         forged = await self.fake.forge_delivery(gid)
-        self.check("forged", "a forged delivery was refused", ok=forged == 401, detail=_answers(forged))
+        self.check("forged", forged == 401, "a forged delivery was refused", _answers(forged))
 
         stranger = await self.fake.stranger_handshake(self.fake.webhook(gid).target)
         refused = stranger == 401 and not self.fake.handshakes[-1].echoed
-        self.check("stranger", "a stranger could not replace the secret", ok=refused, detail=_answers(stranger))
+        self.check("stranger", refused, "a stranger could not replace the secret", _answers(stranger))
 
         before = len(self.fake.deliveries)
         self.fake.script(Fault(at="delivery", do="tamper"))
         await self.change(numbers)
         await self.fake.advance(60)  # until Asana sends again what was refused
         answers = [one.status for one in self.fake.deliveries[before:] if one.forged or one.retry]
-        text = "a delivery changed on its way came again"
-        self.check("spoiled", text, ok=answers == [401, 200], detail=_answers(*answers))
+        self.check("spoiled", answers == [401, 200], "a delivery changed on its way came again", _answers(*answers))
 
     async def delete(self) -> None:
         """Delete the webhooks while some have a delivery under way, which comes too late."""
@@ -259,7 +256,7 @@ class _Run:
         under_way.release()
         await self.fake.settle()
         answers = [one.status for one in self.fake.deliveries[before:]]
-        self.check("late", "deleted webhooks deliver no more", ok=set(answers) == {404}, detail=_answers(*answers))
+        self.check("late", set(answers) == {404}, "deleted webhooks deliver no more", _answers(*answers))
 
     def compare(self) -> None:
         """Compare what arrived with what was made."""
@@ -270,15 +267,16 @@ class _Run:
         self.summary.per_second = round(len(arrived) / (self.last_handled_at - self.first_made_at), 1)
         self.summary.median_ms = round(median(accepted or [0.0]), 2)
 
-        ok, detail = arrived == self.wanted, f"{len(arrived):,} of {len(self.wanted):,}"
-        self.check("arrived", "every change that must arrive arrived", ok=ok, detail=detail)
-        ok, detail = self.filter_kept and not others, f"{len(self.held_back):,} held back, {len(others):,} too many"
-        self.check("filter", "the filter held the others back", ok=ok, detail=detail)
+        detail = f"{len(arrived):,} of {len(self.wanted):,}"
+        self.check("arrived", arrived == self.wanted, "every change that must arrive arrived", detail)
+        detail = f"{len(self.held_back):,} held back, {len(others):,} too many"
+        self.check("filter", self.filter_kept and not others, "the filter held the others back", detail)
         twice = self.arrived.total() - len(self.arrived)
-        self.check("once", "none arrived twice", ok=not twice, detail=f"{twice:,} twice")
+        self.check("once", not twice, "none arrived twice", f"{twice:,} twice")
         duplicates = sum(one.duplicate for one in sent)
-        ok, detail = 0 < duplicates == len(accepted) - self.handled, f"{duplicates:,} came, {self.handled:,} handled"
-        self.check("duplicates", "deliveries that came twice were kept once", ok=ok, detail=detail)
+        once = 0 < duplicates == len(accepted) - self.handled
+        detail = f"{duplicates:,} came, {self.handled:,} handled"
+        self.check("duplicates", once, "deliveries that came twice were kept once", detail)
 
 
 def _answers(*statuses: int | None) -> str:
