@@ -48,7 +48,7 @@ EARLIER_WEBHOOKS: Final = 250
 CHANGES: Final = 1_000
 AT_ONCE: Final = 10
 """So many changes are made before everybody has heard of them; Asana batches what happens together."""
-DUPLICATED: Final = range(2, 60, 3)
+DUPLICATED: Final = range(2, 32, 3)
 """Which deliveries come twice, counted from the first."""
 
 
