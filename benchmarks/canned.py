@@ -6,20 +6,15 @@ It knows any webhook by its gid, and a list of 10,000 of them in pages of 100, w
 import asyncio
 import re
 import socket
-from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Final, cast
 
 import uvloop
-from attrs import evolve
 
 from asana_webhooks.client.options import DEFAULT_HEADERS
 from asana_webhooks.client.requests import WEBHOOK_FIELDS
 from benchmarks.bodies import page, webhook_answer
-from benchmarks.harness import Round
-
-__all__ = ["FIELDS", "HEADERS", "PAGE", "TOKEN", "WORKSPACE", "base_url", "counted", "serve"]
 
 PAGE: Final = 100
 WORKSPACE: Final = "1331"
@@ -37,51 +32,14 @@ def base_url(listening: socket.socket) -> str:
     return f"http://127.0.0.1:{listening.getsockname()[1]}/api/1.0"
 
 
-def serve(listening: socket.socket, pipe: Connection, pages: int, latency: float) -> None:
-    """Answer until the other end of the pipe is closed; each answer takes *latency* seconds.
-
-    Whatever comes through the pipe is answered with the number of requests since the last time.
-    """
+def serve(listening: socket.socket, _: Connection, pages: int, latency: float) -> None:
+    """Answer until terminated; each answer takes *latency* seconds."""
 
     async def main() -> None:
-        answers, owner_gone, count = _Answers(pages), asyncio.Event(), 0
-
-        def note() -> None:
-            nonlocal count
-            count += 1
-
-        def tell() -> None:
-            nonlocal count
-            try:
-                pipe.recv()
-                pipe.send(count)
-            except (EOFError, OSError):
-                owner_gone.set()
-            count = 0
-
-        loop = asyncio.get_running_loop()
-        loop.add_reader(pipe.fileno(), tell)
-        await loop.create_server(partial(_Talk, answers, note, latency), sock=listening)
-        await owner_gone.wait()
+        await asyncio.get_running_loop().create_server(partial(_Talk, _Answers(pages), latency), sock=listening)
+        await asyncio.Event().wait()
 
     uvloop.run(main())
-
-
-def counted(competitor: Callable[[], Round], pipe: Connection) -> Callable[[], Round]:
-    """Return *competitor* with what it asked for, by the server's count, as part of its work."""
-
-    def run() -> Round:
-        _asked(pipe)
-        one = competitor()
-        return evolve(one, work=(one.work, _asked(pipe)))
-
-    return run
-
-
-def _asked(pipe: Connection) -> int:
-    pipe.send(None)
-    count: int = pipe.recv()
-    return count
 
 
 class _Answers:
@@ -111,8 +69,8 @@ def _framed(body: bytes) -> bytes:
 class _Talk(asyncio.Protocol):
     """A connection. Its requests have no bodies, and come one at a time."""
 
-    def __init__(self, answers: _Answers, note: Callable[[], None], latency: float) -> None:
-        self._answers, self._note, self._latency = answers, note, latency
+    def __init__(self, answers: _Answers, latency: float) -> None:
+        self._answers, self._latency = answers, latency
         self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -123,7 +81,6 @@ class _Talk(asyncio.Protocol):
         if not self._request.endswith(b"\r\n\r\n"):
             return
         request, self._request = self._request, b""
-        self._note()
         if self._latency:
             asyncio.get_running_loop().call_later(self._latency, self._answer, request)
         else:

@@ -12,8 +12,6 @@ import uvloop
 from benchmarks.bodies import ENDPOINT, delivery, signature
 from benchmarks.harness import Round, percentile
 
-__all__ = ["CONNECTIONS", "send_deliveries"]
-
 CONNECTIONS: Final = 50
 WARM_UP: Final = 200
 

@@ -15,8 +15,6 @@ from typing import Any, ParamSpec
 
 from benchmarks.harness import Round, Size
 
-__all__ = ["apart", "listener", "pin", "serving"]
-
 P = ParamSpec("P")
 
 _PARENT_DEATH_SIGNAL = 1

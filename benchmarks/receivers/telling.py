@@ -13,8 +13,6 @@ from attrs import frozen
 from benchmarks.harness import percentile
 from benchmarks.processes import pin
 
-__all__ = ["Told", "ask", "poking", "telling"]
-
 _PAUSE: Final = 0.005
 """Seconds between two pokes."""
 

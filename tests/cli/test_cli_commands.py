@@ -2,7 +2,7 @@
 
 import pytest
 
-from asana_webhooks import __version__, cli
+from asana_webhooks import __version__
 from tests.cli.cli_process import call, run_cli
 
 WITHOUT = """
@@ -41,16 +41,6 @@ async def test_a_part_of_ours_is_missing() -> None:
     ended = await run_cli(python=("-c", ours))
     assert ended.status == 1
     assert "ModuleNotFoundError: No module named 'asana_webhooks.cli.app'" in ended.err
-
-
-def test_interrupted_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C before a command has begun ends the process as shells expect it."""
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "_run", interrupt)
-    assert call(monkeypatch) == 130
 
 
 async def test_the_library_does_not_need_it() -> None:
