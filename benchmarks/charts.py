@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import matplotlib as mpl
-from attrs import frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,16 +14,15 @@ from benchmarks.report import Report, number
 DRAWN: Final = ("one_request", "receiving", "growth")
 
 
-@frozen(kw_only=True)
-class _Colours:
+class _Colours(NamedTuple):
     text: str
     ours: str
     others: str
 
 
 _PAGES: Final = {
-    "light": _Colours(text="#1f2328", ours="#c2410c", others="#9aa4b2"),
-    "dark": _Colours(text="#e6edf3", ours="#fb923c", others="#5b6675"),
+    "light": _Colours("#1f2328", "#c2410c", "#9aa4b2"),
+    "dark": _Colours("#e6edf3", "#fb923c", "#5b6675"),
 }
 
 _SETTINGS: Final = {
@@ -66,11 +64,11 @@ def _lines(axes: Axes, cases: Sequence[Comparison], colours: _Colours) -> None:
     for case, style in zip(cases, ("-", "--", ":"), strict=True):
         amounts = [int(name.split()[0].replace(",", "")) for name in case.names]
         spreads = [case.values[name] for name in case.names]
-        axes.plot(amounts, [one.median for one in spreads], style, color=colours.ours, marker="o", label=case.name)
-        axes.fill_between(
-            amounts, [one.low for one in spreads], [one.high for one in spreads], color=colours.ours, alpha=0.15
-        )
-    axes.set_title(cases[0].unit, loc="left", color=colours.text, fontsize=10)
+        medians = [one.median for one in spreads]
+        bars = [[one.median - one.low for one in spreads], [one.high - one.median for one in spreads]]
+        axes.errorbar(amounts, medians, bars, fmt=f"o{style}", color=colours.ours, elinewidth=1, label=case.name)
+    title = f"{cases[0].unit}, beside so many registrations or deliveries"
+    axes.set_title(title, loc="left", color=colours.text, fontsize=10)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda amount, _: f"{amount:,.0f}")

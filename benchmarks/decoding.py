@@ -14,7 +14,7 @@ import pydantic
 
 from asana_webhooks import Change, Event, ResourceRef, Webhook, WebhookFilter, wire
 from benchmarks.bodies import delivery, page
-from benchmarks.harness import OURS, Case, Goal, Round, Size
+from benchmarks.harness import OURS, Case, Goal, Round
 from benchmarks.processes import apart
 
 TITLE: Final = "Decoding"
@@ -219,16 +219,16 @@ EVENTS: Final[dict[str, _Decoder]] = {
 }
 
 
-def cases(size: Size) -> Iterator[Case]:
+def cases(*, quick: bool) -> Iterator[Case]:
     """Compare for a page of webhooks, and for deliveries of several lengths."""
     bodies = [
         ("a page of 100 webhooks", page(0, 100, "eyJ"), 100, PAGES, 4.0),
         ("a page of 100 webhooks, no filters alike", page(0, 100, "eyJ", own_filters=True), 100, PAGES, 4.0),
         *((f"a delivery of {count:,} events", delivery(count), count, EVENTS, 4.6) for count in (1, 20, 100, 1_000)),
     ]
-    with apart(size) as own:
+    with apart(quick) as own:
         for name, body, objects, decoders, at_most in bodies:
-            times = size.of(2_000, quick=10) // objects or 1
+            times = (10 if quick else 2_000) // objects or 1
             yield Case(
                 name=name,
                 unit="ns of CPU per object",

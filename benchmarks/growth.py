@@ -8,17 +8,18 @@ import secrets
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, Final
+from typing import Final
 
 from asana_webhooks import Secret, SQLiteStore
 from asana_webhooks.store.base import NewDelivery, candidate_id, registration_id
 from benchmarks.bodies import SECRET, delivery
-from benchmarks.harness import Case, Round, Size
+from benchmarks.harness import Case, Round
 from benchmarks.processes import apart
+from benchmarks.putting import put_all
 
-TITLE: Final = "Putting, finding and finishing beside what is stored already"
+TITLE: Final = "Putting and finishing beside what is stored already"
 
 WAITING: Final = 50
 """How many calls are under way at once."""
@@ -60,19 +61,6 @@ def _id(number: int) -> str:
     return registration_id(f"endpoint {number}")
 
 
-async def _timed(call: Callable[[Any], Awaitable[Any]], values: Sequence[Any]) -> tuple[float, list[Any]]:
-    """Return how many calls a second there were, and what they returned."""
-    left, results = iter(values), list[Any]()
-
-    async def keep_calling() -> None:
-        for value in left:
-            results.append(await call(value))
-
-    began = time.perf_counter()
-    await asyncio.gather(*(keep_calling() for _ in range(WAITING)))
-    return len(values) / (time.perf_counter() - began), results
-
-
 async def _finish(store: SQLiteStore, count: int) -> tuple[float, int]:
     """Return how many deliveries a second were claimed and done, and how many of them."""
     finished, began = 0, time.perf_counter()
@@ -85,26 +73,21 @@ async def _finish(store: SQLiteStore, count: int) -> tuple[float, int]:
 def use(path: str, registrations: int, count: int) -> Round:
     async def main() -> Round:
         body = delivery(1, 0)
-        ids = [_id(secrets.randbelow(registrations)) for _ in range(count)]
+        ids = (_id(secrets.randbelow(registrations)) for _ in range(count))
         new = [NewDelivery(registration=id, signature=secrets.token_hex(32), body=body) for id in ids]
         async with SQLiteStore(path) as store:
-            puts, stored = await _timed(store.put, new)
-            finds, found = await _timed(store.find, ids)
+            puts, _ = await put_all(store.put, new, WAITING)
             done, finished = await _finish(store, count)
-        return Round(
-            value=puts,
-            extras={"finds a second": finds, "claimed and done a second": done},
-            work=(stored.count("stored"), sum(one is not None for one in found), finished),
-        )
+        return Round(value=puts, extras={"claimed and done a second": done}, work=finished)
 
     return asyncio.run(main())
 
 
-def cases(size: Size) -> Iterator[Case]:
+def cases(*, quick: bool) -> Iterator[Case]:
     """Compare files that hold more and more of one thing."""
-    count = size.of(2_000, quick=50)
-    top = size.of(6, quick=3)
-    with apart(size) as own, tempfile.TemporaryDirectory() as directory:
+    count = 50 if quick else 2_000
+    top = 3 if quick else 6
+    with apart(quick) as own, tempfile.TemporaryDirectory() as directory:
         for what, first in {"registrations": 1, "done": 3, "waiting": 3}.items():
             competitors: dict[str, Callable[[], Round]] = {}
             for amount in (10**power for power in range(first, top + (first > 1))):

@@ -19,18 +19,6 @@ class UnequalWorkError(AssertionError):
     """The competitors of a case did not do the same."""
 
 
-@frozen
-class Size:
-    """How much to do."""
-
-    quick: bool
-    """Only see that everything runs; the figures mean nothing."""
-
-    def of(self, number: int, *, quick: int) -> int:
-        """Return *number*, or *quick* if only that is wanted."""
-        return quick if self.quick else number
-
-
 @frozen(kw_only=True)
 class Round:
     """What one round of one competitor came to."""

@@ -17,7 +17,7 @@ import aiosqlite
 
 from asana_webhooks import Delivery, SQLiteStore, Worker
 from asana_webhooks.store.base import NewDelivery
-from benchmarks.harness import OURS, Case, Goal, Round, Size, percentile
+from benchmarks.harness import OURS, Case, Goal, Round, percentile
 from benchmarks.processes import apart
 from benchmarks.stores import new_deliveries, register
 
@@ -39,9 +39,9 @@ INSERT: Final = "INSERT INTO deliveries (registration, signature, body) VALUES (
 _Put = Callable[[NewDelivery], Awaitable[object]]
 
 
-async def _put_all(put: _Put, count: int, waiting: int) -> tuple[float, dict[str, float]]:
+async def put_all(put: _Put, new: list[NewDelivery], waiting: int) -> tuple[float, dict[str, float]]:
     """Return deliveries a second and how long each took, with *waiting* on their way at any time."""
-    left, latencies = iter(new_deliveries(count)), list[float]()
+    left, latencies = iter(new), list[float]()
 
     async def keep_putting() -> None:
         for one in left:
@@ -53,7 +53,7 @@ async def _put_all(put: _Put, count: int, waiting: int) -> tuple[float, dict[str
     await asyncio.gather(*(keep_putting() for _ in range(waiting)))
     seconds = time.perf_counter() - began
     shares = {"p50 ms": 0.5, "p99 ms": 0.99}
-    return count / seconds, {name: percentile(latencies, share) * 1e3 for name, share in shares.items()}
+    return len(new) / seconds, {name: percentile(latencies, share) * 1e3 for name, share in shares.items()}
 
 
 def ours(directory: str, count: int, waiting: int) -> Round:
@@ -61,7 +61,7 @@ def ours(directory: str, count: int, waiting: int) -> Round:
         with tempfile.TemporaryDirectory(dir=directory) as fresh:
             async with SQLiteStore(f"{fresh}/store.db") as store:
                 await register(store)
-                value, extras = await _put_all(store.put, count, waiting)
+                value, extras = await put_all(store.put, new_deliveries(count), waiting)
                 return Round(value=value, extras=extras, work=(await store.health()).waiting)
 
     return asyncio.run(main())
@@ -83,7 +83,7 @@ def aiosqlite_each(directory: str, count: int, waiting: int) -> Round:
                         await db.execute(INSERT, (new.registration, new.signature, new.body))
                         await db.commit()
 
-                value, extras = await _put_all(put, count, waiting)
+                value, extras = await put_all(put, new_deliveries(count), waiting)
                 row = await (await db.execute("SELECT count(*) FROM deliveries")).fetchone()
                 return Round(value=value, extras=extras, work=row and row[0])
 
@@ -105,7 +105,7 @@ def sqlite3_each(directory: str, count: int, waiting: int) -> Round:
             async def put(new: NewDelivery) -> None:
                 db.execute(INSERT, (new.registration, new.signature, new.body))
 
-            value, extras = await _put_all(put, count, waiting)
+            value, extras = await put_all(put, new_deliveries(count), waiting)
             (rows,) = db.execute("SELECT count(*) FROM deliveries").fetchone()
             return Round(value=value, extras=extras, work=rows)
 
@@ -145,18 +145,18 @@ def drain(directory: str, count: int) -> Round:
     return asyncio.run(main())
 
 
-def cases(size: Size) -> Iterator[Case]:
+def cases(*, quick: bool) -> Iterator[Case]:
     """Compare with one and with fifty waiting, then look at a worker that claims, decodes, handles, acknowledges."""
     goals = {1: Goal(extra="p50 ms", against=COMMIT, at_most=1.5), 50: Goal(against=EACH, at_least=10)}
-    with apart(size) as own, tempfile.TemporaryDirectory() as directory:
+    with apart(quick) as own, tempfile.TemporaryDirectory() as directory:
         for waiting, full in ((1, 300), (50, 4_000)):
-            count = size.of(full, quick=waiting)
+            count = waiting if quick else full
             yield Case(
                 name=f"{waiting} waiting",
                 unit="deliveries a second",
                 competitors={
-                    name: own(put_all, directory, count, waiting)
-                    for name, put_all in {OURS: ours, EACH: aiosqlite_each, COMMIT: sqlite3_each}.items()
+                    name: own(peer, directory, count, waiting)
+                    for name, peer in {OURS: ours, EACH: aiosqlite_each, COMMIT: sqlite3_each}.items()
                 },
                 reference=EACH,
                 more_is_better=True,
@@ -166,7 +166,7 @@ def cases(size: Size) -> Iterator[Case]:
         yield Case(
             name=f"a worker, {AT_ONCE} at once",
             unit="deliveries a second",
-            competitors={OURS: own(drain, directory, size.of(20_000, quick=100))},
+            competitors={OURS: own(drain, directory, 100 if quick else 20_000)},
             reference=OURS,
             more_is_better=True,
             rounds=5,

@@ -6,14 +6,14 @@ Each receiver has one core and the load generator another one. Ours keeps every 
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Final, cast
 
 from attrs import evolve
 
-from benchmarks.harness import OURS, Case, Goal, Round, Size, UnequalWorkError
+from benchmarks.harness import OURS, Case, Goal, Round, UnequalWorkError
 from benchmarks.load import CONNECTIONS, send_deliveries
 from benchmarks.processes import apart, listener, serving
 from benchmarks.receivers import on_aiohttp, on_flask, ours
@@ -29,11 +29,11 @@ RATE: Final = 1_000
 """Where the lateness of the loop is the question: one that has more to do than it can is late whatever it does."""
 
 
-def cases(size: Size) -> Iterator[Case]:
+def cases(*, quick: bool) -> Iterator[Case]:
     """Compare the receivers with short and with long deliveries, then look at the loop while the disk is slow."""
-    count = size.of(1_200, quick=100)
+    count = 100 if quick else 1_200
     with ExitStack() as stack:
-        own = stack.enter_context(apart(size, 1))
+        own = stack.enter_context(apart(quick, 1))
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         paths = (f"{directory}/{number}.db" for number in itertools.count())
 
@@ -48,7 +48,7 @@ def cases(size: Size) -> Iterator[Case]:
             BY_HAND: start(on_aiohttp.serve_with_sqlite, next(paths)),
             OURS: start(ours.serve, next(paths)),
         }
-        for events, goals in ((1, _goals(0.6, 15)), (20, _goals(0.35, 30))):
+        for events, share, p99 in ((1, 0.6, 15), (20, 0.35, 30)):
             yield Case(
                 name=f"deliveries of {events} event{'s' * (events > 1)}",
                 unit="requests a second",
@@ -62,7 +62,11 @@ def cases(size: Size) -> Iterator[Case]:
                 reference=BARE,
                 more_is_better=True,
                 rounds=9,
-                goals=goals,
+                goals=[
+                    Goal(against=BARE, at_least=share),
+                    Goal(against=FLASK, at_least=8),
+                    Goal(extra="p99 ms", at_most=p99),
+                ],
             )
         watched = {BARE: doors[BARE], OURS: doors[OURS], SLOW: start(ours.serve_on_slow_disk, next(paths))}
         yield Case(
@@ -76,14 +80,6 @@ def cases(size: Size) -> Iterator[Case]:
             rounds=5,
             goals=[Goal(competitor=name, at_most=2) for name in (OURS, SLOW)],
         )
-
-
-def _goals(share: float, p99: float) -> Sequence[Goal]:
-    return [
-        Goal(against=BARE, at_least=share),
-        Goal(against=FLASK, at_least=8),
-        Goal(extra="p99 ms", at_most=p99),
-    ]
 
 
 def _watched(load: Callable[[], Round], pipe: Connection, *, keeps: bool) -> Callable[[], Round]:

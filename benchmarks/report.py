@@ -14,19 +14,7 @@ from rich.table import Table
 
 from benchmarks.harness import OURS, Comparison
 
-_LIBRARIES: Final = ("aiohttp", "attrs", "cattrs", "msgspec", "yarl")
-
 _converter: Final = cattrs.preconf.json.make_converter()
-
-
-@frozen(kw_only=True)
-class Machine:
-    """Where something was measured."""
-
-    python: str
-    system: str
-    cores: int
-    libraries: Mapping[str, str]
 
 
 @frozen(kw_only=True)
@@ -34,7 +22,8 @@ class Report:
     """What came of one benchmark."""
 
     title: str
-    machine: Machine
+    machine: Mapping[str, str]
+    """Where it was measured."""
     taken_on: str
     """The day, as 2026-01-31."""
     seconds: float
@@ -50,14 +39,16 @@ class Results:
     """By the name of the benchmark."""
 
 
-def this_machine() -> Machine:
+def this_machine() -> dict[str, str]:
     """Describe the machine this runs on, without its name."""
-    return Machine(
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        system=f"{platform.system()} {platform.machine()}",
-        cores=os.cpu_count() or 1,
-        libraries={name: version(name) for name in _LIBRARIES},
-    )
+    libraries = {name: version(name) for name in ("aiohttp", "attrs", "cattrs", "msgspec", "yarl")}
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return {
+        "python": python,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        **libraries,
+    }
 
 
 def load(path: Path) -> dict[str, Report]:
@@ -73,7 +64,7 @@ def save(reports: dict[str, Report], path: Path) -> None:
 
 def show(report: Report, console: Console, *, judge: bool = True) -> None:
     """Print a table for each case of a benchmark; *judge*: also whether its goals were reached."""
-    console.rule(f"{report.title} ({report.seconds:.0f} s, {report.machine.python})")
+    console.rule(f"{report.title} ({report.seconds:.0f} s, {report.machine['python']})")
     for case in report.cases:
         console.print(_table(case))
         if judge:

@@ -63,8 +63,8 @@ async def _serve(
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.SockSite(runner, listening).start()
-    with telling(pipe, stored):
-        await asyncio.Event().wait()
+    telling(pipe, stored)
+    await asyncio.Event().wait()
 
 
 class _Table:
@@ -103,7 +103,6 @@ class _Table:
 
     async def count(self) -> int:
         """Return how many rows there are."""
-        cursor = await self._loop.run_in_executor(
-            self._thread, self._connection.execute, "SELECT max(id) FROM deliveries"
-        )
-        return int(cursor.fetchone()[0] or 0)
+        query = "SELECT count(*) FROM deliveries"
+        cursor = await self._loop.run_in_executor(self._thread, self._connection.execute, query)
+        return int(cursor.fetchone()[0])

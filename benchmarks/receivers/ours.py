@@ -34,8 +34,8 @@ def serve(listening: socket.socket, pipe: Connection, path: str) -> None:
             runner = web.AppRunner(app, access_log=None, auto_decompress=False)
             await runner.setup()
             await web.SockSite(runner, listening).start()
-            with telling(pipe, waiting):
-                await asyncio.Event().wait()
+            telling(pipe, waiting)
+            await asyncio.Event().wait()
 
     asyncio.run(main())
 
