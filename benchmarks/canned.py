@@ -6,6 +6,8 @@ It knows any webhook by its gid, and a list of 10,000 of them in pages of 100, w
 import asyncio
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Final, cast
@@ -15,6 +17,7 @@ import uvloop
 from asana_webhooks.client.options import DEFAULT_HEADERS
 from asana_webhooks.client.requests import WEBHOOK_FIELDS
 from benchmarks.bodies import page, webhook_answer
+from benchmarks.processes import listener, serving
 
 PAGE: Final = 100
 WORKSPACE: Final = "1331"
@@ -27,16 +30,18 @@ _GET: Final = re.compile(rb"GET /api/1.0/webhooks(?:/(\d+))?(?:\?(\S*))? HTTP/1.
 _OFFSET: Final = re.compile(rb"offset=page-(\d+)")
 
 
-def base_url(listening: socket.socket) -> str:
-    """Return where the API is to be found."""
-    return f"http://127.0.0.1:{listening.getsockname()[1]}/api/1.0"
+@contextmanager
+def serving_pages(pages: int, latency: float = 0.0) -> Iterator[str]:
+    """Have a process answer, each time after *latency* seconds; yield the base URL of its API."""
+    with closing(listener()) as listening, serving(_serve, listening, pages, latency, core=1) as pipe:
+        pipe.recv()  # it is ready
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/api/1.0"
 
 
-def serve(listening: socket.socket, _: Connection, pages: int, latency: float) -> None:
-    """Answer until terminated; each answer takes *latency* seconds."""
-
+def _serve(listening: socket.socket, pipe: Connection, pages: int, latency: float) -> None:
     async def main() -> None:
         await asyncio.get_running_loop().create_server(partial(_Talk, _Answers(pages), latency), sock=listening)
+        pipe.send(None)
         await asyncio.Event().wait()
 
     uvloop.run(main())

@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -117,8 +116,7 @@ def idle(function: str, url: str) -> Round:
 
 def cases(*, quick: bool) -> Iterator[Case]:
     """Compare imports, clients, and receivers."""
-    from benchmarks.canned import base_url, serve
-    from benchmarks.processes import listener, serving
+    from benchmarks.canned import serving_pages
 
     imports = {OURS: "import asana_webhooks", LIBRARIES: LIBRARIES}
     if not quick:
@@ -132,8 +130,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
         rounds=9,
         goals=[Goal(against=LIBRARIES, at_most=1.1)],
     )
-    with closing(listener()) as listening, serving(serve, listening, 1, 0.0):
-        url = base_url(listening)
+    with serving_pages(1) as url:
         for what in ("client", "receiver"):
             yield Case(
                 name=f"memory of a {what}",

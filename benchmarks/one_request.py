@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any, Final
 
 import aiohttp
@@ -17,9 +16,9 @@ import orjson
 from asana.api.webhooks_api import WebhooksApi
 
 from asana_webhooks import AsanaSession, get_webhook
-from benchmarks.canned import FIELDS, HEADERS, TOKEN, base_url, serve
+from benchmarks.canned import FIELDS, HEADERS, TOKEN, serving_pages
 from benchmarks.harness import OURS, Case, Goal, Round
-from benchmarks.processes import apart, listener, serving
+from benchmarks.processes import apart
 
 TITLE: Final = "One request for one webhook"
 
@@ -109,13 +108,13 @@ def official(url: str, count: int, at_once: int) -> Round:
 def cases(*, quick: bool) -> Iterator[Case]:
     """Compare the clients with one request at a time, and with many at once."""
     count = 50 if quick else 500
-    with apart(quick, 0) as own, closing(listener()) as listening, serving(serve, listening, 1, 0.0, core=1):
+    with apart(quick, 0) as own, serving_pages(1) as url:
         for at_once in (1, 50):
             yield Case(
                 name=f"{at_once} at once",
                 unit="µs of CPU time a request",
                 competitors={
-                    name: own(peer, base_url(listening), count, at_once)
+                    name: own(peer, url, count, at_once)
                     for name, peer in {OURS: ours, RAW: raw, OFFICIAL: official}.items()
                 },
                 reference=RAW,

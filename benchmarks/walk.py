@@ -8,7 +8,6 @@ that, also where the work never awaits.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from functools import partial
 from typing import Any, Final
 
@@ -19,9 +18,9 @@ from asana.api.webhooks_api import WebhooksApi
 from attrs import define
 
 from asana_webhooks import AsanaSession, get_webhooks
-from benchmarks.canned import FIELDS, HEADERS, PAGE, TOKEN, WORKSPACE, base_url, serve
+from benchmarks.canned import FIELDS, HEADERS, PAGE, TOKEN, WORKSPACE, serving_pages
 from benchmarks.harness import OURS, Case, Goal, Round
-from benchmarks.processes import apart, listener, serving
+from benchmarks.processes import apart
 
 TITLE: Final = "Walking through pages of 100 webhooks"
 
@@ -123,21 +122,19 @@ def walk(walker: Walker, url: str, last_work: float = 0.0) -> Round:
 def cases(*, quick: bool) -> Iterator[Case]:
     """Compare the walkers with a quick server, and prefetching with a slow one."""
     pages = 10 if quick else 100
-    with apart(quick, 0) as own, closing(listener()) as listening, serving(serve, listening, pages, 0.0, core=1):
+    with apart(quick, 0) as own, serving_pages(pages) as url:
         yield Case(
             name=f"{pages * PAGE:,} webhooks, no latency",
             unit="seconds",
             competitors={
-                name: own(walk, walker, base_url(listening))
-                for name, walker in {OURS: ours, RAW: by_hand, OFFICIAL: official}.items()
+                name: own(walk, walker, url) for name, walker in {OURS: ours, RAW: by_hand, OFFICIAL: official}.items()
             },
             reference=RAW,
             rounds=15,
             goals=[Goal(against=RAW, at_most=1.3), Goal(against=OFFICIAL, at_most=1)],
         )
     pages = 3 if quick else 30
-    with apart(quick, 0) as own, closing(listener()) as listening, serving(serve, listening, pages, LATENCY, core=1):
-        url = base_url(listening)
+    with apart(quick, 0) as own, serving_pages(pages, LATENCY) as url:
         names = {f"{OURS}, prefetch": True, f"{OURS}, prefetch, work that never awaits": False}
         yield Case(
             name=f"{pages} pages of {LATENCY * 1e3:g} ms, {WORK * 1e3:g} ms of work on each",
