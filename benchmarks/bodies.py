@@ -8,14 +8,13 @@ import hmac
 import json
 from typing import Any, Final
 
-__all__ = ["ENDPOINT", "SECRET", "delivery", "event", "page", "signature", "webhook", "webhook_answer"]
-
 SECRET: Final = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 """The secret of the webhook whose deliveries these are."""
 
 ENDPOINT: Final = "An-endpoint-of-43-characters-0123456789ABCD"
 """The last segment of its target."""
 
+_KEY: Final = SECRET.encode()
 _GID: Final = 1_200_000_000_000_000
 
 
@@ -96,6 +95,11 @@ def delivery(events: int, number: int = 0) -> bytes:
     return _encode({"events": [event(number * events + one) for one in range(events)]})
 
 
-def signature(body: bytes, secret: str = SECRET) -> str:
+def signature(body: bytes) -> str:
     """Return the ``X-Hook-Signature`` of a body."""
-    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.new(_KEY, body, hashlib.sha256).hexdigest()
+
+
+def is_signed(body: bytes, header: str) -> bool:
+    """Do what every receiver does with a delivery first: say whether its signature is the one of its body."""
+    return hmac.compare_digest(signature(body), header)

@@ -6,20 +6,18 @@ It knows any webhook by its gid, and a list of 10,000 of them in pages of 100, w
 import asyncio
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Final, cast
 
 import uvloop
-from attrs import evolve
 
 from asana_webhooks.client.requests import WEBHOOK_FIELDS
 from asana_webhooks.client.transport import DEFAULT_HEADERS
 from benchmarks.bodies import page, webhook_answer
-from benchmarks.harness import Round
-
-__all__ = ["FIELDS", "HEADERS", "PAGE", "TOKEN", "WORKSPACE", "base_url", "counted", "serve"]
+from benchmarks.processes import listener, serving
 
 PAGE: Final = 100
 WORKSPACE: Final = "1331"
@@ -32,56 +30,21 @@ _GET: Final = re.compile(rb"GET /api/1.0/webhooks(?:/(\d+))?(?:\?(\S*))? HTTP/1.
 _OFFSET: Final = re.compile(rb"offset=page-(\d+)")
 
 
-def base_url(listening: socket.socket) -> str:
-    """Return where the API is to be found."""
-    return f"http://127.0.0.1:{listening.getsockname()[1]}/api/1.0"
+@contextmanager
+def serving_pages(pages: int, latency: float = 0.0) -> Iterator[str]:
+    """Have a process answer, each time after *latency* seconds; yield the base URL of its API."""
+    with closing(listener()) as listening, serving(_serve, listening, pages, latency, core=1) as pipe:
+        pipe.recv()  # it is ready
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/api/1.0"
 
 
-def serve(listening: socket.socket, pipe: Connection, pages: int, latency: float) -> None:
-    """Answer until the other end of the pipe is closed; each answer takes *latency* seconds.
-
-    Whatever comes through the pipe is answered with the number of requests since the last time.
-    """
-
+def _serve(listening: socket.socket, pipe: Connection, pages: int, latency: float) -> None:
     async def main() -> None:
-        answers, owner_gone, count = _Answers(pages), asyncio.Event(), 0
-
-        def note() -> None:
-            nonlocal count
-            count += 1
-
-        def tell() -> None:
-            nonlocal count
-            try:
-                pipe.recv()
-                pipe.send(count)
-            except (EOFError, OSError):
-                owner_gone.set()
-            count = 0
-
-        loop = asyncio.get_running_loop()
-        loop.add_reader(pipe.fileno(), tell)
-        await loop.create_server(partial(_Talk, answers, note, latency), sock=listening)
-        await owner_gone.wait()
+        await asyncio.get_running_loop().create_server(partial(_Talk, _Answers(pages), latency), sock=listening)
+        pipe.send(None)
+        await asyncio.Event().wait()
 
     uvloop.run(main())
-
-
-def counted(competitor: Callable[[], Round], pipe: Connection) -> Callable[[], Round]:
-    """Return *competitor* with what it asked for, by the server's count, as part of its work."""
-
-    def run() -> Round:
-        _asked(pipe)
-        one = competitor()
-        return evolve(one, work=(one.work, _asked(pipe)))
-
-    return run
-
-
-def _asked(pipe: Connection) -> int:
-    pipe.send(None)
-    count: int = pipe.recv()
-    return count
 
 
 class _Answers:
@@ -111,8 +74,8 @@ def _framed(body: bytes) -> bytes:
 class _Talk(asyncio.Protocol):
     """A connection. Its requests have no bodies, and come one at a time."""
 
-    def __init__(self, answers: _Answers, note: Callable[[], None], latency: float) -> None:
-        self._answers, self._note, self._latency = answers, note, latency
+    def __init__(self, answers: _Answers, latency: float) -> None:
+        self._answers, self._latency = answers, latency
         self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -123,7 +86,6 @@ class _Talk(asyncio.Protocol):
         if not self._request.endswith(b"\r\n\r\n"):
             return
         request, self._request = self._request, b""
-        self._note()
         if self._latency:
             asyncio.get_running_loop().call_later(self._latency, self._answer, request)
         else:

@@ -1,29 +1,28 @@
-"""Charts of the results, as SVG, each for a light and for a dark page."""
+"""Charts of the results that README shows, as SVG, each for a light and for a dark page."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import matplotlib as mpl
-from attrs import frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.harness import OURS, Comparison
-from benchmarks.report import Report, Results, number
+from benchmarks.report import Report, number
 
-__all__ = ["draw"]
+DRAWN: Final = ("one_request", "receiving", "growth")
 
 
-@frozen(kw_only=True)
-class _Colours:
+class _Colours(NamedTuple):
     text: str
     ours: str
     others: str
 
 
 _PAGES: Final = {
-    "light": _Colours(text="#1f2328", ours="#c2410c", others="#9aa4b2"),
-    "dark": _Colours(text="#e6edf3", ours="#fb923c", others="#5b6675"),
+    "light": _Colours("#1f2328", "#c2410c", "#9aa4b2"),
+    "dark": _Colours("#e6edf3", "#fb923c", "#5b6675"),
 }
 
 _SETTINGS: Final = {
@@ -38,25 +37,49 @@ _BAR: Final = 0.3
 _MARGINS: Final = 0.75
 
 
-def draw(results: Results, directory: Path) -> None:
-    """Draw one chart per benchmark into a directory, ``<name>-light.svg`` and ``<name>-dark.svg``."""
-    for name, report in results.reports.items():
-        file_name = name.replace(" ", "-")
-        for page, colours in _PAGES.items():
-            _draw(report, colours, directory / f"{file_name}-{page}.svg")
+def draw(results: Mapping[str, Report], directory: Path) -> None:
+    """Draw those of `DRAWN` that there are into a directory, ``<name>-light.svg`` and ``<name>-dark.svg``."""
+    for name in DRAWN:
+        if name in results:
+            for page, colours in _PAGES.items():
+                _draw(results[name], colours, directory / f"{name}-{page}.svg")
 
 
 def _draw(report: Report, colours: _Colours, path: Path) -> None:
-    heights = [len(case.values) * _BAR + _MARGINS for case in report.cases]
     with mpl.rc_context(_SETTINGS):  # type: ignore[arg-type]
-        figure = Figure(figsize=(8, sum(heights)), layout="constrained")
-        panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
-        for axes, case in zip(panels, report.cases, strict=True):
-            _panel(axes, case, colours)
+        if all(case.is_series for case in report.cases):
+            figure = Figure(figsize=(8, 4), layout="constrained")
+            _lines(figure.subplots(), report.cases, colours)
+        else:
+            heights = [len(case.values) * _BAR + _MARGINS for case in report.cases]
+            figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+            panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+            for axes, case in zip(panels, report.cases, strict=True):
+                _bars(axes, case, colours)
         figure.savefig(path, transparent=True, metadata={"Date": None}, bbox_inches="tight", pad_inches=0.3)
 
 
-def _panel(axes: Axes, case: Comparison, colours: _Colours) -> None:
+def _lines(axes: Axes, cases: Sequence[Comparison], colours: _Colours) -> None:
+    """Draw a line for each case; the competitors' names begin with how much there is."""
+    for case, style in zip(cases, ("-", "--", ":"), strict=True):
+        amounts = [int(name.split()[0].replace(",", "")) for name in case.names]
+        spreads = [case.values[name] for name in case.names]
+        medians = [one.median for one in spreads]
+        bars = [[one.median - one.low for one in spreads], [one.high - one.median for one in spreads]]
+        axes.errorbar(amounts, medians, bars, fmt=f"o{style}", color=colours.ours, elinewidth=1, label=case.name)
+    title = f"{cases[0].unit}, beside so many registrations or deliveries"
+    axes.set_title(title, loc="left", color=colours.text, fontsize=10)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(lambda amount, _: f"{amount:,.0f}")
+    axes.yaxis.set_major_formatter(lambda amount, _: f"{amount:,.0f}")
+    axes.tick_params(colors=colours.text)
+    axes.grid(color=colours.others, alpha=0.3)
+    axes.legend(frameon=False, labelcolor=colours.text)
+    axes.spines[:].set_visible(False)
+
+
+def _bars(axes: Axes, case: Comparison, colours: _Colours) -> None:
     better = "more" if case.more_is_better else "less"
     axes.set_title(f"{case.name}: {case.unit} ({better} is better)", loc="left", color=colours.text, fontsize=10)
     names = list(reversed(case.names))  # from the bottom up

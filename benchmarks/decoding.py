@@ -3,23 +3,19 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
-from typing import Any, Final
+from types import GenericAlias, UnionType
+from typing import Any, Final, Union, get_args, get_type_hints
 
 import attrs
 import msgspec
 import orjson
 import pydantic
-from cattrs import Converter
 
-from asana_webhooks import Change, Event, ResourceRef, Webhook, WebhookFilter, shapes, wire
+from asana_webhooks import Change, Event, ResourceRef, Webhook, WebhookFilter, wire
 from benchmarks.bodies import delivery, page
-from benchmarks.harness import OURS, Case, Goal, Round, Size
+from benchmarks.harness import OURS, Case, Goal, Round
 from benchmarks.processes import apart
-
-__all__ = ["TITLE", "cases"]
 
 TITLE: Final = "Decoding"
 
@@ -127,136 +123,57 @@ def events_by_hand(body: bytes) -> object:
     return tuple(_event(one) for one in orjson.loads(body)["events"])
 
 
-# The same attrs classes, by cattrs as it comes
+# Classes of other libraries with the members of ours, but for `ResourceRef.enum_value`, which none of these has
 
 
-@cache
-def _cattrs() -> Converter:
-    converter = Converter(detailed_validation=False)  # it is faster so
-    converter.register_structure_hook(datetime, lambda text, _: datetime.fromisoformat(text))
-    return converter
+def _mirror(make: Callable[[str, dict[str, tuple[Any, Any]]], Any]) -> dict[str, Any]:
+    """Return classes made from their name and their members: a type each, and a default or ``...``."""
+    made: dict[Any, Any] = {}
+    for model in (ResourceRef, WebhookFilter, Webhook, Change, Event):
+        hints = get_type_hints(model)
+        members = attrs.fields_dict(model)
+        defaults = {name: ... if one.default is attrs.NOTHING else one.default for name, one in members.items()}
+        made[model] = make(model.__name__, {name: (_mirrored(hints[name], made), defaults[name]) for name in members})
+    page = make("Page", {"data": (GenericAlias(tuple, (made[Webhook], ...)), ...)})
+    return {"page": page, "events": make("Events", {"events": (GenericAlias(tuple, (made[Event], ...)), ...)})}
 
 
-def page_by_cattrs(body: bytes) -> object:
-    return _cattrs().structure(orjson.loads(body)["data"], tuple[Webhook, ...])
+def _mirrored(hint: Any, made: dict[Any, Any]) -> Any:
+    if attrs.has(hint):
+        return made.get(hint)
+    parts = tuple(_mirrored(part, made) for part in get_args(hint))
+    if isinstance(hint, UnionType):
+        return Union[parts]  # noqa: UP007 - there is no other way to write it
+    return GenericAlias(tuple, parts) if parts else hint
 
 
-def events_by_cattrs(body: bytes) -> object:
-    return _cattrs().structure(orjson.loads(body)["events"], tuple[Event, ...])
+def _struct(name: str, members: dict[str, tuple[Any, Any]]) -> type[msgspec.Struct]:
+    fields = [(one, *(part for part in parts if part is not ...)) for one, parts in members.items()]
+    return msgspec.defstruct(name, fields, gc=False)
 
 
-# Pydantic's own classes, with the same members
+def _model(name: str, members: dict[str, Any]) -> type[pydantic.BaseModel]:
+    return pydantic.create_model(name, **members)
 
 
-class PydanticRef(pydantic.BaseModel):
-    gid: str
-    resource_type: str | None = None
-    resource_subtype: str | None = None
-    name: str | None = None
-    enum_value: "PydanticRef | None" = None
-
-
-class PydanticFilter(pydantic.BaseModel):
-    resource_type: str | None = None
-    resource_subtype: str | None = None
-    action: str | None = None
-    fields: tuple[str, ...] | None = None
-
-
-class PydanticWebhook(pydantic.BaseModel):
-    gid: str
-    resource_type: str | None = None
-    active: bool | None = None
-    resource: PydanticRef | None = None
-    target: str | None = None
-    created_at: datetime | None = None
-    last_success_at: datetime | None = None
-    last_failure_at: datetime | None = None
-    last_failure_content: str | None = None
-    delivery_retry_count: int | None = None
-    next_attempt_after: datetime | None = None
-    failure_deletion_timestamp: datetime | None = None
-    filters: tuple[PydanticFilter, ...] | None = None
-    is_workspace_webhook: bool | None = None
-
-
-class PydanticChange(pydantic.BaseModel):
-    field: str
-    action: str | None = None
-    new_value: PydanticRef | None = None
-    added_value: PydanticRef | None = None
-    removed_value: PydanticRef | None = None
-
-
-class PydanticEvent(pydantic.BaseModel):
-    action: str
-    resource: PydanticRef
-    created_at: datetime
-    user: PydanticRef | None = None
-    parent: PydanticRef | None = None
-    change: PydanticChange | None = None
-    type: str | None = None
-    registration: str = ""
-
-
-class PydanticPage(pydantic.BaseModel):
-    data: tuple[PydanticWebhook, ...]
-
-
-class PydanticEvents(pydantic.BaseModel):
-    events: tuple[PydanticEvent, ...]
+_MODELS: Final = _mirror(_model)
+_STRUCTS: Final = {name: msgspec.json.Decoder(struct) for name, struct in _mirror(_struct).items()}
 
 
 def page_by_pydantic(body: bytes) -> object:
-    return PydanticPage.model_validate_json(body).data
+    return _MODELS["page"].model_validate_json(body).data
 
 
 def events_by_pydantic(body: bytes) -> object:
-    return PydanticEvents.model_validate_json(body).events
-
-
-# The limit: mutable Structs, whose encoding is not checked everywhere
-
-
-class _StructFilter(msgspec.Struct, gc=False):
-    resource_type: str | None = None
-    resource_subtype: str | None = None
-    action: str | None = None
-    fields: tuple[str, ...] | None = None
-
-
-class _StructWebhook(msgspec.Struct, gc=False):
-    gid: str
-    resource_type: str | None = None
-    active: bool | None = None
-    resource: shapes.ResourceRef | None = None
-    target: str | None = None
-    created_at: datetime | None = None
-    last_success_at: datetime | None = None
-    last_failure_at: datetime | None = None
-    last_failure_content: str | None = None
-    delivery_retry_count: int | None = None
-    next_attempt_after: datetime | None = None
-    failure_deletion_timestamp: datetime | None = None
-    filters: tuple[_StructFilter, ...] | None = None
-    is_workspace_webhook: bool | None = None
-
-
-class _StructPage(msgspec.Struct, gc=False):
-    data: tuple[_StructWebhook, ...]
-    next_page: shapes.NextPage | None = None
-
-
-_page: Final = msgspec.json.Decoder(_StructPage)
-_events: Final = msgspec.json.Decoder(shapes.EventsBody)
+    return _MODELS["events"].model_validate_json(body).events
 
 
 def page_of_structs(body: bytes) -> object:
-    return _page.decode(body).data
+    return _STRUCTS["page"].decode(body).data
 
 
 def events_of_structs(body: bytes) -> object:
-    return _events.decode(body).events
+    return _STRUCTS["events"].decode(body).events
 
 
 # The comparison
@@ -288,28 +205,31 @@ def decode(decoder: _Decoder, body: bytes, objects: int, times: int) -> Round:
     return Round(value=fastest / times / objects * 1e9, work=_plain(decoded))
 
 
-@contextmanager
-def cases(size: Size) -> Iterator[Iterator[Case]]:
-    """Compare for one page, and for deliveries of several lengths."""
-    pages: dict[str, _Decoder] = {
-        OURS: our_page,
-        BY_HAND: page_by_hand,
-        "orjson, cattrs as it comes": page_by_cattrs,
-        PYDANTIC: page_by_pydantic,
-        LIMIT: page_of_structs,
-    }
-    events: dict[str, _Decoder] = {
-        OURS: our_events,
-        BY_HAND: events_by_hand,
-        "orjson, cattrs as it comes": events_by_cattrs,
-        PYDANTIC: events_by_pydantic,
-        LIMIT: events_of_structs,
-    }
-    with apart(size) as own:
+PAGES: Final[dict[str, _Decoder]] = {
+    OURS: our_page,
+    BY_HAND: page_by_hand,
+    PYDANTIC: page_by_pydantic,
+    LIMIT: page_of_structs,
+}
+EVENTS: Final[dict[str, _Decoder]] = {
+    OURS: our_events,
+    BY_HAND: events_by_hand,
+    PYDANTIC: events_by_pydantic,
+    LIMIT: events_of_structs,
+}
 
-        def case(name: str, body: bytes, objects: int, decoders: dict[str, _Decoder], at_most: float) -> Case:
-            times = size.of(2_000, quick=10) // objects or 1
-            return Case(
+
+def cases(*, quick: bool) -> Iterator[Case]:
+    """Compare for a page of webhooks, and for deliveries of several lengths."""
+    bodies = [
+        ("a page of 100 webhooks", page(0, 100, "eyJ"), 100, PAGES, 4.0),
+        ("a page of 100 webhooks, no filters alike", page(0, 100, "eyJ", own_filters=True), 100, PAGES, 4.0),
+        *((f"a delivery of {count:,} events", delivery(count), count, EVENTS, 4.6) for count in (1, 20, 100, 1_000)),
+    ]
+    with apart(quick) as own:
+        for name, body, objects, decoders, at_most in bodies:
+            times = (10 if quick else 2_000) // objects or 1
+            yield Case(
                 name=name,
                 unit="ns of CPU per object",
                 competitors={key: own(decode, one, body, objects, times) for key, one in decoders.items()},
@@ -321,12 +241,3 @@ def cases(size: Size) -> Iterator[Iterator[Case]]:
                     Goal(against=LIMIT, at_most=at_most),
                 ],
             )
-
-        def all_cases() -> Iterator[Case]:
-            yield case("a page of 100 webhooks", page(0, 100, "eyJ"), 100, pages, 4)
-            alike_in_nothing = page(0, 100, "eyJ", own_filters=True)
-            yield case("a page of 100 webhooks, no filters alike", alike_in_nothing, 100, pages, 4)
-            for count in (1, 20, 100, 1_000):
-                yield case(f"a delivery of {count:,} events", delivery(count), count, events, 4.6)
-
-        yield all_cases()

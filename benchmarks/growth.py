@@ -8,22 +8,18 @@ import secrets
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from typing import Any, Final
-
-from attrs import frozen
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Final
 
 from asana_webhooks import Secret, SQLiteStore
 from asana_webhooks.store.base import NewDelivery, candidate_id, registration_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from benchmarks.bodies import SECRET, delivery
-from benchmarks.harness import Case, Round, Size
+from benchmarks.harness import Case, Round
 from benchmarks.processes import apart
+from benchmarks.putting import put_all
 
-__all__ = ["TITLE", "cases"]
-
-TITLE: Final = "Putting, finding and finishing beside what is stored already"
+TITLE: Final = "Putting and finishing beside what is stored already"
 
 WAITING: Final = 50
 """How many calls are under way at once."""
@@ -40,18 +36,11 @@ DELIVERIES: Final = """
 BODIES: Final = "INSERT INTO bodies SELECT id, ? FROM deliveries WHERE state = 'waiting'"
 
 
-@frozen(kw_only=True)
-class Held:
-    """What a store holds before a round."""
+def _fill(path: str, *, registrations: int = 100, done: int = 0, waiting: int = 0) -> int:
+    """Make a store's file that holds so many of each; return how many registrations."""
 
-    registrations: int = 100
-    done: int = 0
-    waiting: int = 0
-
-
-def _fill(path: str, held: Held) -> None:
     async def make() -> None:
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT):
+        async with SQLiteStore(path):
             pass
 
     asyncio.run(make())
@@ -59,29 +48,17 @@ def _fill(path: str, held: Held) -> None:
         db.execute("PRAGMA synchronous = OFF")
         db.execute("PRAGMA cache_size = -400000")
         name = candidate_id(Secret(SECRET))
-        ids = map(_id, range(held.registrations))
+        ids = map(_id, range(registrations))
         db.executemany(REGISTRATIONS, ((id, SECRET, str(number), name) for number, id in enumerate(ids)))
-        for state, count in (("done", held.done), ("waiting", held.waiting)):
+        for state, count in (("done", done), ("waiting", waiting)):
             if count:
-                db.execute(DELIVERIES, (count, held.registrations, state))
+                db.execute(DELIVERIES, (count, registrations, state))
         db.execute(BODIES, (delivery(1, 0),))
+    return registrations
 
 
 def _id(number: int) -> str:
     return registration_id(f"endpoint {number}")
-
-
-async def _timed(call: Callable[[Any], Awaitable[Any]], values: Sequence[Any]) -> tuple[float, list[Any]]:
-    """Return how many calls a second there were, and what they returned."""
-    left, results = iter(values), list[Any]()
-
-    async def keep_calling() -> None:
-        for value in left:
-            results.append(await call(value))
-
-    began = time.perf_counter()
-    await asyncio.gather(*(keep_calling() for _ in range(WAITING)))
-    return len(values) / (time.perf_counter() - began), results
 
 
 async def _finish(store: SQLiteStore, count: int) -> tuple[float, int]:
@@ -96,49 +73,33 @@ async def _finish(store: SQLiteStore, count: int) -> tuple[float, int]:
 def use(path: str, registrations: int, count: int) -> Round:
     async def main() -> Round:
         body = delivery(1, 0)
-        ids = [_id(secrets.randbelow(registrations)) for _ in range(count)]
+        ids = (_id(secrets.randbelow(registrations)) for _ in range(count))
         new = [NewDelivery(registration=id, signature=secrets.token_hex(32), body=body) for id in ids]
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
-            puts, stored = await _timed(store.put, new)
-            finds, found = await _timed(store.find, ids)
+        async with SQLiteStore(path) as store:
+            puts, _ = await put_all(store.put, new, WAITING)
             done, finished = await _finish(store, count)
-        return Round(
-            value=puts,
-            extras={"finds a second": finds, "claimed and done a second": done},
-            work=(stored.count("stored"), sum(one is not None for one in found), finished),
-        )
+        return Round(value=puts, extras={"claimed and done a second": done}, work=finished)
 
     return asyncio.run(main())
 
 
-@contextmanager
-def cases(size: Size) -> Iterator[Iterator[Case]]:
+def cases(*, quick: bool) -> Iterator[Case]:
     """Compare files that hold more and more of one thing."""
-    count = size.of(2_000, quick=50)
-    top = size.of(6, quick=3)
-    held = {
-        "registrations": [Held(registrations=10**power) for power in range(1, top)],
-        "done": [Held(done=10**power) for power in range(3, top + 1)],
-        "waiting": [Held(waiting=10**power) for power in range(3, top + 1)],
-    }
-    with apart(size) as own, tempfile.TemporaryDirectory() as directory:
-
-        def compared() -> Iterator[Case]:
-            for what, amounts in held.items():
-                competitors: dict[str, Callable[[], Round]] = {}
-                for amount in amounts:
-                    name = f"{getattr(amount, what):,} {what}"
-                    path = f"{directory}/{name}.db"
-                    _fill(path, amount)
-                    competitors[name] = own(use, path, amount.registrations, count)
-                yield Case(
-                    name=f"beside {what}" if what == "registrations" else f"beside deliveries that are {what}",
-                    unit="puts a second",
-                    competitors=competitors,
-                    reference=next(iter(competitors)),
-                    more_is_better=True,
-                    is_series=True,
-                    rounds=5,
-                )
-
-        yield compared()
+    count = 50 if quick else 2_000
+    top = 3 if quick else 6
+    with apart(quick) as own, tempfile.TemporaryDirectory() as directory:
+        for what, first in {"registrations": 1, "done": 3, "waiting": 3}.items():
+            competitors: dict[str, Callable[[], Round]] = {}
+            for amount in (10**power for power in range(first, top + (first > 1))):
+                name = f"{amount:,} {what}"
+                path = f"{directory}/{name}.db"
+                competitors[name] = own(use, path, _fill(path, **{what: amount}), count)
+            yield Case(
+                name=f"beside {what}" if what == "registrations" else f"beside deliveries that are {what}",
+                unit="puts a second",
+                competitors=competitors,
+                reference=next(iter(competitors)),
+                more_is_better=True,
+                is_series=True,
+                rounds=5,
+            )

@@ -6,26 +6,10 @@ the rounds of all competitors of a case are interleaved, and what counts is the 
 
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from statistics import median, quantiles
-from typing import Final, Protocol
+from typing import Final
 
 from attrs import field, frozen
-
-__all__ = [
-    "OURS",
-    "Benchmark",
-    "Case",
-    "Comparison",
-    "Goal",
-    "Round",
-    "Size",
-    "Spread",
-    "UnequalWorkError",
-    "Verdict",
-    "compare",
-    "percentile",
-]
 
 OURS: Final = "asana_webhooks"
 """What the competitor that is ours is called, alone or with more behind it."""
@@ -33,18 +17,6 @@ OURS: Final = "asana_webhooks"
 
 class UnequalWorkError(AssertionError):
     """The competitors of a case did not do the same."""
-
-
-@frozen
-class Size:
-    """How much to do."""
-
-    quick: bool
-    """Only see that everything runs; the figures mean nothing."""
-
-    def of(self, number: int, *, quick: int) -> int:
-        """Return *number*, or *quick* if only that is wanted."""
-        return quick if self.quick else number
 
 
 @frozen(kw_only=True)
@@ -95,18 +67,6 @@ class Case:
     """Whether the competitors are one thing in growing sizes, and shown in that order."""
     rounds: int = 7
     goals: Sequence[Goal] = ()
-
-
-class Benchmark(Protocol):
-    """What a file with a benchmark offers."""
-
-    TITLE: str
-    """What is compared, in a few words."""
-
-    @staticmethod
-    def cases(size: Size) -> AbstractContextManager[Iterable[Case]]:
-        """Set up what the cases need for as long as they run; a case runs as soon as it is yielded."""
-        ...
 
 
 @frozen

@@ -8,17 +8,13 @@ from collections.abc import Iterator
 from typing import Final, cast
 
 import uvloop
+from attrs import define, field
 
 from benchmarks.bodies import ENDPOINT, delivery, signature
 from benchmarks.harness import Round, percentile
 
-__all__ = ["CONNECTIONS", "send_deliveries"]
-
 CONNECTIONS: Final = 50
 WARM_UP: Final = 200
-
-_PATIENCE: Final = 60
-"""Seconds until a receiver that answers no more ends the benchmark."""
 
 
 def send_deliveries(port: int, events: int, count: int, rate: float = math.inf) -> Round:
@@ -47,7 +43,7 @@ def _requests(events: int, count: int) -> Iterator[bytes]:
 
 async def _send(port: int, requests: list[bytes], pause: float) -> Round:
     statuses = Counter[int]()
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(60):  # a receiver that answers no more ends the benchmark
         await _send_all(port, requests[:WARM_UP], statuses, pause)
         began = time.perf_counter()
         latencies = await _send_all(port, requests[WARM_UP:], statuses, pause)
@@ -63,14 +59,12 @@ async def _send_all(port: int, requests: list[bytes], statuses: Counter[int], pa
     """Return how many seconds each answer took."""
     left, latencies = iter(requests), list[float]()
     now = time.perf_counter()
-    connections = [
-        _Connection(port, left, statuses, latencies, pause=pause, due=now + pause * number / CONNECTIONS)
-        for number in range(CONNECTIONS)
-    ]
-    await asyncio.gather(*(one.run() for one in connections))
+    starts = [now + pause * number / CONNECTIONS for number in range(CONNECTIONS)]
+    await asyncio.gather(*(_Connection(port, left, statuses, latencies, pause, due).run() for due in starts))
     return latencies
 
 
+@define(eq=False, slots=False)
 class _Connection(asyncio.Protocol):
     """Sends what is left, one request after the other; over a new connection if the server closes the old one.
 
@@ -78,26 +72,16 @@ class _Connection(asyncio.Protocol):
     *due*, and each of the others *pause* seconds after the one before it was.
     """
 
-    def __init__(
-        self,
-        port: int,
-        left: Iterator[bytes],
-        statuses: Counter[int],
-        latencies: list[float],
-        *,
-        pause: float,
-        due: float,
-    ) -> None:
-        self._pause = pause
-        self._due = due
-        self._port = port
-        self._left = left
-        self._statuses = statuses
-        self._latencies = latencies
-        self._sent_at: float | None = None
-        self._answer = b""
-        self._lost = asyncio.Event()
-        self._is_over = False
+    _port: int
+    _left: Iterator[bytes]
+    _statuses: Counter[int]
+    _latencies: list[float]
+    _pause: float
+    _due: float
+    _sent_at: float | None = None
+    _answer: bytes = b""
+    _is_over: bool = False
+    _lost: asyncio.Event = field(factory=asyncio.Event)
 
     async def run(self) -> None:
         """Go on until nothing is left."""

@@ -13,9 +13,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec
 
-from benchmarks.harness import Round, Size
-
-__all__ = ["apart", "listener", "pin", "serving"]
+from benchmarks.harness import Round
 
 P = ParamSpec("P")
 
@@ -42,7 +40,7 @@ def _begin(core: int | None) -> None:
 
 
 @contextmanager
-def apart(size: Size, core: int | None = None) -> Iterator[Callable[..., Callable[[], Round]]]:
+def apart(quick: bool, core: int | None = None) -> Iterator[Callable[..., Callable[[], Round]]]:
     """Yield a function that gives a competitor a process of its own: ``own(function, *args)`` returns what to call.
 
     The function and its arguments must be importable from there. It runs in the same process each round, which is
@@ -52,7 +50,7 @@ def apart(size: Size, core: int | None = None) -> Iterator[Callable[..., Callabl
 
     def own(function: Callable[P, Round], *args: P.args, **kwargs: P.kwargs) -> Callable[[], Round]:
         call = partial(function, *args, **kwargs)
-        if size.quick:
+        if quick:
             return call
         pool = ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_begin, initargs=(core,))
         pools.append(pool)

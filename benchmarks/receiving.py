@@ -1,109 +1,85 @@
 """Receiving deliveries: verified, and with ours durably stored before the answer.
 
-Each receiver has one core and the load generator another one. Ours keep every delivery in SQLite (``synchronous=FULL``)
-or, where they say so, in memory; their peers keep nothing, but for the one that shows what storing costs by itself.
+Each receiver has one core and the load generator another one. Ours keeps every delivery in SQLite with
+``synchronous=FULL``; its peers keep nothing, but for the one that shows what storing costs by itself.
 """
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Final, cast
 
 from attrs import evolve
 
-from benchmarks.harness import OURS, Case, Goal, Round, Size, UnequalWorkError
+from benchmarks.harness import OURS, Case, Goal, Round, UnequalWorkError
 from benchmarks.load import CONNECTIONS, send_deliveries
 from benchmarks.processes import apart, listener, serving
-from benchmarks.receivers import by_hand, on_aiohttp, on_fastapi, on_flask, on_protocol, ours, ours_on_uvicorn
+from benchmarks.receivers import on_aiohttp, on_flask, ours
 from benchmarks.receivers.telling import ask, poking
-
-__all__ = ["TITLE", "cases"]
 
 TITLE: Final = f"Receiving deliveries on one core, {CONNECTIONS} connections"
 
 BARE: Final = "aiohttp.web, stores nothing"
 FLASK: Final = "Asana's example on Flask, stores nothing"
+BY_HAND: Final = "aiohttp.web, SQLite by hand"
+SLOW: Final = f"{OURS}, every sync 10 ms slower"
 RATE: Final = 1_000
 """Where the lateness of the loop is the question: one that has more to do than it can is late whatever it does."""
 
-SLOW: Final = f"{OURS}, every sync 10 ms slower"
-MEMORY: Final = f"{OURS}, in memory"
-LIMIT: Final = "bare protocol, stores nothing"
-PEERS: Final = {
-    "FastAPI, stores nothing": on_fastapi.serve,
-    LIMIT: on_protocol.serve,
-}
 
-KEEPERS: Final = {
-    OURS: ours.on_aiohttp,
-    f"{OURS}, uvloop": ours.on_aiohttp_uvloop,
-    f"{OURS}, ASGI on uvicorn": ours_on_uvicorn.serve,
-    MEMORY: ours.on_aiohttp,
-    "aiohttp.web, SQLite by hand": by_hand.serve,
-}
-
-
-@contextmanager
-def cases(size: Size) -> Iterator[Iterator[Case]]:
+def cases(*, quick: bool) -> Iterator[Case]:
     """Compare the receivers with short and with long deliveries, then look at the loop while the disk is slow."""
+    count = 100 if quick else 1_200
     with ExitStack() as stack:
-        own = stack.enter_context(apart(size, 1))
-        directory, numbers = stack.enter_context(tempfile.TemporaryDirectory()), itertools.count()
+        own = stack.enter_context(apart(quick, 1))
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        paths = (f"{directory}/{number}.db" for number in itertools.count())
 
-        def start(main: Callable[..., None], *args: str | None) -> tuple[int, Connection]:
+        def start(main: Callable[..., None], *args: str) -> tuple[int, Connection]:
             listening = stack.enter_context(listener())
             pipe = stack.enter_context(serving(main, listening, *args, core=0))
             return int(listening.getsockname()[1]), pipe
 
-        def path(name: str) -> str | None:
-            return None if name == MEMORY else f"{directory}/{next(numbers)}.db"
-
-        peers = {name: start(main) for name, main in PEERS.items()}
-        peers[FLASK] = start(on_flask.serve, directory)
-        doors = {BARE: start(on_aiohttp.serve), **{name: start(main, path(name)) for name, main in KEEPERS.items()}}
-        slow = start(ours.on_slow_disk, path(OURS))
-
-        def compared() -> Iterator[Case]:
-            count = size.of(1_200, quick=100)
-            for events, goals in ((1, _goals(0.6, 15)), (20, _goals(0.35, 30))):
-                silent = {name: own(send_deliveries, port, events, count) for name, (port, _) in peers.items()}
-                telling = {
-                    name: _watched(own(send_deliveries, port, events, count), pipe, keeps=name != BARE)
-                    for name, (port, pipe) in doors.items()
-                }
-                yield Case(
-                    name=f"deliveries of {events} event{'s' * (events > 1)}",
-                    unit="requests a second",
-                    competitors=silent | telling,
-                    reference=BARE,
-                    more_is_better=True,
-                    rounds=9,
-                    goals=goals,
-                )
-            watched = {BARE: doors[BARE], OURS: doors[OURS], SLOW: slow}
+        flask, _ = start(on_flask.serve, directory)
+        doors = {
+            BARE: start(on_aiohttp.serve),
+            BY_HAND: start(on_aiohttp.serve_with_sqlite, next(paths)),
+            OURS: start(ours.serve, next(paths)),
+        }
+        for events, share, p99 in ((1, 0.6, 15), (20, 0.35, 30)):
             yield Case(
-                name=f"lateness of the event loop at {RATE:,} deliveries of 1 event a second",
-                unit="milliseconds, p99",
+                name=f"deliveries of {events} event{'s' * (events > 1)}",
+                unit="requests a second",
                 competitors={
-                    name: _lateness(own(send_deliveries, port, 1, count, RATE), pipe)
-                    for name, (port, pipe) in watched.items()
+                    FLASK: own(send_deliveries, flask, events, count),
+                    **{
+                        name: _watched(own(send_deliveries, port, events, count), pipe, keeps=name != BARE)
+                        for name, (port, pipe) in doors.items()
+                    },
                 },
                 reference=BARE,
-                rounds=5,
-                goals=[Goal(competitor=name, at_most=2) for name in (OURS, SLOW)],
+                more_is_better=True,
+                rounds=9,
+                goals=[
+                    Goal(against=BARE, at_least=share),
+                    Goal(against=FLASK, at_least=8),
+                    Goal(extra="p99 ms", at_most=p99),
+                ],
             )
-
-        yield compared()
-
-
-def _goals(share: float, p99: float) -> Sequence[Goal]:
-    return [
-        Goal(against=BARE, at_least=share),
-        Goal(against=FLASK, at_least=8),
-        Goal(extra="p99 ms", at_most=p99),
-    ]
+        watched = {BARE: doors[BARE], OURS: doors[OURS], SLOW: start(ours.serve_on_slow_disk, next(paths))}
+        yield Case(
+            name=f"lateness of the event loop at {RATE:,} deliveries of 1 event a second",
+            unit="milliseconds, p99",
+            competitors={
+                name: _lateness(own(send_deliveries, port, 1, count, RATE), pipe)
+                for name, (port, pipe) in watched.items()
+            },
+            reference=BARE,
+            rounds=5,
+            goals=[Goal(competitor=name, at_most=2) for name in (OURS, SLOW)],
+        )
 
 
 def _watched(load: Callable[[], Round], pipe: Connection, *, keeps: bool) -> Callable[[], Round]:

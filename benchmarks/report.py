@@ -8,28 +8,13 @@ from pathlib import Path
 from typing import Final
 
 import cattrs.preconf.json
-from attrs import evolve, field, frozen
+from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import OURS, Comparison
 
-__all__ = ["Machine", "Report", "Results", "load", "missed", "number", "save", "show", "this_machine"]
-
-_LIBRARIES: Final = ("aiohttp", "attrs", "cattrs", "msgspec", "yarl")
-
 _converter: Final = cattrs.preconf.json.make_converter()
-
-
-@frozen(kw_only=True)
-class Machine:
-    """Where something was measured."""
-
-    python: str
-    system: str
-    processor: str
-    cores: int
-    libraries: Mapping[str, str]
 
 
 @frozen(kw_only=True)
@@ -37,7 +22,8 @@ class Report:
     """What came of one benchmark."""
 
     title: str
-    machine: Machine
+    machine: Mapping[str, str]
+    """Where it was measured."""
     taken_on: str
     """The day, as 2026-01-31."""
     seconds: float
@@ -45,50 +31,40 @@ class Report:
     cases: Sequence[Comparison]
 
 
-@frozen(kw_only=True)
+@frozen
 class Results:
-    """What came of all benchmarks, by name."""
+    """What a file of results holds."""
 
-    reports: Mapping[str, Report] = field(factory=dict)
-
-    def with_report(self, name: str, report: Report) -> "Results":
-        """Return these results with a benchmark's new report in place of its old one."""
-        return evolve(self, reports={**self.reports, name: report})
+    reports: dict[str, Report]
+    """By the name of the benchmark."""
 
 
-def this_machine() -> Machine:
+def this_machine() -> dict[str, str]:
     """Describe the machine this runs on, without its name."""
-    return Machine(
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        system=f"{platform.system()} {platform.machine()}",
-        processor=_processor(),
-        cores=os.cpu_count() or 1,
-        libraries={name: version(name) for name in _LIBRARIES},
-    )
+    libraries = {name: version(name) for name in ("aiohttp", "attrs", "cattrs", "msgspec", "yarl")}
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return {
+        "python": python,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        **libraries,
+    }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def load(path: Path) -> dict[str, Report]:
+    """Read reports by name; none if there is no such file."""
+    return _converter.loads(path.read_text(encoding="utf-8"), Results).reports if path.exists() else {}
 
 
-def load(path: Path) -> Results:
-    """Read results; none if there is no such file."""
-    return _converter.loads(path.read_text(encoding="utf-8"), Results) if path.exists() else Results()
-
-
-def save(results: Results, path: Path) -> None:
-    """Write results."""
+def save(reports: dict[str, Report], path: Path) -> None:
+    """Write reports by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_converter.dumps(results, indent=1) + "\n", encoding="utf-8")
+    path.write_text(_converter.dumps(Results(reports), indent=1) + "\n", encoding="utf-8")
 
 
 def show(report: Report, console: Console, *, judge: bool = True) -> None:
     """Print a table for each case of a benchmark; *judge*: also whether its goals were reached."""
-    console.rule(f"{report.title} ({report.seconds:.0f} s, {report.machine.python})")
+    console.rule(f"{report.title} ({report.seconds:.0f} s, {report.machine['python']})")
     for case in report.cases:
         console.print(_table(case))
         if judge:
@@ -117,9 +93,9 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def missed(results: Results) -> Iterator[str]:
+def missed(reports: Mapping[str, Report]) -> Iterator[str]:
     """Yield a line for each goal that was not reached."""
-    for name, report in results.reports.items():
+    for name, report in reports.items():
         for case in report.cases:
             for verdict in case.verdicts:
                 if not verdict.reached:

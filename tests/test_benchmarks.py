@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import OURS, Case, Goal, Round, Size, Spread, UnequalWorkError, compare, percentile
+from benchmarks.harness import OURS, Case, Goal, Round, Spread, UnequalWorkError, compare, percentile
 
 
 def rounds(*values: float, work: object = 7, **extras: float) -> Callable[[], Round]:
@@ -55,9 +55,9 @@ def test_one_round_is_enough_for_a_quick_look() -> None:
     assert found.values["peer"] == Spread(5, 5, 5)
 
 
-@pytest.mark.parametrize(
-    ("goal", "value", "reached"),
-    [
+def test_goals_are_judged_by_medians() -> None:
+    """A goal names a competitor, what of it is meant, and what it is compared with; the table says so."""
+    goals = [
         (Goal(against="peer", at_most=0.5), 0.5, True),
         (Goal(against="peer", at_most=0.49), 0.5, False),
         (Goal(at_least=2), 2, True),
@@ -65,19 +65,12 @@ def test_one_round_is_enough_for_a_quick_look() -> None:
         (Goal(extra="p99", at_most=3), 4, False),
         (Goal(extra="p99", against="peer", at_least=2), 2, True),
         (Goal(competitor="peer", extra="p99", at_most=2), 2, True),
-    ],
-)
-def test_goals_are_judged_by_medians(goal: Goal, value: float, reached: bool) -> None:
-    """A goal names a competitor, what of it is meant, and what it is compared with."""
+    ]
     competitors = {OURS: rounds(1, 2, 30, p99=4), "peer": rounds(2, 4, 60, p99=2)}
-    (verdict,) = compare(case(competitors, goals=[goal])).verdicts
-    assert (verdict.goal, verdict.value, verdict.reached) == (str(goal), value, reached)
-
-
-def test_goals_read_as_sentences() -> None:
-    """The table says what was to be reached."""
-    assert str(Goal(against="peer", at_most=1.15)) == "asana_webhooks: at most 1.15 x peer"
-    assert str(Goal(extra="p99 ms", at_least=15)) == "asana_webhooks, p99 ms: at least 15"
+    verdicts = compare(case(competitors, goals=[goal for goal, _, _ in goals])).verdicts
+    assert [(one.goal, one.value, one.reached) for one in verdicts] == [(str(goal), *rest) for goal, *rest in goals]
+    assert str(goals[0][0]) == "asana_webhooks: at most 0.5 x peer"
+    assert str(goals[4][0]) == "asana_webhooks, p99: at most 3"
 
 
 def test_percentiles_are_values_that_occurred() -> None:
@@ -86,24 +79,16 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert [percentile(values, share) for share in (0, 0.5, 0.99, 1)] == [1, 51, 100, 100]
 
 
-def test_a_quick_look_is_smaller() -> None:
-    """Only the sizes change with it."""
-    assert [Size(quick=quick).of(1000, quick=3) for quick in (False, True)] == [1000, 3]
-
-
-@pytest.mark.parametrize(
-    ("options", "names"),
-    [
+def test_the_best_comes_first() -> None:
+    """What is shown is sorted by its figures, but for sizes, which are shown as they grow."""
+    orders: list[tuple[dict[str, Any], list[str]]] = [
         ({}, ["c", "peer", "a"]),
         ({"more_is_better": True}, ["a", "peer", "c"]),
         ({"is_series": True, "more_is_better": True}, ["peer", "a", "c"]),
-    ],
-)
-def test_the_best_comes_first(options: dict[str, Any], names: list[str]) -> None:
-    """What is shown is sorted by its figures, but for sizes, which are shown as they grow."""
-    competitors = {"peer": rounds(2), "a": rounds(3), "c": rounds(1)}
-    found = compare(case(competitors, rounds=1, **options))
-    assert list(found.names) == names
+    ]
+    for options, names in orders:
+        competitors = {"peer": rounds(2), "a": rounds(3), "c": rounds(1)}
+        assert list(compare(case(competitors, rounds=1, **options)).names) == names
 
 
 STARTING = """

@@ -1,17 +1,16 @@
-"""The commands and their options; what they do is in `stage` and `fake`.
-
-Those are imported when a command is run: they bring all of this package, and ``--help`` would take twice as long.
-"""
+"""The commands and their options; what they do is in `demo` and `fake`."""
 
 import sys
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from asana_webhooks import __version__
-from asana_webhooks.errors import AsanaError, ConfigurationError
+from asana_webhooks import AsanaError, ConfigurationError, __version__
+from asana_webhooks.cli.demo import show_demo
+from asana_webhooks.cli.fake import serve_fake
+from asana_webhooks.testing import DEFAULT_TOKEN
 
 __all__ = ["app", "run"]
 
@@ -82,26 +81,12 @@ async def demo(
     """See everything this package does, in a few seconds and on this machine alone.
 
     Starts a fake Asana with 250 webhooks, a receiver, a store and a worker; establishes three webhooks, sets a
-    filter, lets 1,000 changes happen and some more that the filter holds back, and sends what happens to webhooks in
-    real life: duplicates, forgeries, strangers, spoiled deliveries. Then it checks that everything arrived, once. The
-    exit status is 0 if so, else 1.
+    filter, lets 1,000 changes happen, and sends what happens to webhooks in real life: duplicates, forgeries,
+    strangers, spoiled deliveries. Then it checks that everything arrived, once. The exit status is 0 if so, else 1.
 
     Without --store it uses SQLite in a temporary folder.
     """
-    from asana_webhooks.cli.stage import show_demo  # noqa: PLC0415 - see above
-
     return await show_demo(store, json=json)
-
-
-def _check_token(_: Any, token: str | None) -> None:
-    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise ValueError("A token is a text without spaces, and not empty.")
-
-
-def _usual_token(_: Any) -> str:
-    from asana_webhooks.testing import DEFAULT_TOKEN  # noqa: PLC0415 - see above
-
-    return DEFAULT_TOKEN
 
 
 @app.command(help=_FAKE_HELP)
@@ -110,10 +95,7 @@ async def fake(
     port: Annotated[
         int, Parameter(validator=Number(gte=0, lte=65535), help="Where to listen; 0 takes a free port.")
     ] = 0,
-    token: Annotated[
-        str | None,
-        Parameter(validator=_check_token, show_default=_usual_token, help="The access token that is good."),
-    ] = None,
+    token: Annotated[str, Parameter(help="The access token that is good.")] = DEFAULT_TOKEN,
     workspace: Annotated[str, Parameter(help="The gid of its workspace.")] = "1331",
     project: Annotated[
         tuple[str, ...],
@@ -125,13 +107,11 @@ async def fake(
     ] = True,
 ) -> int:
     """Serve a fake Asana; see `_FAKE_HELP`."""
-    from asana_webhooks.cli.fake import serve_fake  # noqa: PLC0415 - see above
-
     if not project:
         raise ConfigurationError("--project needs at least one gid")
     await serve_fake(
         port=port,
-        token=token or _usual_token(None),
+        token=token,
         workspace=workspace,
         projects=project,
         webhooks=webhooks,

@@ -1,277 +1,283 @@
 """The demo: everything this package does, once, against a fake Asana on this machine."""
 
 import asyncio
+import json as json_module
 import logging
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
-from itertools import cycle
 from pathlib import Path
+from statistics import median
 from typing import Final
 
-import aiohttp
-from attrs import field, frozen
-from yarl import URL
+from attrs import asdict, define, field
+from rich.console import Console
 
-from asana_webhooks import wire
-from asana_webhooks.cli.plan import FILTER, FILTERED_PROJECT, PROJECTS, PlannedChange, plan_changes
-from asana_webhooks.cli.report import StoreUsed
-from asana_webhooks.cli.samples import Occurrence, Refusal, Samples
-from asana_webhooks.cli.show import Watch
-from asana_webhooks.client.operations import delete_webhook, get_webhook, get_webhooks, update_webhook
-from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.models import Delivery, Secret
-from asana_webhooks.receiver.receiver import Receiver
-from asana_webhooks.receiver.signature import sign_body
-from asana_webhooks.store.base import Store
-from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
-from asana_webhooks.testing import FakeAsana, Fault
-from asana_webhooks.testing.serving import serve_receiver
-from asana_webhooks.worker.worker import Handler, Worker
+from asana_webhooks import (
+    AsanaSession,
+    ConfigurationError,
+    Delivery,
+    EstablishedWebhook,
+    Receiver,
+    Store,
+    WebhookFilter,
+    Worker,
+    delete_webhook,
+    establish_webhook,
+    get_webhook,
+    get_webhooks,
+    open_store,
+    update_webhook,
+)
+from asana_webhooks.cli.demo_summary import Check, Summary
+from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 
-__all__ = ["choose_store", "run_demo"]
+__all__ = ["choose_store", "run_demo", "show_demo"]
 
-CHANGES: Final = 1_000
-"""So many must arrive."""
+PROJECTS: Final = ("8675309", "8675310", "8675311")
+"""Each of them gets a webhook."""
+FILTERED_PROJECT: Final = PROJECTS[-1]
+FILTER: Final = WebhookFilter(resource_type="task", action="changed", fields=("due_on",))
+"""What the webhook of `FILTERED_PROJECT` sends; the others send everything."""
+KINDS: Final = (("changed", "due_on"), ("changed", "name"), ("added", None), ("changed", "completed"))
+"""What happens to tasks in turn: an action, and a field."""
 EARLIER_WEBHOOKS: Final = 250
-TASKS: Final = 20
-"""Tasks in each project at the beginning."""
+CHANGES: Final = 1_000
 AT_ONCE: Final = 10
 """So many changes are made before everybody has heard of them; Asana batches what happens together."""
-DUPLICATED: Final = range(2, 60, 3)
+DUPLICATED: Final = range(2, 32, 3)
 """Which deliveries come twice, counted from the first."""
-_BETWEEN_CHANGES: Final = timedelta(milliseconds=1)
 
-_Turns = Mapping[str, Iterator[str]]
-"""For each project its tasks, again and again."""
+
+async def show_demo(store: str | None, *, json: bool) -> int:
+    """Run the demo, show how far it is and what it proved, and return the exit status.
+
+    Args:
+        store: where to keep things, as `choose_store` takes it.
+        json: print nothing but the summary, as one JSON object.
+
+    Raises:
+        AsanaError: as `run_demo` does.
+    """
+    logging.getLogger("asana_webhooks").addHandler(logging.NullHandler())  # it warns of our own attacks
+    console = Console(stderr=json)
+    with choose_store(store) as url, _progress(console, quiet=json) as say:
+        async with open_store(url) as opened:
+            summary = await run_demo(opened, say)
+    summary.store = url if store else "SQLite, in a temporary folder that is gone now"
+    if json:
+        sys.stdout.write(json_module.dumps({"ok": summary.ok, **asdict(summary)}, indent=2) + "\n")
+    else:
+        console.print(summary.render(ascii_only=console.options.ascii_only), soft_wrap=True)
+    return 0 if summary.ok else 1
 
 
 @contextmanager
-def choose_store(named: str | None) -> Iterator[StoreUsed]:
-    """Choose the store: the one *named* by a URL or a path, or one in a temporary folder that lasts as long as this."""
+def choose_store(named: str | None) -> Iterator[str]:
+    """Yield the URL of the store: the one *named* by a URL or a path, or one in a temporary folder that goes again."""
     if named is None:
         with tempfile.TemporaryDirectory(prefix="asana-webhooks-") as folder:
-            yield StoreUsed(url=f"sqlite:///{Path(folder, 'demo.db')}", kept=False)
-    elif ":" in named.partition("/")[0]:
-        yield StoreUsed(url=named, kept=named != "memory:")
+            yield f"sqlite:///{Path(folder, 'demo.db')}"
     else:
-        yield StoreUsed(url=f"sqlite:///{named}", kept=True)
+        yield named if ":" in named.partition("/")[0] else f"sqlite:///{named}"
 
 
-async def run_demo(store: Store, watch: Watch, *, changes: int = CHANGES) -> Samples:
-    """Run the whole demo on *store*, and return what was observed.
+@contextmanager
+def _progress(console: Console, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show how far it is: on one line of a terminal, on a line for each part elsewhere unless *quiet*."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        with console.status("starting", spinner="line") as status:
+            yield status.update
+    else:
+        yield lambda part: None if quiet else console.print(f"{part} ...", markup=False, highlight=False)
+
+
+async def run_demo(store: Store, say: Callable[[str], None], *, changes: int = CHANGES) -> Summary:
+    """Run the whole demo on *store*, and return what it proved.
 
     Args:
         store: where to keep registrations and deliveries; nobody else may be using it.
-        watch: who is told how far it is.
-        changes: how many changes to make that must arrive; between them come those that a filter holds back.
+        say: is told of each part when it begins.
+        changes: how many changes to make.
 
     Raises:
         ConfigurationError: the store is in use.
         AsanaError: something failed that must not.
     """
-    await _check_unused(store)
-    plan = plan_changes(changes)
-    watch.arrived(0, changes)
-    watch.stage("starting a fake Asana and a receiver")
+    began_at = time.monotonic()
+    health = await store.health()
+    if health.heartbeats or health.waiting or health.leased:
+        # The demo's worker would handle deliveries that somebody else waits for.
+        used = f"{len(health.heartbeats)} webhooks, {health.waiting + health.leased} deliveries to handle"
+        raise ConfigurationError(f"this store is in use ({used}); give the demo one of its own")
+    say("starting a fake Asana and a receiver")
     async with (
-        _quiet_log(),
         FakeAsana(projects=PROJECTS, webhooks=EARLIER_WEBHOOKS) as fake,
         serve_receiver(Receiver(store)) as public_url,
         AsanaSession(fake.token, base_url=fake.url) as asana,
     ):
-        play = _Play(fake=fake, asana=asana, store=store, watch=watch, plan=plan, wanted=changes)
-        async with _working(store, play.handle):
-            try:
-                await play.ask(public_url)
-                await play.be_called()
-                await play.end()
-            finally:
-                await play.close()
-        play.samples.deliveries = tuple(fake.deliveries)
-        return play.samples
+        run = _Run(fake=fake, asana=asana, store=store, say=say, summary=Summary())
+        async with run.working():
+            await run.ask(public_url)
+            await run.be_called(changes)
+            await run.delete()
+        run.compare()
+    run.summary.seconds = round(time.monotonic() - began_at, 3)
+    return run.summary
 
 
-async def _check_unused(store: Store) -> None:
-    health = await store.health()
-    open_deliveries = health.waiting + health.leased
-    if health.heartbeats or open_deliveries:
-        # The demo's worker would handle deliveries that somebody else waits for.
-        raise ConfigurationError(
-            f"this store is in use ({len(health.heartbeats)} webhooks, {open_deliveries} deliveries to handle); "
-            "give the demo one of its own"
-        )
-
-
-@asynccontextmanager
-async def _quiet_log() -> AsyncIterator[None]:
-    """Keep the receiver's warnings about our own attacks off the screen, unless logging was set up."""
-    log, handler = logging.getLogger("asana_webhooks"), logging.NullHandler()
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-
-
-@asynccontextmanager
-async def _working(store: Store, handle: Handler) -> AsyncIterator[None]:
-    """Have a worker running inside; on the way out everything that still waits is handled."""
-    worker = Worker(store, handle, poll=0.02)
-    running = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        worker.stop()
-        await running
-        await Worker(store, handle).drain()
-
-
-@frozen(kw_only=True)
-class _Play:
-    """One run: who takes part, and what was observed so far."""
+@define(kw_only=True)
+class _Run:
+    """One run: who takes part, and what was observed so far. A change is told by its project and its task."""
 
     fake: FakeAsana
     asana: AsanaSession
     store: Store
-    watch: Watch
-    plan: tuple[PlannedChange, ...]
-    wanted: int
-    """How many of these must arrive."""
-    samples: Samples = field(factory=Samples)
-    webhooks: dict[str, EstablishedWebhook] = field(factory=dict)
-    """By project."""
+    say: Callable[[str], None]
+    summary: Summary
+    webhooks: list[EstablishedWebhook] = field(factory=list)
+    """One for each of `PROJECTS`."""
+    filter_kept: bool = False
+    wanted: set[tuple[str, str]] = field(factory=set)
+    held_back: set[tuple[str, str]] = field(factory=set)
+    arrived: Counter[tuple[str, str]] = field(factory=Counter)
+    handled: int = 0
+    """Deliveries that the worker handled."""
+    first_made_at: float = 0.0
+    last_handled_at: float = 0.0
+
+    def check(self, id: str, ok: bool, text: str, detail: str) -> None:
+        self.summary.checks.append(Check(id=id, text=text, ok=ok, detail=detail))
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Have a worker running inside; on the way out everything is closed, and what still waits is handled."""
+        worker = Worker(self.store, self.handle, poll=0.02)
+        running = asyncio.create_task(worker.run())
+        try:
+            yield
+        finally:
+            await self.close()
+            worker.stop()
+            await running
+            await Worker(self.store, self.handle).drain()
 
     async def handle(self, delivery: Delivery) -> None:
         """The worker's handler: take note of what arrived."""
-        self.samples.handled += 1
-        for event in delivery.events:
-            self.samples.arrived.append(Occurrence.received(delivery, event))
-            self.samples.fingerprints[event.fingerprint] += 1
-        self.samples.last_handled_at = time.monotonic()
-        self.watch.arrived(len(self.samples.arrived), self.wanted)
-
-    # We ask
-
-    async def ask(self, public_url: str) -> None:
-        """Establish the webhooks, list all there are, and set a filter."""
-        self.watch.stage(f"establishing {len(PROJECTS)} webhooks")
-        for project in PROJECTS:
-            self.webhooks[project] = await establish_webhook(
-                self.asana, self.store, public_url=public_url, resource=project, workspace=self.fake.workspace
-            )
-        self.samples.established = len(self.webhooks)
-        self.samples.echoed = sum(one.echoed for one in self.fake.handshakes)
-        await self._list()
-        self.watch.stage("setting a filter")
-        filtered = self.webhooks[FILTERED_PROJECT].webhook_gid
-        await update_webhook(self.asana, filtered, filters=[FILTER])
-        self.samples.filter_kept = (await get_webhook(self.asana, filtered)).filters == (FILTER,)
-
-    async def _list(self) -> None:
-        self.samples.existing = list(self.fake.webhooks)
-        self.watch.stage(f"listing {len(self.samples.existing)} webhooks")
-        async for page in get_webhooks(self.asana, workspace=self.fake.workspace).pages():
-            self.samples.pages += 1
-            self.samples.listed.extend(webhook.gid for webhook in page.items)
-
-    # We are called
-
-    async def be_called(self) -> None:
-        """Make the changes; half-way a forger, a stranger and a spoiled delivery come between them."""
-        tasks = {project: [self.fake.add_task(parent=project) for _ in range(TASKS)] for project in PROJECTS}
-        turns = {project: cycle(gids) for project, gids in tasks.items()}
-        self.fake.script(*(Fault(at="delivery", do="duplicate", after=number) for number in DUPLICATED))
-        half = len(self.plan) // 2
-        self.samples.began_at = time.monotonic()
-        self.watch.stage(f"delivering the first {half:,} changes")
-        await self._make(self.plan[:half], turns)
-        self.watch.stage("letting a forger and a stranger try")
-        await self._attack()
-        self.watch.stage(f"delivering the other {len(self.plan) - half:,} changes")
-        await self._spoil(self.plan[half : half + AT_ONCE], turns)
-        await self._make(self.plan[half + AT_ONCE :], turns)
-
-    async def _make(self, plan: tuple[PlannedChange, ...], turns: _Turns) -> None:
-        for start in range(0, len(plan), AT_ONCE):
-            for planned in plan[start : start + AT_ONCE]:
-                self._make_one(planned, next(turns[planned.project]))
-            await self.fake.settle()
-
-    def _make_one(self, planned: PlannedChange, task: str) -> None:
-        # No two changes at the same time: that is what tells them apart.
-        self.fake.clock.move_to(self.fake.clock.now() + _BETWEEN_CHANGES)
-        if planned.on == "new task":
-            task = self.fake.add_task(parent=planned.project)
-        resource = planned.project if planned.on == "project" else task
-        event = self.fake.change(resource, action=planned.action, field=planned.field)
-        noted = self.samples.wanted if planned.arrives else self.samples.filtered
-        noted.append(Occurrence.made(planned.project, event))
-
-    async def _attack(self) -> None:
-        victim = self.webhooks[PROJECTS[0]]
-        gid = victim.webhook_gid
-        self.samples.deliveries_before_attack = len(self.fake.deliveries)
-        before = await self._secret(victim)
-        forged = await self.fake.forge_delivery(gid)
-        self.samples.forgeries.append(
-            Refusal(what="a forged delivery", why="signed with another secret", status=forged, expected=401)
-        )
-        stranger = await self.fake.stranger_handshake(self.fake.webhook(gid).target)
-        self.samples.strangers.append(
-            Refusal(what="a stranger's handshake", why="the webhook has its secret", status=stranger, expected=401)
-        )
-        self.samples.stranger_echoed = self.fake.handshakes[-1].echoed
-        self.samples.secret_kept = before == await self._secret(victim) == self.fake.secret(gid)
-
-    async def _secret(self, webhook: EstablishedWebhook) -> Secret | None:
-        registration = await self.store.find(webhook.registration)
-        return None if registration is None else registration.secret
-
-    async def _spoil(self, plan: tuple[PlannedChange, ...], turns: _Turns) -> None:
-        """Let a delivery be changed on its way, and turn the clock to when Asana sends the true one again."""
-        before = len(self.fake.deliveries)
-        self.fake.script(Fault(at="delivery", do="tamper", webhook=self.webhooks[PROJECTS[0]].webhook_gid))
-        await self._make(plan, turns)
-        status = next((one.status for one in self.fake.deliveries[before:] if one.forged), None)
-        self.samples.forgeries.append(
-            Refusal(what="a delivery changed on its way", why="not what Asana signed", status=status, expected=401)
-        )
-        await self.fake.advance(60)
-
-    # It ends
-
-    async def end(self) -> None:
-        """Delete the webhooks, and see what becomes of deliveries that come all the same."""
-        self.watch.stage("deleting the webhooks")
-        targets = [(self.fake.webhook(one.webhook_gid).target, one) for one in self.webhooks.values()]
-        secrets = {one.webhook_gid: self.fake.secret(one.webhook_gid) for one in self.webhooks.values()}
-        for _, webhook in targets:
-            await delete_webhook(self.asana, webhook.webhook_gid)
-        await self.close()
-        for target, webhook in targets:
-            status = await _deliver_late(target, secrets[webhook.webhook_gid])
-            self.samples.late.append(
-                Refusal(
-                    what="a delivery for a deleted webhook", why="signed, but too late", status=status, expected=404
-                )
-            )
+        self.handled += 1
+        self.arrived.update((delivery.resource, event.resource.gid) for event in delivery.events)
+        self.last_handled_at = time.monotonic()
 
     async def close(self) -> None:
-        """Close the registrations. May be called again."""
-        for webhook in self.webhooks.values():
+        """Close the registrations: their deliveries are refused from now on. May be called again."""
+        for webhook in self.webhooks:
             await self.store.close(webhook.registration)
 
+    async def ask(self, public_url: str) -> None:
+        """Create webhooks (the receiver answers their handshakes), walk through all there are, and set a filter."""
+        self.say(f"establishing {len(PROJECTS)} webhooks")
+        for project in PROJECTS:
+            established = await establish_webhook(self.asana, self.store, public_url=public_url, resource=project)
+            self.webhooks.append(established)
+        echoed = sum(one.echoed for one in self.fake.handshakes)
+        detail = f"{echoed} of {len(PROJECTS)}"
+        self.check("established", echoed == len(PROJECTS), "every webhook was established with a handshake", detail)
 
-async def _deliver_late(target: str, secret: Secret) -> int:
-    event = {"action": "deleted", "resource": {"gid": "1"}, "created_at": "2026-01-02T03:04:05.678Z"}
-    body = wire.encode({"events": [event]})
-    headers = {"X-Hook-Signature": sign_body(body, secret=secret), "Content-Type": "application/json"}
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(URL(target, encoded=True), data=body, headers=headers) as answer,
-    ):
-        return answer.status
+        existing, listed = list(self.fake.webhooks), list[str]()
+        self.say(f"listing {len(existing)} webhooks")
+        async for page in get_webhooks(self.asana, workspace=self.fake.workspace).pages():
+            self.summary.pages += 1
+            listed.extend(webhook.gid for webhook in page.items)
+        self.summary.webhooks = len(listed)
+        detail = f"{len(listed)} of {len(existing)}"
+        self.check("listed", sorted(listed) == sorted(existing), "every webhook was listed, none twice", detail)
+
+        self.say("setting a filter")
+        gid = self.webhooks[PROJECTS.index(FILTERED_PROJECT)].webhook_gid
+        await update_webhook(self.asana, gid, filters=[FILTER])
+        self.filter_kept = (await get_webhook(self.asana, gid)).filters == (FILTER,)
+
+    async def be_called(self, changes: int) -> None:
+        """Make the changes; half-way a forger, a stranger and a spoiled delivery come between them."""
+        half = changes // 2
+        self.fake.script(*(Fault(at="delivery", do="duplicate", after=number) for number in DUPLICATED))
+        self.first_made_at = time.monotonic()
+        self.say(f"delivering the first {half:,} changes")
+        await self.change(range(half))
+        self.say("letting a forger and a stranger try")
+        await self.attack(range(half, half + AT_ONCE))
+        self.say(f"delivering the other {changes - half:,} changes")
+        await self.change(range(half + AT_ONCE, changes))
+
+    async def change(self, numbers: range) -> None:
+        """Let something happen to a new task each time, in one project after the other."""
+        for number in numbers:
+            project = PROJECTS[number % len(PROJECTS)]
+            action, changed = KINDS[number // len(PROJECTS) % len(KINDS)]
+            task = self.fake.add_task(parent=project)
+            self.fake.change(task, action=action, field=changed)
+            passes = project != FILTERED_PROJECT or changed in (FILTER.fields or ())
+            (self.wanted if passes else self.held_back).add((project, task))
+            if number % AT_ONCE == AT_ONCE - 1:
+                await self.fake.settle()
+        await self.fake.settle()
+
+    async def attack(self, numbers: range) -> None:
+        """Forge a delivery, offer a secret to a webhook that has one, and change what is delivered on its way."""
+        gid = self.webhooks[0].webhook_gid
+        forged = await self.fake.forge_delivery(gid)
+        self.check("forged", forged == 401, "a forged delivery was refused", _answers(forged))
+
+        stranger = await self.fake.stranger_handshake(self.fake.webhook(gid).target)
+        refused = stranger == 401 and not self.fake.handshakes[-1].echoed
+        self.check("stranger", refused, "a stranger could not replace the secret", _answers(stranger))
+
+        before = len(self.fake.deliveries)
+        self.fake.script(Fault(at="delivery", do="tamper"))
+        await self.change(numbers)
+        await self.fake.advance(60)  # until Asana sends again what was refused
+        answers = [one.status for one in self.fake.deliveries[before:] if one.forged or one.retry]
+        self.check("spoiled", answers == [401, 200], "a delivery changed on its way came again", _answers(*answers))
+
+    async def delete(self) -> None:
+        """Delete the webhooks while some have a delivery under way, which comes too late."""
+        self.say("deleting the webhooks")
+        before = len(self.fake.deliveries)
+        under_way = self.fake.hold("delivery", times=None)
+        for project in PROJECTS:
+            self.fake.change(self.fake.add_task(parent=project), field="due_on")
+        await self.fake.settle()  # all but these
+        for webhook in self.webhooks:
+            await delete_webhook(self.asana, webhook.webhook_gid)
+        await self.close()
+        under_way.release()
+        await self.fake.settle()
+        answers = [one.status for one in self.fake.deliveries[before:]]
+        self.check("late", set(answers) == {404}, "deleted webhooks deliver no more", _answers(*answers))
+
+    def compare(self) -> None:
+        """Compare what arrived with what was made."""
+        arrived, others = self.wanted & self.arrived.keys(), self.arrived.keys() - self.wanted
+        sent = [one for one in self.fake.deliveries if not (one.forged or one.heartbeat)]
+        accepted = [one.seconds * 1000 for one in sent if one.status == 200]
+        self.summary.changes, self.summary.deliveries = len(self.wanted) + len(self.held_back), len(sent)
+        self.summary.per_second = round(len(arrived) / (self.last_handled_at - self.first_made_at), 1)
+        self.summary.median_ms = round(median(accepted or [0.0]), 2)
+
+        detail = f"{len(arrived):,} of {len(self.wanted):,}"
+        self.check("arrived", arrived == self.wanted, "every change that must arrive arrived", detail)
+        detail = f"{len(self.held_back):,} held back, {len(others):,} too many"
+        self.check("filter", self.filter_kept and not others, "the filter held the others back", detail)
+        twice = self.arrived.total() - len(self.arrived)
+        self.check("once", not twice, "none arrived twice", f"{twice:,} twice")
+        duplicates = sum(one.duplicate for one in sent)
+        once = 0 < duplicates == len(accepted) - self.handled
+        detail = f"{duplicates:,} came, {self.handled:,} handled"
+        self.check("duplicates", once, "deliveries that came twice were kept once", detail)
+
+
+def _answers(*statuses: int | None) -> str:
+    return ", ".join("no answer" if status is None else str(status) for status in statuses) or "not tried"

@@ -1,4 +1,1 @@
-"""Programs that receive deliveries, each of which imports nothing of the others.
-
-All of them check the signature over the raw body. Only ours store what they get.
-"""
+"""Programs that receive deliveries, each in a process of its own. All of them check the signature over the raw body."""

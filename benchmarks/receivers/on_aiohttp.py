@@ -1,19 +1,31 @@
-"""aiohttp.web as it is."""
+"""aiohttp.web by hand: as it is, and with SQLite, the least that stores a delivery once before it is answered.
+
+There: one table, one unique key, one transaction for all that came in a turn of the loop. It knows one webhook for
+ever, keeps no state of a delivery that a worker could go by, and cannot be stopped in order.
+"""
 
 import asyncio
 import socket
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 from aiohttp import web
 
-from benchmarks.receivers.signed import is_signed
+from benchmarks.bodies import is_signed
 from benchmarks.receivers.telling import telling
 
-__all__ = ["serve"]
+_TABLE = "CREATE TABLE deliveries (id INTEGER PRIMARY KEY, signature BLOB UNIQUE, received_at REAL, body BLOB)"
+_ADD = "INSERT OR IGNORE INTO deliveries (signature, received_at, body) VALUES (?, ?, ?)"
+
+_Row = tuple[bytes, float, bytes]
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(listening: socket.socket, pipe: Connection) -> None:
-    """aiohttp.web with one handler that looks at the signature and at nothing else."""
+    """Look at the signature, and at nothing else."""
 
     async def receive(request: web.Request) -> web.Response:
         body = await request.read()
@@ -22,13 +34,75 @@ def serve(listening: socket.socket, pipe: Connection) -> None:
     async def nothing() -> int:
         return 0
 
+    asyncio.run(_serve(receive, nothing, listening, pipe))
+
+
+def serve_with_sqlite(listening: socket.socket, pipe: Connection, path: str) -> None:
+    """Look at the signature, store the body, answer."""
+
     async def main() -> None:
-        app = web.Application()
-        app.router.add_post("/asana/{endpoint}", receive)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.SockSite(runner, listening).start()
-        with telling(pipe, nothing):
-            await asyncio.Event().wait()
+        table = _Table(path)
+
+        async def receive(request: web.Request) -> web.Response:
+            body, signature = await request.read(), request.headers["X-Hook-Signature"]
+            if not is_signed(body, signature):
+                return web.Response(status=401)
+            await table.add((bytes.fromhex(signature), time.time(), body))
+            return web.Response()
+
+        await _serve(receive, table.count, listening, pipe)
 
     asyncio.run(main())
+
+
+async def _serve(
+    receive: _Handler, stored: Callable[[], Awaitable[int]], listening: socket.socket, pipe: Connection
+) -> None:
+    app = web.Application()
+    app.router.add_post("/asana/{endpoint}", receive)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, listening).start()
+    telling(pipe, stored)
+    await asyncio.Event().wait()
+
+
+class _Table:
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(_TABLE)
+        self._thread = ThreadPoolExecutor(1)
+        self._loop = asyncio.get_running_loop()
+        self._gathered: list[tuple[_Row, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    def add(self, row: _Row) -> asyncio.Future[None]:
+        """Return a future that is done when the row is on disk."""
+        stored: asyncio.Future[None] = self._loop.create_future()
+        self._gathered.append((row, stored))
+        if self._writing is None:
+            self._writing = self._loop.create_task(self._write_all())
+        return stored
+
+    async def _write_all(self) -> None:
+        while self._gathered:
+            batch, self._gathered = self._gathered, []
+            await self._loop.run_in_executor(self._thread, self._write, [row for row, _ in batch])
+            for _, stored in batch:
+                if not stored.done():
+                    stored.set_result(None)
+            await asyncio.sleep(0)  # those who were answered join the next one
+        self._writing = None
+
+    def _write(self, rows: list[_Row]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany(_ADD, rows)
+        self._connection.execute("COMMIT")
+
+    async def count(self) -> int:
+        """Return how many rows there are."""
+        query = "SELECT count(*) FROM deliveries"
+        cursor = await self._loop.run_in_executor(self._thread, self._connection.execute, query)
+        return int(cursor.fetchone()[0])

@@ -18,8 +18,6 @@ from flask import Flask, Response, request
 
 from benchmarks.bodies import SECRET
 
-__all__ = ["app", "serve"]
-
 _SECRET_FILE: Final = "FLASK_SECRET_FILE"
 
 app = Flask(__name__)

@@ -13,8 +13,6 @@ from attrs import frozen
 from benchmarks.harness import percentile
 from benchmarks.processes import pin
 
-__all__ = ["Told", "ask", "poking", "telling"]
-
 _PAUSE: Final = 0.005
 """Seconds between two pokes."""
 
@@ -31,9 +29,8 @@ class Told:
     """Seconds its event loop was late at p99 since the last time, when it was poked."""
 
 
-@contextmanager
-def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> Iterator[None]:
-    """Answer `ask` through the pipe, and note when `poking` pokes, while the block runs."""
+def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> None:
+    """Answer `ask` through the pipe, and note when `poking` pokes, as long as this process lasts."""
     delays: list[float] = []
     tasks: list[asyncio.Task[None]] = []
 
@@ -49,14 +46,7 @@ def telling(pipe: Connection, stored: Callable[[], Awaitable[int]]) -> Iterator[
         else:
             delays.append(time.monotonic() - poked_at)
 
-    loop = asyncio.get_running_loop()
-    loop.add_reader(pipe.fileno(), heard)
-    try:
-        yield
-    finally:
-        loop.remove_reader(pipe.fileno())
-        for task in tasks:
-            task.cancel()
+    asyncio.get_running_loop().add_reader(pipe.fileno(), heard)
 
 
 def ask(pipe: Connection) -> Told:

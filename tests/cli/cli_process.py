@@ -1,4 +1,4 @@
-"""The command line as a process of its own, started far from the repository."""
+"""The command line: called here, or as a process of its own that is started far from the repository."""
 
 import asyncio
 import os
@@ -7,9 +7,20 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 from attrs import frozen
 
+from asana_webhooks import cli
+
 MODULE = ("-m", "asana_webhooks")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """Run the command line in this process; return the status it exits with."""
+    monkeypatch.setattr(sys, "argv", ["asana-webhooks", *arguments])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    return exited.value.code
 
 
 @frozen(kw_only=True)
@@ -48,8 +59,3 @@ async def ended(process: asyncio.subprocess.Process) -> Ended:
 async def run_cli(*arguments: str, python: Sequence[str] = MODULE, **environment: str) -> Ended:
     async with started(*arguments, python=python, **environment) as process:
         return await ended(process)
-
-
-def words(text: str) -> str:
-    """Return *text* on one line, without the frames and folds that depend on the terminal's width."""
-    return " ".join(text.replace("│", " ").split())

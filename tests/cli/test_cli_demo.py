@@ -2,178 +2,125 @@
 
 import io
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from rich.console import Console
 
-from asana_webhooks import cli
+from asana_webhooks import ConfigurationError, MemoryStore, Receiver, Reply, get_webhooks
 from asana_webhooks.cli import demo
-from asana_webhooks.cli.demo import choose_store, run_demo
-from asana_webhooks.cli.plan import PROJECTS
-from asana_webhooks.cli.report import StoreUsed, Summary, summarize
-from asana_webhooks.cli.show import watch_on
-from asana_webhooks.client.operations import get_webhooks
-from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.receiver import protocol
-from asana_webhooks.receiver.receiver import Receiver, Reply
-from asana_webhooks.store.base import NewDelivery, PutResult, registration_id
-from asana_webhooks.store.memory import MemoryStore
-from asana_webhooks.store.shelf import Shelf
+from asana_webhooks.cli.demo import PROJECTS, choose_store, run_demo
+from asana_webhooks.cli.demo_summary import Check, Summary
+from asana_webhooks.store.base import NewDelivery, PutResult
 from asana_webhooks.testing import FakeAsana
+from tests.cli.cli_process import call
 from tests.helpers.stores import ENDPOINT, SECRET, body, deliver, event, register
 
-FEW = 120
+FEW = 240
 
 
-class Silent:
-    def stage(self, text: str) -> None:
-        pass
+class Forgetful(MemoryStore):
+    """Says "stored" and keeps nothing, once."""
 
-    def arrived(self, count: int, of: int) -> None:
-        pass
+    forgotten = False
+
+    async def put(self, delivery: NewDelivery) -> PutResult:
+        if not self.forgotten:
+            self.forgotten = True
+            return "stored"
+        return await super().put(delivery)
 
 
-async def play(store: MemoryStore | None = None, *, changes: int = FEW) -> Summary:
+class Trusting(MemoryStore):
+    """Takes every delivery for a new one."""
+
+    count = 0
+
+    async def put(self, delivery: NewDelivery) -> PutResult:
+        self.count += 1
+        return await super().put(evolve(delivery, signature=f"{self.count:064x}"))
+
+
+class Agreeable(Receiver):
+    """Says 200 to what it refuses."""
+
+    async def receive(self, endpoint: str, headers: Any, body: Any) -> Reply:
+        return evolve(await super().receive(endpoint, headers, body), status=200)
+
+
+class Polite(Receiver):
+    """Echoes any handshake at any time."""
+
+    async def receive(self, endpoint: str, headers: Any, body: Any) -> Reply:
+        headers = list(headers)
+        reply = await super().receive(endpoint, headers, body)
+        secrets = [value for name, value in headers if name.lower() == b"x-hook-secret"]
+        return Reply(status=200, headers=((b"X-Hook-Secret", secrets[0]),)) if secrets else reply
+
+
+async def play(store: MemoryStore | None = None) -> Summary:
     async with store or MemoryStore() as opened:
-        samples = await run_demo(opened, Silent(), changes=changes)
-    return summarize(samples, store=StoreUsed(url="memory:", kept=False), seconds=1.0)
+        return await run_demo(opened, lambda _: None, changes=FEW)
 
 
 def failed(summary: Summary) -> set[str]:
     return {check.id for check in summary.checks if not check.ok}
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
-    """Run the command line in this process; return the status it exits with."""
-    monkeypatch.setattr(sys, "argv", ["asana-webhooks", *arguments])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
-    return exited.value.code
+async def nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 async def test_everything_holds() -> None:
-    """With nothing broken every check passes, and the counts add up."""
-    summary = await play()
-    assert failed(summary) == set()
-    assert summary.changes.wanted == FEW
-    assert summary.changes.wanted + summary.changes.filtered == summary.changes.made
-    assert summary.webhooks.listed == 253
-    assert summary.webhooks.pages == 3
-    assert summary.deliveries.heartbeats == 3
-    assert sorted(one.status or 0 for one in summary.refused) == [401, 401, 401, 404, 404, 404]
-
-
-async def test_the_store_is_left_clean() -> None:
-    """Afterwards the store has no webhook and nothing to handle, so that the demo can run on it again."""
+    """With nothing broken every check passes, and the store can be used for it again."""
     async with MemoryStore() as store:
         for _ in range(2):
-            samples = await run_demo(store, Silent(), changes=FEW)
+            said = list[str]()
+            summary = await run_demo(store, said.append, changes=FEW)
+            assert failed(summary) == set()
+            assert len(summary.checks) == 10
+            assert (summary.webhooks, summary.pages, summary.changes) == (253, 3, FEW)
+            assert said[1:3] == ["establishing 3 webhooks", "listing 253 webhooks"]
             health = await store.health()
             assert (health.waiting, health.leased, health.dead, health.heartbeats) == (0, 0, 0, {})
-            assert set(samples.wanted) == set(samples.arrived)
 
 
-async def test_a_delivery_the_store_loses() -> None:
-    """A store that says "stored" and keeps nothing is found out."""
-
-    class Forgetful(MemoryStore):
-        forgotten = False
-
-        async def put(self, delivery: NewDelivery) -> PutResult:
-            if not self.forgotten:
-                self.forgotten = True
-                return "stored"
-            return await super().put(delivery)
-
-    assert {"arrived", "duplicates"} <= failed(await play(Forgetful()))
+@pytest.mark.parametrize(
+    ("store", "expected"), [(Forgetful, {"arrived", "duplicates"}), (Trusting, {"once", "duplicates"})]
+)
+async def test_broken_stores(store: type[MemoryStore], expected: set[str]) -> None:
+    """A store that loses a delivery is found out, and one that does not know duplicates."""
+    assert failed(await play(store())) == expected
 
 
-async def test_a_store_that_keeps_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that does not know duplicates is found out."""
-    monkeypatch.setattr(Shelf, "knows", lambda *_: False)
-    assert failed(await play()) == {"once", "duplicates"}
+@pytest.mark.parametrize(
+    ("receiver", "expected"),
+    [(Agreeable, {"forged", "stranger", "spoiled", "arrived", "late", "duplicates"}), (Polite, {"stranger"})],
+)
+async def test_broken_receivers(monkeypatch: pytest.MonkeyPatch, receiver: type[Receiver], expected: set[str]) -> None:
+    """A receiver that accepts what it must refuse is found out, and one that answers strangers."""
+    monkeypatch.setattr(demo, "Receiver", receiver)
+    assert failed(await play()) == expected
 
 
-async def test_a_receiver_that_believes_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If every signature is accepted, forgeries get in, and what was spoiled is not sent again."""
-    monkeypatch.setattr(protocol, "verify_signature", lambda *_, **__: True)
-    assert {"forgeries", "unexpected", "retried"} <= failed(await play())
-
-
-async def test_a_receiver_that_answers_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A receiver that echoes any handshake at any time is found out."""
-
-    class Polite(Receiver):
-        async def receive(self, endpoint: str, headers: Any, body: Any) -> Reply:
-            headers = list(headers)
-            reply = await super().receive(endpoint, headers, body)
-            secrets = [value for name, value in headers if name.lower() == b"x-hook-secret"]
-            return Reply(status=200, headers=((b"X-Hook-Secret", secrets[0]),)) if secrets else reply
-
-    monkeypatch.setattr(demo, "Receiver", Polite)
-    assert failed(await play()) == {"secret"}
-
-
-async def test_a_store_that_changes_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the stranger's handshake ends the registration, the secret is gone and true deliveries fail."""
-    stranger_handshake = FakeAsana.stranger_handshake
-    store = MemoryStore()
-
-    async def succeed(fake: FakeAsana, target: str) -> int | None:
-        await store.close(registration_id(target.rpartition("/")[2]))
-        return await stranger_handshake(fake, target)
-
-    monkeypatch.setattr(FakeAsana, "stranger_handshake", succeed)
-    assert {"secret", "arrived"} <= failed(await play(store))
-
-
-async def test_a_list_with_holes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list that does not hold every webhook is found out."""
-
-    def some(*arguments: Any, **keywords: Any) -> Any:
-        return get_webhooks(*arguments, resource=PROJECTS[0], **keywords)
-
-    monkeypatch.setattr(demo, "get_webhooks", some)
-    assert failed(await play()) == {"pages"}
-
-
-async def test_a_filter_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If updating the filters does nothing, what they had to hold back arrives."""
-
-    async def nothing(*_: Any, **__: Any) -> None:
-        pass
-
-    monkeypatch.setattr(demo, "update_webhook", nothing)
-    assert failed(await play()) == {"filter", "unexpected"}
-
-
-async def test_a_delivery_that_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If what was spoiled never comes again, it is missed."""
-
-    async def nothing(*_: Any) -> None:
-        pass
-
-    monkeypatch.setattr(FakeAsana, "advance", nothing)
-    assert {"retried", "arrived"} <= failed(await play())
-
-
-async def test_no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a duplicate the demo does not claim to have folded any."""
-    monkeypatch.setattr(demo, "DUPLICATED", ())
-    assert failed(await play()) == {"duplicates"}
-
-
-async def test_registrations_that_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If closing a registration does nothing, deliveries after the end are accepted, and that is found out."""
-
-    async def nothing(*_: Any) -> bool:
-        return True
-
-    monkeypatch.setattr(MemoryStore, "close", nothing)
-    assert {"late", "unexpected"} <= failed(await play())
+@pytest.mark.parametrize(
+    ("of", "name", "instead", "expected"),
+    [
+        (demo, "get_webhooks", lambda *args, **options: get_webhooks(*args, resource=PROJECTS[0], **options), "listed"),
+        (demo, "update_webhook", nothing, "filter"),
+        (FakeAsana, "advance", nothing, "spoiled"),
+        (FakeAsana, "script", lambda *_: None, "duplicates"),
+    ],
+)
+async def test_what_does_not_happen(
+    monkeypatch: pytest.MonkeyPatch, of: object, name: str, instead: Callable[..., Any], expected: str
+) -> None:
+    """A list with holes, a filter that is not set, a delivery that never comes again: the demo claims none of them."""
+    monkeypatch.setattr(of, name, instead)
+    assert expected in failed(await play())
 
 
 async def test_a_store_in_use() -> None:
@@ -182,10 +129,10 @@ async def test_a_store_in_use() -> None:
         id = await register(store, ENDPOINT, SECRET)
         await deliver(store, id, body(event()))
         with pytest.raises(ConfigurationError, match=r"in use \(1 webhooks, 1 deliveries"):
-            await run_demo(store, Silent(), changes=FEW)
+            await run_demo(store, lambda _: None)
         await store.close(id)
         with pytest.raises(ConfigurationError, match=r"in use \(0 webhooks, 1 deliveries"):
-            await run_demo(store, Silent(), changes=FEW)
+            await run_demo(store, lambda _: None)
         assert (await store.health()).waiting == 1
 
 
@@ -198,122 +145,68 @@ async def test_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeAsana, "settle", fall)
     async with MemoryStore() as store:
         with pytest.raises(ConnectionAbortedError):
-            await run_demo(store, Silent(), changes=FEW)
+            await run_demo(store, lambda _: None, changes=FEW)
         health = await store.health()
         assert (health.waiting, health.heartbeats) == (0, {})
 
 
-def test_store_in_a_temporary_folder() -> None:
-    """Without a name the store is a file in a folder that is gone afterwards."""
-    with choose_store(None) as used:
-        folder = Path(used.url.removeprefix("sqlite:///")).parent
+def test_the_store_that_is_chosen() -> None:
+    """A store is named by a URL or by a path; without a name it is a file in a folder that is gone afterwards."""
+    named = {
+        "memory:": "memory:",
+        "sqlite:////data/demo.db": "sqlite:////data/demo.db",
+        "demo.db": "sqlite:///demo.db",
+        "/data/12:30.db": "sqlite:////data/12:30.db",
+    }
+    for name, url in named.items():
+        with choose_store(name) as chosen:
+            assert chosen == url
+    with choose_store(None) as chosen:
+        folder = Path(chosen.removeprefix("sqlite:///")).parent
         assert folder.is_dir()
-        assert not used.kept
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(
-    ("named", "expected"),
-    [
-        ("memory:", StoreUsed(url="memory:", kept=False)),
-        ("sqlite:////data/demo.db", StoreUsed(url="sqlite:////data/demo.db", kept=True)),
-        ("demo.db", StoreUsed(url="sqlite:///demo.db", kept=True)),
-        ("/data/12:30.db", StoreUsed(url="sqlite:////data/12:30.db", kept=True)),
-    ],
-)
-def test_named_store(named: str, expected: StoreUsed) -> None:
-    """A store is named by a URL, or by the path of a SQLite file."""
-    with choose_store(named) as used:
-        assert used == expected
-
-
-def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --json the summary is all there is, and its numbers are those of a whole run."""
-    assert call(monkeypatch, "demo", "--store", "memory:", "--json") == 0
-    printed = capsys.readouterr()
-    summary = json.loads(printed.out)
-    assert printed.err == ""
-    assert summary["ok"] is True
-    assert summary["changes"] | {"seconds": 0, "per_second": 0} == {
-        "made": 1285,
-        "wanted": 1000,
-        "arrived": 1000,
-        "missing": 0,
-        "twice": 0,
-        "filtered": 285,
-        "unexpected": 0,
-        "seconds": 0,
-        "per_second": 0,
-    }
-    assert summary["deliveries"]["duplicates"] == 20
-    assert summary["webhooks"] == {"established": 3, "listed": 253, "pages": 3}
-    assert 0 < summary["acknowledgement_ms"]["p50"] <= summary["acknowledgement_ms"]["p99"]
-    assert [one["status"] for one in summary["refused"]] == [401, 401, 401, 404, 404, 404]
-    assert len(summary["checks"]) == 12
-    assert all(check["ok"] for check in summary["checks"])
-    assert summary["store"] == {"url": "memory:", "kept": False}
-
-
-@pytest.mark.slow
-def test_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Without --json there are lines about the progress, then the checks; a kept store can be used again."""
-    for _ in range(2):
-        assert call(monkeypatch, "demo", "--store", str(tmp_path / "demo.db")) == 0
-        printed = capsys.readouterr()
-        assert printed.err == ""
-        assert "establishing 3 webhooks ...\n" in printed.out
-        assert "1,000 of 1,000" in printed.out
-        assert "All 12 checks hold." in printed.out
-        assert "demo.db (kept)" in printed.out
-
-
-@pytest.mark.parametrize("option", [[], ["--json"]], ids=["for people", "json"])
-def test_exit_status_of_a_failure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: list[str]
-) -> None:
+def test_exit_status_of_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """If a check fails, the exit status is 1, and the summary is printed all the same."""
-    monkeypatch.setattr(Shelf, "knows", lambda *_: False)
-    assert call(monkeypatch, "demo", "--store", "memory:", *option) == 1
+    monkeypatch.setattr(demo, "DUPLICATED", range(0))
+    assert call(monkeypatch, "demo", "--store", "memory:", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+    assert call(monkeypatch, "demo", "--store", "memory:") == 1
     printed = capsys.readouterr().out
-    if option:
-        assert json.loads(printed)["ok"] is False
-    else:
-        assert "✗ none arrived twice" in printed
-        assert "2 of 12 checks failed" in printed
+    assert "✗ deliveries that came twice were kept once" in printed
+    assert "1 of 10 checks failed" in printed
 
 
-def console(**settings: Any) -> tuple[Console, io.StringIO]:
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the progress is one line that is gone at the end."""
     written = io.StringIO()
-    return Console(file=written, width=80, _environ={"TERM": "xterm"}, **settings), written
+    shown = Console(file=written, width=80, force_terminal=True, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(demo, "Console", lambda **_: shown)
+    assert call(monkeypatch, "demo", "--store", "memory:") == 0
+    before, found, after = written.getvalue().partition("What happened")
+    assert found
+    assert "deleting the webhooks" in before
+    assert before.count("\n") <= 2
+    assert "\x1b[2K" in before  # the line is erased
+    assert "deleting the webhooks" not in after
 
 
-def progress(shown: Console, *, quiet: bool = False) -> None:
-    with watch_on(shown, quiet=quiet) as watch:
-        watch.stage("establishing")
-        watch.arrived(5, 778)
-        watch.stage("delivering")
-
-
-@pytest.mark.parametrize(
-    ("settings", "quiet", "expected"),
-    [
-        ({"force_terminal": True}, True, ""),
-        ({"force_terminal": False}, True, ""),
-        ({"force_terminal": False}, False, "establishing ...\ndelivering ...\n"),
-    ],
-)
-def test_progress_in_lines(settings: dict[str, Any], quiet: bool, expected: str) -> None:
-    """Where no terminal is, progress is a line for each stage, or nothing if it is not wanted."""
-    shown, written = console(**settings)
-    progress(shown, quiet=quiet)
-    assert written.getvalue() == expected
-
-
-def test_progress_on_a_terminal() -> None:
-    """On a terminal a bar moves, in one line of the terminal, and is gone at the end."""
-    shown, written = console(force_terminal=True)
-    progress(shown)
-    last = written.getvalue().rpartition("delivering")[2]
-    assert "5/778" in last
-    assert "\x1b[2K" in last  # the line is erased
-    assert "establishing" not in last
+def test_summary_for_people() -> None:
+    """Each check has a mark, or a word where only ASCII can be written, and no line is wider than a terminal."""
+    checks = [
+        Check(id=str(ok), text="a stranger could not replace the secret", ok=ok, detail="401") for ok in (True, False)
+    ]
+    summary = Summary(
+        webhooks=253, pages=3, changes=1_000, per_second=1234.5, seconds=0.94, store="memory:", checks=checks
+    )
+    text = summary.render().plain
+    assert ("✓ a stranger" in text, "✗ a stranger" in text) == (True, True)
+    assert "1,234  changes a second" in text
+    assert text.endswith("\n1 of 2 checks failed. It took 0.9 s.\nStore: memory:")
+    assert max(map(len, text.splitlines())) <= 80
+    plain = summary.render(ascii_only=True).plain
+    assert plain.isascii()
+    assert ("ok a stranger" in plain, "FAILED a stranger" in plain) == (True, True)
+    del checks[1]
+    assert "All 1 checks hold." in summary.render().plain

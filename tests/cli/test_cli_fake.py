@@ -25,7 +25,7 @@ from asana_webhooks import (
     establish_webhook,
     get_webhooks,
 )
-from asana_webhooks.testing.serving import serve_receiver
+from asana_webhooks.testing import serve_receiver
 from tests.cli.cli_process import ended, run_cli, started
 
 
@@ -61,67 +61,49 @@ async def test_whole_way() -> None:
     async def handle(delivery: Delivery) -> None:
         got.append(delivery)
 
+    options = ("--token", "my-token", "--workspace", "42", "--project", "1", "2", "--project", "3", "--webhooks", "120")
     async with (
-        fake_process("--webhooks", "120") as fake,
+        fake_process(*options) as fake,
         MemoryStore() as store,
         serve_receiver(Receiver(store)) as public_url,
         fake.session() as asana,
+        fake.session("another") as stranger,
     ):
-        project = fake.ready["projects"][0]
-        await establish_webhook(asana, store, public_url=public_url, resource=project)
-        listed = [one.gid async for one in get_webhooks(asana, workspace=fake.ready["workspace"])]
-        assert len(listed) == 121
-
-        change = {"resource": project, "action": "changed", "field": "due_on"}
-        assert (await fake.control("POST", "/changes", change))[0] == 202
-        assert (await fake.control("POST", "/settle"))[0] == 200
-        await Worker(store, handle).drain()
-        (delivery,) = got
-        assert [(one.resource.gid, one.change and one.change.field) for one in delivery.events] == [(project, "due_on")]
-
-
-async def test_options() -> None:
-    """Token, workspace and projects are those that were asked for, in either way of writing several."""
-    options = ("--token", "my-token", "--workspace", "42", "--project", "1", "2", "--project", "3")
-    async with fake_process(*options) as fake:
         asked_for = {"token": "my-token", "workspace": "42", "projects": ["1", "2", "3"]}
         assert fake.ready == {"url": fake.url} | asked_for
         assert fake.url.startswith("http://127.0.0.1:")
-        async with fake.session("another") as stranger:
-            with pytest.raises(NotAuthorizedError):
-                await create_webhook(stranger, resource="1", target="http://127.0.0.1:9/x")
+        with pytest.raises(NotAuthorizedError):
+            await create_webhook(stranger, resource="1", target="http://127.0.0.1:9/x")
+
+        await establish_webhook(asana, store, public_url=public_url, resource="2")
+        assert len([one.gid async for one in get_webhooks(asana, workspace="42")]) == 121
+        change = {"resource": "2", "action": "changed", "field": "due_on"}
+        assert (await fake.control("POST", "/changes", change))[0] == 202
+        assert (await fake.control("POST", "/settle"))[0] == 200
+        await Worker(store, handle).drain()
+        ((event,),) = (delivery.events for delivery in got)
+        assert (event.resource.gid, event.change and event.change.field) == ("2", "due_on")
 
 
 async def test_control() -> None:
-    """Over HTTP the fake tells its webhooks with their secrets, takes faults, and turns its clock."""
+    """Over HTTP the fake tells of its webhooks and deliveries, turns its clock, and takes what the help shows."""
     async with fake_process("--webhooks", "2") as fake, fake.session() as asana:
         status, answer = await fake.control("GET", "/webhooks")
-        assert status == 200
-        assert [len(one["secret"]) for one in answer["data"]] == [32, 32]
+        assert (status, [len(one["secret"]) for one in answer["data"]]) == (200, [32, 32])
+        assert (await fake.control("GET", "/deliveries"))[0] == 200
 
-        fault = {"at": "getWebhooks", "status": 429, "retry_after": 2}
-        assert await fake.control("POST", "/faults", fault) == (202, {"added": 1})
+        added = {"resource": "99", "action": "added", "parent": "8675309"}
+        assert (await fake.control("POST", "/changes", added))[0] == 202
+        refused = {"at": "getWebhooks", "status": 429, "retry_after": 2, "times": 2}
+        twice = {"at": "delivery", "do": "duplicate"}
+        assert (await fake.control("POST", "/faults", [refused, twice])) == (202, {"added": 2})
         with pytest.raises(RateLimitedError):
             [one async for one in get_webhooks(asana, workspace="1331")]
 
         before = (await fake.control("POST", "/clock", {"advance": 0}))[1]["now"]
         after = (await fake.control("POST", "/clock", {"advance": 86_400}))[1]["now"]
         assert before[:10] < after[:10]
-        assert (await fake.control("GET", "/deliveries"))[0] == 200
         assert (await fake.control("POST", "/clock", {"advance": "soon"}))[0] == 400
-
-
-async def test_examples_of_the_help() -> None:
-    """What the help shows is what the fake takes."""
-    async with fake_process() as fake:
-        change = {"resource": "8675309", "action": "changed", "field": "due_on"}
-        added = {"resource": "99", "action": "added", "parent": "8675309"}
-        refused = {"at": "createWebhook", "status": 429, "retry_after": 2, "times": 2}
-        twice = {"at": "delivery", "do": "duplicate"}
-        assert (await fake.control("POST", "/changes", change))[0] == 202
-        assert (await fake.control("POST", "/changes", added))[0] == 202
-        assert (await fake.control("POST", "/faults", [refused, twice])) == (202, {"added": 2})
-        assert (await fake.control("POST", "/clock", {"advance": 28_800}))[0] == 200
 
 
 async def test_targets_on_this_machine_refused() -> None:
@@ -131,20 +113,15 @@ async def test_targets_on_this_machine_refused() -> None:
             await create_webhook(asana, resource=fake.ready["projects"][0], target="http://127.0.0.1:9/x")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-async def test_end(number: signal.Signals) -> None:
-    """Either signal ends the fake with status 0, and with nothing more to read."""
-    async with fake_process() as fake:
-        fake.process.send_signal(number)
-        end = await ended(fake.process)
-    assert (end.status, end.out, end.err) == (0, "", "")
-
-
-async def test_port_taken() -> None:
-    """A port somebody else has is one sentence and status 1."""
-    async with fake_process() as fake:
-        port = fake.url.removesuffix("/api/1.0").rpartition(":")[2]
-        end = await run_cli("fake", "--port", port)
-    assert (end.status, end.out) == (1, "")
-    assert len(end.err.splitlines()) == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in end.err
+async def test_end() -> None:
+    """A port somebody else has is one sentence and status 1; either signal ends the fake quietly, with status 0."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        async with fake_process() as fake:
+            if number == signal.SIGTERM:
+                port = fake.url.removesuffix("/api/1.0").rpartition(":")[2]
+                other = await run_cli("fake", "--port", port)
+                assert (other.status, other.out, len(other.err.splitlines())) == (1, "", 1)
+                assert f"cannot listen on 127.0.0.1:{port}" in other.err
+            fake.process.send_signal(number)
+            end = await ended(fake.process)
+        assert (end.status, end.out, end.err) == (0, "", "")
