@@ -45,16 +45,13 @@ class Summary:
     def render(self, *, ascii_only: bool = False) -> Text:
         """Write it for people; *ascii_only*: the terminal knows nothing but ASCII."""
         passed, failed = ("ok", "FAILED") if ascii_only else ("✓", "✗")
-        failures = sum(not check.ok for check in self.checks)
+        bad = sum(not check.ok for check in self.checks)
         figures = (
             (f"{self.webhooks:,}", f"webhooks listed over {self.pages} pages"),
             (f"{self.changes:,}", "changes of tasks in three projects"),
             (f"{self.deliveries:,}", "deliveries, some of them twice"),
             (f"{self.per_second:,.0f}", "changes a second delivered, stored and handled"),
-            (
-                f"{self.median_ms:.1f} ms",
-                "to store and acknowledge a delivery",
-            ),
+            (f"{self.median_ms:.1f} ms", "to store and acknowledge a delivery"),
         )
         lines = [
             Text("\nWhat happened", style="bold"),
@@ -65,8 +62,7 @@ class Summary:
             mark = (passed, "green") if check.ok else (failed, "bold red")
             detail = (check.detail, "dim" if check.ok else "red")
             lines.append(Text.assemble("  ", mark, f" {check.text:<47} ", detail))
-        count = len(self.checks)
-        verdict = f"{failures} of {count} checks failed." if failures else f"All {count} checks hold."
-        lines.append(Text(f"\n{verdict} It took {self.seconds:.1f} s.", "bold red" if failures else "bold green"))
+        verdict = f"{bad} of {len(self.checks)} checks failed." if bad else f"All {len(self.checks)} checks hold."
+        lines.append(Text(f"\n{verdict} It took {self.seconds:.1f} s.", "bold red" if bad else "bold green"))
         lines.append(Text(f"Store: {self.store}", "dim"))
         return Text("\n").join(lines)
