@@ -1,29 +1,41 @@
-"""The canary: it knows the secrets of a test, looks at whatever it is shown, and tells where a secret was.
+"""The canary over the whole suite, as a pytest plugin: no test may put a secret where people look.
 
-`tests.helpers.watching` is the pytest plugin that shows it what a whole test does.
+It learns every secret the running test makes, sends or receives, without any help of the test: what is wrapped in
+`Secret`, bearer tokens, the endpoints of targets, and Asana's ``X-Hook-Secret``. And it watches where secrets turn up:
+every log record, at DEBUG and of whatever logger, every warning, and every exception that a logger gets, that
+`pytest.raises` catches, or that leaves `AsanaSession.send`. Of an exception it looks at the text, the repr, the notes
+and what our own carry, along the whole chain of causes. A test fails if anything is found; it is named and not shown.
+
+``@pytest.mark.reveals("reason")`` is for the few tests that show a secret on purpose; one that shows none fails too.
 """
 
+import functools
 import logging
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from types import FrameType
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
 
+import aiohttp
+import pytest
 from attrs import define, field
 
-import asana_webhooks
+from asana_webhooks import wire
+from asana_webhooks.client.requests import CreateWebhookRequest
+from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.errors import AsanaError, PayloadError
+from asana_webhooks.models import Secret
+from asana_webhooks.store import base
 
-PACKAGE = Path(asana_webhooks.__file__).parent
-PROGRAMS = {"testing", "cli"}
-"""Rooms that play Asana or print what they were asked to; their frames are not looked at."""
-DECODERS = PACKAGE / "wire.py"
-"""A test that calls a decoder gives it the bytes itself."""
 ACCESS_LOGS = {"aiohttp.access", "uvicorn.access"}
 """They print paths because somebody asked them to."""
-
 SHORTEST = 12
 """Characters. What is shorter turns up by chance, and so does what has fewer than four different ones."""
 SHORTEST_ENDPOINT = 16
+CARRIED = {"target", "offset"}
+"""Attributes of our errors that hold what texts and reprs hide, because that is what they are for."""
 _AT_ONCE = 16 * 1024 * 1024
 """Characters to keep before they are looked through."""
 
@@ -56,33 +68,25 @@ class Canary:
     # What is secret
 
     def learn(self, text: object, source: str, *, shortest: int = SHORTEST) -> None:
-        """Keep a secret in mind."""
         if isinstance(text, str) and len(text) >= shortest and len(set(text)) >= 4:
             (self.secrets if self.watching else self.lasting).setdefault(text, source)
 
     def learn_target(self, target: object) -> None:
-        """Keep the endpoint of a target in mind."""
         if isinstance(target, str):
             endpoint = target.partition("?")[0].rstrip("/").rpartition("/")[2]
             self.learn(endpoint, "the endpoint of a target", shortest=SHORTEST_ENDPOINT)
 
-    def learn_headers(self, headers: Mapping[str, str]) -> None:
-        """Keep in mind what the headers of a request hold."""
+    def learn_request(self, headers: Mapping[str, str], form: object) -> None:
         for name, value in headers.items():
             scheme, _, token = str(value).partition(" ")
             if name.lower() == "authorization" and scheme.lower() == "bearer":
                 self.learn(token, "a bearer token")
             if name.lower() == "x-hook-secret":
                 self.learn(value, "an X-Hook-Secret")
-
-    def learn_form(self, form: object) -> None:
-        """Keep in mind what the form of a request for tokens holds."""
-        if isinstance(form, Mapping):
-            for name in ("client_secret", "refresh_token"):
-                self.learn(form.get(name), f"a {name}")
+        for name in ("client_secret", "refresh_token"):
+            self.learn(form.get(name) if isinstance(form, Mapping) else None, f"a {name}")
 
     def learn_answer(self, tree: object) -> None:
-        """Keep in mind what JSON of Asana's holds."""
         if not isinstance(tree, dict):
             return
         for name in ("X-Hook-Secret", "access_token", "refresh_token"):
@@ -94,7 +98,6 @@ class Canary:
     # Where people look
 
     def see(self, text: str, where: str) -> None:
-        """Look at a text."""
         if self.watching and (text, where) not in self._seen:
             self._seen[text, where] = None
             self._size += len(text)
@@ -116,7 +119,7 @@ class Canary:
             self.see_exception(record.exc_info[1], f"logged exception {where}")
 
     def see_exception(self, error: BaseException, where: str) -> None:
-        """Look at an exception, at all that hangs on it, and at our frames it came through."""
+        """Look at an exception and at all that hangs on it."""
         if not self.watching:
             return
         for one in _chain(error):
@@ -124,8 +127,9 @@ class Canary:
             self.see(_shown(one, str), f"text of {what}")
             self.see(_shown(one), f"repr of {what}")
             self.see("\n".join(getattr(one, "__notes__", ())), f"notes of {what}")
-            for place, name, value in _locals(one):
-                self.see(_shown(value), f"local {name!r} at {place} in the traceback of {what}")
+            if isinstance(one, AsanaError):
+                carried = {name: value for name, value in vars(one).items() if name not in CARRIED}
+                self.see(_shown(carried), f"attributes of {what}")
 
     def _search(self) -> None:
         """Look for every secret in what was seen, and forget that."""
@@ -159,16 +163,135 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
 
 
-def _locals(error: BaseException) -> Iterator[tuple[str, str, object]]:
-    """Yield the local variables of our frames as error trackers collect them: where, name and value."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_ours(frame)]
-    if frames and Path(frames[0][0].f_code.co_filename) == DECODERS:
-        return
-    for frame, line in frames:
-        place = f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
-        yield from ((place, name, value) for name, value in frame.f_locals.items())
+# The plugin
+
+_canary = Canary()
+_patch = pytest.MonkeyPatch()
 
 
-def _is_ours(frame: FrameType) -> bool:
-    file = Path(frame.f_code.co_filename)
-    return file.is_relative_to(PACKAGE) and file.relative_to(PACKAGE).parts[0] not in PROGRAMS
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin, before any test imports what is replaced here."""
+    config.addinivalue_line("markers", "reveals(reason): shows a secret on purpose")
+    _learn_secrets()
+    _watch_logs_and_warnings()
+    _watch_exceptions()
+
+
+def pytest_unconfigure() -> None:
+    """Put everything back."""
+    _patch.undo()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    """Watch from before the first fixture."""
+    _canary.begin()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail the test if anything was found until after the last fixture."""
+    try:
+        result = yield
+    finally:
+        found = _canary.end()
+    mark = item.get_closest_marker("reveals")
+    if mark is not None and not (found and mark.args and mark.args[0]):
+        pytest.fail("a test marked 'reveals' must say why, and must reveal something", pytrace=False)
+    if mark is None and found:
+        pytest.fail("\n".join(["secrets show", *found[:20]]), pytrace=False)
+    return result
+
+
+def _before(place: Any, name: str, look: Callable[..., None]) -> None:
+    """Have *look* called with the arguments of a function before the function is, wherever it has been imported."""
+    original = getattr(place, name)
+
+    @functools.wraps(original)
+    def watched(*args: Any, **options: Any) -> Any:
+        look(*args, **options)
+        return original(*args, **options)
+
+    _patch.setattr(place, name, watched)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(name) is original:
+            _patch.setattr(module, name, watched)
+
+
+def _learn_secrets() -> None:
+    parse = wire.parse
+
+    def learn_request(http: aiohttp.ClientSession, *_: Any, headers: Any = None, data: Any = None, **__: Any) -> None:
+        _canary.learn_request({**http.headers, **(headers or {})}, data)
+
+    def learn_json(body: bytes) -> None:
+        with suppress(PayloadError):
+            _canary.learn_answer(parse(body))
+
+    def learn_endpoint(endpoint: str) -> None:
+        _canary.learn(endpoint, "the endpoint of a registration", shortest=SHORTEST_ENDPOINT)
+
+    _before(Secret, "__init__", lambda _, text: _canary.learn(text, "a Secret"))
+    _before(aiohttp.ClientSession, "_request", learn_request)
+    _before(CreateWebhookRequest, "__init__", lambda *_, target=None, **__: _canary.learn_target(target))
+    _before(base, "registration_id", learn_endpoint)
+    for name in ("parse", "decode_webhook", "decode_webhook_list"):
+        _before(wire, name, learn_json)
+
+
+def _watch_logs_and_warnings() -> None:
+    is_enabled, handle, warn = logging.Logger.isEnabledFor, logging.Logger.handle, warnings.warn
+
+    def always_enabled(self: logging.Logger, level: int) -> bool:
+        return _canary.watching or is_enabled(self, level)
+
+    def watched_handle(self: logging.Logger, record: logging.LogRecord) -> None:
+        _canary.see_record(record)
+        if is_enabled(self, record.levelno):  # the handlers, caplog's too, get what they would have got
+            handle(self, record)
+
+    @functools.wraps(warn)
+    def watched_warn(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **more: Any) -> None:
+        _canary.see(f"{message!s} {source!r}", f"warning ({category or type(message)})")
+        warn(message, category, stacklevel + 1, source, **more)
+
+    _patch.setattr(logging.Logger, "isEnabledFor", always_enabled)
+    _patch.setattr(logging.Logger, "handle", watched_handle)
+    _patch.setattr(warnings, "warn", watched_warn)
+
+
+def _watch_exceptions() -> None:
+    raises, send = pytest.raises, AsanaSession.send
+
+    @functools.wraps(raises)
+    def watched_raises(*args: Any, **options: Any) -> Any:
+        return _Raises(raises(*args, **options))
+
+    @functools.wraps(send)
+    async def watched_send(self: AsanaSession, request: Any) -> Any:
+        try:
+            return await send(self, request)
+        except BaseException as error:
+            _canary.see_exception(error, "AsanaSession.send")
+            raise
+
+    _patch.setattr(pytest, "raises", watched_raises)
+    _patch.setattr(AsanaSession, "send", watched_send)
+
+
+class _Raises:
+    """What `pytest.raises` returns, with a look at what it catches."""
+
+    def __init__(self, raises: Any) -> None:
+        self._raises = raises
+
+    def __enter__(self) -> Any:
+        return self._raises.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Any:
+        if error is not None:
+            _canary.see_exception(error, "pytest.raises")
+        return self._raises.__exit__(kind, error, trace)
