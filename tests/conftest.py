@@ -9,7 +9,7 @@ from hypothesis import settings
 settings.register_profile("asana_webhooks", deadline=None)
 settings.load_profile("asana_webhooks")
 
-pytest_plugins = ["asana_webhooks.testing.pytest_plugin", "tests.helpers.canary"]
+pytest_plugins = ["asana_webhooks.testing.pytest_plugin", "tests.helpers.watching"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,6 +7,8 @@ every log record, at DEBUG and of whatever logger, every warning, and every exce
 and what our own carry, along the whole chain of causes. A test fails if anything is found; it is named and not shown.
 
 ``@pytest.mark.reveals("reason")`` is for the few tests that show a secret on purpose; one that shows none fails too.
+
+This file is not named after the canary, because its own frames are in tracebacks in which tests look for that word.
 """
 
 import functools
