@@ -10,7 +10,7 @@ import logging
 import pickle
 import re
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ async def test_no_text_shows_it() -> None:
 
 async def test_no_dump_of_a_secret_shows_it() -> None:
     """Nor does anything that makes plain data of an object: what is left in it is a `Secret`, or it refuses."""
-    dumps: list[Callable[[Any], object]] = [
+    dumps: list[Any] = [
         *[attrs.asdict, attrs.astuple, vars, cattrs.unstructure, wire.encode],
         *[msgspec.json.encode, msgspec.to_builtins],
         lambda value: json.dumps(value, default=repr),
