@@ -496,6 +496,14 @@ near_trees = st.recursive(
     max_leaves=25,
 )
 
+QUOTABLE = st.recursive(
+    st.none() | st.just("CaNaRy") | st.just(4815162342),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*KNOWN, "CaNaRy-name"]), inner, max_size=6)
+    ),
+    max_leaves=25,
+)
+
 
 def read_or_refused(decode: Decoder, body: bytes) -> PayloadError | None:
     """Decode; the error if there was one. Anything but PayloadError fails the test by itself."""
@@ -573,24 +581,14 @@ class TestHostileBytes:
             assert cut_off is not None
             assert cut_off.malformed
 
-    @given(st.data())
-    def test_errors_never_quote_the_body(self, data: st.DataObject) -> None:
+    @given(QUOTABLE, st.sampled_from([1, 2]))
+    def test_errors_never_quote_the_body(self, tree: Any, part: int) -> None:
         """No text of the body, neither value nor unknown name, stands in an error: bodies hold customers' data."""
-        canary = "CaNaRy"
-        trees = st.recursive(
-            st.none() | st.just(canary) | st.just(4815162342),
-            lambda inner: (
-                st.lists(inner, max_size=3)
-                | st.dictionaries(st.sampled_from([*KNOWN, canary + "-name"]), inner, max_size=6)
-            ),
-            max_leaves=25,
-        )
-        body = json.dumps(data.draw(trees)).encode()
-        cut = data.draw(st.sampled_from([len(body), len(body) // 2]))
+        body = json.dumps(tree).encode()
         for decode in DECODERS:
-            error = read_or_refused(decode, body[:cut])
+            error = read_or_refused(decode, body[: len(body) // part])
             for text in (str(error), repr(error)):
-                assert canary not in text
+                assert "CaNaRy" not in text
                 assert "4815162342" not in text
 
 
