@@ -1,6 +1,6 @@
 """Tests that let a secret out, one for each way, and some that only look like it; `test_canary` runs them.
 
-`shows` says what the report must say of a test.
+The id of a test that leaks is what the report must say of it.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,71 +18,15 @@ from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhookReque
 
 TEXT = "a-text-that-nobody-may-see-0123456789"
 TARGET = f"https://example.com/asana/{TEXT}"
+ANOTHER = "another-text-that-nobody-may-see"
 NOWHERE = "http://127.0.0.1:9/api/1.0"
-SHOWN: dict[str, str] = {}
-"""What the report must say of each test that leaks."""
-
-T = TypeVar("T", bound=Callable[..., Any])
 
 log = logging.getLogger("asana_webhooks.leaky")
 
 
-def shows(what: str) -> Callable[[T], T]:
-    def mark(test: T) -> T:
-        SHOWN[test.__name__] = what
-        return test
-
-    return mark
-
-
-def fail() -> None:
-    raise KeyError(TEXT)
-
-
-# Where it shows
-
-
-@shows("a Secret shows in: log message (asana_webhooks.leaky, DEBUG,")
-def test_leak_message() -> None:
-    log.debug("got %s", TEXT)
-    Secret(TEXT)  # known afterwards only
-
-
-@shows("a Secret shows in: log arguments (asana_webhooks.leaky, DEBUG,")
-def test_leak_argument() -> None:
-    Secret(TEXT)
-    log.debug("got %.3s", TEXT)
-
-
-@pytest.fixture
-def late() -> Iterator[None]:
-    yield
-    logging.getLogger("aiohttp.client").debug(TEXT)
-
-
-@shows("a Secret shows in: log message (aiohttp.client, DEBUG,")
-def test_leak_in_a_fixture(late: None) -> None:
-    Secret(TEXT)
-
-
-@shows("a Secret shows in: text of logged exception (asyncio, ERROR,")
-async def test_leak_task() -> None:
-    Secret(TEXT)
-
-    async def work() -> None:
-        raise ValueError(TEXT)
-
-    task = asyncio.create_task(work())
-    await asyncio.wait([task])
-    del task  # nobody asks what became of it, so the loop logs it
-    gc.collect()
-
-
-@shows("a Secret shows in: text of pytest.raises: ValueError")
-def test_leak_text() -> None:
-    Secret(TEXT)
-    with pytest.raises(ValueError, match="no"):
-        raise ValueError("no " + TEXT)
+def catch(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        raise error
 
 
 class Opaque(Exception):  # noqa: N818 - it is no error of anybody's
@@ -90,41 +34,33 @@ class Opaque(Exception):  # noqa: N818 - it is no error of anybody's
         return "no"
 
 
-@shows("a Secret shows in: repr of pytest.raises: Opaque")
-def test_leak_repr() -> None:
+def escaped() -> None:
     Secret(TEXT + "\n'\"")
-    with pytest.raises(Opaque):
-        raise Opaque(TEXT + "\n'\"")
+    catch(Opaque(TEXT + "\n'\""))
 
 
-@shows("a Secret shows in: notes of pytest.raises: ValueError")
-def test_leak_note() -> None:
-    Secret(TEXT)
+def noted() -> None:
     error = ValueError("no")
     error.add_note(TEXT)
-    with pytest.raises(ValueError, match="no"):
-        raise error
+    catch(error)
 
 
-@shows("a Secret shows in: attributes of pytest.raises: StoreError")
-def test_leak_attribute() -> None:
-    Secret(TEXT)
+def carried() -> None:
     error = StoreError(problem="no")
     error.body = TEXT.encode()  # type: ignore[attr-defined]
-    with pytest.raises(StoreError):
-        raise error
+    catch(error)
 
 
-@shows("a Secret shows in: repr of pytest.raises: KeyError")
-def test_leak_cause() -> None:
-    Secret(TEXT)
+def caused() -> None:
     with pytest.raises(ValueError, match="no"):
         raise ValueError("no") from KeyError(TEXT)
 
 
-@shows("a Secret shows in: repr of pytest.raises: KeyError")
-def test_leak_context() -> None:
-    Secret(TEXT)
+def fail() -> None:
+    raise KeyError(TEXT)
+
+
+def in_context() -> None:
     with pytest.raises(ValueError, match="no"):
         try:
             fail()
@@ -132,93 +68,112 @@ def test_leak_context() -> None:
             raise ValueError("no")  # noqa: B904 - that is the point
 
 
-@shows("a Secret shows in: repr of pytest.raises: KeyError")
-def test_leak_group() -> None:
-    Secret(TEXT)
-    with pytest.raises(ExceptionGroup):
-        raise ExceptionGroup("several", [ValueError("no"), KeyError(TEXT)])
-
-
-@shows("a Secret shows in: warning")
-def test_leak_warning() -> None:
-    Secret(TEXT)
+def warned() -> None:
     with pytest.warns(UserWarning, match="careful"):
         warnings.warn(f"careful with {TEXT}", stacklevel=1)
 
 
-@shows("a Secret shows in: text of AsanaSession.send: StoreError")
-async def test_leak_session() -> None:
+SHOWN: dict[str, Callable[[], object]] = {
+    "shows in: log message (asana_webhooks.leaky, DEBUG,": lambda: log.debug("got %s", TEXT),
+    "shows in: log arguments (asana_webhooks.leaky, DEBUG,": lambda: log.debug("got %.3s", TEXT),
+    "shows in: log message (aiohttp.client, DEBUG,": lambda: logging.getLogger("aiohttp.client").debug(TEXT),
+    "shows in: text of pytest.raises: ValueError": lambda: catch(ValueError("no " + TEXT)),
+    "shows in: repr of pytest.raises: Opaque": escaped,
+    "shows in: notes of pytest.raises: ValueError": noted,
+    "shows in: attributes of pytest.raises: StoreError": carried,
+    "shows in: repr of pytest.raises: KeyError": caused,
+    "shows in: text of pytest.raises: KeyError": in_context,
+    "shows in: text of pytest.raises: LookupError": lambda: catch(ExceptionGroup("no", [LookupError(TEXT)])),
+    "shows in: warning": warned,
+}
 
+
+@pytest.mark.parametrize("how", SHOWN)
+def test_leak_shown(how: str) -> None:
+    SHOWN[how]()
+    Secret(TEXT)  # known afterwards only
+
+
+@pytest.fixture
+def late() -> Iterator[None]:
+    yield
+    log.debug(TEXT)
+
+
+@pytest.mark.parametrize("how", ["shows in: log message"])
+def test_leak_in_a_fixture(how: str, late: None) -> None:
+    Secret(TEXT)
+
+
+@pytest.mark.parametrize("how", ["shows in: text of logged exception (asyncio, ERROR,"])
+async def test_leak_in_a_task(how: str) -> None:
+    async def work() -> None:
+        raise ValueError(Secret(TEXT).reveal())
+
+    task = asyncio.create_task(work())
+    await asyncio.wait([task])
+    del task  # nobody asks what became of it, so the loop logs it
+    gc.collect()
+
+
+@pytest.mark.parametrize("how", ["shows in: text of AsanaSession.send: StoreError"])
+async def test_leak_from_the_session(how: str) -> None:
     async def provide() -> str:
-        Secret(TEXT)
-        raise StoreError(problem=TEXT)
+        raise StoreError(problem=Secret(TEXT).reveal())
 
     async with AsanaSession(provide, base_url=NOWHERE) as asana:
         await asyncio.gather(asana.send(GetWebhookRequest(webhook_gid="1")), return_exceptions=True)
 
 
-# How it is known
-
-
-@shows(" shows in: log message")
-@pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {TEXT}"}, {"X-Hook-Secret": TEXT}])
-@pytest.mark.parametrize("of_session", [True, False])
-async def test_leak_header(headers: dict[str, str], *, of_session: bool) -> None:
-    async with aiohttp.ClientSession(headers=headers if of_session else None) as http:
+async def post(*, of_session: Any = None, **options: Any) -> None:
+    async with aiohttp.ClientSession(headers=of_session) as http:
         with pytest.raises(aiohttp.ClientConnectorError):
-            await http.post(NOWHERE, headers=None if of_session else headers)
+            await http.post(NOWHERE, **options)
+
+
+def parsed(body: str) -> Any:
+    return lambda: wire.parse(body.encode())
+
+
+WEBHOOK = f'{{"gid":"1","target":"{TARGET}"}}'
+KNOWN: dict[str, Callable[[], Any]] = {
+    "a bearer token shows in: log message": lambda: post(headers={"Authorization": f"Bearer {TEXT}"}),
+    "a bearer token shows in: log": lambda: post(of_session={"Authorization": f"Bearer {TEXT}"}),
+    "an X-Hook-Secret shows in: log message": lambda: post(headers={"X-Hook-Secret": TEXT}),
+    "a client_secret shows in: log message": lambda: post(data={"client_secret": TEXT}),
+    "an X-Hook-Secret in JSON shows in: log message": parsed(f'{{"X-Hook-Secret":"{TEXT}"}}'),
+    "an refresh_token in JSON shows in: log message": parsed(f'{{"refresh_token":"{TEXT}"}}'),
+    "the endpoint of a target shows in: log message": parsed(f'{{"data":{WEBHOOK}}}'),
+    "the endpoint of a target shows in: log": parsed(f'{{"data":[{WEBHOOK}]}}'),
+    "endpoint of a target shows in: log message": lambda: wire.decode_webhook(f'{{"data":{WEBHOOK}}}'.encode()),
+    "endpoint of a target shows in: log": lambda: wire.decode_webhook_list(f'{{"data":[{WEBHOOK}]}}'.encode()),
+    "endpoint of a target shows": lambda: CreateWebhookRequest(resource="1", target=f"{TARGET}/?a=b"),
+    "the endpoint of a registration shows in: log message": lambda: Receiver(MemoryStore()).receive(TEXT, [], b""),
+}
+
+
+@pytest.mark.parametrize("how", KNOWN)
+async def test_leak_known(how: str) -> None:
+    made = KNOWN[how]()
+    if asyncio.iscoroutine(made):
+        await made
     log.debug(TEXT)
 
 
-@shows("a client_secret shows in")
-async def test_leak_client_secret() -> None:
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await http.post(NOWHERE, data={"client_secret": TEXT})
+@pytest.mark.reveals("but it does not")
+@pytest.mark.parametrize("how", ["must say why, and must reveal something"])
+def test_leak_none_though_marked(how: str) -> None:
+    Secret(TEXT)
+
+
+@pytest.mark.reveals
+@pytest.mark.parametrize("how", ["must say why, and must reveal something"])
+def test_leak_marked_without_a_reason(how: str) -> None:
+    Secret(TEXT)
     log.debug(TEXT)
 
 
-@shows("the endpoint of a target shows in")
-def test_leak_target_of_a_request() -> None:
-    CreateWebhookRequest(resource="1", target=f"{TARGET}?a=b")
-    log.debug(TEXT)
-
-
-@shows("shows in: log message")
-@pytest.mark.parametrize(
-    "body",
-    [
-        f'{{"data":{{"gid":"1","target":"{TARGET}"}}}}',
-        f'{{"data":[{{"gid":"1","target":"{TARGET}/"}}]}}',
-        f'{{"X-Hook-Secret":"{TEXT}","data":{{"gid":"1"}}}}',
-        f'{{"refresh_token":"{TEXT}"}}',
-    ],
-    ids=["target", "targets", "secret", "token"],
-)
-def test_leak_json(body: str) -> None:
-    wire.parse(body.encode())
-    log.debug(TEXT)
-
-
-@shows("the endpoint of a target shows in")
-def test_leak_webhook() -> None:
-    webhook = wire.decode_webhook(f'{{"data":{{"gid":"1","target":"{TARGET}"}}}}'.encode())
-    log.debug(webhook.target)
-
-
-@shows("the endpoint of a target shows in")
-def test_leak_page() -> None:
-    page = wire.decode_webhook_list(f'{{"data":[{{"gid":"1","target":"{TARGET}"}}]}}'.encode())
-    log.debug(page.data[0].target)
-
-
-@shows("the endpoint of a registration shows in")
-async def test_leak_endpoint_of_a_request() -> None:
-    await Receiver(MemoryStore()).receive(TEXT, [], b"")
-    log.debug(TEXT)
-
-
-# What may be marked
+# What is none of the canary's business
 
 
 @pytest.mark.reveals("to see that it may")
@@ -227,39 +182,16 @@ def test_fine_marked() -> None:
     log.debug(TEXT)
 
 
-@shows("must say why, and must reveal something")
-@pytest.mark.reveals("but it does not")
-def test_leak_none_though_marked() -> None:
-    Secret(TEXT)
-
-
-@shows("must say why, and must reveal something")
-@pytest.mark.reveals
-def test_leak_marked_without_a_reason() -> None:
-    Secret(TEXT)
-    log.debug(TEXT)
-
-
-# What is none of the canary's business
-
-
-def test_fine_hidden() -> None:
-    log.debug("%s %r", Secret(TEXT), [Secret(TEXT)])
-
-
-def test_fine_short() -> None:
+def test_fine_hidden_or_short() -> None:
     Secret("short")
     Secret("0" * 40)
-    log.debug("short %s", "0" * 40)
+    log.debug("%s %r short %s", Secret(TEXT), [Secret(TEXT)], "0" * 40)
 
 
-def test_fine_secret_of_another_test() -> None:
+def test_fine_secret_of_another_test_or_access_log() -> None:
     log.debug(TEXT)
-
-
-def test_fine_access_log() -> None:
-    Secret(TEXT)
-    logging.getLogger("aiohttp.access").info(TEXT)
+    Secret(ANOTHER)
+    logging.getLogger("aiohttp.access").info(ANOTHER)
 
 
 def test_fine_suppressed_context() -> None:
