@@ -70,6 +70,20 @@ class Handler:
             raise LookupError("the other service is away")
 
 
+async def deliver_some(store: Store, number: int) -> None:
+    id = await register(store)
+    for _ in range(number):
+        await deliver(store, id, body(event()))
+
+
+async def run_until(worker: Worker, event: asyncio.Event) -> None:
+    """Run a worker and stop it then."""
+    running = asyncio.create_task(worker.run())
+    await event.wait()
+    worker.stop()
+    await running
+
+
 def failing(store: Store, method: str, *errors: BaseException) -> asyncio.Event:
     """Have the next calls of a method raise these; the event is set by the first call that does not."""
     asked, left, well = getattr(store, method), list(errors), asyncio.Event()
@@ -196,9 +210,7 @@ async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_as_many_handlers_run_at_once_as_allowed(store: Store, concurrency: int) -> None:
     """Concurrency is used fully and never exceeded."""
-    registration = await register(store)
-    for _ in range(7):
-        await deliver(store, registration, body(event()))
+    await deliver_some(store, 7)
     handler = Handler()
     handler.go.clear()
     full = asyncio.Event()
@@ -326,10 +338,7 @@ async def test_what_does_not_finish_in_time_is_given_back(store: Store) -> None:
     handler = Handler()
     handler.go.clear()
     worker = Worker(store, handler, stop_timeout=0)
-    running = asyncio.create_task(worker.run())
-    await handler.started.wait()
-    worker.stop()
-    await running
+    await run_until(worker, handler.started)
 
     assert handler.running == 0
     [lease] = await store.claim(1, lease=60)
@@ -338,9 +347,7 @@ async def test_what_does_not_finish_in_time_is_given_back(store: Store) -> None:
 
 async def test_cancelling_gives_back_everything_that_is_held(store: Store) -> None:
     """Cancelled handlers and those that had not even begun: nothing stays leased."""
-    registration = await register(store)
-    for _ in range(3):
-        await deliver(store, registration, body(event()))
+    await deliver_some(store, 3)
     handler = Handler()
     handler.go.clear()
     running = asyncio.create_task(Worker(store, handler, concurrency=3).run())
@@ -405,10 +412,7 @@ async def test_a_store_that_fails_for_a_while_is_asked_again(store: Store, caplo
     await deliver(store, await register(store), body(event()))
     handler = Handler()
     async with Worker(store, handler, poll=0.001) as worker:
-        running = asyncio.create_task(worker.run())
-        await handler.started.wait()
-        worker.stop()
-        await running
+        await run_until(worker, handler.started)
 
     assert caplog.text.count("claiming deliveries failed; retrying in 0.001 seconds") == 2
 
@@ -467,9 +471,7 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(
 ) -> None:
     """Poison that cannot say what it is, or says too much, is a dead letter like any other."""
     monkeypatch.setattr(logging, "raiseExceptions", False)  # a log handler may stumble over it too
-    registration = await register(store)
-    for _ in range(2):
-        await deliver(store, registration, body(event()))
+    await deliver_some(store, 2)
 
     async def handle(_: Delivery) -> None:
         raise error
@@ -492,10 +494,7 @@ async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(sto
             raise RuntimeError("rolled back") from None
 
     worker = Worker(store, handle, attempts=1, stop_timeout=0)
-    running = asyncio.create_task(worker.run())
-    await started.wait()
-    worker.stop()
-    await running
+    await run_until(worker, started)
 
     assert list(await store.dead_letters()) == []
     [lease] = await store.claim(1, lease=60)
@@ -505,9 +504,7 @@ async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(sto
 async def test_a_store_that_misbehaves_ends_no_other_delivery(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """What cannot be acknowledged comes again; the other handlers go on, and the log does not quote the store."""
     failing(store, "done", RUDE, RUDE, RUDE)
-    registration = await register(store)
-    for _ in range(3):
-        await deliver(store, registration, body(event()))
+    await deliver_some(store, 3)
     handler = Handler()
     await Worker(store, handler).drain()
 
@@ -530,17 +527,12 @@ async def test_a_store_that_cannot_be_asked_at_all_is_reported_as_it_is(store: S
 
 async def test_a_release_that_fails_keeps_nobody_up(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """It is told, and what else the worker held is released."""
-    id = await register(store)
-    for _ in range(2):
-        await deliver(store, id, body(event()))
+    await deliver_some(store, 2)
     failing(store, "release", RUDE)
     handler = Handler()
     handler.go.clear()
     worker = Worker(store, handler, stop_timeout=0)
-    running = asyncio.create_task(worker.run())
-    await handler.started.wait()
-    worker.stop()
-    await running
+    await run_until(worker, handler.started)
 
     assert caplog.text.count("not released") == 1
     assert (await store.health()).leased == 1
@@ -672,35 +664,27 @@ YESTERDAY = event(created_at="2027-01-14T06:00:00.000Z")  # 26 hours before the 
 OF_TODAY = event(created_at="2027-01-14T08:00:00.000Z")  # 24 hours before it
 
 
-async def test_a_recorded_delivery_is_flagged(store: Store, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """What is older than Asana's 24 hours reaches the handler as stale, and the log says so; the rest does not."""
+@pytest.mark.parametrize("refuse_stale", [False, True])
+async def test_a_recorded_delivery(store: Store, caplog: pytest.LogCaptureFixture, *, refuse_stale: bool) -> None:
+    """What is older than Asana's 24 hours is logged, counted, and handled as stale, or a dead letter if that is asked
+    for; what has a newer event is neither.
+    """
     id = await register(store)
     for content in (body(YESTERDAY), body(YESTERDAY, OF_TODAY)):
         await deliver(store, id, content)
     handler = Handler()
-    worker = Worker(store, handler)
+    worker = Worker(store, handler, refuse_stale=refuse_stale)
 
     await worker.drain()
 
-    assert {len(delivery.events): delivery.stale for delivery in handler.got} == {1: True, 2: False}
+    handled = {len(delivery.events): delivery.stale for delivery in handler.got}
+    assert handled == ({2: False} if refuse_stale else {1: True, 2: False})
+    letters = [(letter.error, letter.body) for letter in await store.dead_letters()]
+    said = ("stale: its newest event is more than 25 hours old", body(YESTERDAY))
+    assert letters == ([said] if refuse_stale else [])
     assert caplog.text.count("stale") == 1
-    assert (worker.counts["stale"], worker.counts["done"]) == (1, 2)
-
-
-async def test_a_recorded_delivery_is_refused_where_that_is_asked_for(store: Store, clock: Clock) -> None:
-    """It becomes a dead letter at once, is counted, and nothing is lost of it."""
-    id = await register(store)
-    for content in (body(YESTERDAY), body(OF_TODAY)):
-        await deliver(store, id, content)
-    handler = Handler()
-    worker = Worker(store, handler, refuse_stale=True)
-
-    await worker.drain()
-
-    assert [delivery.events[0].created_at.day for delivery in handler.got] == [14]
-    (letter,) = await store.dead_letters()
-    assert (letter.error, letter.body) == ("stale: its newest event is more than 25 hours old", body(YESTERDAY))
-    assert (worker.counts["stale"], worker.counts["dead letter"], worker.counts["done"]) == (1, 1, 1)
+    counts = [worker.counts[end] for end in ("stale", "dead letter", "done")]
+    assert counts == ([1, 1, 1] if refuse_stale else [1, 0, 2])
 
 
 async def test_attempts_are_counted(store: Store, clock: Clock) -> None:
@@ -744,10 +728,7 @@ async def test_a_running_worker_purges(store: Store, clock: Clock, caplog: pytes
     clock.now += 3 * DAY + 1
     purged = failing(store, "purge", AWAY)
     async with Worker(store, Handler(), retention=Retention(every=0.001)) as worker:
-        running = asyncio.create_task(worker.run())
-        await purged.wait()
-        worker.stop()
-        await running
+        await run_until(worker, purged)
 
     assert "purging the store failed" in caplog.text
     await deliver(store, id, content)  # no duplicate any more
@@ -763,10 +744,7 @@ async def test_purging_is_for_running_workers(store: Store, clock: Clock, how: s
         await Worker(store, handler).drain()
         return
     worker = Worker(store, handler, retention=None)
-    running = asyncio.create_task(worker.run())
-    await handler.started.wait()
-    worker.stop()
-    await running
+    await run_until(worker, handler.started)
 
 
 @pytest.mark.parametrize("how", ["stop", "cancel"])
@@ -829,10 +807,7 @@ async def test_a_store_that_is_interrupted_is_asked_again(
         await again.wait()
 
     worker = Worker(store, handle, poll=0.001, lease=0.01, retention=Retention(every=0.001))
-    running = asyncio.create_task(worker.run())
-    await again.wait()
-    worker.stop()
-    await running
+    await run_until(worker, again)
 
     assert "interrupted" in caplog.text
 
