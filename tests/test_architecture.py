@@ -337,6 +337,6 @@ class TestManners:
 
     def test_types_are_there_at_run_time(self) -> None:
         """What attrs classes are made of is imported for real: cattrs and msgspec look their types up."""
-        for module, source in SOURCES.items():
-            assert "TYPE_CHECKING" not in source, module
-            assert "from __future__ import annotations" not in source, module
+        for name in ("models", "wire", "errors", "client.requests", "client.retry", "store.base"):
+            assert "TYPE_CHECKING" not in SOURCES[absolute(name)], name
+            assert "from __future__ import annotations" not in SOURCES[absolute(name)], name
