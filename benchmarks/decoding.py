@@ -14,8 +14,7 @@ import orjson
 import pydantic
 from cattrs import Converter
 
-from asana_webhooks import Change, Event, ResourceRef, Webhook, WebhookFilter, wire
-from asana_webhooks.wire import _EventsBodyStruct, _NextPageStruct, _ResourceRefStruct
+from asana_webhooks import Change, Event, ResourceRef, Webhook, WebhookFilter, shapes, wire
 from benchmarks.bodies import delivery, page
 from benchmarks.harness import OURS, Case, Goal, Round, Size
 from benchmarks.processes import apart
@@ -230,7 +229,7 @@ class _StructWebhook(msgspec.Struct, gc=False):
     gid: str
     resource_type: str | None = None
     active: bool | None = None
-    resource: _ResourceRefStruct | None = None
+    resource: shapes.ResourceRef | None = None
     target: str | None = None
     created_at: datetime | None = None
     last_success_at: datetime | None = None
@@ -245,11 +244,11 @@ class _StructWebhook(msgspec.Struct, gc=False):
 
 class _StructPage(msgspec.Struct, gc=False):
     data: tuple[_StructWebhook, ...]
-    next_page: _NextPageStruct | None = None
+    next_page: shapes.NextPage | None = None
 
 
 _page: Final = msgspec.json.Decoder(_StructPage)
-_events: Final = msgspec.json.Decoder(_EventsBodyStruct)
+_events: Final = msgspec.json.Decoder(shapes.EventsBody)
 
 
 def page_of_structs(body: bytes) -> object:

@@ -136,17 +136,15 @@ async def our_receiver() -> tuple[str, int]:
 
 
 async def our_receiver_with_sqlite() -> tuple[str, int]:
-    from asana_webhooks import SQLiteStore
-    from asana_webhooks.store.secret_box import PLAIN_TEXT
+    from asana_webhooks import PLAIN_TEXT, SQLiteStore
 
     with tempfile.TemporaryDirectory() as directory:
         return await _receive_into(SQLiteStore(Path(directory, "asana.db"), secret_box=PLAIN_TEXT))
 
 
 async def _receive_into(fresh: "Store") -> tuple[str, int]:
-    from asana_webhooks import Receiver, Secret
+    from asana_webhooks import Receiver, Secret, registration_id
     from asana_webhooks.receiver.web import webhook_routes
-    from asana_webhooks.store.base import registration_id
 
     async with fresh as store:
         id = registration_id(ENDPOINT)

@@ -30,8 +30,7 @@ from asana_webhooks.store.base import Store
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.serving import serve_receiver
-from asana_webhooks.worker.processing import Handler
-from asana_webhooks.worker.worker import Worker
+from asana_webhooks.worker.worker import Handler, Worker
 
 __all__ = ["choose_store", "run_demo"]
 

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from asana_webhooks import MemoryStore, StoreUnavailableError
-from asana_webhooks.errors import RejectedError
+from asana_webhooks import MemoryStore, RejectedError, StoreUnavailableError
 from asana_webhooks.receiver.pending import HandOff
 from asana_webhooks.store.base import NewDelivery, PutResult
 from tests.helpers.cancelling import pass_turns

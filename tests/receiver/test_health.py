@@ -11,11 +11,10 @@ import pytest
 from aiohttp import web
 from attrs import evolve
 
-from asana_webhooks import MemoryStore, Receiver, StoreHealth, StoreUnavailableError
+from asana_webhooks import MemoryStore, Receiver, StoreHealth, StoreUnavailableError, registration_id
 from asana_webhooks.receiver.asgi import ReceiverApp
 from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.web import webhook_routes
-from asana_webhooks.store.base import registration_id
 from tests.helpers.doors import serve_app, serve_asgi
 from tests.helpers.stores import ENDPOINT, Clock, body, deliver, event, register
 

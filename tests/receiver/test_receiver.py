@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asana_webhooks import (
+    PLAIN_TEXT,
     ConfigurationError,
     MemoryStore,
     Receiver,
@@ -26,7 +27,6 @@ from asana_webhooks.receiver.body import Body
 from asana_webhooks.receiver.protocol import HookHeaders
 from asana_webhooks.receiver.reply import Outcome
 from asana_webhooks.store.base import NewDelivery, PutResult, RegistrationState, Store, registration_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from tests.helpers.raw import until
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from asana_webhooks import Reply
-from asana_webhooks.errors import RejectedError
+from asana_webhooks import RejectedError, Reply
 from asana_webhooks.receiver.reply import Outcome, refusal
 
 STATUSES = {
