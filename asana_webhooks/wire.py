@@ -162,13 +162,9 @@ class _EventStruct(_Struct):
     registration: Any = ""  # set below, whatever the JSON may hold under this name
 
 
-class _NextPageStruct(_Struct):
-    offset: str
-
-
 class _WebhookListStruct(_Struct):
     data: tuple[_WebhookStruct, ...]
-    next_page: _NextPageStruct | None = None
+    next_page: NextPage | None = None
 
 
 class _EventsBodyStruct(_Struct):
@@ -177,7 +173,7 @@ class _EventsBodyStruct(_Struct):
 
 def _structure_attrs(cls: type[T]) -> Callable[[Any, Any], T]:
     # msgspec checks the types and names the path of what is wrong; cattrs alone turns null into the text 'None'.
-    # The attributes are those of the Structs.
+    # from_attributes is for the Structs.
     def convert(tree: Any, _: Any) -> T:
         return msgspec.convert(tree, cls, from_attributes=True)
 
