@@ -126,55 +126,6 @@ DIFFERENT = [
     changed(added_value=ResourceRef(gid="53"), removed_value=ResourceRef(gid="52")),
 ]
 
-GIDS = st.sampled_from(["1", "2", "12"])
-REFS = st.builds(ResourceRef, gid=GIDS, enum_value=st.none() | st.builds(ResourceRef, gid=GIDS))
-CHANGES = st.builds(
-    Change,
-    field=st.sampled_from(["a", "b"]),
-    action=st.sampled_from([None, "added", "changed"]),
-    new_value=st.none() | REFS,
-    added_value=st.none() | REFS,
-    removed_value=st.none() | REFS,
-)
-EVENTS = st.builds(
-    Event,
-    action=st.sampled_from(["added", "changed"]),
-    resource=REFS,
-    created_at=st.sampled_from([NOON, NOON + timedelta(milliseconds=1)]),
-    user=st.none() | REFS,
-    parent=st.none() | REFS,
-    change=st.none() | CHANGES,
-    registration=st.sampled_from(["", "r"]),
-)
-
-
-def identity(event: Event) -> tuple[object, ...]:
-    """What tells one event from another, written down a second time."""
-
-    def gid(ref: ResourceRef | None) -> str | None:
-        return ref.gid if ref else None
-
-    def value(ref: ResourceRef | None) -> tuple[str | None, str | None]:
-        return gid(ref), gid(ref.enum_value) if ref else None
-
-    change = event.change
-    return (
-        event.registration,
-        gid(event.user),
-        event.resource.gid,
-        gid(event.parent),
-        event.action,
-        event.created_at,
-        change
-        and (
-            change.field,
-            change.action,
-            value(change.new_value),
-            value(change.added_value),
-            value(change.removed_value),
-        ),
-    )
-
 
 def shuffled(draw: st.DrawFn, tree: Any) -> Any:
     """Give the members of every object another order, and put unknown ones among them."""
@@ -215,11 +166,6 @@ class TestFingerprint:
             full_event(type="task"),
         ):
             assert same.fingerprint == full_event().fingerprint
-
-    @given(EVENTS, EVENTS)
-    def test_is_the_identity(self, one: Event, two: Event) -> None:
-        """Fingerprints are equal exactly when everything that tells events apart is."""
-        assert (one.fingerprint == two.fingerprint) is (identity(one) == identity(two))
 
     @given(st.data())
     def test_order_of_members_does_not_matter(self, data: st.DataObject) -> None:
