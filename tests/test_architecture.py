@@ -5,6 +5,7 @@ second test can show that it finds what it forbids.
 """
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -22,6 +23,7 @@ FILES = {
     for path in sorted((ROOT / PACKAGE).rglob("*.py"))
 }
 SOURCES = {module: path.read_text() for module, path in FILES.items()}
+parsed = functools.cache(ast.parse)
 
 # Rooms from the bottom to the top, and which other rooms each may import.
 WORDS = {"errors", "models", "wire", "_checks", "_tasks"}
@@ -89,7 +91,7 @@ def imports_of(source: str, module: str) -> Iterator[str]:
 
     `__version__` is no import of the package's root: it is set before the root imports anything.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case ast.Import(names=names):
                 yield from (alias.name for alias in names)
@@ -233,7 +235,7 @@ CLOCKS = {"now", "utcnow", "today"}
 
 def impurities(source: str) -> Iterator[str]:
     """Name whatever in *source* awaits, or reaches for clock, chance, network or system."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case ast.AsyncFunctionDef() | ast.Await() | ast.AsyncFor() | ast.AsyncWith():
                 yield type(node).__name__
@@ -281,7 +283,7 @@ LOOPS = {"run", "new_event_loop", "set_event_loop", "set_event_loop_policy", "ge
 
 def manners(source: str) -> Iterator[str]:
     """Name whatever a library should leave to the program it is used in."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case ast.Call(func=ast.Name(id="print")):
                 yield "print"
@@ -326,7 +328,7 @@ class TestManners:
         The refusal of `receiver.protocol` never leaves the receiver.
         """
         for module, source in SOURCES.items():
-            classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+            classes = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.ClassDef)]
             errors = [
                 node.name
                 for node in classes
