@@ -60,6 +60,11 @@ def fail() -> None:
     raise KeyError(TEXT)
 
 
+def chained() -> None:
+    with pytest.raises(StoreError):
+        raise StoreError(problem="no") from aiohttp.ClientError("no")
+
+
 def in_context() -> None:
     with pytest.raises(ValueError, match="no"):
         try:
@@ -85,6 +90,7 @@ SHOWN: dict[str, Callable[[], object]] = {
     "shows in: text of pytest.raises: KeyError": in_context,
     "shows in: text of pytest.raises: LookupError": lambda: catch(ExceptionGroup("no", [LookupError(TEXT)])),
     "shows in: warning": warned,
+    "ClientError is chained to StoreError": chained,
 }
 
 

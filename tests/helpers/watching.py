@@ -4,7 +4,8 @@ It learns every secret the running test makes, sends or receives, without any he
 `Secret`, bearer tokens, the endpoints of targets, and Asana's ``X-Hook-Secret``. And it watches where secrets turn up:
 every log record, at DEBUG and of whatever logger, every warning, and every exception that a logger gets, that
 `pytest.raises` catches, or that leaves `AsanaSession.send`. Of an exception it looks at the text, the repr, the notes
-and what our own carry, along the whole chain of causes. A test fails if anything is found; it is named and not shown.
+and what our own carry, along the whole chain of causes, where none of aiohttp may be. A test fails if anything is
+found; it is named and not shown.
 
 ``@pytest.mark.reveals("reason")`` is for the few tests that show a secret on purpose; one that shows none fails too.
 
@@ -36,6 +37,8 @@ ACCESS_LOGS = {"aiohttp.access", "uvicorn.access"}
 SHORTEST = 12
 """Characters. What is shorter turns up by chance, and so does what has fewer than four different ones."""
 SHORTEST_ENDPOINT = 16
+FOREIGN = {"aiohttp", "msgspec", "cattrs"}
+"""Packages whose exceptions must not hang on ours, for they quote what they like."""
 CARRIED = {"target", "offset"}
 """Attributes of our errors that hold what texts and reprs hide, because that is what they are for."""
 _AT_ONCE = 16 * 1024 * 1024
@@ -125,6 +128,8 @@ class Canary:
         if not self.watching:
             return
         for one in _chain(error):
+            if isinstance(error, AsanaError) and type(one).__module__.partition(".")[0] in FOREIGN:
+                self._found[f"{type(one).__name__} is chained to {type(error).__name__}"] = None
             what = f"{where}: {type(one).__name__}"
             self.see(_shown(one, str), f"text of {what}")
             self.see(_shown(one), f"repr of {what}")
