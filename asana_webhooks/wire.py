@@ -1,13 +1,17 @@
-"""JSON bytes to models and back: the only place that parses or writes JSON of Asana's.
+"""JSON bytes to models and back: the only place that parses or writes Asana's JSON.
 
-One cattrs converter with msgspec as its engine. Types are strict (a number is never taken for a text), members nobody
-knows are skipped, and an error says where in the JSON it is. Whatever a decoder can raise becomes `PayloadError`.
+One cattrs converter with msgspec as its engine. Types are strict (a number is never taken for a text), unknown members
+are skipped, and an error says where in the JSON it is. Whatever a decoder can raise becomes `PayloadError`.
 
-What comes often, webhooks and events, is read by way of `shapes`; what comes rarely, by way of dicts and lists, and so
-is whatever cannot be read the fast way: it is strange (a member named twice), or the error must be found.
+Webhooks and events, which come often, are first read into msgspec Structs with the members of the models, and then made
+into models: two steps that take half the time of one. Straight into attrs classes, msgspec raises and drops an
+AttributeError for every member the JSON leaves out, and events leave out most of theirs (100 of them: 184 instead of
+310 us on CPython 3.11, 188 instead of 600 us on 3.13). What comes rarely is read into dicts and lists first, and so is
+whatever cannot be read the fast way: a member that is named twice, or an error that must be located.
 """
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -15,7 +19,6 @@ import msgspec
 from attrs import frozen
 from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
 
-from asana_webhooks import shapes
 from asana_webhooks.errors import PayloadError
 from asana_webhooks.models import CreatedWebhook, Event, Secret, Webhook, WebhookFilter
 
@@ -108,9 +111,69 @@ class _EventsBody:
     events: tuple[Event, ...]
 
 
+# The Structs below have the members of the models of the same names; see the top of this file.
+
+
+class _Struct(msgspec.Struct, gc=False):  # they live for a moment, and in no cycles: 7 to 20 % less for 1,000 events
+    pass
+
+
+class _ResourceRefStruct(_Struct):
+    gid: str
+    resource_type: str | None = None
+    resource_subtype: str | None = None
+    name: str | None = None
+    enum_value: "_ResourceRefStruct | None" = None
+
+
+class _WebhookStruct(_Struct):
+    gid: str
+    resource_type: str | None = None
+    active: bool | None = None
+    resource: _ResourceRefStruct | None = None
+    target: str | None = None
+    created_at: datetime | None = None
+    last_success_at: datetime | None = None
+    last_failure_at: datetime | None = None
+    last_failure_content: str | None = None
+    delivery_retry_count: int | None = None
+    next_attempt_after: datetime | None = None
+    failure_deletion_timestamp: datetime | None = None
+    filters: msgspec.Raw = msgspec.Raw(b"null")  # the JSON itself; replaced by models in `_make_filters`
+    is_workspace_webhook: bool | None = None
+
+
+class _ChangeStruct(_Struct):
+    field: str
+    action: str | None = None
+    new_value: _ResourceRefStruct | None = None
+    added_value: _ResourceRefStruct | None = None
+    removed_value: _ResourceRefStruct | None = None
+
+
+class _EventStruct(_Struct):
+    action: str
+    resource: _ResourceRefStruct
+    created_at: datetime
+    user: _ResourceRefStruct | None = None
+    parent: _ResourceRefStruct | None = None
+    change: _ChangeStruct | None = None
+    type: str | None = None
+    registration: Any = ""  # set below, whatever the JSON may hold under this name
+
+
+class _WebhookListStruct(_Struct):
+    data: tuple[_WebhookStruct, ...]
+    next_page: NextPage | None = None
+
+
+class _EventsBodyStruct(_Struct):
+    events: tuple[_EventStruct, ...]
+
+
 def _structure_attrs(cls: type[T]) -> Callable[[Any, Any], T]:
     # msgspec checks the types and names the path of what is wrong; cattrs alone turns null into the text 'None'.
-    # The attributes are those of shapes.
+    # from_attributes is for the Structs.
     def convert(tree: Any, _: Any) -> T:
         return msgspec.convert(tree, cls, from_attributes=True)
 
@@ -133,10 +196,10 @@ def _maker(cls: type[T]) -> Callable[[Any, type[T]], T]:
 # Made once, for finding them anew takes a tenth of the time for a delivery of one event.
 # Straight into the models, for there msgspec.convert would take longer to begin than to work.
 _read_webhook: Final = msgspec.json.Decoder(_WebhookAnswer).decode
-_read_page: Final = msgspec.json.Decoder(shapes.WebhookList).decode
+_read_page: Final = msgspec.json.Decoder(_WebhookListStruct).decode
 _read_filters: Final = msgspec.json.Decoder(tuple[WebhookFilter, ...] | None).decode
 _make_page: Final = _maker(WebhookList)
-_read_events: Final = msgspec.json.Decoder(shapes.EventsBody).decode
+_read_events: Final = msgspec.json.Decoder(_EventsBodyStruct).decode
 _make_events: Final = _maker(_EventsBody)
 
 

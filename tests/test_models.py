@@ -3,7 +3,6 @@
 import copy
 import inspect
 import json
-import logging
 import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,37 +35,12 @@ class TestSecret:
         """Only reveal() gives the text."""
         assert Secret(TEXT).reveal() == TEXT
 
-    @pytest.mark.parametrize(
-        "shown",
-        [
-            repr(Secret(TEXT)),
-            str(Secret(TEXT)),
-            format(Secret(TEXT)),
-            f"{Secret(TEXT)} {Secret(TEXT)!s} {Secret(TEXT)!r} {Secret(TEXT)!a}",
-            "{} {!r}".format(Secret(TEXT), Secret(TEXT)),  # noqa: UP032 - another way in
-            "%s %r" % (Secret(TEXT), Secret(TEXT)),  # noqa: UP031 - another way in
-            repr([Secret(TEXT), {"secret": Secret(TEXT)}]),
-            str(CreatedWebhook(webhook=Webhook(gid="1"), secret=Secret(TEXT))),
-        ],
-    )
-    def test_never_shown(self, shown: str) -> None:
-        """Whatever makes a text of a secret makes it three stars."""
-        assert TEXT not in shown
-        assert "***" in shown
-
-    def test_format_spec_does_not_show_it(self) -> None:
-        """A width in an f-string is refused rather than answered with the text."""
+    def test_is_never_shown(self) -> None:
+        """Three stars stand for it, and a width in an f-string is refused. (More of that in test_secrecy.)"""
+        assert f"{Secret(TEXT)} {[Secret(TEXT)]}" == "Secret('***') [Secret('***')]"
         with pytest.raises(TypeError) as caught:
             f"{Secret(TEXT):>40}"
-
         assert TEXT not in str(caught.value)
-
-    def test_log_record(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A secret given to a logger stays one (trap 5: the debug log shows the token)."""
-        with caplog.at_level(logging.DEBUG):
-            logging.getLogger("user").debug("got %s and %r", Secret(TEXT), Secret(TEXT))
-
-        assert caplog.messages == ["got Secret('***') and Secret('***')"]
 
     @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
     def test_equality(self, one: str, two: str) -> None:
@@ -83,20 +57,11 @@ class TestSecret:
         assert hash(Secret(TEXT)) != hash(TEXT)
         assert {Secret(TEXT), Secret(TEXT)} == {Secret(TEXT)}
 
-    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-    def test_pickle_is_refused(self, protocol: int) -> None:
+    def test_cannot_be_pickled(self) -> None:
         """A pickle would carry the text to wherever it goes, so there is none, bare or inside a model."""
         for value in (Secret(TEXT), CreatedWebhook(webhook=Webhook(gid="1"), secret=Secret(TEXT))):
-            with pytest.raises(TypeError, match="cannot be pickled") as caught:
-                pickle.dumps(value, protocol)
-            assert TEXT not in str(caught.value)
-
-    def test_json_is_refused(self) -> None:
-        """The standard encoder does not know a secret, and says so without it."""
-        with pytest.raises(TypeError) as caught:
-            json.dumps({"secret": Secret(TEXT)})
-
-        assert TEXT not in str(caught.value)
+            with pytest.raises(TypeError, match="cannot be pickled"):
+                pickle.dumps(value)
 
     def test_copies_are_the_same_secret(self) -> None:
         """Objects that hold a secret can be copied; the secret itself is never doubled."""
@@ -105,16 +70,8 @@ class TestSecret:
         assert copy.copy(secret) is secret
         assert copy.deepcopy({"a": [secret]})["a"][0] is secret
 
-    def test_dumps_of_objects_around_it(self) -> None:
-        """Dumping the object around a secret keeps the secret closed."""
-        created = CreatedWebhook(webhook=Webhook(gid="1"), secret=Secret(TEXT))
-
-        for dump in (attrs.asdict(created), attrs.astuple(created)):
-            assert TEXT not in repr(dump)
-        assert attrs.asdict(created)["secret"] == Secret(TEXT)
-
     def test_has_no_dict(self) -> None:
-        """Tools that dump the attributes of locals (Sentry, for one) find none."""
+        """Tools that dump the attributes of objects (Sentry, for one) find none."""
         with pytest.raises(TypeError):
             vars(Secret(TEXT))
         assert not attrs.has(Secret)
@@ -145,78 +102,29 @@ def changed(**changes: Any) -> Event:
     return full_event(change=evolve(change, **changes))
 
 
-DIFFERENT: dict[str, Event] = {
-    "registration": full_event(registration="s"),
-    "user": full_event(user=ResourceRef(gid="12")),
-    "no user": full_event(user=None),
-    "resource": full_event(resource=ResourceRef(gid="22")),
-    "parent": full_event(parent=ResourceRef(gid="42")),
-    "no parent": full_event(parent=None),
-    "action": full_event(action="added"),
-    "created_at": full_event(created_at=NOON + timedelta(milliseconds=1)),
-    "no change": full_event(change=None),
-    "change.field": changed(field="assignee"),
-    "change.action": changed(action="added"),
-    "no change.action": changed(action=None),
-    "change.new_value": changed(new_value=ResourceRef(gid="54", enum_value=ResourceRef(gid="61"))),
-    "change.new_value.enum_value": changed(new_value=ResourceRef(gid="51", enum_value=ResourceRef(gid="62"))),
-    "no enum_value": changed(new_value=ResourceRef(gid="51")),
-    "no new_value": changed(new_value=None),
-    "change.added_value": changed(added_value=ResourceRef(gid="54")),
-    "no added_value": changed(added_value=None),
-    "change.removed_value": changed(removed_value=ResourceRef(gid="54")),
-    "no removed_value": changed(removed_value=None),
-    "added for removed": changed(added_value=ResourceRef(gid="53"), removed_value=ResourceRef(gid="52")),
-}
-
-GIDS = st.sampled_from(["1", "2", "12"])
-REFS = st.builds(ResourceRef, gid=GIDS, enum_value=st.none() | st.builds(ResourceRef, gid=GIDS))
-CHANGES = st.builds(
-    Change,
-    field=st.sampled_from(["a", "b"]),
-    action=st.sampled_from([None, "added", "changed"]),
-    new_value=st.none() | REFS,
-    added_value=st.none() | REFS,
-    removed_value=st.none() | REFS,
-)
-EVENTS = st.builds(
-    Event,
-    action=st.sampled_from(["added", "changed"]),
-    resource=REFS,
-    created_at=st.sampled_from([NOON, NOON + timedelta(milliseconds=1)]),
-    user=st.none() | REFS,
-    parent=st.none() | REFS,
-    change=st.none() | CHANGES,
-    registration=st.sampled_from(["", "r"]),
-)
-
-
-def identity(event: Event) -> tuple[object, ...]:
-    """What tells one event from another, written down a second time."""
-
-    def gid(ref: ResourceRef | None) -> str | None:
-        return ref.gid if ref else None
-
-    def value(ref: ResourceRef | None) -> tuple[str | None, str | None]:
-        return gid(ref), gid(ref.enum_value) if ref else None
-
-    change = event.change
-    return (
-        event.registration,
-        gid(event.user),
-        event.resource.gid,
-        gid(event.parent),
-        event.action,
-        event.created_at,
-        change
-        and (
-            change.field,
-            change.action,
-            value(change.new_value),
-            value(change.added_value),
-            value(change.removed_value),
-        ),
-    )
+DIFFERENT = [
+    full_event(registration="s"),
+    full_event(user=ResourceRef(gid="12")),
+    full_event(user=None),
+    full_event(resource=ResourceRef(gid="22")),
+    full_event(parent=ResourceRef(gid="42")),
+    full_event(parent=None),
+    full_event(action="added"),
+    full_event(created_at=NOON + timedelta(milliseconds=1)),
+    full_event(change=None),
+    changed(field="assignee"),
+    changed(action="added"),
+    changed(action=None),
+    changed(new_value=ResourceRef(gid="54", enum_value=ResourceRef(gid="61"))),
+    changed(new_value=ResourceRef(gid="51", enum_value=ResourceRef(gid="62"))),
+    changed(new_value=ResourceRef(gid="51")),
+    changed(new_value=None),
+    changed(added_value=ResourceRef(gid="54")),
+    changed(added_value=None),
+    changed(removed_value=ResourceRef(gid="54")),
+    changed(removed_value=None),
+    changed(added_value=ResourceRef(gid="53"), removed_value=ResourceRef(gid="52")),
+]
 
 
 def shuffled(draw: st.DrawFn, tree: Any) -> Any:
@@ -243,33 +151,21 @@ BODY_EVENT = {
 
 
 class TestFingerprint:
-    @pytest.mark.parametrize("what", DIFFERENT)
-    def test_differs(self, what: str) -> None:
-        """Two events that differ in this are two events."""
-        assert DIFFERENT[what].fingerprint != full_event().fingerprint
+    def test_differs(self) -> None:
+        """Two events that differ in any of this are two events."""
+        events = [full_event(), *DIFFERENT]
+        assert len({event.fingerprint for event in events}) == len(events)
 
-    def test_all_differ_from_each_other(self) -> None:
-        """No two of the variants above share a fingerprint."""
-        assert len({event.fingerprint for event in DIFFERENT.values()}) == len(DIFFERENT)
-
-    @pytest.mark.parametrize(
-        "same",
-        [
+    def test_names_do_not_matter(self) -> None:
+        """What Asana only adds for display, or has deprecated, is not part of an event's identity."""
+        for same in (
             full_event(resource=ResourceRef(gid="21", name="Buy milk")),
             full_event(user=ResourceRef(gid="11", name="Ada")),
             full_event(parent=ResourceRef(gid="41", name="Doing", resource_type="other")),
             changed(added_value=ResourceRef(gid="52", name="Grace")),
             full_event(type="task"),
-        ],
-    )
-    def test_names_do_not_matter(self, same: Event) -> None:
-        """What Asana only adds for display, or has deprecated, is not part of an event's identity."""
-        assert same.fingerprint == full_event().fingerprint
-
-    @given(EVENTS, EVENTS)
-    def test_is_the_identity(self, one: Event, two: Event) -> None:
-        """Fingerprints are equal exactly when everything that tells events apart is."""
-        assert (one.fingerprint == two.fingerprint) is (identity(one) == identity(two))
+        ):
+            assert same.fingerprint == full_event().fingerprint
 
     @given(st.data())
     def test_order_of_members_does_not_matter(self, data: st.DataObject) -> None:
@@ -307,6 +203,19 @@ class TestFingerprint:
         assert one.fingerprint != two.fingerprint
 
 
+def delivery(events: tuple[Event, ...], body: bytes = b"") -> Delivery:
+    return Delivery(
+        id=1,
+        registration="r",
+        webhook_gid="43214",
+        resource="1",
+        received_at=NOON,
+        attempt=1,
+        events=events,
+        body=body,
+    )
+
+
 VALUES: list[Any] = [
     ResourceRef(gid="1"),
     WebhookFilter(action="changed", fields=("due_on",)),
@@ -314,36 +223,23 @@ VALUES: list[Any] = [
     CreatedWebhook(webhook=Webhook(gid="1"), secret=None),
     Change(field="name"),
     full_event(),
-    Delivery(
-        id=1,
-        registration="r",
-        webhook_gid="2",
-        resource="3",
-        received_at=NOON,
-        attempt=1,
-        events=(full_event(),),
-        body=b"canary",
-    ),
+    delivery((full_event(),), b"canary"),
 ]
 
 
 class TestStale:
-    @pytest.mark.parametrize(
-        ("ages", "stale"),
-        [
+    def test_the_newest_event_decides(self) -> None:
+        """A delivery is stale when even its newest event is more than 25 hours older than its arrival."""
+        for ages, stale in [
             ([25.0], False),
             ([25.001], True),
             ([100.0, 25.0], False),
             ([26.0, 100.0], True),
             ([-1.0], False),
             ([], False),
-        ],
-    )
-    def test_the_newest_event_decides(self, ages: list[float], *, stale: bool) -> None:
-        """A delivery is stale when even its newest event is more than 25 hours older than its arrival."""
-        events = tuple(full_event(created_at=NOON - timedelta(hours=age)) for age in ages)
-
-        assert delivery(events).stale is stale
+        ]:
+            events = tuple(full_event(created_at=NOON - timedelta(hours=age)) for age in ages)
+            assert delivery(events).stale is stale
 
     def test_times_without_a_zone(self) -> None:
         """They are taken for UTC, beside others and alone."""
@@ -358,47 +254,29 @@ class TestStale:
         delivery((full_event(created_at=created_at),)).stale  # noqa: B018 - that it raises nothing
 
 
-def delivery(events: tuple[Event, ...]) -> Delivery:
-    return Delivery(
-        id=1,
-        registration="r",
-        webhook_gid="43214",
-        resource="1",
-        received_at=NOON,
-        attempt=1,
-        events=events,
-        body=b"",
-    )
-
-
 class TestValues:
     def test_every_model_is_tried(self) -> None:
         """`__all__` is the secret and the models of the list above."""
         assert {type(value).__name__ for value in VALUES} | {"Secret"} == set(models.__all__)
 
-    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-    def test_frozen(self, value: Any) -> None:
+    def test_frozen(self) -> None:
         """What travels cannot be changed, has no room for stray attributes, and can be put into a set."""
-        for name in [one.name for one in attrs.fields(type(value))]:
-            with pytest.raises(attrs.exceptions.FrozenInstanceError):
-                setattr(value, name, None)
-        with pytest.raises((attrs.exceptions.FrozenInstanceError, AttributeError)):
-            value.stray = 1
-        assert not hasattr(value, "__dict__")
-        assert hash(value) == hash(copy.deepcopy(value))
-        assert value == copy.deepcopy(value)
+        for value in VALUES:
+            for name in [one.name for one in attrs.fields(type(value))]:
+                with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                    setattr(value, name, None)
+            with pytest.raises((attrs.exceptions.FrozenInstanceError, AttributeError)):
+                value.stray = 1
+            assert not hasattr(value, "__dict__")
+            assert hash(value) == hash(copy.deepcopy(value))
+            assert value == copy.deepcopy(value)
 
-    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-    def test_keywords_only(self, value: Any) -> None:
-        """Models are made by name, so that Asana may add members."""
-        kinds = [one.kind for one in inspect.signature(type(value)).parameters.values()]
-
-        assert set(kinds) == {inspect.Parameter.KEYWORD_ONLY}
-
-    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-    def test_pickle(self, value: Any) -> None:
-        """Models without a secret cross processes."""
-        assert pickle.loads(pickle.dumps(value)) == value
+    def test_made_by_name_and_pickled(self) -> None:
+        """Models are made by name, so that Asana may add members, and those without a secret cross processes."""
+        for value in VALUES:
+            kinds = {one.kind for one in inspect.signature(type(value)).parameters.values()}
+            assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+            assert pickle.loads(pickle.dumps(value)) == value
 
     def test_reprs_keep_bodies_and_registrations_out(self) -> None:
         """A delivery's repr shows no body, and an event's no registration."""

@@ -15,9 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from asana_webhooks import AsanaSession, Receiver, open_store
-from asana_webhooks.subscriptions.establish import establish_webhook
-from asana_webhooks.testing import FakeAsana, serve_receiver
+from asana_webhooks import open_store
+from asana_webhooks.testing import FakeAsana
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -174,15 +173,12 @@ async def test_receive_in_fastapi(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_testing_with_the_fake(tmp_path: Path, mode: str) -> None:
-    """The test as printed passes in a user's own project, where the fixture is there without being asked for."""
-    text = program("Test your service with the fake")
-    if mode == "strict":
-        text = "import pytest\n" + text.replace("async def test_", "@pytest.mark.asyncio\nasync def test_")
-    (tmp_path / "test_mine.py").write_text(text)
-    scope = "asyncio_default_fixture_loop_scope=function"
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", f"--asyncio-mode={mode}", "-o", scope]
+def test_testing_with_the_fake(tmp_path: Path) -> None:
+    """The test as printed passes in a user's own project, whose conftest asks for the fixture's plugin."""
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]\n')
+    (tmp_path / "test_mine.py").write_text(program("Test your service with the fake"))
+    options = ["-q", "-W", "error", "--asyncio-mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
+    command = [sys.executable, "-m", "pytest", *options]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert "1 passed" in ended.stdout, ended.stdout + ended.stderr
@@ -191,15 +187,3 @@ def test_testing_with_the_fake(tmp_path: Path, mode: str) -> None:
 def test_every_program_of_readme_is_run() -> None:
     """Six programs, and no seventh that nobody runs."""
     assert README.count("```python\n") == 6
-
-
-async def test_the_url_of_a_lent_receiver_is_the_printed_one() -> None:
-    """serve_receiver's URL is what establish_webhook wants, with the prefix README names."""
-    async with (
-        FakeAsana() as fake,
-        AsanaSession(fake.token, base_url=fake.url) as asana,
-        open_store("memory:") as store,
-    ):
-        async with serve_receiver(Receiver(store)) as public_url:
-            assert public_url.endswith("/asana")
-            await establish_webhook(asana, store, public_url=public_url, resource=fake.projects[0])

@@ -1,4 +1,4 @@
-"""The worker on a real store: handling, failing, dead letters, leases, stopping."""
+"""The worker on a real store: handling, failing, dead letters, leases, stopping, purging."""
 
 import asyncio
 import logging
@@ -10,13 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asana_webhooks import Backoff, ConfigurationError, Delivery, StoreUnavailableError, Worker
-from asana_webhooks.store.base import Lease, Store
-from asana_webhooks.store.memory import MemoryStore
-from asana_webhooks.store.sqlite import SQLiteStore
+from asana_webhooks import (
+    Backoff,
+    ConfigurationError,
+    Delivery,
+    MemoryStore,
+    Retention,
+    SQLiteStore,
+    Store,
+    StoreUnavailableError,
+    Worker,
+    sign_body,
+)
+from asana_webhooks.store.base import Lease, NewDelivery
 from asana_webhooks.wire import decode_events
 from tests.helpers.cancelling import cancel_at_every_step
-from tests.helpers.stores import Clock, body, deliver, event, register
+from tests.helpers.stores import SECRET, Clock, body, deliver, event, register
 from tests.store.sqlite_help import in_writer
 
 
@@ -61,6 +70,56 @@ class Handler:
             raise LookupError("the other service is away")
 
 
+async def deliver_some(store: Store, number: int) -> None:
+    id = await register(store)
+    for _ in range(number):
+        await deliver(store, id, body(event()))
+
+
+async def run_until(worker: Worker, event: asyncio.Event) -> None:
+    """Run a worker and stop it then."""
+    running = asyncio.create_task(worker.run())
+    await event.wait()
+    worker.stop()
+    await running
+
+
+def failing(store: Store, method: str, *errors: BaseException) -> asyncio.Event:
+    """Have the next calls of a method raise these; the event is set by the first call that does not."""
+    asked, left, well = getattr(store, method), list(errors), asyncio.Event()
+
+    async def fail(*args: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop(0)
+        answer = await asked(*args, **options)
+        well.set()
+        return answer
+
+    setattr(store, method, fail)
+    return well
+
+
+AWAY = StoreUnavailableError(problem="disk I/O error")
+RUDE = RuntimeError("secret connection string")  # what no store should raise
+
+
+def ageing(store: Store, clock: Clock) -> asyncio.Event:
+    """Let a third of a lease pass with each extension; the event is set after more than a whole lease."""
+    extend, calls, enough = store.extend, 0, asyncio.Event()
+
+    async def extended(lease: Lease, *, seconds: float) -> bool:
+        nonlocal calls
+        kept = await extend(lease, seconds=seconds)
+        clock.now += seconds / 3
+        calls += 1
+        if calls == 5:
+            enough.set()
+        return kept
+
+    store.extend = extended  # type: ignore[method-assign]
+    return enough
+
+
 async def test_a_handler_gets_the_delivery_and_acknowledges_by_returning(store: Store) -> None:
     """Everything a handler needs is in the delivery; afterwards nothing is left in the store."""
     registration = await register(store)
@@ -82,19 +141,15 @@ async def test_a_handler_gets_the_delivery_and_acknowledges_by_returning(store: 
 
 
 async def test_a_failure_is_tried_again_after_its_backoff(store: Store, clock: Clock) -> None:
-    """Not before the wait is over, and with the attempt counted."""
+    """Not before the wait is over, with the attempt counted, and the second wait is twice as long as the first."""
     await deliver(store, await register(store), body(event()))
-    handler = Handler(failures=1)
+    handler = Handler(failures=2)
     worker = Worker(store, handler, backoff=Backoff(first_wait=10, random=lambda: 1.0))
+    for wait, attempts in ((0, 1), (9.9, 1), (0.2, 2), (19.8, 2), (0.3, 3)):
+        clock.now += wait
+        await worker.drain()
+        assert [delivery.attempt for delivery in handler.got] == list(range(1, attempts + 1))
 
-    await worker.drain()
-    clock.now += 9.9
-    await worker.drain()
-    assert len(handler.got) == 1
-    clock.now += 0.2
-    await worker.drain()
-
-    assert [delivery.attempt for delivery in handler.got] == [1, 2]
     assert (await store.health()).waiting == 0
 
 
@@ -121,41 +176,26 @@ async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, c
     assert list(await store.dead_letters()) == []
 
 
-@pytest.mark.parametrize("content", [b"no json", b"[]", b"{}", b'{"events":null}', b'{"events":[{}]}', b"\xff"])
-async def test_unreadable_bodies_are_dead_letters_at_once(store: Store, content: bytes) -> None:
+async def test_unreadable_bodies_are_dead_letters_at_once(store: Store) -> None:
     """No handler sees them, and no attempt is wasted on them."""
-    await deliver(store, await register(store), content)
+    contents = [b"no json", b"[]", b"{}", b'{"events":null}', b'{"events":[{}]}', b"\xff"]
+    id = await register(store)
+    for content in contents:
+        await deliver(store, id, content)
     handler = Handler()
 
     await Worker(store, handler).drain()
 
-    [letter] = await store.dead_letters()
-    assert letter.error.startswith("unreadable")
-    assert letter.body == content
-    assert handler.got == []
-
-
-async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock: Clock) -> None:
-    """Attempts count even when no worker lived to tell, so that one delivery cannot kill for ever."""
-    await deliver(store, await register(store), body(event()))
-    for _ in range(2):
-        assert len(await store.claim(1, lease=60)) == 1
-        clock.now += 61
-    handler = Handler()
-
-    await Worker(store, handler, attempts=2).drain()
-
-    [letter] = await store.dead_letters()
-    assert "ended without an answer" in letter.error
+    letters = await store.dead_letters()
+    assert [letter.body for letter in letters] == contents
+    assert all(letter.error.startswith("unreadable") for letter in letters)
     assert handler.got == []
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_as_many_handlers_run_at_once_as_allowed(store: Store, concurrency: int) -> None:
     """Concurrency is used fully and never exceeded."""
-    registration = await register(store)
-    for _ in range(7):
-        await deliver(store, registration, body(event()))
+    await deliver_some(store, 7)
     handler = Handler()
     handler.go.clear()
     full = asyncio.Event()
@@ -283,10 +323,7 @@ async def test_what_does_not_finish_in_time_is_given_back(store: Store) -> None:
     handler = Handler()
     handler.go.clear()
     worker = Worker(store, handler, stop_timeout=0)
-    running = asyncio.create_task(worker.run())
-    await handler.started.wait()
-    worker.stop()
-    await running
+    await run_until(worker, handler.started)
 
     assert handler.running == 0
     [lease] = await store.claim(1, lease=60)
@@ -295,9 +332,7 @@ async def test_what_does_not_finish_in_time_is_given_back(store: Store) -> None:
 
 async def test_cancelling_gives_back_everything_that_is_held(store: Store) -> None:
     """Cancelled handlers and those that had not even begun: nothing stays leased."""
-    registration = await register(store)
-    for _ in range(3):
-        await deliver(store, registration, body(event()))
+    await deliver_some(store, 3)
     handler = Handler()
     handler.go.clear()
     running = asyncio.create_task(Worker(store, handler, concurrency=3).run())
@@ -329,21 +364,9 @@ async def test_leases_are_extended_while_a_handler_runs(store: Store, clock: Clo
     await deliver(store, await register(store), body(event()))
     handler = Handler()
     handler.go.clear()
-    ticks: asyncio.Queue[float] = asyncio.Queue()
-
-    async def sleep(seconds: float) -> None:
-        await ticks.put(seconds)
-        await tick.wait()
-        tick.clear()
-
-    tick = asyncio.Event()
-    working = asyncio.create_task(Worker(store, handler, lease=60, sleep=sleep).drain())
-    await handler.started.wait()
-    for _ in range(4):
-        assert await ticks.get() == 20
-        clock.now += 20
-        tick.set()
-    await ticks.get()  # the fourth extension is done: 80 seconds have passed
+    aged = ageing(store, clock)
+    working = asyncio.create_task(Worker(store, handler, lease=0.03).drain())
+    await aged.wait()
     assert list(await store.claim(1, lease=60)) == []
     handler.go.set()
     await working
@@ -353,69 +376,42 @@ async def test_leases_are_extended_while_a_handler_runs(store: Store, clock: Clo
 
 
 async def test_a_lost_lease_is_noticed(store: Store, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """When another worker took over meanwhile, this one's acknowledgement changes nothing and says so."""
+    """When another worker took over meanwhile, this one's acknowledgement changes nothing, says so and is counted."""
     await deliver(store, await register(store), body(event()))
 
     async def handle(_: Delivery) -> None:
         clock.now += 61
         assert len(await store.claim(1, lease=60)) == 1
 
-    await Worker(store, handle, lease=60).drain()
+    worker = Worker(store, handle, lease=60)
+    await worker.drain()
 
     assert "lease was lost" in caplog.text
+    assert (worker.counts["lease lost"], worker.counts["done"]) == (1, 0)
     assert (await store.health()).leased == 1
 
 
-class Flaky(MemoryStore):
-    """A store that fails as often as it is told, by method."""
-
-    def __init__(self, clock: Clock, **failures: int) -> None:
-        super().__init__(clock=clock)
-        self.failures = failures
-        self.failed = asyncio.Event()
-
-    def _maybe(self, method: str) -> None:
-        if self.failures.get(method, 0):
-            self.failures[method] -= 1
-            self.failed.set()
-            raise StoreUnavailableError(problem="disk I/O error")
-
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
-        self._maybe("claim")
-        return await super().claim(limit, lease=lease, ordered=ordered, halt=halt)
-
-    async def done(self, lease: Lease) -> bool:
-        self._maybe("done")
-        return await super().done(lease)
-
-    async def extend(self, lease: Lease, *, seconds: float) -> bool:
-        self._maybe("extend")
-        return await super().extend(lease, seconds=seconds)
-
-
-async def test_a_store_that_fails_for_a_while_is_asked_again(clock: Clock) -> None:
+async def test_a_store_that_fails_for_a_while_is_asked_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Run survives a store that is away, and handles what is there when it comes back."""
-    store = Flaky(clock, claim=2)
+    failing(store, "claim", AWAY, AWAY)
     await deliver(store, await register(store), body(event()))
     handler = Handler()
     async with Worker(store, handler, poll=0.001) as worker:
-        running = asyncio.create_task(worker.run())
-        await handler.started.wait()
-        worker.stop()
-        await running
+        await run_until(worker, handler.started)
 
-    assert store.failures["claim"] == 0
+    assert caplog.text.count("claiming deliveries failed; retrying in 0.001 seconds") == 2
 
 
-async def test_drain_reports_a_store_that_fails(clock: Clock) -> None:
+async def test_drain_reports_a_store_that_fails(store: Store) -> None:
     """Drain is for people who want to know."""
+    failing(store, "claim", AWAY)
     with pytest.raises(StoreUnavailableError):
-        await Worker(Flaky(clock, claim=1), Handler()).drain()
+        await Worker(store, Handler()).drain()
 
 
-async def test_a_delivery_that_could_not_be_acknowledged_comes_again(clock: Clock) -> None:
+async def test_a_delivery_that_could_not_be_acknowledged_comes_again(store: Store, clock: Clock) -> None:
     """At least once: if done fails, the lease runs out and the delivery is handled a second time."""
-    store = Flaky(clock, done=1)
+    failing(store, "done", AWAY)
     await deliver(store, await register(store), body(event()))
     handler = Handler()
     worker = Worker(store, handler, lease=60)
@@ -427,25 +423,19 @@ async def test_a_delivery_that_could_not_be_acknowledged_comes_again(clock: Cloc
     assert handler.got[0].events[0].fingerprint == handler.got[1].events[0].fingerprint
 
 
-async def test_a_failed_extension_is_logged_and_tried_again(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_extension_is_logged_and_tried_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """A store that is away while a handler runs does not disturb the handler."""
-    store = Flaky(clock, extend=1)
+    extended = failing(store, "extend", AWAY)
     await deliver(store, await register(store), body(event()))
     handler = Handler()
-    handler.go.clear()
-    passed = 0
 
-    async def sleep(_: float) -> None:
-        nonlocal passed
-        passed += 1
-        if passed > 2:
-            handler.go.set()
-            await asyncio.Event().wait()
+    async def handle(delivery: Delivery) -> None:
+        await extended.wait()
+        await handler(delivery)
 
-    caplog.set_level(logging.DEBUG)
-    await Worker(store, handler, sleep=sleep).drain()
+    await Worker(store, handle, lease=0.01).drain()
 
-    assert "could not be extended" in caplog.text
+    assert "extending its lease failed" in caplog.text
     assert len(handler.got) == 1
 
 
@@ -466,9 +456,7 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(
 ) -> None:
     """Poison that cannot say what it is, or says too much, is a dead letter like any other."""
     monkeypatch.setattr(logging, "raiseExceptions", False)  # a log handler may stumble over it too
-    registration = await register(store)
-    for _ in range(2):
-        await deliver(store, registration, body(event()))
+    await deliver_some(store, 2)
 
     async def handle(_: Delivery) -> None:
         raise error
@@ -476,17 +464,6 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(
     await Worker(store, handle, attempts=1).drain()
 
     assert [letter.error for letter in await store.dead_letters()] == [text] * 2
-
-
-async def test_the_wait_grows_with_the_attempts(store: Store, clock: Clock) -> None:
-    """The second failure waits twice as long as the first."""
-    await deliver(store, await register(store), body(event()))
-    handler = Handler(failures=2)
-    worker = Worker(store, handler, backoff=Backoff(first_wait=10, random=lambda: 1.0))
-    for wait, attempts in ((0, 1), (10.1, 2), (10.1, 2), (10.1, 3)):
-        clock.now += wait
-        await worker.drain()
-        assert len(handler.got) == attempts
 
 
 async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(store: Store) -> None:
@@ -502,81 +479,48 @@ async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(sto
             raise RuntimeError("rolled back") from None
 
     worker = Worker(store, handle, attempts=1, stop_timeout=0)
-    running = asyncio.create_task(worker.run())
-    await started.wait()
-    worker.stop()
-    await running
+    await run_until(worker, started)
 
     assert list(await store.dead_letters()) == []
     [lease] = await store.claim(1, lease=60)
     assert lease.attempt == 1
 
 
-class Rude(MemoryStore):
-    """A store, somebody else's, that raises what no store should."""
-
-    def __init__(self, clock: Clock, method: str) -> None:
-        super().__init__(clock=clock)
-        self.method = method
-
-    def _maybe(self, method: str) -> None:
-        if method == self.method:
-            raise RuntimeError("secret connection string")
-
-    async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
-        self._maybe("claim")
-        return await super().claim(limit, lease=lease, ordered=ordered, halt=halt)
-
-    async def done(self, lease: Lease) -> bool:
-        self._maybe("done")
-        return await super().done(lease)
-
-    async def release(self, lease: Lease) -> bool:
-        self._maybe("release")
-        return await super().release(lease)
-
-
-async def test_a_store_that_misbehaves_ends_no_other_delivery(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_store_that_misbehaves_ends_no_other_delivery(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """What cannot be acknowledged comes again; the other handlers go on, and the log does not quote the store."""
-    store = Rude(clock, "done")
-    registration = await register(store)
-    for _ in range(3):
-        await deliver(store, registration, body(event()))
+    failing(store, "done", RUDE, RUDE, RUDE)
+    await deliver_some(store, 3)
     handler = Handler()
     await Worker(store, handler).drain()
 
     assert len(handler.got) == 3
-    assert "RuntimeError" in caplog.text
-    assert "secret" not in caplog.text
+    assert caplog.text.count("not acknowledged, so it will come again: 'RuntimeError'") == 3
+    assert "connection string" not in caplog.text
 
 
-async def test_a_store_that_cannot_be_asked_at_all_is_reported_as_it_is(clock: Clock) -> None:
-    """What claim raises comes out of run unwrapped: a closed store, or somebody's own error."""
-    with pytest.raises(RuntimeError, match="connection"):
-        await Worker(Rude(clock, "claim"), Handler()).run()
-    store = MemoryStore(clock=clock)
-    await store.aclose()
+async def test_a_store_that_cannot_be_asked_at_all_is_reported_as_it_is(store: Store) -> None:
+    """What claim raises comes out of run unwrapped, somebody's own error or a closed store; then it can run again."""
+    failing(store, "claim", RUDE)
     worker = Worker(store, Handler())
-    with pytest.raises(ConfigurationError, match="closed"):
+    with pytest.raises(RuntimeError, match="connection"):
         await worker.run()
-    with pytest.raises(ConfigurationError, match="closed"):  # and the worker can be tried again
-        await worker.drain()
+    await store.aclose()
+    for run in (worker.run, worker.drain):
+        with pytest.raises(ConfigurationError, match="closed"):
+            await run()
 
 
-async def test_giving_back_goes_on_when_one_cannot_be(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """A release that fails keeps no other delivery leased, and is not tried again by the next run."""
-    store = Rude(clock, "release")
-    await deliver(store, await register(store), body(event()))
+async def test_a_release_that_fails_keeps_nobody_up(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told, and what else the worker held is released."""
+    await deliver_some(store, 2)
+    failing(store, "release", RUDE)
     handler = Handler()
     handler.go.clear()
     worker = Worker(store, handler, stop_timeout=0)
-    running = asyncio.create_task(worker.run())
-    await handler.started.wait()
-    worker.stop()
-    await running
+    await run_until(worker, handler.started)
 
-    assert "not given back" in caplog.text
-    assert worker._unsettled == []
+    assert caplog.text.count("not released") == 1
+    assert (await store.health()).leased == 1
 
 
 async def test_a_worker_may_serve_two_loops_one_after_the_other(tmp_path: Path) -> None:
@@ -593,7 +537,6 @@ async def test_a_worker_may_serve_two_loops_one_after_the_other(tmp_path: Path) 
 
     for _ in range(2):
         await asyncio.to_thread(once)
-    assert worker._ended.is_set()
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 3])
@@ -621,8 +564,8 @@ async def test_however_often_it_is_cancelled_the_worker_ends(store: Store, cance
         await asyncio.wait({serving}, timeout=5)
 
         assert serving.done()
-        assert worker._ended.is_set()
         assert (await store.health()).leased == 0
+        await worker.drain()
 
 
 async def test_one_worker_runs_once_at_a_time(store: Store) -> None:
@@ -636,38 +579,39 @@ async def test_one_worker_runs_once_at_a_time(store: Store) -> None:
         await running
 
 
+DAY = 86_400
 NAN, INFINITY = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"concurrency": 0},
-        {"concurrency": 2.5},
-        {"attempts": 0},
-        {"attempts": NAN},
-        {"lease": 0},
-        {"lease": INFINITY},
-        {"poll": 0},
-        {"poll": NAN},
-        {"stop_timeout": -1},
-        {"stop_timeout": "5"},
-    ],
-    ids=str,
-)
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    """A worker that could not work is not made."""
-    with pytest.raises(ConfigurationError):
-        Worker(MemoryStore(), Handler(), **options)
-
-
-@pytest.mark.parametrize(
-    "options", [{"first_wait": -1}, {"first_wait": INFINITY}, {"longest_wait": NAN}, {"longest_wait": 0}], ids=str
-)
-def test_bad_backoffs_are_refused(options: dict[str, Any]) -> None:
-    """Waits that a store could not keep are not made."""
-    with pytest.raises(ConfigurationError, match="number of seconds"):
-        Backoff(**options)
+def test_bad_options_are_refused() -> None:
+    """A worker, a backoff or a retention that could not work is not made."""
+    wrong: dict[str, list[Any]] = {
+        "concurrency": [0, 2.5],
+        "attempts": [0, NAN],
+        "lease": [0, INFINITY],
+        "poll": [0, NAN],
+        "stop_timeout": [-1, "5"],
+        "on_dead": ["halt", "stop", None],  # "halt" where there is no order to keep
+    }
+    for name, value in [(name, value) for name, values in wrong.items() for value in values]:
+        with pytest.raises(ConfigurationError, match=name):
+            Worker(MemoryStore(), Handler(), **{name: value})
+    backoffs: list[dict[str, Any]] = [{"first_wait": -1}, {"first_wait": INFINITY}, {"longest_wait": NAN}]
+    for options in [*backoffs, {"longest_wait": 0}]:
+        with pytest.raises(ConfigurationError, match="number of seconds"):
+            Backoff(**options)
+    retentions: list[tuple[dict[str, Any], str]] = [
+        ({"done": 26 * 3600 - 1}, "done must be at least 93600"),
+        ({"done": -1}, "done must be"),
+        ({"done": None}, "done must be"),
+        ({"dead": DAY}, "dead must not be less than done"),
+        ({"dead": "1"}, "dead must be"),
+        ({"every": 0}, "every must be"),
+        ({"every": NAN}, "every must be"),
+    ]
+    for options, said in retentions:
+        with pytest.raises(ConfigurationError, match=said):
+            Retention(**options)
 
 
 @given(attempt=st.integers(1, 10_000), chance=st.floats(0, 1))
@@ -705,35 +649,27 @@ YESTERDAY = event(created_at="2027-01-14T06:00:00.000Z")  # 26 hours before the 
 OF_TODAY = event(created_at="2027-01-14T08:00:00.000Z")  # 24 hours before it
 
 
-async def test_a_recorded_delivery_is_flagged(store: Store, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """What is older than Asana's 24 hours reaches the handler as stale, and the log says so; the rest does not."""
+@pytest.mark.parametrize("refuse_stale", [False, True])
+async def test_a_recorded_delivery(store: Store, caplog: pytest.LogCaptureFixture, *, refuse_stale: bool) -> None:
+    """What is older than Asana's 24 hours is logged, counted, and handled as stale, or a dead letter if that is asked
+    for; what has a newer event is neither.
+    """
     id = await register(store)
     for content in (body(YESTERDAY), body(YESTERDAY, OF_TODAY)):
         await deliver(store, id, content)
     handler = Handler()
-    worker = Worker(store, handler)
+    worker = Worker(store, handler, refuse_stale=refuse_stale)
 
     await worker.drain()
 
-    assert {len(delivery.events): delivery.stale for delivery in handler.got} == {1: True, 2: False}
+    handled = {len(delivery.events): delivery.stale for delivery in handler.got}
+    assert handled == ({2: False} if refuse_stale else {1: True, 2: False})
+    letters = [(letter.error, letter.body) for letter in await store.dead_letters()]
+    said = ("stale: its newest event is more than 25 hours old", body(YESTERDAY))
+    assert letters == ([said] if refuse_stale else [])
     assert caplog.text.count("stale") == 1
-    assert (worker.counts["stale"], worker.counts["done"]) == (1, 2)
-
-
-async def test_a_recorded_delivery_is_refused_where_that_is_asked_for(store: Store, clock: Clock) -> None:
-    """It becomes a dead letter at once, is counted, and nothing is lost of it."""
-    id = await register(store)
-    for content in (body(YESTERDAY), body(OF_TODAY)):
-        await deliver(store, id, content)
-    handler = Handler()
-    worker = Worker(store, handler, refuse_stale=True)
-
-    await worker.drain()
-
-    assert [delivery.events[0].created_at.day for delivery in handler.got] == [14]
-    (letter,) = await store.dead_letters()
-    assert (letter.error, letter.body) == ("stale: its newest event is more than 25 hours old", body(YESTERDAY))
-    assert (worker.counts["stale"], worker.counts["dead letter"], worker.counts["done"]) == (1, 1, 1)
+    counts = [worker.counts[end] for end in ("stale", "dead letter", "done")]
+    assert counts == ([1, 1, 1] if refuse_stale else [1, 0, 2])
 
 
 async def test_attempts_are_counted(store: Store, clock: Clock) -> None:
@@ -754,19 +690,6 @@ async def test_attempts_are_counted(store: Store, clock: Clock) -> None:
         counts["done"] = 0  # type: ignore[index]
 
 
-async def test_a_lost_lease_is_counted(store: Store, clock: Clock) -> None:
-    """Whatever the handler did, it does not count as done."""
-    await deliver(store, await register(store), body(event()))
-
-    async def handle(delivery: Delivery) -> None:
-        clock.now += 61 if delivery.attempt == 1 else 0
-
-    worker = Worker(store, handle, lease=60)
-    await worker.drain()
-
-    assert (worker.counts["lease lost"], worker.counts["done"]) == (1, 1)
-
-
 @pytest.mark.parametrize(("on_dead", "handled"), [("skip", 2), ("halt", 0)])
 async def test_a_dead_letter_may_hold_up_the_others(store: Store, on_dead: Any, handled: int) -> None:
     """In order, a dead letter lets the next ones pass, or not, as one likes; requeued, it comes first."""
@@ -781,46 +704,24 @@ async def test_a_dead_letter_may_hold_up_the_others(store: Store, on_dead: Any, 
     assert len(handler.got) == handled
 
 
-async def test_what_is_over_is_forgotten_meanwhile(store: Store, clock: Clock) -> None:
-    """A running worker has the store forget at its start and again and again, whatever goes wrong on the way."""
+async def test_a_running_worker_purges(store: Store, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """At its start and again and again, also when the store fails meanwhile."""
     id = await register(store)
     content = body(event())
     await deliver(store, id, content)
     await Worker(store, Handler()).drain()
-    slept: list[float] = []
-    looks = asyncio.Event()
+    clock.now += 3 * DAY + 1
+    purged = failing(store, "purge", AWAY)
+    async with Worker(store, Handler(), retention=Retention(every=0.001)) as worker:
+        await run_until(worker, purged)
 
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if slept.count(600) == 1:
-            clock.now += 3 * 86_400 + 1
-            store.purge, failing.purge = failing.purge, store.purge  # type: ignore[method-assign]
-        elif slept.count(600) == 2:
-            store.purge, failing.purge = failing.purge, store.purge  # type: ignore[method-assign]
-        elif slept.count(600) == 3:
-            looks.set()
-        if seconds != 600 or looks.is_set():
-            await asyncio.Event().wait()
-
-    failing = Unforgetting()
-    async with Worker(store, Handler(), sleep=sleep) as worker:
-        running = asyncio.create_task(worker.run())
-        await looks.wait()
-        worker.stop()
-        await running
-    await deliver(store, id, content)  # known no more
-
-
-class Unforgetting(MemoryStore):
-    """A store that cannot forget."""
-
-    async def purge(self, *, older_than: float, dead: bool = False) -> int:
-        raise StoreUnavailableError(problem="it is locked")
+    assert "purging the store failed" in caplog.text
+    await deliver(store, id, content)  # no duplicate any more
 
 
 @pytest.mark.parametrize("how", ["drain", "retention=None"])
-async def test_forgetting_is_for_running_workers(store: Store, clock: Clock, how: str) -> None:
-    """One that only drains the store, or is told so, leaves alone what is over."""
+async def test_purging_is_for_running_workers(store: Store, clock: Clock, how: str) -> None:
+    """One that only drains the store, or is told so, purges nothing."""
     store.purge = None  # type: ignore[assignment, method-assign]
     await deliver(store, await register(store), body(event()))
     handler = Handler()
@@ -828,17 +729,7 @@ async def test_forgetting_is_for_running_workers(store: Store, clock: Clock, how
         await Worker(store, handler).drain()
         return
     worker = Worker(store, handler, retention=None)
-    running = asyncio.create_task(worker.run())
-    await handler.started.wait()
-    worker.stop()
-    await running
-
-
-@pytest.mark.parametrize("options", [{"on_dead": "halt"}, {"on_dead": "stop", "ordered": True}, {"on_dead": None}])
-def test_on_dead_is_checked(options: dict[str, Any]) -> None:
-    """Only words that mean something, and only where there is an order to keep."""
-    with pytest.raises(ConfigurationError, match="on_dead"):
-        Worker(MemoryStore(), Handler(), **options)
+    await run_until(worker, handler.started)
 
 
 @pytest.mark.parametrize("how", ["stop", "cancel"])
@@ -846,13 +737,6 @@ async def test_a_lease_is_kept_while_a_cancelled_handler_cleans_up(store: Store,
     """However long that takes: nobody else begins with the delivery before it is given back."""
     await deliver(store, await register(store), body(event()))
     started, cleaning, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    ticks: asyncio.Queue[float] = asyncio.Queue()
-    tick = asyncio.Event()
-
-    async def sleep(seconds: float) -> None:
-        await ticks.put(seconds)
-        await tick.wait()
-        tick.clear()
 
     async def handle(_: Delivery) -> None:
         started.set()
@@ -862,16 +746,12 @@ async def test_a_lease_is_kept_while_a_cancelled_handler_cleans_up(store: Store,
             cleaning.set()
             await cleaned.wait()
 
-    worker = Worker(store, handle, lease=60, stop_timeout=0, retention=None, sleep=sleep)
+    worker = Worker(store, handle, lease=0.03, stop_timeout=0, retention=None)
     running = asyncio.create_task(worker.run())
     await started.wait()
     worker.stop() if how == "stop" else running.cancel()
     await cleaning.wait()
-    for _ in range(4):
-        await ticks.get()
-        clock.now += 20
-        tick.set()
-    await ticks.get()  # the fourth extension is done: 80 seconds have passed
+    await ageing(store, clock).wait()
     assert list(await store.claim(1, lease=60)) == []
     cleaned.set()
     await asyncio.gather(running, return_exceptions=True)
@@ -906,31 +786,41 @@ async def test_a_store_that_is_interrupted_is_asked_again(
 ) -> None:
     """Its own cancellation ends neither the worker nor the care for leases."""
     await deliver(store, await register(store), body(event()))
-    asked, calls = getattr(store, method), 0
-    again = asyncio.Event()
-
-    async def interrupted(*args: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise asyncio.CancelledError
-        again.set()
-        return await asked(*args, **options)
-
-    async def sleep(_: float) -> None:
-        if again.is_set():
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
+    again = failing(store, method, asyncio.CancelledError())
 
     async def handle(_: Delivery) -> None:
         await again.wait()
 
-    setattr(store, method, interrupted)
-    worker = Worker(store, handle, poll=1e-9, sleep=sleep)
-    running = asyncio.create_task(worker.run())
-    await again.wait()
-    worker.stop()
-    await running
+    worker = Worker(store, handle, poll=0.001, lease=0.01, retention=Retention(every=0.001))
+    await run_until(worker, again)
 
-    assert calls >= 2
     assert "interrupted" in caplog.text
+
+
+async def test_each_kind_has_its_age() -> None:
+    """Finished deliveries go after three days, dead letters after their own time or never, others never."""
+    assert Retention() == Retention(done=3 * DAY, dead=None, every=600)
+    for dead, age, purged, letters in [
+        (None, 3 * DAY - 1, 0, 1),
+        (None, 3 * DAY + 1, 1, 1),
+        (None, 300 * DAY, 1, 1),
+        (5 * DAY, 5 * DAY - 1, 1, 1),
+        (5 * DAY, 5 * DAY + 1, 2, 0),
+    ]:
+        clock = Clock()
+        store = MemoryStore(clock=clock)
+        id = await register(store)
+        done = body(event())
+        for content in (done, body(event())):
+            await deliver(store, id, content)
+        first, second = await store.claim(2, lease=60)
+        await store.done(first)
+        await store.fail(second, error="", retry_in=None)
+        await deliver(store, id, body(event()))
+        clock.now += age
+
+        assert await Retention(dead=dead).apply(store) == purged
+        assert len(await store.dead_letters()) == letters
+        assert (await store.health()).waiting == 1
+        again = await store.put(NewDelivery(registration=id, signature=sign_body(done, secret=SECRET), body=done))
+        assert again == ("stored" if purged else "duplicate")

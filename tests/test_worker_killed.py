@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from asana_webhooks import SQLiteStore
-from asana_webhooks.store import Lease
-from asana_webhooks.store.base import registration_id
+from asana_webhooks.store.base import Lease, registration_id
 from tests.helpers.raw import later
 from tests.helpers.stores import ENDPOINT, body, deliver, event, register
 
@@ -181,11 +180,11 @@ async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path)
 async def test_sigterm(store: SQLiteStore, path: Path) -> None:
     """A handler that finishes in time is acknowledged; what another holds is free at once, as if untried."""
     await deliver(store, registration_id(ENDPOINT), body(event()))
-    with working(path, concurrency=2, lease=3600, stop_timeout=2) as worker:
+    with working(path, concurrency=2, lease=3600, stop_timeout=0.75) as worker:
         assert sorted([heard(worker), heard(worker)]) == ["1 1", "2 1"]
         worker.terminate()
         assert heard(worker) == "stopping"
-        for _ in range(20):
+        for _ in range(5):
             assert await store.claim(9, lease=60) == []  # both may still finish
         let_finish(worker)
         assert worker.wait() == 0

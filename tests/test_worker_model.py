@@ -9,8 +9,10 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 from attrs import define, field
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asana_webhooks import Backoff, Delivery, MemoryStore, SQLiteStore, StoreUnavailableError, Worker
-from asana_webhooks.store import Lease, NewDelivery, Store
+from asana_webhooks.store.base import Lease, NewDelivery, Store
 from tests.helpers.stores import Clock, body, event, register
 
 LEASE = 60.0
@@ -76,6 +78,10 @@ class Life:
     task: "asyncio.Task[None]" = field(init=False)
     worker: Worker = field(init=False)
 
+    async def run(self) -> None:
+        LIFE.set(self)
+        await self.worker.drain()
+
     async def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         if self.is_killed:
             raise StoreUnavailableError(problem="nothing of a dead process arrives")
@@ -105,10 +111,6 @@ class Life:
     async def release(self, lease: Lease) -> Any:
         return await self._ask("release", lease)
 
-    async def sleep(self, seconds: float) -> None:
-        assert seconds == LEASE / 3
-        await self.beats.get()
-
     async def handle(self, delivery: Delivery) -> None:
         attempt = Attempt(delivery, asyncio.get_running_loop().create_future())
         call = (delivery.id, delivery.attempt)
@@ -124,12 +126,26 @@ class Life:
             raise LookupError(f"{delivery.id}.{delivery.attempt}")
 
 
+LIFE: ContextVar[Life] = ContextVar("LIFE")
+_sleep = asyncio.sleep
+
+
+async def sleep(seconds: float) -> None:
+    """Stand in for `asyncio.sleep`: between two extensions of its leases, a worker waits for a beat."""
+    if seconds == LEASE / 3:
+        await LIFE.get().beats.get()
+    else:
+        await _sleep(seconds)
+
+
 class MemoryMachine(RuleBasedStateMachine):
     """Workers on one store, as `Worker.drain` runs them, and a fate for every delivery."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
+        self.patch = patch.object(asyncio, "sleep", sleep)
+        self.patch.start()
         self.runner = asyncio.Runner()
         self.store = self.make_store()
         self.fates: dict[int, Fate] = {}
@@ -154,6 +170,7 @@ class MemoryMachine(RuleBasedStateMachine):
             self.runner.run(self.quiet())
             self.runner.run(self.store.aclose())
             self.runner.close()
+            self.patch.stop()
 
     @initialize(order=st.sampled_from(["none", "skip", "halt"]), number=st.integers(1, 4))
     def begin(self, order: str, number: int) -> None:
@@ -193,12 +210,11 @@ class MemoryMachine(RuleBasedStateMachine):
             attempts=MAX_ATTEMPTS,
             backoff=Backoff(first_wait=WAITS[1], random=lambda: 1.0),
             stop_timeout=0,
-            sleep=life.sleep,
         )
         self.lives.append(life)
 
         async def run() -> None:
-            life.task = asyncio.ensure_future(life.worker.drain())
+            life.task = asyncio.ensure_future(life.run())
 
         self.runner.run(run())
         self.see()

@@ -1,1 +1,1 @@
-"""Working through what came."""
+"""The worker: hands stored deliveries to your handler, with leases, retries and dead letters."""

@@ -1,22 +1,24 @@
-"""What becomes of one leased delivery: it is read and handled, and the store is told how that went."""
+"""Process one delivery: decode it, run the handler, record the result in the store."""
 
 import asyncio
 import enum
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
+import attrs
 from attrs import field, frozen
 
+from asana_webhooks._checks import check_seconds
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import PayloadError
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.wire import decode_events
-from asana_webhooks.worker.backoff import Backoff
 
-__all__ = ["Handler", "Settled", "Settler"]
+__all__ = ["Backoff", "Handler", "ProcessResult", "Processor"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
 """The user's coroutine function. Returning acknowledges the delivery; raising has it tried again later."""
@@ -26,66 +28,87 @@ _MAX_ERROR: Final = 500
 _log = logging.getLogger(__name__)
 
 
-class Settled(enum.StrEnum):
+def _is_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    check_seconds(attribute.name, value, zero=False)
+
+
+@frozen(kw_only=True)
+class Backoff:
+    """How long a failed delivery waits for its next attempt; times are in seconds.
+
+    The wait after attempt n is random between half and all of ``min(longest_wait, first_wait * 2**(n-1))``.
+    """
+
+    first_wait: float = field(default=1.0, validator=_is_seconds)
+    longest_wait: float = field(default=3600.0, validator=_is_seconds)
+    random: Callable[[], float] = field(default=random.random, repr=False)
+
+    def after(self, attempt: int) -> float:
+        """Return the seconds to wait after attempt number *attempt*, counted from 1."""
+        full = min(self.longest_wait, self.first_wait * 2.0 ** min(attempt - 1, 60))
+        return full * (0.5 + self.random() / 2)
+
+
+class ProcessResult(enum.StrEnum):
     """How an attempt ended: the keys of `Worker.counts`."""
 
     DONE = "done"
     RETRIED = "to be retried"
     DEAD = "dead letter"
     UNREADABLE = "unreadable"
-    """A dead letter, too, because nothing can be made of it."""
+    """A dead letter, too, because its body cannot be decoded."""
     LOST = "lease lost"
     STALE = "stale"
-    """No end of its own: attempts with a stale delivery count here besides."""
+    """Not an end of its own: attempts with a stale delivery count here as well."""
 
 
 @frozen(kw_only=True)
-class Settler:
-    """Settles one lease after the other, by the rules of a `Worker`."""
+class Processor:
+    """Processes leased deliveries, by the rules of a `Worker`."""
 
     store: Store
     handle: Handler
     attempts: int
     backoff: Backoff
     refuse_stale: bool
-    count: Callable[[Settled], None] = field(repr=False)
+    count: Callable[[ProcessResult], None] = field(repr=False)
 
-    async def settle(self, lease: Lease) -> None:
-        """Handle a delivery and tell the store.
+    async def process(self, lease: Lease) -> None:
+        """Handle a delivery and tell the store how that ended.
 
         Raises:
             StoreError: the store could not be told; the delivery comes again when its lease has run out.
         """
-        end, kept = await self._settle(lease)
-        self.count(end if kept else Settled.LOST)
+        result, kept = await self._process(lease)
+        self.count(result if kept else ProcessResult.LOST)
         if not kept:
             _log.warning("delivery %d: the lease was lost meanwhile, so it may be handled twice", lease.id)
 
-    async def _settle(self, lease: Lease) -> tuple[Settled, bool]:
+    async def _process(self, lease: Lease) -> tuple[ProcessResult, bool]:
         """Return how it ended, and whether the lease was still ours."""
         if lease.attempt > self.attempts:  # the workers before us died over it
-            given_up = f"given up after {self.attempts} attempts that ended without an answer"
-            return Settled.DEAD, await self.store.fail(lease, error=given_up, retry_in=None)
+            error = f"given up after {self.attempts} attempts that ended without an answer"
+            return ProcessResult.DEAD, await self._fail(lease, error)
         try:
             delivery = _read(lease)
         except PayloadError as problem:
             _log.error("delivery %d: unreadable, now a dead letter: %.200r", lease.id, str(problem))
-            return Settled.UNREADABLE, await self._bury(lease, f"unreadable: {problem}")
+            return ProcessResult.UNREADABLE, await self._fail(lease, f"unreadable: {problem}")
         if delivery.stale:
-            self.count(Settled.STALE)
+            self.count(ProcessResult.STALE)
             _log.warning("delivery %d: stale, its newest event is more than 25 hours old", lease.id)
             if self.refuse_stale:
-                return Settled.DEAD, await self._bury(lease, "stale: its newest event is more than 25 hours old")
-        error = await self._try(delivery)
-        if error is None:
-            return Settled.DONE, await self.store.done(lease)
+                error = "stale: its newest event is more than 25 hours old"
+                return ProcessResult.DEAD, await self._fail(lease, error)
+        failure = await self._try(delivery)
+        if failure is None:
+            return ProcessResult.DONE, await self.store.done(lease)
         if lease.attempt >= self.attempts:
-            return Settled.DEAD, await self._bury(lease, error)
-        retry_in = self.backoff.after(lease.attempt)
-        return Settled.RETRIED, await self.store.fail(lease, error=error, retry_in=retry_in)
+            return ProcessResult.DEAD, await self._fail(lease, failure)
+        return ProcessResult.RETRIED, await self._fail(lease, failure, retry_in=self.backoff.after(lease.attempt))
 
-    async def _bury(self, lease: Lease, error: str) -> bool:
-        return await self.store.fail(lease, error=error[:_MAX_ERROR], retry_in=None)
+    async def _fail(self, lease: Lease, error: str, *, retry_in: float | None = None) -> bool:
+        return await self.store.fail(lease, error=error[:_MAX_ERROR], retry_in=retry_in)
 
     async def _try(self, delivery: Delivery) -> str | None:
         """Run the handler; return what went wrong."""
@@ -99,17 +122,15 @@ class Settler:
             if is_being_cancelled():  # it made something else of its cancellation; no fault of the delivery
                 raise asyncio.CancelledError from error
             _log.warning("delivery %d: attempt %d failed", delivery.id, delivery.attempt, exc_info=True)
-            return _described(error)
+            return f"{type(error).__name__}: {_text(error)}"
         return None
 
 
-def _described(error: Exception) -> str:
-    """Return what a dead letter says of *error*, even if the error cannot say it itself."""
+def _text(error: Exception) -> str:
     try:
-        text = str(error)
+        return str(error)
     except Exception:  # noqa: BLE001 - its own code fails
-        text = "(no text)"
-    return f"{type(error).__name__}: {text}"[:_MAX_ERROR]
+        return "(no text)"
 
 
 def _read(lease: Lease) -> Delivery:

@@ -6,25 +6,67 @@ acknowledging, or loses its lease; `Event.fingerprint` is there to notice.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
+
+from attrs import frozen
 
 from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks._tasks import finish, is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError, StoreUnavailableError
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
-from asana_webhooks.worker.backoff import Backoff
-from asana_webhooks.worker.processing import Handler, Settled, Settler
-from asana_webhooks.worker.retention import Retention
+from asana_webhooks.worker.processing import Backoff, Handler, Processor, ProcessResult
 
-__all__ = ["Handler", "Worker"]
+__all__ = ["Retention", "Worker"]
 
 T = TypeVar("T")
 
+_DAY: Final = 86_400.0
+_SHORTEST_RETENTION: Final = 26 * 3_600.0
+"""What comes again after that is `Delivery.stale`: later than 25 hours, with room for clocks."""
+
 _log = logging.getLogger(__name__)
+
+
+@frozen(kw_only=True)
+class Retention:
+    """How long a store remembers finished deliveries, dead letters and closed registrations.
+
+    A running `Worker` applies it; who runs none awaits `apply` from time to time.
+    """
+
+    done: float = 3 * _DAY
+    """Seconds after its arrival for which a finished delivery is known as a duplicate, at least 26 hours. Its body goes
+    as soon as it is done. A captured delivery that somebody sends again after that is let in, as `Delivery.stale`."""
+    dead: float | None = None
+    """Seconds after its arrival for which a dead letter is kept, with its body, if at least *done*; ``None``: until
+    somebody purges it."""
+    every: float = 600.0
+    """Seconds between one purge and the next."""
+
+    def __attrs_post_init__(self) -> None:
+        check_seconds("every", self.every, zero=False)
+        if check_seconds("done", self.done) < _SHORTEST_RETENTION:
+            raise ConfigurationError(
+                f"done must be at least {_SHORTEST_RETENTION:.0f} seconds: Asana sends for 24 hours, and what comes"
+                " later is stale"
+            )
+        if self.dead is not None and check_seconds("dead", self.dead) < self.done:
+            raise ConfigurationError("dead must not be less than done: dead letters are known as duplicates, too")
+
+    async def apply(self, store: Store) -> int:
+        """Have *store* purge what is old enough, in small batches; return how many deliveries that were.
+
+        Raises:
+            StoreError: the store failed; some may be purged already.
+        """
+        purged = await store.purge(older_than=self.done)
+        if self.dead is not None:
+            purged += await store.purge(older_than=self.dead, dead=True)
+        return purged
 
 
 class Worker:
@@ -38,7 +80,7 @@ class Worker:
     Returning from *handle* acknowledges a delivery. Raising has it tried again after a wait (the traceback is logged),
     and after *attempts* it becomes a dead letter with its error; so does, at once, a delivery whose body is not
     what Asana documents. While a handler runs its lease is extended. Any number of workers, in any number of
-    processes, may share a store. While it runs, it also has the store forget what is over.
+    processes, may share a store. While it runs, it also has the store purge what *retention* says.
 
     Args:
         store: where deliveries are leased from.
@@ -54,10 +96,9 @@ class Worker:
         attempts: how often a delivery is tried.
         backoff: how long a failed delivery waits.
         poll: seconds between looks at the store while it has nothing to do.
-        retention: how long what is over is remembered; ``None``: this worker leaves that alone.
+        retention: how long the store remembers finished deliveries; ``None``: this worker purges nothing.
         stop_timeout: seconds running handlers may take after `stop`; then they are cancelled and what they held is
             given back. A handler that ignores being cancelled is waited for.
-        sleep: what sleeps between extensions of leases and between looks at what is over, for tests.
     """
 
     def __init__(
@@ -73,11 +114,10 @@ class Worker:
         lease: float = 60.0,
         attempts: int = 10,
         backoff: Backoff | None = None,
-        # Idling, forgetting and stopping
+        # Idling, purging and stopping
         poll: float = 0.5,
-        retention: Retention | None = Retention(),  # noqa: B008 - a frozen value
+        retention: Retention | None = Retention(),
         stop_timeout: float = 30.0,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         check_count("concurrency", concurrency)
         check_count("attempts", attempts)
@@ -95,10 +135,9 @@ class Worker:
         self._poll = poll
         self._retention = retention
         self._stop_timeout = stop_timeout
-        self._sleep = sleep
-        self._counts: dict[str, int] = dict.fromkeys(Settled, 0)
-        self._seen = MappingProxyType(self._counts)
-        self._settler = Settler(
+        self._counts: dict[str, int] = dict.fromkeys(ProcessResult, 0)
+        self._counts_view = MappingProxyType(self._counts)
+        self._processor = Processor(
             store=store,
             handle=self._in_slot,
             attempts=attempts,
@@ -109,7 +148,7 @@ class Worker:
         self._held: dict[asyncio.Task[None], Lease] = {}
         self._slots: set[asyncio.Task[None] | None] = set()
         """Of those that are held, which run a handler, or are about to."""
-        self._unsettled: list[Lease] = []
+        self._to_release: list[Lease] = []
         self._stopping = False
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
@@ -132,10 +171,10 @@ class Worker:
         lost``. An attempt that is given back to the store counts nowhere. Those with a `Delivery.stale` delivery count
         under ``stale`` besides.
         """
-        return self._seen
+        return self._counts_view
 
-    def _count(self, end: Settled) -> None:
-        self._counts[end] += 1
+    def _count(self, result: ProcessResult) -> None:
+        self._counts[result] += 1
 
     def stop(self) -> None:
         """Ask `run` to end: nothing more is leased, running handlers may finish. Safe to call from a signal handler
@@ -171,21 +210,21 @@ class Worker:
         self._ended = asyncio.Event()
         failure: Exception | None = None
         try:
-            async with asyncio.TaskGroup() as keeping:  # longer than handlers take, even to clean up
-                keepers = [keeping.create_task(self._keep_leases())]
+            async with asyncio.TaskGroup() as beside:  # ends after the handlers have, clean-up included
+                helpers = [beside.create_task(self._extend_leases())]
                 if self._retention is not None and not until_idle:
-                    keepers.append(keeping.create_task(self._forget(self._retention)))
-                async with asyncio.TaskGroup() as handling:
+                    helpers.append(beside.create_task(self._purge(self._retention)))
+                async with asyncio.TaskGroup() as handlers:
                     try:
-                        await self._lease_and_start(handling, until_idle=until_idle)
+                        await self._lease_and_start(handlers, until_idle=until_idle)
                     except Exception as error:  # noqa: BLE001 - raised below; the group would wrap it
                         failure = error
                     await self._let_finish()
-                for keeper in keepers:
-                    keeper.cancel()
+                for helper in helpers:
+                    helper.cancel()
         finally:
             try:
-                await finish(self._give_back())
+                await finish(self._release_all())
             finally:
                 self._ended.set()
         if failure is not None:
@@ -195,9 +234,9 @@ class Worker:
         while not self._stopping:
             self._wake.clear()
             free = self._free()
-            leases = await self._claim(free, patient=not until_idle) if free else ()
+            leases = await self._claim(free, retry=not until_idle) if free else ()
             if self._stopping:
-                self._unsettled += leases  # asked for before
+                self._to_release += leases  # asked for before
                 return
             for lease in leases:
                 task = group.create_task(self._work(lease))
@@ -224,14 +263,14 @@ class Worker:
             self._slots.discard(asyncio.current_task())
             self._wake.set()
 
-    async def _claim(self, limit: int, *, patient: bool) -> Sequence[Lease]:
+    async def _claim(self, limit: int, *, retry: bool) -> Sequence[Lease]:
         try:
             claimed = self._store.claim(limit, lease=self._lease, ordered=self._ordered, halt=self._halt)
             return await _answer(claimed)
         except StoreError as error:
-            if not patient:
+            if not retry:
                 raise
-            _log.error("nothing could be leased; trying again in %g seconds: %.200r", self._poll, str(error))
+            _log.error("claiming deliveries failed; retrying in %g seconds: %.200r", self._poll, str(error))
             return ()
 
     async def _pause(self, seconds: float | None) -> None:
@@ -244,7 +283,7 @@ class Worker:
         lease = self._held.pop(task)
         self._slots.discard(task)
         if task.cancelled() or task.exception() is not None:  # perhaps before it took its first step
-            self._unsettled.append(lease)
+            self._to_release.append(lease)
         self._wake.set()
 
     async def _let_finish(self) -> None:
@@ -253,49 +292,47 @@ class Worker:
             for task in late:
                 task.cancel()
 
-    async def _give_back(self) -> None:
-        unsettled, self._unsettled = self._unsettled, []
-        released = await asyncio.gather(*map(self._store.release, unsettled), return_exceptions=True)
-        for lease, result in zip(unsettled, released, strict=True):
+    async def _release_all(self) -> None:
+        leases, self._to_release = self._to_release, []
+        released = await asyncio.gather(*map(self._store.release, leases), return_exceptions=True)
+        for lease, result in zip(leases, released, strict=True):
             if result is True:
-                _log.info("delivery %d: given back", lease.id)
+                _log.info("delivery %d: released", lease.id)
             else:
                 _log.warning(
-                    "delivery %d: not given back; it has just been acknowledged, or its lease must run out",
+                    "delivery %d: not released; it has just been acknowledged, or its lease must run out",
                     lease.id,
                 )
 
-    async def _keep_leases(self) -> None:
+    async def _extend_leases(self) -> None:
         while True:
-            await self._sleep(self._lease / 3)
+            await asyncio.sleep(self._lease / 3)
             await asyncio.gather(*map(self._extend, list(self._held.values())))
 
     async def _extend(self, lease: Lease) -> None:
         try:
             kept = await _answer(self._store.extend(lease, seconds=self._lease))
         except Exception as error:  # noqa: BLE001 - the handler goes on, and this is tried again
-            _log.warning("delivery %d: its lease could not be extended: %.200r", lease.id, _shown(error))
+            _log.warning("delivery %d: extending its lease failed: %.200r", lease.id, _shown(error))
         else:
             if not kept:
                 _log.warning("delivery %d: its lease is lost, so another worker may handle it too", lease.id)
 
     async def _work(self, lease: Lease) -> None:
         try:
-            await self._settler.settle(lease)
+            await self._processor.process(lease)
         except Exception as error:  # noqa: BLE001 - one delivery's trouble must not end the others
             _log.error("delivery %d: not acknowledged, so it will come again: %.200r", lease.id, _shown(error))
 
-    async def _forget(self, retention: Retention) -> None:
+    async def _purge(self, retention: Retention) -> None:
         while True:
             try:
-                forgotten = await _answer(retention.apply(self._store))
+                purged = await _answer(retention.apply(self._store))
             except Exception as error:  # noqa: BLE001 - it is tried again, and the work goes on
-                _log.warning("what is over could not be forgotten: %.200r", _shown(error))
+                _log.warning("purging the store failed: %.200r", _shown(error))
             else:
-                _log.log(
-                    logging.INFO if forgotten else logging.DEBUG, "%d finished deliveries were forgotten", forgotten
-                )
-            await self._sleep(retention.every)
+                _log.log(logging.INFO if purged else logging.DEBUG, "purged %d finished deliveries", purged)
+            await asyncio.sleep(retention.every)
 
 
 async def _answer(asked: Awaitable[T]) -> T:

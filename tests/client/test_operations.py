@@ -23,9 +23,9 @@ from asana_webhooks import (
     delete_webhook,
     get_webhook,
     get_webhooks,
-    registration_id,
     update_webhook,
 )
+from asana_webhooks.store.base import registration_id
 from asana_webhooks.testing import FakeAsana, serve_receiver
 
 ENDPOINT = "Endpoint_0123456789_abcdefghijklmnopqrstuvw"

@@ -6,19 +6,6 @@ from typing import Any
 
 import pytest
 
-__all__ = [
-    "WAYS",
-    "Start",
-    "Way",
-    "cancel_at_every_step",
-    "cancel_once",
-    "cancel_thrice",
-    "cancel_waiting_for",
-    "fail_a_sibling",
-    "let_timeout_expire",
-    "pass_turns",
-]
-
 Start = Callable[[], Coroutine[Any, Any, Any]]
 Way = Callable[[Start, int], Coroutine[Any, Any, bool]]
 """Runs a coroutine, interrupts it so many turns of the loop later, and tells whether it had not ended before."""

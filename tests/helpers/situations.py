@@ -27,24 +27,6 @@ from asana_webhooks.models import WebhookFilter
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.raw import TARGET, TOKEN, Asked, RawServer, framed, raw_server
 
-__all__ = [
-    "OPERATIONS",
-    "SITUATIONS",
-    "Operation",
-    "Scene",
-    "Situation",
-    "answer_well",
-    "create",
-    "get",
-    "hesitate",
-    "open_files",
-    "refuse",
-    "scene",
-    "settle",
-    "update",
-    "walk_with_prefetch",
-]
-
 Operation = Callable[[AsanaSession], Coroutine[Any, Any, Any]]
 Trick = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
 """Answers one request in its own way; gets the good answer."""
@@ -167,33 +149,19 @@ class SlowLimiter:
 
 
 class SlowToken:
-    """Takes its time, to be asked and to be told of a refusal."""
-
-    async def __call__(self) -> str:
-        await pass_turns(3)
-        return TOKEN
-
-    async def renew(self, rejected: str) -> None:
-        await pass_turns(3)
-        assert rejected == TOKEN
-
-
-class RenewedToken(SlowToken):
-    """Another token every time."""
+    """Takes its time, to be asked and to be told of a refusal; then it is another one."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.token = TOKEN
 
     async def __call__(self) -> str:
-        await super().__call__()
-        return self.token
+        await pass_turns(3)
+        return f"{TOKEN}{self.count}"
 
     async def renew(self, rejected: str) -> None:
-        assert rejected == self.token
         await pass_turns(3)
+        assert rejected == f"{TOKEN}{self.count}"
         self.count += 1
-        self.token = f"{TOKEN}{self.count}"
 
 
 @define
@@ -267,7 +235,7 @@ SITUATIONS = [
     Situation(name="waiting for a turn", before=occupy),
     Situation(name="limiter", limited=True),
     Situation(name="slow token", token=SlowToken),
-    Situation(name="renewal", tricks=(refuse(401),), undone=1, token=RenewedToken),
+    Situation(name="renewal", tricks=(refuse(401),), undone=1, token=SlowToken),
 ]
 
 

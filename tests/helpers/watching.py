@@ -3,36 +3,174 @@
 It learns every secret the running test makes, sends or receives, without any help of the test: what is wrapped in
 `Secret`, bearer tokens, the endpoints of targets, and Asana's ``X-Hook-Secret``. And it watches where secrets turn up:
 every log record, at DEBUG and of whatever logger, every warning, and every exception that a logger gets, that
-`pytest.raises` catches, or that leaves `AsanaSession.send` or `Receiver.receive`. Of an exception it looks at the text,
-the repr, and what error trackers collect: the repr of every local variable of this package's frames, along the whole
-chain of causes. A test fails if anything is found; it is named and not shown.
+`pytest.raises` catches, or that leaves `AsanaSession.send`. Of an exception it looks at the text, the repr, the notes
+and what our own carry, along the whole chain of causes, where none of aiohttp may be. A test fails if anything is
+found; it is named and not shown.
 
 ``@pytest.mark.reveals("reason")`` is for the few tests that show a secret on purpose; one that shows none fails too.
 
-The canary stands in a global, because frames of this module are in the tracebacks that tests look at.
+This file is not named after the canary, because its own frames are in tracebacks in which tests look for that word.
 """
 
 import functools
 import logging
 import sys
 import warnings
-from collections.abc import AsyncIterable, Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import aiohttp
 import pytest
+from attrs import define, field
 
 from asana_webhooks import wire
 from asana_webhooks.client.requests import CreateWebhookRequest
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import PayloadError
+from asana_webhooks.errors import AsanaError, PayloadError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.protocol import Headers
-from asana_webhooks.receiver.receiver import Receiver, Reply
 from asana_webhooks.store import base
-from tests.helpers.canary import SHORTEST_ENDPOINT, Canary
+
+ACCESS_LOGS = {"aiohttp.access", "uvicorn.access"}
+"""They print paths because somebody asked them to."""
+SHORTEST = 12
+"""Characters. What is shorter turns up by chance, and so does what has fewer than four different ones."""
+SHORTEST_ENDPOINT = 16
+FOREIGN = {"aiohttp", "msgspec", "cattrs"}
+"""Packages whose exceptions must not hang on ours, for they quote what they like."""
+CARRIED = {"target", "offset"}
+"""Attributes of our errors that hold what texts and reprs hide, because that is what they are for."""
+_AT_ONCE = 16 * 1024 * 1024
+"""Characters to keep before they are looked through."""
+
+
+@define(eq=False, repr=False)
+class Canary:
+    """What is secret, and what was seen. Its repr shows none of it."""
+
+    lasting: dict[str, str] = field(factory=dict)
+    """Secrets that were made before any test began, and where each came from."""
+    secrets: dict[str, str] = field(factory=dict)
+    """Those of the running test, the lasting ones among them."""
+    watching: bool = False
+    _seen: dict[tuple[str, str], None] = field(factory=dict)
+    """Texts with where they were, each once."""
+    _size: int = 0
+    _found: dict[str, None] = field(factory=dict)
+
+    def begin(self) -> None:
+        """Begin a test."""
+        self.secrets = dict(self.lasting)
+        self._seen, self._size, self._found, self.watching = {}, 0, {}, True
+
+    def end(self) -> list[str]:
+        """End it; return what was found, one line for each place."""
+        self.watching = False
+        self._search()
+        return list(self._found)
+
+    # What is secret
+
+    def learn(self, text: object, source: str, *, shortest: int = SHORTEST) -> None:
+        if isinstance(text, str) and len(text) >= shortest and len(set(text)) >= 4:
+            (self.secrets if self.watching else self.lasting).setdefault(text, source)
+
+    def learn_target(self, target: object) -> None:
+        if isinstance(target, str):
+            endpoint = target.partition("?")[0].rstrip("/").rpartition("/")[2]
+            self.learn(endpoint, "the endpoint of a target", shortest=SHORTEST_ENDPOINT)
+
+    def learn_request(self, headers: Mapping[str, str], form: object) -> None:
+        for name, value in headers.items():
+            scheme, _, token = str(value).partition(" ")
+            if name.lower() == "authorization" and scheme.lower() == "bearer":
+                self.learn(token, "a bearer token")
+            if name.lower() == "x-hook-secret":
+                self.learn(value, "an X-Hook-Secret")
+        for name in ("client_secret", "refresh_token"):
+            self.learn(form.get(name) if isinstance(form, Mapping) else None, f"a {name}")
+
+    def learn_answer(self, tree: object) -> None:
+        if not isinstance(tree, dict):
+            return
+        for name in ("X-Hook-Secret", "access_token", "refresh_token"):
+            self.learn(tree.get(name), f"an {name} in JSON")
+        data = tree.get("data")
+        for one in data if isinstance(data, list) else [data]:
+            self.learn_target(one.get("target") if isinstance(one, dict) else None)
+
+    # Where people look
+
+    def see(self, text: str, where: str) -> None:
+        if self.watching and (text, where) not in self._seen:
+            self._seen[text, where] = None
+            self._size += len(text)
+            if self._size > _AT_ONCE:
+                self._search()
+
+    def see_record(self, record: logging.LogRecord) -> None:
+        """Look at a log record, whether anybody would print it or not."""
+        if not self.watching or record.name in ACCESS_LOGS:
+            return
+        where = f"({record.name}, {record.levelname}, {record.pathname}:{record.lineno})"
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # logging complains about those itself
+            message = str(record.msg)
+        self.see(message, f"log message {where}")
+        self.see(_shown(record.args), f"log arguments {where}")
+        if record.exc_info and record.exc_info[1] is not None:
+            self.see_exception(record.exc_info[1], f"logged exception {where}")
+
+    def see_exception(self, error: BaseException, where: str) -> None:
+        """Look at an exception and at all that hangs on it."""
+        if not self.watching:
+            return
+        for one in _chain(error):
+            if isinstance(error, AsanaError) and type(one).__module__.partition(".")[0] in FOREIGN:
+                self._found[f"{type(one).__name__} is chained to {type(error).__name__}"] = None
+            what = f"{where}: {type(one).__name__}"
+            self.see(_shown(one, str), f"text of {what}")
+            self.see(_shown(one), f"repr of {what}")
+            self.see("\n".join(getattr(one, "__notes__", ())), f"notes of {what}")
+            if isinstance(one, AsanaError):
+                carried = {name: value for name, value in vars(one).items() if name not in CARRIED}
+                self.see(_shown(carried), f"attributes of {what}")
+
+    def _search(self) -> None:
+        """Look for every secret in what was seen, and forget that."""
+        everything = "\0".join(text for text, _ in self._seen)
+        for secret, source in self.secrets.items():
+            for form in {secret, repr(secret)[1:-1]}:
+                if form in everything:
+                    places = (where for text, where in self._seen if form in text)
+                    self._found |= dict.fromkeys(f"{source} shows in: {where}" for where in places)
+        self._seen, self._size = {}, 0
+
+
+def _shown(value: object, show: Callable[[object], str] = repr) -> str:
+    try:
+        return show(value)
+    except Exception as error:  # noqa: BLE001 - some objects of tests cannot be shown at all
+        return f"<{type(error).__name__}>"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, its causes and contexts as far as Python prints them, and the members of groups."""
+    waiting, known = [error], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in known:
+            continue
+        known.add(id(one))
+        yield one
+        context = None if one.__suppress_context__ else one.__context__
+        waiting += [other for other in (one.__cause__, context) if other is not None]
+        waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+
+
+# The plugin
 
 _canary = Canary()
 _patch = pytest.MonkeyPatch()
@@ -42,7 +180,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Begin, before any test imports what is replaced here."""
     config.addinivalue_line("markers", "reveals(reason): shows a secret on purpose")
     _learn_secrets()
-    _learn_endpoints()
     _watch_logs_and_warnings()
     _watch_exceptions()
 
@@ -74,65 +211,40 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
     return result
 
 
-def _replace(original: Any, new: Any) -> None:
-    """Put a function in the place of another in every module that has imported it."""
-    name = original.__name__
+def _before(place: Any, name: str, look: Callable[..., None]) -> None:
+    """Have *look* called with the arguments of a function before the function is, wherever it has been imported."""
+    original = getattr(place, name)
+
+    @functools.wraps(original)
+    def watched(*args: Any, **options: Any) -> Any:
+        look(*args, **options)
+        return original(*args, **options)
+
+    _patch.setattr(place, name, watched)
     for module in list(sys.modules.values()):
         if getattr(module, "__dict__", {}).get(name) is original:
-            _patch.setattr(module, name, new)
+            _patch.setattr(module, name, watched)
 
 
 def _learn_secrets() -> None:
-    make, parse, request = Secret.__init__, wire.parse, aiohttp.ClientSession._request
+    parse = wire.parse
 
-    def learning_init(self: Secret, text: str) -> None:
-        _canary.learn(text, "a Secret")
-        make(self, text)
+    def learn_request(http: aiohttp.ClientSession, *_: Any, headers: Any = None, data: Any = None, **__: Any) -> None:
+        _canary.learn_request({**http.headers, **(headers or {})}, data)
 
-    @functools.wraps(parse)
-    def learning_parse(body: bytes) -> Any:
-        tree = parse(body)
-        _canary.learn_answer(tree)
-        return tree
-
-    @functools.wraps(request)
-    def learning_request(self: aiohttp.ClientSession, *args: Any, **options: Any) -> Any:
-        _canary.learn_headers({**self.headers, **(options.get("headers") or {})})
-        _canary.learn_form(options.get("data"))
-        return request(self, *args, **options)
-
-    _patch.setattr(Secret, "__init__", learning_init)
-    _patch.setattr(aiohttp.ClientSession, "_request", learning_request)
-    _replace(parse, learning_parse)
-    for decode in (wire.decode_webhook, wire.decode_webhook_list):  # they do not parse
-        _replace(decode, _learning_decode(decode))
-
-
-def _learning_decode(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    @functools.wraps(decode)
-    def learning(body: bytes) -> Any:
+    def learn_json(body: bytes) -> None:
         with suppress(PayloadError):
-            wire.parse(body)
-        return decode(body)
+            _canary.learn_answer(parse(body))
 
-    return learning
-
-
-def _learn_endpoints() -> None:
-    make, registration_id = CreateWebhookRequest.__init__, base.registration_id
-
-    @functools.wraps(make)
-    def learning_init(self: CreateWebhookRequest, *args: Any, **members: Any) -> None:
-        _canary.learn_target(members.get("target"))
-        make(self, *args, **members)
-
-    @functools.wraps(registration_id)
-    def learning_id(endpoint: str) -> str:
+    def learn_endpoint(endpoint: str) -> None:
         _canary.learn(endpoint, "the endpoint of a registration", shortest=SHORTEST_ENDPOINT)
-        return registration_id(endpoint)
 
-    _patch.setattr(CreateWebhookRequest, "__init__", learning_init)
-    _replace(registration_id, learning_id)
+    _before(Secret, "__init__", lambda _, text: _canary.learn(text, "a Secret"))
+    _before(aiohttp.ClientSession, "_request", learn_request)
+    _before(CreateWebhookRequest, "__init__", lambda *_, target=None, **__: _canary.learn_target(target))
+    _before(base, "registration_id", learn_endpoint)
+    for name in ("parse", "decode_webhook", "decode_webhook_list"):
+        _before(wire, name, learn_json)
 
 
 def _watch_logs_and_warnings() -> None:
@@ -157,15 +269,11 @@ def _watch_logs_and_warnings() -> None:
 
 
 def _watch_exceptions() -> None:
-    raises, send, receive = pytest.raises, AsanaSession.send, Receiver.receive
+    raises, send = pytest.raises, AsanaSession.send
 
     @functools.wraps(raises)
     def watched_raises(*args: Any, **options: Any) -> Any:
-        caught: Any = raises(*args, **options)
-        if isinstance(caught, pytest.ExceptionInfo):  # it was given a function to call
-            _canary.see_exception(caught.value, "pytest.raises")
-            return caught
-        return _Raises(caught)
+        return _Raises(raises(*args, **options))
 
     @functools.wraps(send)
     async def watched_send(self: AsanaSession, request: Any) -> Any:
@@ -175,19 +283,8 @@ def _watch_exceptions() -> None:
             _canary.see_exception(error, "AsanaSession.send")
             raise
 
-    @functools.wraps(receive)
-    async def watched_receive(
-        self: Receiver, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]
-    ) -> Reply:
-        try:
-            return await receive(self, endpoint, headers, body)
-        except BaseException as error:
-            _canary.see_exception(error, "Receiver.receive")
-            raise
-
     _patch.setattr(pytest, "raises", watched_raises)
     _patch.setattr(AsanaSession, "send", watched_send)
-    _patch.setattr(Receiver, "receive", watched_receive)
 
 
 class _Raises:

@@ -17,12 +17,12 @@ from asana_webhooks import (
     Secret,
     TargetRejectedError,
     establish_webhook,
-    registration_id,
     sign_body,
 )
 from asana_webhooks.receiver.asgi import ReceiverApp
 from asana_webhooks.receiver.protocol import Headers, Reply
 from asana_webhooks.receiver.web import webhook_routes
+from asana_webhooks.store.base import registration_id
 from asana_webhooks.testing import FakeAsana
 from tests.helpers.doors import DOORS, serve_app
 from tests.helpers.hostile import connected, raw_request, say

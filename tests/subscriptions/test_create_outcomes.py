@@ -29,9 +29,8 @@ from asana_webhooks import (
     StoreUnavailableError,
     TargetRejectedError,
     create_webhook,
-    registration_id,
 )
-from asana_webhooks.store.base import Store
+from asana_webhooks.store.base import Store, registration_id
 from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 from tests.helpers.stores import Clock
 from tests.helpers.tcp_proxy import Loss, tcp_proxy

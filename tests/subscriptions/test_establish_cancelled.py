@@ -13,9 +13,8 @@ from asana_webhooks import (
     EstablishedWebhook,
     HandshakeMismatchError,
     MemoryStore,
-    registration_id,
 )
-from asana_webhooks.store.base import Store
+from asana_webhooks.store.base import Store, registration_id
 from asana_webhooks.testing import Fault
 from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.stores import Clock

@@ -18,9 +18,8 @@ from asana_webhooks import (
     StoreUnavailableError,
     create_webhook,
     delete_orphaned_webhooks,
-    registration_id,
 )
-from asana_webhooks.store.base import RegistrationState
+from asana_webhooks.store.base import RegistrationState, registration_id
 from asana_webhooks.store.fernet import FernetBox
 from asana_webhooks.testing import Fault
 from tests.helpers.cancelling import pass_turns
