@@ -70,8 +70,8 @@ from asana_webhooks.receiver.receiver import Receiver, Reply
 from asana_webhooks.receiver.signature import sign_body, verify_signature
 from asana_webhooks.store.base import DeadLetter, Store, StoreHealth, registration_id
 from asana_webhooks.store.memory import MemoryStore
-from asana_webhooks.store.opening import open_store
-from asana_webhooks.store.secret_box import PLAIN_TEXT, SecretBox
+from asana_webhooks.store import open_store
+from asana_webhooks.store.secret_box import SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks
@@ -80,7 +80,6 @@ from asana_webhooks.worker.retention import Retention
 from asana_webhooks.worker.worker import Worker
 
 __all__ = [
-    "PLAIN_TEXT",
     "AsanaError",
     "AsanaSession",
     "Backoff",

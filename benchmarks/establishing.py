@@ -24,7 +24,6 @@ import orjson
 from aiohttp import web
 
 from asana_webhooks import AsanaSession, Receiver, SQLiteStore, establish_webhook
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.testing import serve_receiver
 from benchmarks.harness import OURS, Case, Goal, Round, Size
 from benchmarks.processes import apart
@@ -48,7 +47,7 @@ def ours(count: int) -> Round:
     async def main(url: str, token: str) -> None:
         with tempfile.TemporaryDirectory() as directory:
             async with (
-                SQLiteStore(Path(directory, "asana.db"), secret_box=PLAIN_TEXT) as store,
+                SQLiteStore(Path(directory, "asana.db")) as store,
                 serve_receiver(Receiver(store)) as public_url,
                 AsanaSession(token, base_url=url) as asana,
             ):

@@ -16,7 +16,6 @@ from attrs import frozen
 
 from asana_webhooks import Secret, SQLiteStore
 from asana_webhooks.store.base import NewDelivery, candidate_id, registration_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from benchmarks.bodies import SECRET, delivery
 from benchmarks.harness import Case, Round, Size
 from benchmarks.processes import apart
@@ -51,7 +50,7 @@ class Held:
 
 def _fill(path: str, held: Held) -> None:
     async def make() -> None:
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT):
+        async with SQLiteStore(path):
             pass
 
     asyncio.run(make())
@@ -98,7 +97,7 @@ def use(path: str, registrations: int, count: int) -> Round:
         body = delivery(1, 0)
         ids = [_id(secrets.randbelow(registrations)) for _ in range(count)]
         new = [NewDelivery(registration=id, signature=secrets.token_hex(32), body=body) for id in ids]
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             puts, stored = await _timed(store.put, new)
             finds, found = await _timed(store.find, ids)
             done, finished = await _finish(store, count)

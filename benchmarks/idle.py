@@ -136,10 +136,10 @@ async def our_receiver() -> tuple[str, int]:
 
 
 async def our_receiver_with_sqlite() -> tuple[str, int]:
-    from asana_webhooks import PLAIN_TEXT, SQLiteStore
+    from asana_webhooks import SQLiteStore
 
     with tempfile.TemporaryDirectory() as directory:
-        return await _receive_into(SQLiteStore(Path(directory, "asana.db"), secret_box=PLAIN_TEXT))
+        return await _receive_into(SQLiteStore(Path(directory, "asana.db")))
 
 
 async def _receive_into(fresh: "Store") -> tuple[str, int]:

@@ -22,7 +22,6 @@ from redis.retry import Retry
 
 from asana_webhooks import Secret, SQLiteStore
 from asana_webhooks.store.base import NewDelivery, registration_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from benchmarks.bodies import ENDPOINT, SECRET, delivery, signature
 from benchmarks.harness import OURS, Case, Goal, Round, Size, percentile
 from benchmarks.processes import apart
@@ -80,7 +79,7 @@ async def _put_all(put: _Put, count: int, waiting: int) -> tuple[float, dict[str
 def ours(directory: str, count: int, waiting: int) -> Round:
     async def main() -> Round:
         with tempfile.TemporaryDirectory(dir=directory) as fresh:
-            async with SQLiteStore(f"{fresh}/store.db", secret_box=PLAIN_TEXT) as store:
+            async with SQLiteStore(f"{fresh}/store.db") as store:
                 await store.open(ID, resource="1331", ttl=60)
                 await store.offer(ID, Secret(SECRET))
                 await store.confirm(ID, webhook_gid="43214", secret=Secret(SECRET))

@@ -14,7 +14,6 @@ from typing import Final
 
 from asana_webhooks import Delivery, MemoryStore, Secret, SQLiteStore, Worker
 from asana_webhooks.store.base import NewDelivery, Store, registration_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.wire import decode_events
 from benchmarks.bodies import ENDPOINT, SECRET, delivery, signature
 from benchmarks.harness import OURS, Case, Goal, Round, Size
@@ -64,7 +63,7 @@ async def _drain(store: Store, count: int, concurrency: int) -> Round:
 def on_sqlite(directory: str, count: int, concurrency: int) -> Round:
     async def main() -> Round:
         with tempfile.TemporaryDirectory(dir=directory) as fresh:
-            async with SQLiteStore(f"{fresh}/store.db", secret_box=PLAIN_TEXT, clock=_clock) as store:
+            async with SQLiteStore(f"{fresh}/store.db", clock=_clock) as store:
                 return await _drain(store, count, concurrency)
 
     return asyncio.run(main())
@@ -72,7 +71,7 @@ def on_sqlite(directory: str, count: int, concurrency: int) -> Round:
 
 def in_memory(count: int, concurrency: int) -> Round:
     async def main() -> Round:
-        async with MemoryStore(max_deliveries=None, max_bytes=None, clock=_clock) as store:
+        async with MemoryStore(max_bytes=None, clock=_clock) as store:
             return await _drain(store, count, concurrency)
 
     return asyncio.run(main())

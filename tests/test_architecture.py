@@ -235,7 +235,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "attr": (),  # the old name of attrs
     "cattrs": ("wire",),
     "msgspec": ("shapes", "wire"),
-    "cryptography": ("store.fernet",),
+    "cryptography": ("store.secret_box",),
     "cyclopts": ("cli",),
     "rich": ("cli",),
     "pytest": ("testing.pytest_plugin",),  # pytest itself loads it
@@ -270,7 +270,7 @@ class TestForeign:
         declared = _requirements(PYPROJECT)
         if _in_rooms(module, ("cli", "__main__")):
             declared |= _requirements(PYPROJECT, "cli")
-        if _in_rooms(module, ("store.fernet",)):
+        if _in_rooms(module, ("store.secret_box",)):
             declared |= _requirements(PYPROJECT, "fernet")
         if _in_rooms(module, ("testing",)):
             declared |= _requirements(PYPROJECT, "dev") & {"pytest", "pytest_asyncio"}
@@ -314,8 +314,6 @@ PURE = [
     "receiver.reply",
     "store.rules",
     "store.secret_box",
-    "store.sqlite.log",
-    "store.sqlite.log_check",
 ]
 WORLD = {"asyncio", "time", "socket", "random", "secrets", "os", "uuid", "threading", "subprocess", "selectors", "ssl"}
 CLOCKS = {"now", "utcnow", "today"}

@@ -62,11 +62,7 @@ from asana_webhooks.store.base import (
     candidate_id,
     registration_id,
 )
-from asana_webhooks.store.fernet import FernetBox
-from asana_webhooks.store.secret_box import PLAIN_TEXT, Safe
-from asana_webhooks.store.shelf import Entry
-from asana_webhooks.store.sqlite import registrations
-from asana_webhooks.store.sqlite.resealing import reseal
+from asana_webhooks.store.secret_box import FernetBox
 from asana_webhooks.testing import FakeAsana
 from asana_webhooks.testing.serving import serve_receiver
 from tests.helpers.cancelling import cancel_at_every_step
@@ -96,9 +92,7 @@ def session() -> AsanaSession:
 
 def filled_store() -> MemoryStore:
     store = MemoryStore()
-    store._shelf.entries["r"] = Entry(
-        id="r", resource="1", deadline=0.0, secret=Secret(TEXT), candidates={"c": Secret(TEXT)}
-    )
+    store._registrations["r"] = registration()
     return store
 
 
@@ -460,54 +454,6 @@ async def test_secrets_no_store_can_keep(store: Store) -> None:
         with pytest.raises(AsanaError) as caught:
             await call
         assert not shows("".join(traceback.format_exception(caught.value)))
-
-
-class Failing:
-    """A connection that fails at its n-th statement."""
-
-    def __init__(self, connection: sqlite3.Connection, after: int) -> None:
-        self._connection = connection
-        self._left = after
-
-    def execute(self, *args: Any) -> sqlite3.Cursor:
-        self._left -= 1
-        if self._left < 0:
-            raise sqlite3.OperationalError("disk I/O error")
-        return self._connection.execute(*args)
-
-
-@pytest.mark.parametrize("after", range(8))
-async def test_a_database_that_fails_in_the_middle(tmp_path: Path, after: int) -> None:
-    """Whichever statement of whichever operation fails, no row with a secret in it is in a local."""
-    secret, safe = Secret(TEXT), Safe(PLAIN_TEXT)
-    name = candidate_id(secret)
-
-    def operations(db: Any) -> list[Callable[[], object]]:
-        return [
-            lambda: registrations.offer(db(), "p", safe.seal(Secret(TEXT + "2")), candidate="other", now=1.0),
-            lambda: registrations.confirm(db(), "p", webhook_gid="1", candidate=name, now=1.0),
-            lambda: registrations.find(db(), "p", now=1.0, safe=safe),
-            lambda: registrations.find(db(), "c", now=1.0, safe=safe),
-            lambda: registrations.overdue(db(), now=100.0, safe=safe),
-            lambda: reseal(db(), Safe(FernetBox({"k": "A" * 43 + "="})), "asana.db"),
-        ]
-
-    def run(connection: sqlite3.Connection) -> None:
-        for id in ("p", "c"):
-            registrations.open_(connection, id, resource="1", deadline=50.0)
-            registrations.offer(connection, id, safe.seal(secret), candidate=name, now=0.0)
-        registrations.confirm(connection, "c", webhook_gid="1", candidate=name, now=0.0)
-        connection.execute("SAVEPOINT before")
-        for operation in operations(lambda: Failing(connection, after)):
-            try:
-                operation()
-            except sqlite3.OperationalError as error:
-                with pytest.raises(sqlite3.OperationalError):
-                    raise error  # noqa: TRY201 - once more, for the canary
-            connection.execute("ROLLBACK TO before")
-
-    async with SQLiteStore(tmp_path / "asana.db") as opened:
-        await opened._access.writer.submit(run)
 
 
 def test_signing_what_is_no_body() -> None:

@@ -10,8 +10,7 @@ from rich.console import Console
 from asana_webhooks.cli.demo import choose_store, run_demo
 from asana_webhooks.cli.report import summarize
 from asana_webhooks.cli.show import render, watch_on
-from asana_webhooks.store.opening import open_store
-from asana_webhooks.store.secret_box import PLAIN_TEXT
+from asana_webhooks.store import open_store
 
 __all__ = ["show_demo"]
 
@@ -29,7 +28,7 @@ async def show_demo(store: str | None, *, json: bool) -> int:
     console = Console(stderr=json)
     began_at = time.monotonic()
     with choose_store(store) as used, watch_on(console, quiet=json and not console.is_terminal) as watch:
-        async with open_store(used.url, secret_box=PLAIN_TEXT) as opened:
+        async with open_store(used.url) as opened:
             samples = await run_demo(opened, watch)
     summary = summarize(samples, store=used, seconds=time.monotonic() - began_at)
     if json:

@@ -16,7 +16,6 @@ from aiohttp import web
 from asana_webhooks import MemoryStore, Receiver, Secret, SQLiteStore
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import Store, registration_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from benchmarks.bodies import ENDPOINT, SECRET
 from benchmarks.receivers.telling import telling
 
@@ -29,8 +28,8 @@ SLOW_SYNC: Final = 0.010
 @asynccontextmanager
 async def opened(path: str | None, pipe: Connection) -> AsyncIterator[Store]:
     """Open a store that knows the webhook; tell how many deliveries wait in it, and how late the loop is, if asked."""
-    limits: dict[str, Any] = {"max_deliveries": None, "max_bytes": None}
-    opened = MemoryStore(**limits) if path is None else SQLiteStore(path, secret_box=PLAIN_TEXT)
+    limits: dict[str, Any] = {"max_bytes": None}
+    opened = MemoryStore(**limits) if path is None else SQLiteStore(path)
     async with opened as store:
         id = registration_id(ENDPOINT)
         await store.open(id, resource="1331", ttl=60)

@@ -187,14 +187,11 @@ class Attacker:
 
 def held_in_memory(store: MemoryStore) -> Iterator[object]:
     """Yield everything a store holds that came over the network."""
-    shelf = store._shelf
-    for entry in shelf.entries.values():
-        for secret in (entry.secret, *entry.candidates.values()):
+    for registration in store._registrations.values():
+        for secret in (registration.secret, *registration.candidates):
             yield None if secret is None else secret.reveal()
-        yield from entry.candidates
-    for kept in shelf.held.values():
-        yield from (kept.body, kept.signature, kept.candidate)
-    yield from (signature for _, signature in shelf._known)
+    for delivery in store._known.values():
+        yield from (delivery.new.body, delivery.new.signature, delivery.new.candidate)
 
 
 def held_in_file(path: Path) -> Iterator[object]:

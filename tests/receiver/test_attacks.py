@@ -184,8 +184,7 @@ class LastHandshakeCounts(MemoryStore):
     """As Asana's own example has it: whoever shakes hands replaces the secret, and nobody looks at the 201."""
 
     async def offer(self, id: str, secret: Secret) -> bool:
-        entry = self._shelf.entries[id]
-        entry.state, entry.secret = CONFIRMED, secret
+        self._registrations[id] = evolve(self._registrations[id], state=CONFIRMED, secret=secret)
         return True
 
     async def find(self, id: str) -> Registration | None:
@@ -205,8 +204,8 @@ class FirstHandshakeCounts(LastHandshakeCounts):
     """As others mend that: whoever comes first has set the secret."""
 
     async def offer(self, id: str, secret: Secret) -> bool:
-        entry = self._shelf.entries[id]
-        return entry.secret == secret if entry.secret else await super().offer(id, secret)
+        known = self._registrations[id].secret
+        return known == secret if known else await super().offer(id, secret)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from attrs import evolve
 
 from asana_webhooks import MemoryStore, Receiver, Secret, StoreUnavailableError, sign_body
 from asana_webhooks.receiver.reply import Reply
@@ -153,7 +154,7 @@ async def test_another_secret_is_another_question(
     store: Asked, receiver: Receiver, secret: Secret, status: int
 ) -> None:
     """Should the store name another secret than is remembered, that is the one to prove a heartbeat with."""
-    store._shelf.entries[ID].secret = OTHER
+    store._registrations[ID] = evolve(store._registrations[ID], secret=OTHER)
 
     assert (await receiver.receive(ENDPOINT, signed(HEARTBEAT, secret), HEARTBEAT)).status == status
 
@@ -172,7 +173,7 @@ async def test_a_registration_that_has_ended_takes_nothing(store: Asked, receive
 
 async def test_a_registration_that_is_gone_is_forgotten(store: Asked, receiver: Receiver) -> None:
     """Nor does one stay known that the store has lost altogether."""
-    del store._shelf.entries[ID]
+    del store._registrations[ID]
 
     assert (await receiver.receive(ENDPOINT, [], b"")).status == 404
     assert receiver.counts["unknown endpoint"] == 1

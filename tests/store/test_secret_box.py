@@ -19,7 +19,7 @@ from asana_webhooks.models import Secret
 from asana_webhooks.receiver.receiver import Receiver
 from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store import MemoryStore, RegistrationState, SQLiteStore, candidate_id, open_store
-from asana_webhooks.store.fernet import FernetBox
+from asana_webhooks.store.secret_box import FernetBox
 from asana_webhooks.store.secret_box import PLAIN_TEXT, KeptSecret, PlainText, Safe, SecretBox
 from asana_webhooks.testing.conformance import SettableClock, StoreConformance
 from tests.helpers.stores import ENDPOINT, body, event, register
@@ -98,7 +98,7 @@ class TestSealed:
     async def test_what_is_dropped_is_wiped(self, path: Path, ending: str) -> None:
         """Also without a box, a secret that is dropped is not left in a free part of the file."""
         clock = SettableClock()
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store:
+        async with SQLiteStore(path, clock=clock) as store:
             await confirmed(store)
             await store.open("p", resource="1", ttl=60)
             assert await store.offer("p", OTHER)
@@ -264,7 +264,7 @@ class TestResealing:
     """When a store is opened, its secrets are sealed with the key that seals now."""
 
     async def _plain(self, path: Path) -> None:
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             await confirmed(store)
             await store.open("p", resource="1", ttl=10_000)
             await store.offer("p", OTHER)
@@ -324,7 +324,7 @@ class TestResealing:
         async with SQLiteStore(path, secret_box=FernetBox({"lost": OLD})) as store:
             for id in ("a", "b"):
                 await confirmed(store, id)
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             await confirmed(store, "c")
         async with SQLiteStore(path, secret_box=FernetBox({"new": NEW})) as store:
             found = await store.find("c")
@@ -413,10 +413,10 @@ class TestPlainText:
 
     async def test_somebody_knows(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """PLAIN_TEXT writes plain text without a word."""
-        async with open_store(f"sqlite:///{path}", secret_box=PLAIN_TEXT) as store:
+        async with open_store(f"sqlite:///{path}") as store:
             assert isinstance(store, SQLiteStore)
             await confirmed(store)
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             found = await store.find("r")
             assert found is not None
             assert found.secret == SECRET

@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.store import SQLiteStore
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.store.sqlite import log, maintenance
 from asana_webhooks.store.sqlite.log import TRY_AGAIN, LogWatch
 from tests.store.sqlite_help import SECRET, confirmed, in_writer, new, rows
@@ -47,7 +46,7 @@ async def _store(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
     monkeypatch.setattr(log, "LONG", LONG)
     monkeypatch.setattr(log, "TRY_AGAIN", 0.0)
     monkeypatch.setattr(maintenance, "WAIT", 5)
-    async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_log_bytes=MOST) as store:
+    async with SQLiteStore(path, max_log_bytes=MOST) as store:
         yield await confirmed(store)
 
 
@@ -189,14 +188,14 @@ def _failing(connection: sqlite3.Connection) -> bool:
 
 async def test_the_store_closes_with_an_empty_log(path: Path) -> None:
     """Only the connection that writes folds the log into the file; the other one leaves it alone, whichever is last."""
-    store = await confirmed(SQLiteStore(path, secret_box=PLAIN_TEXT))
+    store = await confirmed(SQLiteStore(path))
     await store.find("r")
     await store._access.writer.aclose()
     length = log_bytes(path)
     assert length > 0
     await store._access.reader.aclose()
     assert log_bytes(path) == length
-    async with SQLiteStore(path, secret_box=PLAIN_TEXT) as again:
+    async with SQLiteStore(path) as again:
         assert await again.find("r") is not None
     assert [file.name for file in path.parent.iterdir()] == ["store.db"]
 

@@ -12,7 +12,6 @@ import pytest
 from asana_webhooks.errors import StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.store import NewDelivery, RegistrationState, SQLiteStore, candidate_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.store.sqlite import schema
 from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
 from tests.store.sqlite_help import SECRET, in_writer, rows
@@ -140,7 +139,7 @@ class TestOldFiles:
 
     async def test_everything_is_there(self, path: Path) -> None:
         """Registrations, candidates and deliveries are as they were, and everything works with them."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             found = [await store.find(id) for id in ("r", "p", "c")]
             assert [one and (one.state, one.secret, one.candidates, one.webhook_gid) for one in found] == [
                 (RegistrationState.CONFIRMED, SECRET, (), "2"),
@@ -161,7 +160,7 @@ class TestOldFiles:
         """The tables of an old file end up as those of a new one."""
         fresh = tmp_path / "fresh.db"
         for each in (path, fresh):
-            async with SQLiteStore(each, secret_box=PLAIN_TEXT):
+            async with SQLiteStore(each):
                 pass
         assert columns(path) == columns(fresh)
         assert indexes(path) == indexes(fresh)
@@ -173,7 +172,7 @@ class TestOldFiles:
         good = f"asana_webhooks.store.sqlite.schema.VERSION_{version}"
         steps = getattr(schema, f"VERSION_{version}")
         before = columns(path)
-        store = SQLiteStore(path, secret_box=PLAIN_TEXT)
+        store = SQLiteStore(path)
         with monkeypatch.context() as patch:
             patch.setattr(good, (*steps[:-1], "ALTER NONSENSE"))
             with pytest.raises(StoreUnavailableError, match="SQLITE_ERROR"):
@@ -200,7 +199,7 @@ class TestOldFiles:
         """
         before = rows(path, columns.format("signature"))
         assert len(before) == 6
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             as_text = "iif(typeof(duplicate_key) = 'blob', lower(hex(duplicate_key)), duplicate_key)"
             assert rows(path, columns.format(as_text)) == before
             assert list(await store.integrity_check()) == []
@@ -215,7 +214,7 @@ class TestOldFiles:
                 [(signature,) for signature in signatures[1:]],
             )
             old.commit()
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             again = [NewDelivery(registration="r", signature=signature, body=b"") for signature in signatures]
             assert await asyncio.gather(*map(store.put, again)) == ["duplicate"] * 6
             other = NewDelivery(registration="r", signature="0b" * 32, body=b"")
@@ -224,7 +223,7 @@ class TestOldFiles:
     async def test_an_older_release_that_goes_on_fails(self, path: Path) -> None:
         """A process that has the file open with an older release cannot store again what it no longer recognizes."""
         with closing(sqlite3.connect(path)) as old:
-            async with SQLiteStore(path, secret_box=PLAIN_TEXT):
+            async with SQLiteStore(path):
                 with pytest.raises(sqlite3.OperationalError, match="no column named signature"):
                     old.execute(
                         "INSERT INTO deliveries (registration, signature, state, received_at) VALUES (1, '', 'done', 1)"
@@ -239,7 +238,7 @@ class TestOldFiles:
             old.execute("DELETE FROM deliveries")
             old.execute("DELETE FROM bodies")
             old.commit()
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             await store.put(NewDelivery(registration="r", signature="u", body=b""))
             assert [lease.id for lease in await store.claim(9, lease=60)] == [10]
 
@@ -270,18 +269,18 @@ class TestOldFiles:
 
     async def test_who_reads_first(self, path: Path) -> None:
         """Also when the first call only reads, the old file is brought up to date before."""
-        store = SQLiteStore(path, secret_box=PLAIN_TEXT)
+        store = SQLiteStore(path)
         found = await asyncio.gather(store.find("r"), store.dead_letters(), store.find("c"))
         assert found[0] is not None
         await store.aclose()
 
     async def test_a_reader_needs_no_lock(self, path: Path) -> None:
         """Once the file is up to date, opening it to read does not wait for somebody who writes."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT):
+        async with SQLiteStore(path):
             pass
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        store = SQLiteStore(path, secret_box=PLAIN_TEXT, busy_timeout=0.05)
+        store = SQLiteStore(path, busy_timeout=0.05)
         assert await store.find("r") is not None
         other.close()
         await store.aclose()

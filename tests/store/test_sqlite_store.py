@@ -16,7 +16,6 @@ import pytest
 from asana_webhooks.errors import ConfigurationError, StoreFullError, StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.store import NewDelivery, PutResult, SQLiteStore, candidate_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.store.sqlite import inbox, purging, registrations, room
 from asana_webhooks.store.sqlite.log import LogWatch
 from asana_webhooks.testing.conformance import SettableClock
@@ -298,7 +297,7 @@ class TestGroupCommit:
                 raise error(SECRET.reveal())
             return times()
 
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store, asyncio.timeout(60):
+        async with SQLiteStore(path, clock=clock) as store, asyncio.timeout(60):
             await confirmed(store)
             failing[0] = True
             claimed, beat, letters = await asyncio.gather(
@@ -356,7 +355,7 @@ class TestCancellation:
     async def test_leases_that_cannot_be_given_back(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Nobody waits for what a cancelled claim gives back; when that fails the lease just runs out, silently."""
         times = [1.0]
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=lambda: times[0]) as store:
+        async with SQLiteStore(path, clock=lambda: times[0]) as store:
             await confirmed(store)
             await store.put(new(1))
             task = asyncio.ensure_future(store.claim(1, lease=3600))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from asana_webhooks.store import SQLiteStore
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.store.sqlite import purging
 from asana_webhooks.testing.conformance import SettableClock
 from tests.store.sqlite_help import confirmed, in_writer, new, rows
@@ -31,7 +30,7 @@ def _clock() -> SettableClock:
 @pytest.fixture(name="store")
 async def _store(path: Path, clock: SettableClock) -> AsyncIterator[SQLiteStore]:
     """An open store with the confirmed registration "r"."""
-    async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store:
+    async with SQLiteStore(path, clock=clock) as store:
         yield await confirmed(store)
 
 
@@ -115,7 +114,7 @@ class TestRoom:
 
     async def test_a_full_inbox(self, path: Path) -> None:
         """With *max_deliveries* unfinished it is not writable, and says why; asking takes none of the room."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_deliveries=2) as store:
+        async with SQLiteStore(path, max_deliveries=2) as store:
             await confirmed(store)
             await store.put(new(1))
             health = await store.health()
@@ -131,7 +130,7 @@ class TestRoom:
 
     async def test_too_much_is_waiting_to_be_written(self, path: Path) -> None:
         """While no more can be queued for the disk it is not writable, and is again when that is written."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_operations=3) as store:
+        async with SQLiteStore(path, max_operations=3) as store:
             await confirmed(store)
             puts = [asyncio.ensure_future(store.put(new(number))) for number in range(3)]
             await asyncio.sleep(0)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from asana_webhooks.store import SQLiteStore
-from asana_webhooks.store.secret_box import PLAIN_TEXT
 from asana_webhooks.store.sqlite.users import Users, is_affected
 from tests.store.sqlite_help import modes
 
@@ -89,7 +88,7 @@ class TestWarning:
     async def test_another_process(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Who comes second is told once, with what to do; the health says it while the other is there."""
         with using(path) as other:
-            async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            async with SQLiteStore(path) as store:
                 health = await store.health()
                 (warning,) = warnings(caplog)
                 for text in (str(path), sqlite3.sqlite_version, "3.51.3", "https://www.sqlite.org/wal.html"):
@@ -102,7 +101,7 @@ class TestWarning:
 
     async def test_who_comes_first_hears_of_it_later(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """The first one finds the second when it is asked for its health; also when that one is killed."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             assert (await store.health()).problems == ()
             with using(path) as other:
                 assert len((await store.health()).problems) == 1
@@ -113,8 +112,8 @@ class TestWarning:
 
     async def test_two_stores_of_one_process(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """They are two connections that write, so the fault concerns them as well."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
-            async with SQLiteStore(path, secret_box=PLAIN_TEXT):
+        async with SQLiteStore(path) as store:
+            async with SQLiteStore(path):
                 assert len((await store.health()).problems) == 1
             assert (await store.health()).problems == ()
         assert len(warnings(caplog)) == 2
@@ -122,7 +121,7 @@ class TestWarning:
     async def test_one_alone(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """A store alone is not bothered, whatever the version, nor by those that were there before."""
         for _ in range(2):
-            async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+            async with SQLiteStore(path) as store:
                 await store.find("r")
                 assert (await store.health()).problems == ()
         assert warnings(caplog) == []
@@ -132,7 +131,7 @@ class TestWarning:
     ) -> None:
         """With a fixed SQLite several processes share a file without a word."""
         monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store, SQLiteStore(path, secret_box=PLAIN_TEXT):
+        async with SQLiteStore(path) as store, SQLiteStore(path):
             assert (await store.health()).problems == ()
         assert warnings(caplog) == []
 
@@ -214,7 +213,7 @@ class TestUsers:
         users.join()
         assert not users.are_several()
         users.leave()
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT) as store:
+        async with SQLiteStore(path) as store:
             assert await store.find("r") is None
         assert not path.with_name("elsewhere").exists()
 

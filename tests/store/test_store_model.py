@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from asana_webhooks.models import Secret
 from asana_webhooks.store import Lease, MemoryStore, NewDelivery, SQLiteStore, Store, StoreHealth, candidate_id
-from asana_webhooks.store.fernet import FernetBox
+from asana_webhooks.store.secret_box import FernetBox
 from asana_webhooks.testing.conformance import SettableClock
 from tests.store.plain_store import PlainStore
 

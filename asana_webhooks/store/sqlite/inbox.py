@@ -1,6 +1,5 @@
 """The deliveries of the SQLite store: each function is what one method does inside a transaction."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,9 +12,8 @@ from asana_webhooks.store.base import (
     RegistrationState,
     StoreHealth,
 )
-from asana_webhooks.store.rules import MAX_SKEW, NO_ROOM, DeliveryState, landing, standing
-from asana_webhooks.store.sqlite.room import COUNT_UNFINISHED, Room
-from asana_webhooks.store.sqlite.schema import kept_signature
+from asana_webhooks.store.rules import MAX_SKEW, DeliveryState, QuarantineLimits, effective_state, initial_state
+from asana_webhooks.store.sqlite.file import sqlite3
 
 __all__ = [
     "claim",
@@ -26,6 +24,7 @@ __all__ = [
     "health",
     "integrity",
     "probe",
+    "purge",
     "put",
     "release",
     "requeue",
@@ -40,6 +39,13 @@ ADD = """
 """
 ADD_TO_QUARANTINE = ADD.replace("waiting", "quarantined")
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
+# Of one state in two ways: SQLite takes a partial index if the condition of the index stands in the statement.
+QUARANTINED = """
+    SELECT count(*), coalesce(sum(length(bodies.body)), 0)
+    FROM deliveries JOIN bodies ON bodies.delivery = deliveries.id
+    WHERE deliveries.state IN ('quarantined', 'dead') AND deliveries.state = 'quarantined'
+        AND deliveries.registration = ?
+"""
 
 # claim
 WAKE = "UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL WHERE due_at <= ? OR since > ?"
@@ -97,6 +103,10 @@ RELEASE = f"""
 """  # noqa: S608
 
 # health
+COUNT_UNFINISHED = """
+    SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting')
+        + (SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL)
+"""
 APART = """
     SELECT state, count(*) FROM deliveries WHERE state IN ('quarantined', 'dead') GROUP BY state
 """
@@ -115,56 +125,92 @@ DEAD_LETTERS = """
     WHERE deliveries.state = 'dead' AND deliveries.id > ? ORDER BY deliveries.id LIMIT ?
 """
 REQUEUE = "UPDATE deliveries SET state = 'waiting', attempts = 0 WHERE id = ? AND state = 'dead'"
+PURGEABLE = """
+    SELECT deliveries.id, coalesce(length(bodies.body), 0)
+    FROM deliveries LEFT JOIN bodies ON bodies.delivery = deliveries.id
+    WHERE deliveries.state IN ('done', 'dead') AND deliveries.state = ? AND deliveries.received_at < ? LIMIT ?
+"""
+PURGE = "DELETE FROM deliveries WHERE id = ?"
+PURGE_REGISTRATIONS = """
+    DELETE FROM registrations WHERE number IN (
+        SELECT number FROM registrations WHERE state = 'closed' AND deadline < ?
+            AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.registration = registrations.number)
+        LIMIT ?
+    )
+"""
+
+ROWS_AT_ONCE = 500
+"""So many rows `purge` takes in one transaction, so that others get their turn."""
+
+BYTES_AT_ONCE = 4 * 1024**2
+"""With the body that makes it so many bytes that ends: what is deleted is overwritten, and that goes into the log."""
 
 
 def put(
-    connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, room: Room
+    connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, limits: QuarantineLimits
 ) -> list[PutResult | StoreFullError]:
     """See `Store.put`; of several together each registration is looked up once."""
-    landings: dict[tuple[str, str | None], tuple[int, DeliveryState] | None] = {}
+    places: dict[tuple[str, str | None], tuple[int, DeliveryState] | None] = {}
     outcomes: list[PutResult | StoreFullError] = []
     for new in deliveries:
-        target = new.registration, new.candidate
-        if target not in landings:
-            landings[target] = _landing(connection, *target, now=now)
-        found = landings[target]
+        key = new.registration, new.candidate
+        if key not in places:
+            places[key] = _place(connection, *key, now=now)
+        place = places[key]
         try:
-            outcomes.append("refused" if found is None else _add(connection, new, *found, now=now, room=room))
+            outcomes.append("refused" if place is None else _add(connection, new, *place, now=now, limits=limits))
         except StoreFullError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _landing(
+def _place(
     connection: sqlite3.Connection, registration: str, candidate: str | None, *, now: float
 ) -> tuple[int, DeliveryState] | None:
-    """Return the number of a registration, and where its new deliveries go; nothing if they are refused."""
+    """Return the number of a registration and the state of its new deliveries; nothing if they are refused."""
     found = connection.execute(REGISTRATION, (registration,)).fetchone()
     if found is None:
         return None
     number, state, deadline, confirmed = found
-    place = landing(
-        standing(RegistrationState(state), deadline=deadline, now=now),
+    initial = initial_state(
+        effective_state(RegistrationState(state), deadline=deadline, now=now),
         confirmed=confirmed,
         candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
         candidate=candidate,
     )
-    return None if place is None else (number, place)
+    return None if initial is None else (number, initial)
 
 
 def _add(
-    connection: sqlite3.Connection, new: NewDelivery, number: int, place: DeliveryState, *, now: float, room: Room
+    connection: sqlite3.Connection,
+    new: NewDelivery,
+    number: int,
+    state: DeliveryState,
+    *,
+    now: float,
+    limits: QuarantineLimits,
 ) -> PutResult:
-    # The signature is in no local variable: error trackers show those of a frame that raises.
+    key = _duplicate_key(new.signature)
     # Asked first, though ON CONFLICT would take 2 us less: that uses up a number, and so writes for each duplicate.
-    if connection.execute(KNOWN, (number, kept_signature(new.signature))).fetchone():
+    if connection.execute(KNOWN, (number, key)).fetchone():
         return "duplicate"
-    room.check(connection, place, number, len(new.body), now=now)
-    statement = ADD if place is DeliveryState.WAITING else ADD_TO_QUARANTINE
-    added = connection.execute(statement, (number, kept_signature(new.signature), now, new.candidate))
+    statement = ADD
+    if state is DeliveryState.QUARANTINED:
+        count, total = connection.execute(QUARANTINED, (number,)).fetchone()
+        limits.check_room(count, total, len(new.body))
+        statement = ADD_TO_QUARANTINE
+    added = connection.execute(statement, (number, key, now, new.candidate))
     connection.execute(ADD_BODY, (added.lastrowid, new.body))
-    room.added(place)
     return "stored"
+
+
+def _duplicate_key(signature: str) -> bytes | str:
+    """Return a signature as it is stored: the bytes of lower-case hex, or else the text, so that no two become one."""
+    try:
+        content = bytes.fromhex(signature)
+    except ValueError:
+        return signature
+    return content if content.hex() == signature else signature
 
 
 def claim(
@@ -210,13 +256,12 @@ def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease
 
 
 def health(
-    connection: sqlite3.Connection, *, now: float, room: Room, written: bool, heartbeats: dict[str, float | None]
+    connection: sqlite3.Connection, *, now: float, writable: bool, heartbeats: dict[str, float | None]
 ) -> StoreHealth:
-    """See `Store.health`; *written* tells whether a write just worked."""
+    """See `Store.health`; *writable* tells whether a write just worked."""
     (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
     (leased,) = connection.execute(COUNT_LEASED, (now, now + MAX_SKEW)).fetchone()
     apart = dict(connection.execute(APART).fetchall())
-    is_full = room.is_full(unfinished)
     firsts = [*connection.execute(FIRST_WAITING), *connection.execute(FIRST_OTHER)]
     first = min((received_at for (received_at,) in firsts if received_at is not None), default=None)
     return StoreHealth(
@@ -225,9 +270,8 @@ def health(
         quarantined=apart.get(DeliveryState.QUARANTINED, 0),
         dead=apart.get(DeliveryState.DEAD, 0),
         oldest_age=None if first is None else max(0.0, now - first),
-        writable=written and not is_full,
+        writable=writable,
         heartbeats=heartbeats,
-        problems=(NO_ROOM,) if is_full else (),
     )
 
 
@@ -252,6 +296,27 @@ def dead_letters(connection: sqlite3.Connection, *, limit: int, after: int) -> l
 def requeue(connection: sqlite3.Connection, id: int) -> bool:
     """See `Store.requeue`."""
     return connection.execute(REQUEUE, (id,)).rowcount == 1
+
+
+def purge(connection: sqlite3.Connection, *, before: float, dead: bool) -> tuple[int, int]:
+    """Take one step of `Store.purge`; return how many deliveries and registrations went. None: all is done."""
+    for state in (DeliveryState.DONE, DeliveryState.DEAD) if dead else (DeliveryState.DONE,):
+        purgeable = connection.execute(PURGEABLE, (state.value, before, ROWS_AT_ONCE)).fetchall()
+        chosen = list(_for_one_step(purgeable))
+        if chosen:
+            connection.executemany(PURGE, chosen)
+            return len(chosen), 0
+    return 0, connection.execute(PURGE_REGISTRATIONS, (before, ROWS_AT_ONCE)).rowcount
+
+
+def _for_one_step(purgeable: Iterable[tuple[int, int]]) -> Iterator[tuple[int]]:
+    """Yield the ids of those that go first, given ids and bytes."""
+    total = 0
+    for id, size in purgeable:
+        yield (id,)
+        total += size
+        if total >= BYTES_AT_ONCE:
+            return
 
 
 def _named(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:

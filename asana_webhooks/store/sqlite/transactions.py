@@ -1,12 +1,11 @@
 """Group commit: what is asked for at the same time shares one transaction, and so one wait for the disk.
 
-A lane is one thread with one connection. Operations are gathered in the event loop; all that are ready in one turn of
+A queue is one thread with one connection. Operations are gathered in the event loop; all that are ready in one turn of
 it run in the thread as one transaction, while the next ones gather.
 """
 
 import asyncio
 import copy
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,9 +16,9 @@ from typing import Any, TypeVar
 from attrs import define
 
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
-from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, unavailable
+from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, sqlite3, unavailable
 
-__all__ = ["Lane", "Operation", "Together"]
+__all__ = ["Operation", "Together", "TransactionQueue"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -43,7 +42,7 @@ _FAULTS_OF_ONE = (
 
 
 @define(eq=False)
-class _Entry:
+class _Job:
     together: Together[Any, Any]
     request: Any
     answer: asyncio.Future[Any]
@@ -61,7 +60,7 @@ def _attempt(operation: Operation[T], connection: sqlite3.Connection) -> T | Asa
         return error
 
 
-class Lane:
+class TransactionQueue:
     """One thread, one connection, one transaction at a time.
 
     Args:
@@ -69,10 +68,8 @@ class Lane:
         connect: opens it; called in the thread, as the following ones.
         name: of the thread.
         begin: the statement that begins a transaction.
-        ready: called before each transaction of a connection but its first; what it raises ends that.
-        begun: called after each beginning.
-        settled: called after each transaction, when its outcomes are on their way.
-        disconnected: called after the connection was closed.
+        before: called before each transaction of a connection but its first; what it raises ends that.
+        after: called after each transaction, when its outcomes are on their way.
         max_operations: how many operations that add something may be under way.
         max_bytes: how many bytes those may bring along.
     """
@@ -84,26 +81,22 @@ class Lane:
         connect: Callable[[], sqlite3.Connection],
         name: str,
         begin: str,
-        ready: Callable[[sqlite3.Connection], None] = lambda _: None,
-        begun: Callable[[], None] = lambda: None,
-        settled: Callable[[sqlite3.Connection], None] = lambda _: None,
-        disconnected: Callable[[], None] = lambda: None,
-        max_operations: int = 0,
+        before: Callable[[sqlite3.Connection], None] = lambda _: None,
+        after: Callable[[sqlite3.Connection], None] = lambda _: None,
+        max_operations: int,
         max_bytes: int = 0,
     ) -> None:
         self._file = file
         self._connect = connect
         self._begin = begin
-        self._ready = ready
-        self._begun = begun
-        self._settled = settled
-        self._disconnected = disconnected
+        self._before = before
+        self._after = after
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         # Used in the loop
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._ended = False
-        self._gathered: list[_Entry] = []
+        self._gathered: list[_Job] = []
         self._operations = 0
         self._bytes = 0
         self._busy = False
@@ -137,12 +130,36 @@ class Lane:
             self._bytes += adds
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        self._gathered.append(_Entry(together, request, answer, adds))
+        self._gathered.append(_Job(together, request, answer, adds))
         if not self._busy:
             self._busy = True
             self._idle.clear()
             loop.call_soon(self._start)  # whatever else is ready in this turn of the loop joins
         return answer
+
+    async def submit_or_undo(self, operation: Operation[T], *, undo: Callable[[sqlite3.Connection, T], object]) -> T:
+        """Have an operation run in the next transaction; if the caller is cancelled, what it would have got is undone.
+
+        Args:
+            operation: what to run.
+            undo: gets what the operation returned, in a later transaction. Nobody hears of its errors.
+        """
+
+        def undo_result(answer: asyncio.Future[T]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                result = answer.result()
+                undone = self.submit(lambda db: undo(db, result))
+                undone.add_done_callback(lambda done: done.exception())
+
+        answer = self.submit(operation)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            if answer.done():
+                undo_result(answer)
+            else:
+                answer.add_done_callback(undo_result)
+            raise
 
     def has_room(self, adds: int) -> bool:
         """Tell whether an operation that brings *adds* bytes would be taken now."""
@@ -174,7 +191,7 @@ class Lane:
         batch, self._gathered = self._gathered, []
         self._executor.submit(self._work, batch, asyncio.get_running_loop())
 
-    def _deliver(self, batch: Sequence[_Entry], outcomes: Sequence[Any]) -> None:
+    def _deliver(self, batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.adds is not None:
                 self._operations -= 1
@@ -197,17 +214,17 @@ class Lane:
 
     # In the thread
 
-    def _work(self, batch: Sequence[_Entry], loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, batch: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
         outcomes = self._outcomes(batch)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._deliver, batch, outcomes)
         if self._connection is not None:
             try:
-                self._settled(self._connection)
+                self._after(self._connection)
             except sqlite3.Error:  # all is committed; the next transaction tries with a new connection
                 self._disconnect()
 
-    def _outcomes(self, batch: Sequence[_Entry]) -> list[Any]:
+    def _outcomes(self, batch: Sequence[_Job]) -> list[Any]:
         try:
             return self._transaction(batch)
         except AsanaError as error:
@@ -218,11 +235,10 @@ class Lane:
         # One of them failed by its own fault, and it must not fail its neighbours.
         return [outcome for entry in batch for outcome in self._outcomes([entry])]
 
-    def _transaction(self, batch: Sequence[_Entry]) -> list[Any]:
+    def _transaction(self, batch: Sequence[_Job]) -> list[Any]:
         connection = self._connected()
         try:
             connection.execute(self._begin)
-            self._begun()
             outcomes = [outcome for kind in _kinds(batch) for outcome in _done_together(kind, connection)]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -243,7 +259,7 @@ class Lane:
         if self._connection is None:
             self._connection = self._connect()
         else:
-            self._ready(self._connection)
+            self._before(self._connection)
         return self._connection
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
@@ -256,15 +272,14 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-            self._disconnected()
 
 
-def _kinds(batch: Sequence[_Entry]) -> Iterator[list[_Entry]]:
+def _kinds(batch: Sequence[_Job]) -> Iterator[list[_Job]]:
     """Yield what can be done together, in the order it was asked for."""
     return (list(entries) for _, entries in groupby(batch, attrgetter("together")))
 
 
-def _done_together(entries: Sequence[_Entry], connection: sqlite3.Connection) -> Sequence[Any]:
+def _done_together(entries: Sequence[_Job], connection: sqlite3.Connection) -> Sequence[Any]:
     try:
         return entries[0].together(connection, [entry.request for entry in entries])
     except AsanaError as error:  # nothing of theirs is written yet
