@@ -10,7 +10,6 @@ import json
 import logging
 import pickle
 import re
-import sqlite3
 import traceback
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -59,10 +58,8 @@ from asana_webhooks.store.base import (
     Registration,
     RegistrationState,
     Store,
-    candidate_id,
     registration_id,
 )
-from asana_webhooks.store.secret_box import FernetBox
 from asana_webhooks.testing import FakeAsana
 from asana_webhooks.testing.serving import serve_receiver
 from tests.helpers.cancelling import cancel_at_every_step

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from asana_webhooks import SQLiteStore
-from asana_webhooks.store import Lease
-from asana_webhooks.store.base import registration_id
+from asana_webhooks.store.base import Lease, registration_id
 from tests.helpers.raw import later
 from tests.helpers.stores import ENDPOINT, body, deliver, event, register
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asana_webhooks import Backoff, Delivery, MemoryStore, SQLiteStore, StoreUnavailableError, Worker
-from asana_webhooks.store import Lease, NewDelivery, Store
+from asana_webhooks.store import Store
+from asana_webhooks.store.base import Lease, NewDelivery
 from tests.helpers.stores import Clock, body, event, register
 
 LEASE = 60.0

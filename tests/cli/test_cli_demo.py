@@ -1,12 +1,14 @@
 """The demo in this process: it holds when all is well, and each of its checks fails when something is broken."""
 
 import io
+import itertools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from rich.console import Console
 
 from asana_webhooks import cli
@@ -21,7 +23,6 @@ from asana_webhooks.receiver import protocol
 from asana_webhooks.receiver.receiver import Receiver, Reply
 from asana_webhooks.store.base import NewDelivery, PutResult, registration_id
 from asana_webhooks.store.memory import MemoryStore
-from asana_webhooks.store.shelf import Shelf
 from asana_webhooks.testing import FakeAsana
 from tests.helpers.stores import ENDPOINT, SECRET, body, deliver, event, register
 
@@ -91,9 +92,15 @@ async def test_a_delivery_the_store_loses() -> None:
     assert {"arrived", "duplicates"} <= failed(await play(Forgetful()))
 
 
+def keep_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the store in memory take every delivery for a new one."""
+    put, numbers = MemoryStore.put, itertools.count()
+    monkeypatch.setattr(MemoryStore, "put", lambda self, new: put(self, evolve(new, signature=f"{next(numbers):064x}")))
+
+
 async def test_a_store_that_keeps_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that does not know duplicates is found out."""
-    monkeypatch.setattr(Shelf, "knows", lambda *_: False)
+    keep_duplicates(monkeypatch)
     assert failed(await play()) == {"once", "duplicates"}
 
 
@@ -272,7 +279,7 @@ def test_exit_status_of_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: list[str]
 ) -> None:
     """If a check fails, the exit status is 1, and the summary is printed all the same."""
-    monkeypatch.setattr(Shelf, "knows", lambda *_: False)
+    keep_duplicates(monkeypatch)
     assert call(monkeypatch, "demo", "--store", "memory:", *option) == 1
     printed = capsys.readouterr().out
     if option:

@@ -14,8 +14,7 @@ from aiohttp import web
 from asana_webhooks import MemoryStore, Receiver, sign_body
 from asana_webhooks.errors import StoreUnavailableError
 from asana_webhooks.receiver.web import webhook_routes
-from asana_webhooks.store import NewDelivery
-from asana_webhooks.store.base import PutResult, registration_id
+from asana_webhooks.store.base import NewDelivery, PutResult, registration_id
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.doors import plain_asgi
 from tests.helpers.raw import until

@@ -12,12 +12,13 @@ from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.store.plain_store import PlainStore
 
 from asana_webhooks.models import Secret
-from asana_webhooks.store import Lease, MemoryStore, NewDelivery, SQLiteStore, Store, StoreHealth, candidate_id
+from asana_webhooks.store import MemoryStore, SQLiteStore, Store
+from asana_webhooks.store.base import Lease, NewDelivery, StoreHealth, candidate_id
 from asana_webhooks.store.secret_box import FernetBox
-from asana_webhooks.testing.conformance import SettableClock
-from tests.store.plain_store import PlainStore
+from tests.helpers.stores import Clock
 
 NAMES = ["r1", "r2", "r3"]
 IDS = st.sampled_from(NAMES)
@@ -39,7 +40,7 @@ class MemoryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.plain = PlainStore()
-        self.clock = SettableClock(0)
+        self.clock = Clock(0)
         self.was_set_back = False
         self.runner = asyncio.Runner()
         self.stores: list[Store] = [MemoryStore(clock=self.clock)]

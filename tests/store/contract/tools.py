@@ -3,8 +3,6 @@
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-import pytest
-
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import Lease, NewDelivery, Registration, Store, candidate_id, registration_id
@@ -25,7 +23,7 @@ async def expect_misuse(call: Awaitable[Any], promise: str) -> None:
         await call
     except ConfigurationError:
         return
-    pytest.fail(f"{promise}: no ConfigurationError was raised")
+    raise AssertionError(f"{promise}: no ConfigurationError was raised")
 
 
 def new_delivery(number: int, *, registration: str = ID, secret: Secret | None = None) -> NewDelivery:
