@@ -236,6 +236,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "cattrs": ("wire",),
     "msgspec": ("shapes", "wire"),
     "cryptography": ("store.secret_box",),
+    "pysqlite3": ("store.sqlite.file",),
     "cyclopts": ("cli",),
     "rich": ("cli",),
     "pytest": ("testing.pytest_plugin",),  # pytest itself loads it
@@ -272,6 +273,8 @@ class TestForeign:
             declared |= _requirements(PYPROJECT, "cli")
         if _in_rooms(module, ("store.secret_box",)):
             declared |= _requirements(PYPROJECT, "fernet")
+        if _in_rooms(module, ("store.sqlite.file",)):
+            declared |= _requirements(PYPROJECT, "sqlite")
         if _in_rooms(module, ("testing",)):
             declared |= _requirements(PYPROJECT, "dev") & {"pytest", "pytest_asyncio"}
 
@@ -432,13 +435,9 @@ class TestManners:
     def test_leaves_the_program_alone(self, module: str) -> None:
         """A library does not print, install log handlers (trap 6), set levels, make event loops or keep globals.
 
-        The command line is a program of its own. The conformance suite is one too: it runs a loop for each test.
+        The command line is a program of its own.
         """
-        found = set(manners(SOURCES[module]))
-        if _in_rooms(module, ("testing.conformance",)):
-            found.discard("asyncio.run")
-
-        assert found == set()
+        assert set(manners(SOURCES[module])) == set()
 
     @pytest.mark.parametrize(
         ("source", "found"),
