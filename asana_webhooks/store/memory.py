@@ -132,7 +132,7 @@ class MemoryStore:
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`."""
         check_texts(secret)
-        found = await self.find(id)
+        found = self._find(id)
         if found is None or found.state is not RegistrationState.PENDING:
             return False
         if secret not in found.candidates:
@@ -144,7 +144,7 @@ class MemoryStore:
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
         check_texts(webhook_gid, secret)
-        found = await self.find(id)
+        found = self._find(id)
         if found is None:
             return False
         if found.state is RegistrationState.CONFIRMED:
@@ -162,16 +162,22 @@ class MemoryStore:
 
     async def close(self, id: str) -> bool:
         """See `Store.close`."""
-        found = await self.find(id)
+        found = self._find(id)
         if found is None:
             return False
-        self._registrations[id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
-        for delivery in self._quarantined(id):
-            self._forget(delivery)
+        self._end(found)
         return found.echoed
+
+    def _end(self, found: Registration) -> None:
+        self._registrations[found.id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
+        for delivery in self._quarantined(found.id):
+            self._forget(delivery)
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
+        return self._find(id)
+
+    def _find(self, id: str) -> Registration | None:
         now = self._now()
         check_texts(id)
         found = self._registrations.get(id)
@@ -182,12 +188,12 @@ class MemoryStore:
         now = self._now()
         overdue = [one for one in self._registrations.values() if as_found(one, now=now) is not one]
         for registration in overdue:
-            await self.close(registration.id)
+            self._end(registration)
         return overdue
 
     async def heartbeat(self, id: str) -> None:
         """See `Store.heartbeat`."""
-        found = await self.find(id)
+        found = self._find(id)
         if found is not None and found.state is not RegistrationState.CLOSED:
             self._registrations[id] = evolve(found, last_heartbeat_at=self._now())
 
@@ -196,7 +202,7 @@ class MemoryStore:
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
         check_texts(delivery.signature, delivery.candidate or "")
-        found = await self.find(delivery.registration)
+        found = self._find(delivery.registration)
         if found is None:
             return "refused"
         state = initial_state(

@@ -111,11 +111,11 @@ def prepare(connection: "sqlite3.Connection") -> None:
     Raises:
         ConfigurationError: the file belongs to another program, or to another version of this one.
     """
-    if _has_tables(connection):
+    if _identity(connection) == (APPLICATION_ID, VERSION):
         return
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("BEGIN IMMEDIATE")  # another process may be making the tables just now
     try:
-        if not _has_tables(connection):  # another process may have been faster
+        if not _has_tables(connection):
             for statement in TABLES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -126,10 +126,16 @@ def prepare(connection: "sqlite3.Connection") -> None:
             connection.execute("ROLLBACK")
 
 
-def _has_tables(connection: "sqlite3.Connection") -> bool:
-    """Tell whether the tables are there; an error if the tables of somebody else are."""
+def _identity(connection: "sqlite3.Connection") -> tuple[int, int]:
+    """Return which program made the tables, and in which version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return application, version
+
+
+def _has_tables(connection: "sqlite3.Connection") -> bool:
+    """Tell whether the tables are there; an error if the tables of somebody else are."""
+    application, version = _identity(connection)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (application, version, tables) == (0, 0, 0):
         return False

@@ -55,7 +55,7 @@ DEAF: list[tuple[str, dict[str, Any], str]] = [
 class NoDeadline(MemoryStore):
     """It sees no deadline before `sweep` does."""
 
-    async def find(self, id: str) -> Registration | None:
+    def _find(self, id: str) -> Registration | None:
         self._now()
         return self._registrations.get(id)
 
@@ -80,7 +80,7 @@ class Credulous(MemoryStore):
     """What was checked against any candidate is let in after the 201."""
 
     async def put(self, delivery: NewDelivery) -> Any:
-        found = await self.find(delivery.registration)
+        found = self._find(delivery.registration)
         is_confirmed = found is not None and found.state is RegistrationState.CONFIRMED
         return await super().put(evolve(delivery, candidate=None) if is_confirmed else delivery)
 
