@@ -53,8 +53,8 @@ class _Delivery:
     attempts: int = 0
     error: str = ""
 
-    def move(self, state: DeliveryState, since: float = 0.0, due_at: float = 0.0) -> None:
-        self.state, self.since, self.due_at = state, since, due_at
+    def move(self, state: DeliveryState, now: float, seconds: float) -> None:
+        self.state, self.since, self.due_at = state, now, now + seconds
 
     def runs(self, now: float) -> bool:
         """Tell whether it is held or delayed now."""
@@ -126,8 +126,8 @@ class MemoryStore:
         deadline = self._now() + check_seconds("ttl", ttl)
         if id in self._registrations:
             raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
-        state = RegistrationState.PENDING
-        self._registrations[id] = Registration(id=id, resource=resource, state=state, deadline=deadline)
+        new = Registration(id=id, resource=resource, state=RegistrationState.PENDING, deadline=deadline)
+        self._registrations[id] = new
 
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`."""
@@ -155,7 +155,7 @@ class MemoryStore:
         self._registrations[id] = evolve(found, state=state, webhook_gid=webhook_gid, secret=secret, candidates=())
         for delivery in self._quarantined(id):
             if delivery.new.candidate == candidate_id(secret):
-                delivery.move(DeliveryState.WAITING)
+                delivery.state = DeliveryState.WAITING
             else:
                 self._forget(delivery)
         return True
@@ -238,16 +238,16 @@ class MemoryStore:
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`."""
         now = self._now()
-        expires_at = now + check_seconds("lease", lease)
+        check_seconds("lease", lease)
         unfinished = self._heads(halt=halt) if ordered else self._in(*_UNFINISHED)
         claimable = (delivery for delivery in unfinished if not delivery.runs(now))
         claimed = list(islice(claimable, max(check_integer("limit", limit), 0)))
         for delivery in claimed:
-            delivery.move(DeliveryState.LEASED, now, expires_at)
+            delivery.move(DeliveryState.LEASED, now, lease)
             delivery.fence += 1
             delivery.attempts += 1
         return [
-            Lease(fence=one.fence, attempt=one.attempts, expires_at=expires_at, **self._details(one)) for one in claimed
+            Lease(fence=one.fence, attempt=one.attempts, expires_at=one.due_at, **self._details(one)) for one in claimed
         ]
 
     def _heads(self, *, halt: bool) -> Iterator[_Delivery]:
@@ -273,35 +273,29 @@ class MemoryStore:
         """See `Store.extend`."""
         check_seconds("seconds", seconds)
         if delivery := self._held(lease):
-            now = self._now()
-            delivery.move(DeliveryState.LEASED, now, now + seconds)
+            delivery.move(DeliveryState.LEASED, self._now(), seconds)
         return delivery is not None
 
     async def done(self, lease: Lease) -> bool:
         """See `Store.done`."""
         if delivery := self._held(lease):
-            del self._open[delivery.id]
+            self._open.pop(delivery.id)
             self._bytes -= len(delivery.new.body)
-            delivery.move(DeliveryState.DONE)
-            delivery.new = evolve(delivery.new, body=b"")
+            delivery.state, delivery.new = DeliveryState.DONE, evolve(delivery.new, body=b"")
         return delivery is not None
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
         """See `Store.fail`."""
-        wait = None if retry_in is None else check_seconds("retry_in", retry_in)
+        wait = 0.0 if retry_in is None else check_seconds("retry_in", retry_in)
         if delivery := self._held(lease):
             delivery.error = readable(error)
-            if wait is None:
-                delivery.move(DeliveryState.DEAD)
-            else:
-                now = self._now()
-                delivery.move(DeliveryState.DELAYED, now, now + wait)
+            delivery.move(DeliveryState.DEAD if retry_in is None else DeliveryState.DELAYED, self._now(), wait)
         return delivery is not None
 
     async def release(self, lease: Lease) -> bool:
         """See `Store.release`."""
         if delivery := self._held(lease):
-            delivery.move(DeliveryState.WAITING)
+            delivery.state = DeliveryState.WAITING
             delivery.attempts -= 1
         return delivery is not None
 
@@ -341,8 +335,7 @@ class MemoryStore:
         delivery = self._open.get(check_integer("id", id))
         if delivery is None or delivery.state is not DeliveryState.DEAD:
             return False
-        delivery.move(DeliveryState.WAITING)
-        delivery.attempts = 0
+        delivery.state, delivery.attempts = DeliveryState.WAITING, 0
         return True
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:

@@ -1,8 +1,8 @@
 """Secrets at rest: what seals a webhook's secret before a store writes it, and opens it again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.models import Secret
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
 __all__ = ["FernetBox", "Sealer", "SecretBox", "StoredSecret"]
+
+T = TypeVar("T")
 
 
 class SecretBox(Protocol):
@@ -158,21 +160,16 @@ class Sealer:
         Raises:
             StoreUnavailableError: the box failed.
         """
-        if self._box is None:
+        box = self._box
+        if box is None:
             return StoredSecret(secret.reveal(), None)
-        try:
-            sealed = self._box.seal(secret)
-        except BaseException as error:  # noqa: BLE001 - here, in the store's threads, an exit is a failure as well
-            failure = type(error).__name__
-        else:
-            if isinstance(sealed, bytes):
-                return StoredSecret(sealed, self.key_id)
-            failure = f"it returned no bytes but {type(sealed).__name__}"
-        # Not inside the except, so that the error of the box is dropped: its text may hold a secret.
-        raise StoreUnavailableError(
-            problem=f"the secret box cannot seal a secret with the key {_shown(self.key_id)} ({failure})",
-            advice="Check that the box has this key and that its key service answers.",
-        )
+        sealed, failure = _call(lambda: box.seal(secret), bytes)
+        if sealed is None:
+            raise StoreUnavailableError(
+                problem=f"the secret box cannot seal a secret with the key {_shown(self.key_id)} ({failure})",
+                advice="Check that the box has this key and that its key service answers.",
+            )
+        return StoredSecret(sealed, self.key_id)
 
     def open(self, stored: StoredSecret) -> Secret:
         """Return a secret that was stored; plain text can be read with any box, and without one.
@@ -183,23 +180,30 @@ class Sealer:
         content, key_id = stored
         if isinstance(content, str):
             return Secret(content)
-        if self._box is None:
+        box = self._box
+        if box is None:
             raise StoreUnavailableError(
                 problem=f"a secret is sealed with the key {_shown(key_id)}, and this store has no secret box",
                 advice="Give the store the secret_box that has this key.",
             )
-        try:
-            opened = self._box.open(content, key_id or "")
-        except BaseException as error:  # noqa: BLE001 - here, in the store's threads, an exit is a failure as well
-            failure = type(error).__name__
-        else:
-            if isinstance(opened, Secret):
-                return opened
-            failure = f"it returned no Secret but {type(opened).__name__}"
-        raise StoreUnavailableError(
-            problem=f"the secret box cannot open a secret that is sealed with the key {_shown(key_id)} ({failure})",
-            advice="Give the box this key, too, and check that its key service answers.",
-        )
+        opened, failure = _call(lambda: box.open(content, key_id or ""), Secret)
+        if opened is None:
+            raise StoreUnavailableError(
+                problem=f"the secret box cannot open a secret that is sealed with the key {_shown(key_id)} ({failure})",
+                advice="Give the box this key, too, and check that its key service answers.",
+            )
+        return opened
+
+
+def _call(method: Callable[[], object], wanted: type[T]) -> tuple[T | None, str]:
+    """Call a method of a box: what it returned, or ``None`` and what went wrong, without the text of the error."""
+    try:
+        returned = method()
+    except BaseException as error:  # noqa: BLE001 - here, in the store's threads, an exit is a failure as well
+        return None, type(error).__name__
+    if isinstance(returned, wanted):
+        return returned, ""
+    return None, f"it returned no {wanted.__name__} but {type(returned).__name__}"
 
 
 def _shown(key_id: str | None) -> str:

@@ -163,10 +163,8 @@ class DatabaseFile:
             raise StoreUnavailableError(problem="the database file may not be read and written")
 
     def _is_empty(self) -> bool:
-        try:
-            return self._path.stat().st_size == 0
-        except FileNotFoundError:
-            return True
+        found = _stat(self._path)
+        return found is None or found.st_size == 0
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None)

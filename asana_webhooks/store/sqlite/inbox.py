@@ -214,21 +214,21 @@ def _duplicate_key(signature: str) -> bytes | str:
 
 
 def claim(
-    connection: sqlite3.Connection, limit: int, *, now: float, until: float, ordered: bool, halt: bool
+    connection: sqlite3.Connection, limit: int, *, lease: float, ordered: bool, halt: bool, now: float
 ) -> list[Lease]:
     """See `Store.claim`."""
     connection.execute(WAKE, (now, now + MAX_SKEW))
     if not connection.execute(ANY_WAITING).fetchone():
         return []  # what is delayed or leased need not be stepped through
     chosen = connection.execute(OLDEST_IN_ORDER, (halt, limit)) if ordered else connection.execute(OLDEST, (limit,))
-    leases = [Lease(**values, expires_at=until) for values in _named(chosen)]
-    connection.executemany(LEASE, [(now, until, lease.id) for lease in leases])
+    leases = [Lease(**values, expires_at=now + lease) for values in _named(chosen)]
+    connection.executemany(LEASE, [(now, one.expires_at, one.id) for one in leases])
     return leases
 
 
-def extend(connection: sqlite3.Connection, lease: Lease, *, now: float, until: float) -> bool:
+def extend(connection: sqlite3.Connection, lease: Lease, *, seconds: float, now: float) -> bool:
     """See `Store.extend`."""
-    return _changed(connection, EXTEND, now, until, lease=lease, now=now)
+    return _changed(connection, EXTEND, now, now + seconds, lease=lease, now=now)
 
 
 def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float) -> list[bool]:
@@ -238,11 +238,12 @@ def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float)
     return finished
 
 
-def fail(connection: sqlite3.Connection, lease: Lease, *, error: str, now: float, retry_at: float | None) -> bool:
+def fail(connection: sqlite3.Connection, lease: Lease, *, error: str, retry_in: float | None, now: float) -> bool:
     """See `Store.fail`."""
-    state = (DeliveryState.DEAD if retry_at is None else DeliveryState.DELAYED).value
-    since = None if retry_at is None else now
-    return _changed(connection, FAIL, state, since, retry_at, error, lease=lease, now=now)
+    if retry_in is None:
+        return _changed(connection, FAIL, DeliveryState.DEAD.value, None, None, error, lease=lease, now=now)
+    delayed = DeliveryState.DELAYED.value
+    return _changed(connection, FAIL, delayed, now, now + retry_in, error, lease=lease, now=now)
 
 
 def release(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool:

@@ -73,11 +73,11 @@ REPLACE = "UPDATE {table} SET secret = ?, key_id = ? WHERE number = ? AND secret
 CONFIRMED = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
 
 
-def open_(connection: sqlite3.Connection, id: str, *, resource: str, deadline: float) -> None:
+def open_(connection: sqlite3.Connection, id: str, *, resource: str, ttl: float, now: float) -> None:
     """See `Store.open`."""
     if connection.execute(EXISTS, (id,)).fetchone():
         raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
-    connection.execute(ADD, (id, resource, deadline))
+    connection.execute(ADD, (id, resource, now + ttl))
 
 
 def offer(connection: sqlite3.Connection, id: str, secret: StoredSecret, *, candidate: str, now: float) -> bool:

@@ -15,52 +15,6 @@ VERSION = 4
 APPLICATION_ID = 0x41_57_48_4B
 """Kept in ``PRAGMA application_id``: tells our files from other programs' ("AWHK")."""
 
-DELIVERIES = """
-    CREATE TABLE deliveries (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        registration INTEGER NOT NULL REFERENCES registrations (number),
-        duplicate_key BLOB NOT NULL,
-        state TEXT NOT NULL CHECK (
-            state IN ('quarantined', 'waiting') OR state IN ('delayed', 'leased') OR state IN ('done', 'dead')
-        ),
-        received_at REAL NOT NULL,
-        since REAL CHECK ((since IS NOT NULL) = (state IN ('delayed', 'leased'))),
-        due_at REAL CHECK ((due_at IS NOT NULL) = (state IN ('delayed', 'leased'))),
-        fence INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        error TEXT,
-        candidate TEXT,
-        UNIQUE (registration, duplicate_key)
-    )
-"""
-"""AUTOINCREMENT: an old lease must never fit a new delivery. `since` and `due_at`: when a delay or lease began, and
-when it ends. `duplicate_key`: the signature, as bytes if it is lower-case hex.
-
-States are compared in pairs, here and in the indexes: SQLite makes a temporary table of a longer list each time a row
-is written, and that was half of the instructions of a put.
-"""
-
-DELIVERIES_INDEXES = (
-    # For claims.
-    "CREATE INDEX deliveries_waiting ON deliveries (state, id) WHERE state = 'waiting'",
-    # For ordered claims.
-    """
-    CREATE INDEX deliveries_unfinished ON deliveries (registration, id)
-    WHERE state = 'waiting' OR state IN ('delayed', 'leased')
-    """,
-    # For leases and delays that ran out; the other columns let health count without looking at the rows.
-    "CREATE INDEX deliveries_due ON deliveries (due_at, state, since, received_at) WHERE due_at IS NOT NULL",
-    # For those that began in the future.
-    "CREATE INDEX deliveries_since ON deliveries (since) WHERE since IS NOT NULL",
-    # For quarantine, and for dead letters that hold up others.
-    "CREATE INDEX deliveries_apart ON deliveries (state, registration, id) WHERE state IN ('quarantined', 'dead')",
-    # For the list of dead letters.
-    "CREATE INDEX deliveries_dead ON deliveries (id) WHERE state = 'dead'",
-    # For purge.
-    "CREATE INDEX deliveries_finished ON deliveries (state, received_at) WHERE state IN ('done', 'dead')",
-)
-"""None of them grows with deliveries that are done but the last, whose entries come in order."""
-
 TABLES = (
     # `echoed` outlives the candidates: it answers whether Asana can have created a webhook for the registration.
     # `candidate` is which of them it was confirmed with. A secret is text, or sealed with the key of `key_id`.
@@ -91,8 +45,47 @@ TABLES = (
         UNIQUE (registration, id)
     )
     """,
-    DELIVERIES,
-    *DELIVERIES_INDEXES,
+    # AUTOINCREMENT: an old lease must never fit a new delivery. `since` and `due_at`: when a delay or lease began, and
+    # when it ends. `duplicate_key`: the signature, as bytes if it is lower-case hex.
+    #
+    # States are compared in pairs, here and in the indexes: SQLite makes a temporary table of a longer list each time a
+    # row is written, and that was half of the instructions of a put.
+    """
+    CREATE TABLE deliveries (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        registration INTEGER NOT NULL REFERENCES registrations (number),
+        duplicate_key BLOB NOT NULL,
+        state TEXT NOT NULL CHECK (
+            state IN ('quarantined', 'waiting') OR state IN ('delayed', 'leased') OR state IN ('done', 'dead')
+        ),
+        received_at REAL NOT NULL,
+        since REAL CHECK ((since IS NOT NULL) = (state IN ('delayed', 'leased'))),
+        due_at REAL CHECK ((due_at IS NOT NULL) = (state IN ('delayed', 'leased'))),
+        fence INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        error TEXT,
+        candidate TEXT,
+        UNIQUE (registration, duplicate_key)
+    )
+    """,
+    # None of the indexes grows with deliveries that are done but the last, whose entries come in order.
+    # For claims.
+    "CREATE INDEX deliveries_waiting ON deliveries (state, id) WHERE state = 'waiting'",
+    # For ordered claims.
+    """
+    CREATE INDEX deliveries_unfinished ON deliveries (registration, id)
+    WHERE state = 'waiting' OR state IN ('delayed', 'leased')
+    """,
+    # For leases and delays that ran out; the other columns let health count without looking at the rows.
+    "CREATE INDEX deliveries_due ON deliveries (due_at, state, since, received_at) WHERE due_at IS NOT NULL",
+    # For those that began in the future.
+    "CREATE INDEX deliveries_since ON deliveries (since) WHERE since IS NOT NULL",
+    # For quarantine, and for dead letters that hold up others.
+    "CREATE INDEX deliveries_apart ON deliveries (state, registration, id) WHERE state IN ('quarantined', 'dead')",
+    # For the list of dead letters.
+    "CREATE INDEX deliveries_dead ON deliveries (id) WHERE state = 'dead'",
+    # For purge.
+    "CREATE INDEX deliveries_finished ON deliveries (state, received_at) WHERE state IN ('done', 'dead')",
     # Bodies lie apart: SQLite writes a row anew with each change of it, and a delivery changes three times.
     """
     CREATE TABLE bodies (

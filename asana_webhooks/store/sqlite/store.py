@@ -176,7 +176,7 @@ class SQLiteStore:
     async def open(self, id: str, *, resource: str, ttl: float) -> None:
         """See `Store.open`."""
         check_seconds("ttl", ttl)
-        await self._add(lambda db: registrations.open_(db, id, resource=resource, deadline=self._clock() + ttl))
+        await self._add(lambda db: registrations.open_(db, id, resource=resource, ttl=ttl, now=self._clock()))
 
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`; the secret is sealed before, in another thread than the one that writes."""
@@ -200,7 +200,7 @@ class SQLiteStore:
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
         await self._make()
-        return await self._reader.submit_together(self._find, id, adds=0)
+        return await self._reader.submit_batched(self._find, id, adds=0)
 
     def _find(self, db: sqlite3.Connection, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
         return registrations.find(db, ids, now=self._clock(), sealer=self._sealer)
@@ -254,7 +254,7 @@ class SQLiteStore:
         """See `Store.put`; it returns a future, for a coroutine would cost a receiver 10 us more for a task."""
         try:
             self._check_usable()
-            return self._writer.submit_together(self._put, delivery, adds=len(delivery.body))
+            return self._writer.submit_batched(self._put, delivery, adds=len(delivery.body))
         except AsanaError as error:  # told when it is awaited, as by any other method
             refused: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
@@ -269,44 +269,34 @@ class SQLiteStore:
         check_seconds("lease", lease)
         self._check_usable()
 
-        def operation(db: sqlite3.Connection) -> Sequence[Lease]:
-            now = self._clock()
-            return inbox.claim(db, max(limit, 0), now=now, until=now + lease, ordered=ordered, halt=halt)
+        def claim(db: sqlite3.Connection) -> Sequence[Lease]:
+            return inbox.claim(db, max(limit, 0), lease=lease, ordered=ordered, halt=halt, now=self._clock())
 
         def give_back(db: sqlite3.Connection, leases: Sequence[Lease]) -> None:
             for one in leases:  # should that fail, it runs out by itself
                 inbox.release(db, one, now=self._clock())
 
-        return await self._writer.submit_or_undo(operation, undo=give_back)
+        return await self._writer.submit_or_undo(claim, undo=give_back)
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
         check_seconds("seconds", seconds)
-
-        def operation(db: sqlite3.Connection) -> bool:
-            now = self._clock()
-            return inbox.extend(db, lease, now=now, until=now + seconds)
-
-        return await self._write(operation)
+        return await self._write(lambda db: inbox.extend(db, lease, seconds=seconds, now=self._clock()))
 
     async def done(self, lease: Lease) -> bool:
         """See `Store.done`."""
         self._check_usable()
-        return await self._writer.submit_together(self._done, lease)
+        return await self._writer.submit_batched(self._done, lease)
 
     def _done(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
         return inbox.done(db, leases, now=self._clock())
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
         """See `Store.fail`."""
-        wait = None if retry_in is None else check_seconds("retry_in", retry_in)
-
-        def operation(db: sqlite3.Connection) -> bool:
-            now = self._clock()
-            retry_at = None if wait is None else now + wait
-            return inbox.fail(db, lease, error=readable(error), now=now, retry_at=retry_at)
-
-        return await self._write(operation)
+        if retry_in is not None:
+            check_seconds("retry_in", retry_in)
+        text = readable(error)
+        return await self._write(lambda db: inbox.fail(db, lease, error=text, retry_in=retry_in, now=self._clock()))
 
     async def release(self, lease: Lease) -> bool:
         """See `Store.release`."""

@@ -18,7 +18,7 @@ from attrs import define
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
 from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, sqlite3, unavailable
 
-__all__ = ["Operation", "Together", "TransactionQueue"]
+__all__ = ["BatchOperation", "Operation", "TransactionQueue"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 """What runs in a transaction. An error of this package leaves it before its first write, or not at all."""
 
-Together = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
+BatchOperation = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
 """What runs in a transaction for several requests of one kind that came one after the other. It returns what becomes
 of each; for errors it raises, the same holds as for an `Operation`.
 """
@@ -43,7 +43,7 @@ _FAULTS_OF_ONE = (
 
 @define(eq=False)
 class _Job:
-    together: Together[Any, Any]
+    run: BatchOperation[Any, Any]
     request: Any
     answer: asyncio.Future[Any]
     adds: int | None
@@ -105,16 +105,16 @@ class TransactionQueue:
         self._connection: sqlite3.Connection | None = None
 
     def submit(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
-        """Have an operation run in the next transaction; see `submit_together`."""
-        return self.submit_together(_one_by_one, operation, adds=adds)
+        """Have an operation run in the next transaction; see `submit_batched`."""
+        return self.submit_batched(_one_by_one, operation, adds=adds)
 
-    def submit_together(self, together: Together[R, T], request: R, *, adds: int | None = None) -> asyncio.Future[T]:
+    def submit_batched(self, run: BatchOperation[R, T], request: R, *, adds: int | None = None) -> asyncio.Future[T]:
         """Have a request done in the next transaction; the future is done when that is committed.
 
         Cancelling the future makes the caller stop waiting, and nothing else.
 
         Args:
-            together: called in the thread, once for all requests that follow one another and name the same.
+            run: called in the thread, once for all requests that follow one another and name the same.
             request: what it gets.
             adds: how many bytes the request brings into the store; ``None``: nothing, and it is always taken.
 
@@ -130,7 +130,7 @@ class TransactionQueue:
             self._bytes += adds
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        self._gathered.append(_Job(together, request, answer, adds))
+        self._gathered.append(_Job(run, request, answer, adds))
         if not self._busy:
             self._busy = True
             self._idle.clear()
@@ -192,16 +192,16 @@ class TransactionQueue:
         self._executor.submit(self._work, batch, asyncio.get_running_loop())
 
     def _deliver(self, batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
-        for entry, outcome in zip(batch, outcomes, strict=True):
-            if entry.adds is not None:
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if job.adds is not None:
                 self._operations -= 1
-                self._bytes -= entry.adds
-            if entry.answer.done():
+                self._bytes -= job.adds
+            if job.answer.done():
                 continue  # its caller has gone
             if isinstance(outcome, Exception):
-                entry.answer.set_exception(outcome)
+                job.answer.set_exception(outcome)
             else:
-                entry.answer.set_result(outcome)
+                job.answer.set_result(outcome)
         # The callers wake before this next turn, so what they ask for now still joins the next transaction.
         asyncio.get_running_loop().call_soon(self._go_on)
 
@@ -233,13 +233,13 @@ class TransactionQueue:
             if len(batch) == 1:
                 return [_explained(error)]
         # One of them failed by its own fault, and it must not fail its neighbours.
-        return [outcome for entry in batch for outcome in self._outcomes([entry])]
+        return [outcome for job in batch for outcome in self._outcomes([job])]
 
     def _transaction(self, batch: Sequence[_Job]) -> list[Any]:
         connection = self._connected()
         try:
             connection.execute(self._begin)
-            outcomes = [outcome for kind in _kinds(batch) for outcome in _done_together(kind, connection)]
+            outcomes = [outcome for jobs in _kinds(batch) for outcome in _run_batch(jobs, connection)]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back(connection)
@@ -276,14 +276,14 @@ class TransactionQueue:
 
 def _kinds(batch: Sequence[_Job]) -> Iterator[list[_Job]]:
     """Yield what can be done together, in the order it was asked for."""
-    return (list(entries) for _, entries in groupby(batch, attrgetter("together")))
+    return (list(jobs) for _, jobs in groupby(batch, attrgetter("run")))
 
 
-def _done_together(entries: Sequence[_Job], connection: sqlite3.Connection) -> Sequence[Any]:
+def _run_batch(jobs: Sequence[_Job], connection: sqlite3.Connection) -> Sequence[Any]:
     try:
-        return entries[0].together(connection, [entry.request for entry in entries])
+        return jobs[0].run(connection, [job.request for job in jobs])
     except AsanaError as error:  # nothing of theirs is written yet
-        return [_again(error) for _ in entries]
+        return [_again(error) for _ in jobs]
 
 
 def _again(error: AsanaError) -> AsanaError:
