@@ -160,10 +160,9 @@ class Sealer:
         Raises:
             StoreUnavailableError: the box failed.
         """
-        box = self._box
-        if box is None:
+        if self._box is None:
             return StoredSecret(secret.reveal(), None)
-        sealed, failure = _call(lambda: box.seal(secret), bytes)
+        sealed, failure = _call(bytes, self._box.seal, secret)
         if sealed is None:
             raise StoreUnavailableError(
                 problem=f"the secret box cannot seal a secret with the key {_shown(self.key_id)} ({failure})",
@@ -180,13 +179,12 @@ class Sealer:
         content, key_id = stored
         if isinstance(content, str):
             return Secret(content)
-        box = self._box
-        if box is None:
+        if self._box is None:
             raise StoreUnavailableError(
                 problem=f"a secret is sealed with the key {_shown(key_id)}, and this store has no secret box",
                 advice="Give the store the secret_box that has this key.",
             )
-        opened, failure = _call(lambda: box.open(content, key_id or ""), Secret)
+        opened, failure = _call(Secret, self._box.open, content, key_id or "")
         if opened is None:
             raise StoreUnavailableError(
                 problem=f"the secret box cannot open a secret that is sealed with the key {_shown(key_id)} ({failure})",
@@ -195,10 +193,10 @@ class Sealer:
         return opened
 
 
-def _call(method: Callable[[], object], wanted: type[T]) -> tuple[T | None, str]:
+def _call(wanted: type[T], method: Callable[..., object], *args: object) -> tuple[T | None, str]:
     """Call a method of a box: what it returned, or ``None`` and what went wrong, without the text of the error."""
     try:
-        returned = method()
+        returned = method(*args)
     except BaseException as error:  # noqa: BLE001 - here, in the store's threads, an exit is a failure as well
         return None, type(error).__name__
     if isinstance(returned, wanted):

@@ -197,13 +197,11 @@ class TestDamaged:
         assert (await here.store.health()).writable
         here.check()
 
-    @pytest.mark.parametrize(("place", "shows"), [(-50_000, True), (-30, False)], ids=["in the middle", "at the end"])
-    async def test_the_log_after_a_crash(
-        self, here: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int, shows: bool
-    ) -> None:
+    @pytest.mark.parametrize("place", [-50_000, -30], ids=["in the middle", "at the end"])
+    async def test_the_log_after_a_crash(self, here: Scene, tmp_path: Path, place: int) -> None:
         """What stands in the log before the damage is there, what came after it is not, and no part of anything.
 
-        Damage that no power cut can do is told of, in the log and by the health. What is sent again is stored again.
+        What is sent again is stored again.
         """
         for _ in range(20):
             await here.deliver(size=3000)
@@ -218,8 +216,6 @@ class TestDamaged:
             assert 0 < len(again.acknowledged) < 21
             assert again.acknowledged == here.acknowledged[: len(again.acknowledged)]
             assert [await again.deliver(content) for content in here.acknowledged] == [DONE] * 21
-            assert len((await again.store.health()).problems) == shows
-            assert [record.levelname for record in caplog.records].count("ERROR") == shows
         again.check()
 
 
