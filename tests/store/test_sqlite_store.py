@@ -497,7 +497,7 @@ class TestLimits:
             for name, text in vars(module).items()
             if name.isupper() and name not in {"HELD", "COLUMNS", "LEASABLE", "STALE"} and isinstance(text, str)
         }
-        assert len(statements) >= 39
+        assert len(statements) >= 38
         for name, text in statements.items():
             steps = await in_writer(store, partial(explain, text.format(table="candidates")))
             scans = [step for step in steps if step.startswith("SCAN") and step not in SCANNABLE]

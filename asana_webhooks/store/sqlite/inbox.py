@@ -34,10 +34,7 @@ __all__ = [
 REGISTRATION = "SELECT number, state, deadline, candidate FROM registrations WHERE id = ?"
 CANDIDATES = "SELECT id FROM candidates WHERE registration = ?"
 KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND duplicate_key = ?"
-ADD = """
-    INSERT INTO deliveries (registration, duplicate_key, state, received_at, candidate) VALUES (?, ?, 'waiting', ?, ?)
-"""
-ADD_TO_QUARANTINE = ADD.replace("waiting", "quarantined")
+ADD = "INSERT INTO deliveries (registration, duplicate_key, state, received_at, candidate) VALUES (?, ?, ?, ?, ?)"
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
 # Of one state in two ways: SQLite takes a partial index if the condition of the index stands in the statement.
 QUARANTINED = """
@@ -113,6 +110,7 @@ APART = """
 COUNT_LEASED = "SELECT count(*) FROM deliveries WHERE due_at > ? AND state = 'leased' AND since <= ?"
 FIRST_WAITING = "SELECT received_at FROM deliveries WHERE state = 'waiting' ORDER BY id LIMIT 1"
 FIRST_OTHER = "SELECT min(received_at) FROM deliveries WHERE due_at IS NOT NULL"
+HEARTBEATS = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
 PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
 
 # Maintenance
@@ -194,12 +192,10 @@ def _add(
     # Asked first, though ON CONFLICT would take 2 us less: that uses up a number, and so writes for each duplicate.
     if connection.execute(KNOWN, (number, key)).fetchone():
         return "duplicate"
-    statement = ADD
     if state is DeliveryState.QUARANTINED:
         count, total = connection.execute(QUARANTINED, (number,)).fetchone()
         limits.check_room(count, total, len(new.body))
-        statement = ADD_TO_QUARANTINE
-    added = connection.execute(statement, (number, key, now, new.candidate))
+    added = connection.execute(ADD, (number, key, state.value, now, new.candidate))
     connection.execute(ADD_BODY, (added.lastrowid, new.body))
     return "stored"
 
@@ -257,7 +253,7 @@ def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease
 
 
 def health(
-    connection: sqlite3.Connection, *, now: float, writable: bool, heartbeats: dict[str, float | None]
+    connection: sqlite3.Connection, *, writable: bool, log_bytes: int, problems: tuple[str, ...], now: float
 ) -> StoreHealth:
     """See `Store.health`; *writable* tells whether a write just worked."""
     (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
@@ -272,7 +268,9 @@ def health(
         dead=apart.get(DeliveryState.DEAD, 0),
         oldest_age=None if first is None else max(0.0, now - first),
         writable=writable,
-        heartbeats=heartbeats,
+        heartbeats=dict(connection.execute(HEARTBEATS).fetchall()),
+        log_bytes=log_bytes,
+        problems=problems,
     )
 
 

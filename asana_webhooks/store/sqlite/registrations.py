@@ -20,7 +20,6 @@ __all__ = [
     "end_overdue",
     "find",
     "heartbeat",
-    "heartbeats",
     "offer",
     "open_",
     "open_or_note",
@@ -70,7 +69,6 @@ BEAT = """
 """
 STALE = "SELECT number, secret, key_id FROM {table} WHERE secret IS NOT NULL AND key_id IS NOT ?"
 REPLACE = "UPDATE {table} SET secret = ?, key_id = ? WHERE number = ? AND secret = ? AND key_id IS ?"
-CONFIRMED = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
 
 
 def open_(connection: sqlite3.Connection, id: str, *, resource: str, ttl: float, now: float) -> None:
@@ -179,11 +177,6 @@ def end_overdue(connection: sqlite3.Connection, found: Iterable[Registration], *
 def heartbeat(connection: sqlite3.Connection, id: str, *, now: float) -> None:
     """See `Store.heartbeat`."""
     connection.execute(BEAT, (now, id, now))
-
-
-def heartbeats(connection: sqlite3.Connection) -> dict[str, float | None]:
-    """Return `StoreHealth.heartbeats`."""
-    return dict(connection.execute(CONFIRMED).fetchall())
 
 
 @frozen

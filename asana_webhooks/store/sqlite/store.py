@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from attrs import evolve
-
 from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError
 from asana_webhooks.models import Secret
@@ -312,11 +310,6 @@ class SQLiteStore:
             self._maintenance.look_for_others(db)
             inbox.probe(db, now=self._clock())
 
-        def look(db: sqlite3.Connection) -> StoreHealth:
-            beats = registrations.heartbeats(db)
-            health = inbox.health(db, now=self._clock(), writable=writable, heartbeats=beats)
-            return evolve(health, log_bytes=self._file.log_bytes(), problems=(*crowded, *self._maintenance.problems))
-
         crowded = () if self._writer.has_room(1) else (_CROWDED,)
         try:
             await self._add(probe, size=1)  # as a delivery of one byte
@@ -324,7 +317,11 @@ class SQLiteStore:
             writable = False
         else:
             writable = True
-        return await self._read(look)
+        problems = (*crowded, *self._maintenance.problems)
+        size = self._file.log_bytes()
+        return await self._read(
+            lambda db: inbox.health(db, writable=writable, log_bytes=size, problems=problems, now=self._clock())
+        )
 
     async def integrity_check(self) -> Sequence[str]:
         """Have SQLite look through the whole file for damage; return what it found, at most 100 sentences.
