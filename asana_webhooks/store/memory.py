@@ -229,11 +229,8 @@ class MemoryStore:
             self._quarantine.check_room(len(sizes), sum(sizes), size)
         if self._max_bytes is not None and size > self._max_bytes:
             raise StoreFullError(problem="the delivery is larger than max_bytes allows")
-        if not self._has_room(size):
+        if self._max_bytes is not None and self._bytes + size > self._max_bytes:
             raise StoreFullError(problem="the deliveries it holds are too large together")
-
-    def _has_room(self, size: int) -> bool:
-        return self._max_bytes is None or self._bytes + size <= self._max_bytes
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`."""
@@ -305,7 +302,7 @@ class MemoryStore:
         unfinished = list(self._in(*_UNFINISHED))
         leased = sum(one.state is DeliveryState.LEASED and one.runs(now) for one in unfinished)
         confirmed = [one for one in self._registrations.values() if one.state is RegistrationState.CONFIRMED]
-        has_room = self._has_room(1)
+        has_room = self._max_bytes is None or self._bytes < self._max_bytes
         return StoreHealth(
             waiting=len(unfinished) - leased,
             leased=leased,

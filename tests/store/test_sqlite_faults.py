@@ -156,6 +156,16 @@ class TestLocked:
         assert await store.find("r") is None
         await store.aclose()
 
+    async def test_who_reads_needs_no_lock(self, store: SQLiteStore, other: sqlite3.Connection, path: Path) -> None:
+        """A store that only reads opens beside somebody who writes, and makes a file that is missing."""
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(20):
+            for name, id in ((path, "r"), (path.with_name("new.db"), None)):
+                reader = SQLiteStore(name, busy_timeout=0.05)
+                found = await asyncio.gather(reader.find("r"), reader.dead_letters(), reader.find("unknown"))
+                assert [found[0] and found[0].id, *found[1:]] == [id, [], None]
+                await reader.aclose()
+
     async def test_a_reader_elsewhere(self, store: SQLiteStore, other: sqlite3.Connection) -> None:
         """A long read of another process keeps nobody from writing."""
         other.execute("BEGIN")

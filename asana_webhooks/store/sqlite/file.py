@@ -117,7 +117,7 @@ class DatabaseFile:
         return self._connect(self._open)
 
     def connect_to_read(self) -> sqlite3.Connection:
-        """Open the database to read, after `connect` has made it; the same errors.
+        """Open the database to read, making it like `connect` the first time; the same errors.
 
         Returns:
             The connection, for this thread only. It can neither write nor empty the log, not even when it is closed.
@@ -184,6 +184,8 @@ class DatabaseFile:
         return connection
 
     def _open_to_read(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._open().close()  # who only reads can make no tables
         # Not query_only: only with the file itself open read-only, the last to close does not empty the log.
         uri = f"{self._path.as_uri()}?mode=ro"
         return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)

@@ -107,7 +107,6 @@ class SQLiteStore:
             begin="BEGIN",
             max_operations=max_operations,
         )
-        self._is_made = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -157,17 +156,9 @@ class SQLiteStore:
         self._check_usable()
         return self._writer.submit(operation, adds=size)
 
-    async def _read(self, operation: Operation[T]) -> T:
-        await self._make()
-        return await self._reader.submit(operation, adds=0)
-
-    async def _make(self) -> None:
-        """See that there are tables, for who only reads cannot make any."""
+    def _read(self, operation: Operation[T]) -> asyncio.Future[T]:
         self._check_usable()
-        if not self._is_made:
-            await self._writer.open()
-            self._is_made = True
-            self._check_usable()
+        return self._reader.submit(operation, adds=0)
 
     # Registrations
 
@@ -197,7 +188,7 @@ class SQLiteStore:
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        await self._make()
+        self._check_usable()
         return await self._reader.submit_batched(self._find, id, adds=0)
 
     def _find(self, db: sqlite3.Connection, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
@@ -318,10 +309,12 @@ class SQLiteStore:
         else:
             writable = True
         problems = (*crowded, *self._maintenance.problems)
-        size = self._file.log_bytes()
-        return await self._read(
-            lambda db: inbox.health(db, writable=writable, log_bytes=size, problems=problems, now=self._clock())
-        )
+
+        def look(db: sqlite3.Connection) -> StoreHealth:
+            size = self._file.log_bytes()
+            return inbox.health(db, writable=writable, log_bytes=size, problems=problems, now=self._clock())
+
+        return await self._read(look)
 
     async def integrity_check(self) -> Sequence[str]:
         """Have SQLite look through the whole file for damage; return what it found, at most 100 sentences.

@@ -165,15 +165,6 @@ class TransactionQueue:
         """Tell whether an operation that brings *adds* bytes would be taken now."""
         return self._operations < self._max_operations and self._bytes + adds <= self._max_bytes
 
-    async def open(self) -> None:
-        """Connect, without a transaction: a lock that somebody holds is not waited for.
-
-        Raises:
-            ConfigurationError: see `DatabaseFile.connect`.
-            StoreUnavailableError: the same.
-        """
-        await asyncio.wrap_future(self._executor.submit(self._connected))
-
     async def aclose(self) -> None:
         """Wait for what is under way, then close the connection and end the thread."""
         while self._busy:
