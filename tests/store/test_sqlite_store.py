@@ -41,10 +41,6 @@ async def _store(path: Path) -> AsyncIterator[SQLiteStore]:
 PRIVATE = {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
 
 
-def remove(path: Path) -> None:
-    path.unlink()
-
-
 def link_to(path: Path, target: Path) -> None:
     path.symlink_to(target)
 
@@ -568,10 +564,10 @@ class TestOpening:
             async with SQLiteStore(path) as store:
                 await store.heartbeat("r")
                 assert modes(path.parent) == PRIVATE
-                for name in PRIVATE.keys() - {"store.db"}:
-                    remove(path.parent / name)
-                for queue in (store._writer, store._reader):
-                    queue._executor.submit(queue._disconnect)
+                for use in (in_reader, in_writer):
+                    with pytest.raises(ConfigurationError):
+                        await use(store, lambda db: db.close())  # so that the next call connects anew
+                assert modes(path.parent) == {"store.db": 0o600}
                 await store.heartbeat("r")
                 assert modes(path.parent) == PRIVATE
         finally:
