@@ -35,6 +35,9 @@ from asana_webhooks.store.rules import (
 
 __all__ = ["MemoryStore"]
 
+MAX_FINISHED = 100_000
+"""How many finished deliveries are remembered as duplicates; the oldest are forgotten first."""
+
 _UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED)
 _FULL = "there is no room for another delivery: let the workers catch up, or raise max_bytes"
 
@@ -279,6 +282,8 @@ class MemoryStore:
             self._open.pop(delivery.id)
             self._bytes -= len(delivery.new.body)
             delivery.state, delivery.new = DeliveryState.DONE, evolve(delivery.new, body=b"")
+            if len(self._known) - len(self._open) > MAX_FINISHED:
+                self._forget(next(one for one in self._known.values() if one.state is DeliveryState.DONE))
         return delivery is not None
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.models import Secret
-from asana_webhooks.store import MemoryStore
+from asana_webhooks.store import MemoryStore, memory
 from asana_webhooks.store.base import NewDelivery, candidate_id
 from tests.helpers.stores import Clock
 
@@ -66,6 +66,16 @@ async def test_no_limit() -> None:
     (lease,) = await store.claim(1, lease=60)
     assert await store.done(lease)
     assert await store.put(new(1)) == "duplicate"
+
+
+async def test_finished_deliveries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest finished deliveries are forgotten when there are too many."""
+    monkeypatch.setattr(memory, "MAX_FINISHED", 2)
+    store = await confirmed(MemoryStore())
+    for number in range(3):
+        await store.put(new(number))
+        await store.done((await store.claim(1, lease=60))[0])
+    assert [await store.put(new(number)) for number in (1, 2, 0)] == ["duplicate", "duplicate", "stored"]
 
 
 @pytest.mark.parametrize(
