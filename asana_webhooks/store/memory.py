@@ -45,7 +45,10 @@ _FULL = "there is no room for another delivery: let the workers catch up, or rai
 @define(eq=False)
 class _Delivery:
     id: int
-    new: NewDelivery
+    registration: str
+    signature: str
+    candidate: str | None
+    body: bytes
     state: DeliveryState
     received_at: float
     since: float = 0.0
@@ -157,7 +160,7 @@ class MemoryStore:
         state = RegistrationState.CONFIRMED
         self._registrations[id] = evolve(found, state=state, webhook_gid=webhook_gid, secret=secret, candidates=())
         for delivery in self._quarantined(id):
-            if delivery.new.candidate == candidate_id(secret):
+            if delivery.candidate == candidate_id(secret):
                 delivery.state = DeliveryState.WAITING
             else:
                 self._forget(delivery)
@@ -216,19 +219,28 @@ class MemoryStore:
         )
         if state is None:
             return "refused"
-        if _key(delivery) in self._known:
+        key = _key(delivery)
+        if key in self._known:
             return "duplicate"
         self._check_room(delivery, state)
         self._last_id += 1
         self._bytes += len(delivery.body)
-        added = _Delivery(self._last_id, delivery, state, self._now())
-        self._open[added.id] = self._known[_key(delivery)] = added
+        added = _Delivery(
+            id=self._last_id,
+            registration=delivery.registration,
+            signature=delivery.signature,
+            candidate=delivery.candidate,
+            body=delivery.body,
+            state=state,
+            received_at=self._now(),
+        )
+        self._open[added.id] = self._known[key] = added
         return "stored"
 
     def _check_room(self, delivery: NewDelivery, state: DeliveryState) -> None:
         size = len(delivery.body)
         if state is DeliveryState.QUARANTINED:
-            sizes = [len(one.new.body) for one in self._quarantined(delivery.registration)]
+            sizes = [len(one.body) for one in self._quarantined(delivery.registration)]
             self._quarantine.check_room(len(sizes), sum(sizes), size)
         if self._max_bytes is not None and size > self._max_bytes:
             raise StoreFullError(problem="the delivery is larger than max_bytes allows")
@@ -255,9 +267,9 @@ class MemoryStore:
         seen: set[str] = set()
         for delivery in self._in(*_UNFINISHED, DeliveryState.DEAD):
             is_dead = delivery.state is DeliveryState.DEAD
-            if delivery.new.registration in seen or (is_dead and not halt):
+            if delivery.registration in seen or (is_dead and not halt):
                 continue
-            seen.add(delivery.new.registration)
+            seen.add(delivery.registration)
             if not is_dead:
                 yield delivery
 
@@ -280,8 +292,8 @@ class MemoryStore:
         """See `Store.done`."""
         if delivery := self._held(lease):
             self._open.pop(delivery.id)
-            self._bytes -= len(delivery.new.body)
-            delivery.state, delivery.new = DeliveryState.DONE, evolve(delivery.new, body=b"")
+            self._bytes -= len(delivery.body)
+            delivery.state, delivery.body = DeliveryState.DONE, b""
             if len(self._known) - len(self._open) > MAX_FINISHED:
                 self._forget(next(one for one in self._known.values() if one.state is DeliveryState.DONE))
         return delivery is not None
@@ -358,27 +370,27 @@ class MemoryStore:
         return (delivery for delivery in self._open.values() if delivery.state in states)
 
     def _quarantined(self, id: str) -> list[_Delivery]:
-        return [one for one in self._in(DeliveryState.QUARANTINED) if one.new.registration == id]
+        return [one for one in self._in(DeliveryState.QUARANTINED) if one.registration == id]
 
     def _forget(self, delivery: _Delivery) -> None:
         """Let go of a delivery as if it had never come."""
-        del self._known[_key(delivery.new)]
+        del self._known[_key(delivery)]
         self._open.pop(delivery.id, None)
-        self._bytes -= len(delivery.new.body)
+        self._bytes -= len(delivery.body)
 
     def _details(self, delivery: _Delivery) -> dict[str, Any]:
         """Return what leases and dead letters have in common."""
-        registration = self._registrations[delivery.new.registration]
+        registration = self._registrations[delivery.registration]
         return {
             "id": delivery.id,
             "registration": registration.id,
             "webhook_gid": registration.webhook_gid,
             "resource": registration.resource,
             "received_at": delivery.received_at,
-            "body": delivery.new.body,
+            "body": delivery.body,
         }
 
 
-def _key(delivery: NewDelivery) -> tuple[str, str]:
+def _key(delivery: NewDelivery | _Delivery) -> tuple[str, str]:
     """Return what tells duplicates."""
     return delivery.registration, delivery.signature

@@ -191,7 +191,7 @@ def held_in_memory(store: MemoryStore) -> Iterator[object]:
         for secret in (registration.secret, *registration.candidates):
             yield None if secret is None else secret.reveal()
     for delivery in store._known.values():
-        yield from (delivery.new.body, delivery.new.signature, delivery.new.candidate)
+        yield from (delivery.body, delivery.signature, delivery.candidate)
 
 
 def held_in_file(path: Path) -> Iterator[object]:
