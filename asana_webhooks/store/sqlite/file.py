@@ -95,7 +95,7 @@ class DatabaseFile:
         found = _stat(self._log)
         return found.st_size if found else 0
 
-    def log(self) -> tuple[int, int] | None:
+    def log_identity(self) -> tuple[int, int] | None:
         """Tell which file the write-ahead log is; for a connection it must stay the one it began with."""
         return _identity(self._log)
 

@@ -63,7 +63,7 @@ class Maintenance:
     def connect(self) -> sqlite3.Connection:
         """Open the database to write; see `DatabaseFile.connect`."""
         connection = self._file.connect()
-        self._log_file = self._file.log()
+        self._log_file = self._file.log_identity()
         self._data_version = _data_version(connection)
         return connection
 
@@ -73,7 +73,7 @@ class Maintenance:
         Raises:
             StoreUnavailableError: the log has been deleted.
         """
-        if self._file.log() != self._log_file:
+        if self._file.log_identity() != self._log_file:
             # What was written goes into the file now; what came next would go where nobody finds it again.
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint")
