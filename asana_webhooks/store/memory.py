@@ -225,15 +225,7 @@ class MemoryStore:
         self._check_room(delivery, state)
         self._last_id += 1
         self._bytes += len(delivery.body)
-        added = _Delivery(
-            id=self._last_id,
-            registration=delivery.registration,
-            signature=delivery.signature,
-            candidate=delivery.candidate,
-            body=delivery.body,
-            state=state,
-            received_at=self._now(),
-        )
+        added = _Delivery(self._last_id, *key, delivery.candidate, delivery.body, state, self._now())
         self._open[added.id] = self._known[key] = added
         return "stored"
 

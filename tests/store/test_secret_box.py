@@ -360,18 +360,39 @@ class TestReseal:
         assert rows(path, "SELECT DISTINCT key_id FROM candidates") == [(None,)]
 
     async def test_nothing_is_locked_meanwhile(self, path: Path) -> None:
-        """While the box is asked others write, and what they wrote stays."""
+        """While the box is asked others write: what they wrote is kept, and sealed as well if the box can open it."""
 
         class Slow(Box):
             def seal(self, secret: Secret) -> bytes:
-                rows(path, "UPDATE registrations SET secret = NULL, state = 'closed'")
-                rows(path, "UPDATE candidates SET secret = x'00', key_id = 'theirs'")
+                if not self.calls.count("seal"):
+                    rows(path, "UPDATE registrations SET secret = NULL, state = 'closed'")
+                    rows(path, "UPDATE candidates SET secret = x'00', key_id = 'theirs'")
                 return super().seal(secret)
 
-        async with SQLiteStore(path, secret_box=Slow()) as store:
+        async with SQLiteStore(path, secret_box=Slow(lost={"theirs"})) as store:
             assert await store.reseal() == 0
         assert rows(path, "SELECT secret, key_id FROM candidates") == [(b"\0", "theirs")]
         assert rows(path, "SELECT DISTINCT secret, key_id FROM registrations") == [(None, None)]
+        async with SQLiteStore(path, secret_box=Box()) as store:
+            assert await store.reseal() == 1
+        assert rows(path, "SELECT secret, key_id FROM candidates") == [(b"\0", "k1")]
+
+    async def test_a_candidate_that_is_confirmed_meanwhile(self, path: Path) -> None:
+        """Its secret is sealed anew where it has gone."""
+
+        class Slow(Box):
+            def seal(self, secret: Secret) -> bytes:
+                if secret == OTHER and self.calls.count("seal") == 1:
+                    asyncio.run(confirm())
+                return super().seal(secret)
+
+        async def confirm() -> None:
+            async with SQLiteStore(path) as other:
+                assert await other.confirm("p", webhook_gid="3", secret=OTHER)
+
+        async with SQLiteStore(path, secret_box=Slow()) as store:
+            assert await store.reseal() == 2
+        assert rows(path, "SELECT id, key_id FROM registrations ORDER BY id") == [("p", "k1"), ("r", "k1")]
 
 
 class TestFernetBox:

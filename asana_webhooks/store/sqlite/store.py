@@ -223,8 +223,13 @@ class SQLiteStore:
         if self._sealer.key_id is None:
             raise ConfigurationError("this store has no secret_box to seal its secrets with")
         failed: dict[str | None, str] = {}
-        stale = await self._read(lambda db: registrations.stale(db, key_id=self._sealer.key_id))
-        count = sum([await self._reseal(old, failed) for old in stale])
+        count = 0
+        while True:  # again, for a secret that moved meanwhile: when a candidate is confirmed
+            found = await self._read(lambda db: registrations.stale(db, key_id=self._sealer.key_id))
+            stale = [old for old in found if old.secret.key_id not in failed]
+            if not stale:
+                break
+            count += sum([await self._reseal(old, failed) for old in stale])
         for problem in failed.values():
             _log.warning("secrets in %.200a stay as they are: %.300r", str(self._file), problem)
         return count
