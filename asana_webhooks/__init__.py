@@ -64,9 +64,9 @@ from asana_webhooks.models import (
 )
 from asana_webhooks.receiver.receiver import Receiver, Reply
 from asana_webhooks.receiver.signature import sign_body, verify_signature
+from asana_webhooks.store import open_store
 from asana_webhooks.store.base import DeadLetter, Store, StoreHealth
 from asana_webhooks.store.memory import MemoryStore
-from asana_webhooks.store.opening import open_store
 from asana_webhooks.store.secret_box import SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook

@@ -46,7 +46,7 @@ def files() -> Iterator[Files]:
     sys.setprofile(files.note)
     yield files
     sys.setprofile(None)
-    threading.setprofile(None)  # type: ignore[arg-type]  # that is how it is switched off
+    threading.setprofile(None)  # that is how it is switched off
 
 
 async def test_a_request(files: Files) -> None:

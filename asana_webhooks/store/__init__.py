@@ -1,38 +1,34 @@
-"""Where registrations and deliveries are kept."""
+"""Where registrations and deliveries are kept: in memory, or in a SQLite file. `open_store` picks one by URL."""
 
-from asana_webhooks.store.base import (
-    MAX_CANDIDATES,
-    DeadLetter,
-    Lease,
-    NewDelivery,
-    PutResult,
-    Registration,
-    RegistrationState,
-    Store,
-    StoreHealth,
-    candidate_id,
-    registration_id,
-)
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.store.base import Store
 from asana_webhooks.store.memory import MemoryStore
-from asana_webhooks.store.opening import open_store
-from asana_webhooks.store.secret_box import PLAIN_TEXT, SecretBox
+from asana_webhooks.store.secret_box import SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 
-__all__ = [
-    "MAX_CANDIDATES",
-    "PLAIN_TEXT",
-    "DeadLetter",
-    "Lease",
-    "MemoryStore",
-    "NewDelivery",
-    "PutResult",
-    "Registration",
-    "RegistrationState",
-    "SQLiteStore",
-    "SecretBox",
-    "Store",
-    "StoreHealth",
-    "candidate_id",
-    "open_store",
-    "registration_id",
-]
+__all__ = ["MemoryStore", "SQLiteStore", "SecretBox", "Store", "open_store"]
+
+_ADVICE = "use sqlite:///relative.db, sqlite:////absolute/path.db or memory:"
+
+
+def open_store(url: str, *, secret_box: SecretBox | None = None) -> Store:
+    """Return the store that a URL names; it is opened by ``async with`` or by its first use.
+
+    Args:
+        url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db`` (the path is taken as it stands, without
+            percent-decoding), or ``memory:``.
+        secret_box: seals the secrets of webhooks; see `SQLiteStore`. A store in memory writes none, and ignores it.
+
+    Raises:
+        ConfigurationError: no store goes by such a URL, or *secret_box* is not a `SecretBox`.
+    """
+    if url == "memory:":
+        return MemoryStore()
+    scheme, colon, rest = url.partition(":")
+    if scheme in {"postgresql", "postgres"} and colon:
+        raise ConfigurationError(f"this version has no PostgreSQL store yet; {_ADVICE}")
+    path = rest.removeprefix("///")
+    if scheme != "sqlite" or not rest.startswith("///") or not path or "?" in path:
+        # The URL itself stays out of the message: it may hold a password.
+        raise ConfigurationError(f"this is not the URL of a store; {_ADVICE}")
+    return SQLiteStore(path, secret_box=secret_box)

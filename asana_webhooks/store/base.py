@@ -2,7 +2,7 @@
 
 `Store` is one protocol in two groups of methods. Every method is one short transaction; when it returns, its effect
 survives the process (a store in memory excepted), and when it raises, nothing was changed. Times are seconds of the
-store's own clock. Any implementation that passes `asana_webhooks.testing.StoreConformance` is a store.
+store's own clock.
 
 Every method raises `StoreUnavailableError` when the store cannot be reached, and those that add something, heartbeats
 included, raise `StoreFullError` when it takes no more for the moment.

@@ -1,13 +1,15 @@
 """A store in the memory of one process, for tests and trials. What it holds is gone with the process."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from attrs import define, evolve
 
 from asana_webhooks._checks import check_count, check_seconds
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
     MAX_CANDIDATES,
@@ -22,15 +24,47 @@ from asana_webhooks.store.base import (
 )
 from asana_webhooks.store.rules import (
     DeliveryState,
+    QuarantineLimits,
     as_found,
     check_integer,
     check_texts,
-    landing,
+    initial_state,
     readable,
+    runs,
 )
-from asana_webhooks.store.shelf import Entry, Kept, Shelf
 
 __all__ = ["MemoryStore"]
+
+MAX_FINISHED = 100_000
+"""How many finished deliveries are remembered as duplicates; the oldest are forgotten first."""
+
+_UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED)
+_FULL = "there is no room for another delivery: let the workers catch up, or raise max_bytes"
+
+
+@define(eq=False)
+class _Delivery:
+    id: int
+    registration: str
+    signature: str
+    candidate: str | None
+    body: bytes
+    state: DeliveryState
+    received_at: float
+    since: float = 0.0
+    """When its lease or delay began."""
+    due_at: float = 0.0
+    """When a delayed or leased delivery is waiting again."""
+    fence: int = 0
+    attempts: int = 0
+    error: str = ""
+
+    def move(self, state: DeliveryState, now: float, seconds: float) -> None:
+        self.state, self.since, self.due_at = state, now, now + seconds
+
+    def runs(self, now: float) -> bool:
+        """Tell whether it is held or delayed now."""
+        return self.state is not DeliveryState.WAITING and runs(since=self.since, until=self.due_at, now=now)
 
 
 class MemoryStore:
@@ -38,13 +72,13 @@ class MemoryStore:
 
     Args:
         clock: returns the time in seconds since the epoch.
-        max_deliveries: how many deliveries it holds (dead letters included) before `put` raises `StoreFullError`;
-            ``None`` removes the limit.
-        max_bytes: how many bytes their bodies may have together, and so each of them; ``None`` removes the limit.
-        max_finished: how many finished deliveries are remembered as duplicates; the oldest are forgotten first.
-            ``None`` removes the limit.
+        max_bytes: how many bytes the bodies it holds may have together, and so each of them, before `put` raises
+            `StoreFullError`; ``None`` removes the limit.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
         max_quarantined_bytes: how many bytes their bodies may have together.
+
+    Raises:
+        ConfigurationError: a limit is not a whole number of 0 or more.
     """
 
     def __init__(
@@ -52,28 +86,27 @@ class MemoryStore:
         *,
         clock: Callable[[], float] = time.time,
         # Limits
-        max_deliveries: int | None = 10_000,
         max_bytes: int | None = 256 * 1024**2,
-        max_finished: int | None = 100_000,
         max_quarantined: int = 1_000,
         max_quarantined_bytes: int = 16 * 1024**2,
     ) -> None:
         self._clock = clock
-        self._shelf = Shelf(
-            max_deliveries=_count("max_deliveries", max_deliveries),
-            max_bytes=_count("max_bytes", max_bytes),
-            max_finished=_count("max_finished", max_finished),
-            max_quarantined=check_count("max_quarantined", max_quarantined, zero=True),
-            max_quarantined_bytes=check_count("max_quarantined_bytes", max_quarantined_bytes, zero=True),
-        )
+        self._max_bytes = None if max_bytes is None else check_count("max_bytes", max_bytes, zero=True)
+        self._quarantine = QuarantineLimits(max_quarantined, max_quarantined_bytes)
+        self._registrations: dict[str, Registration] = {}
+        self._known: dict[tuple[str, str], _Delivery] = {}
+        """All deliveries by registration and signature; those that are done have lost their body."""
+        self._open: dict[int, _Delivery] = {}
+        """Those that are not done, by id."""
+        self._bytes = 0
+        self._last_id = 0
         self._closed = False
 
     def __repr__(self) -> str:
-        shelf = self._shelf
-        return f"<MemoryStore registrations={len(shelf.entries)} deliveries={len(shelf.held)}>"
+        return f"<MemoryStore registrations={len(self._registrations)} deliveries={len(self._open)}>"
 
     async def __aenter__(self) -> Self:
-        self._usable()
+        self._now()
         return self
 
     async def __aexit__(
@@ -85,201 +118,271 @@ class MemoryStore:
         """See `Store.aclose`; what it held is gone."""
         self._closed = True
 
-    def _entry(self, id: str) -> Entry | None:
-        shelf = self._usable()
-        check_texts(id)
-        return shelf.entries.get(id)
-
-    def _usable(self) -> Shelf:
+    def _now(self) -> float:
+        """Return the time, of a store that is not closed."""
         if self._closed:
             raise ConfigurationError("this store is closed")
-        return self._shelf
+        return self._clock()
 
     # Registrations
 
     async def open(self, id: str, *, resource: str, ttl: float) -> None:
         """See `Store.open`."""
-        entries = self._usable().entries
         check_texts(id, resource)
-        deadline = self._clock() + check_seconds("ttl", ttl)
-        if id in entries:
+        deadline = self._now() + check_seconds("ttl", ttl)
+        if id in self._registrations:
             raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
-        entries[id] = Entry(id=id, resource=resource, deadline=deadline)
+        new = Registration(id=id, resource=resource, state=RegistrationState.PENDING, deadline=deadline)
+        self._registrations[id] = new
 
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`."""
-        entry = self._entry(id)
         check_texts(secret)
-        if entry is None or entry.standing(self._clock()) is not RegistrationState.PENDING:
+        found = self._find(id)
+        if found is None or found.state is not RegistrationState.PENDING:
             return False
-        name = candidate_id(secret)
-        if name not in entry.candidates and len(entry.candidates) >= MAX_CANDIDATES:
-            return False
-        entry.candidates.setdefault(name, secret)
-        entry.echoed = True
+        if secret not in found.candidates:
+            if len(found.candidates) >= MAX_CANDIDATES:
+                return False
+            self._registrations[id] = evolve(found, candidates=(*found.candidates, secret), echoed=True)
         return True
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
-        shelf, entry = self._usable(), self._entry(id)
         check_texts(webhook_gid, secret)
-        if entry is None:
+        found = self._find(id)
+        if found is None:
             return False
-        if entry.state is RegistrationState.CONFIRMED:
-            return entry.webhook_gid == webhook_gid and entry.secret == secret
-        chosen = candidate_id(secret)
-        if entry.standing(self._clock()) is RegistrationState.CLOSED or chosen not in entry.candidates:
+        if found.state is RegistrationState.CONFIRMED:
+            return (found.webhook_gid, found.secret) == (webhook_gid, secret)
+        if secret not in found.candidates:
             return False
-        entry.state, entry.webhook_gid, entry.secret = RegistrationState.CONFIRMED, webhook_gid, secret
-        entry.candidates.clear()
-        for kept in shelf.quarantined(entry):
-            if kept.candidate == chosen:
-                kept.move(DeliveryState.WAITING)
+        state = RegistrationState.CONFIRMED
+        self._registrations[id] = evolve(found, state=state, webhook_gid=webhook_gid, secret=secret, candidates=())
+        for delivery in self._quarantined(id):
+            if delivery.candidate == candidate_id(secret):
+                delivery.state = DeliveryState.WAITING
             else:
-                shelf.drop(kept)
+                self._forget(delivery)
         return True
 
     async def close(self, id: str) -> bool:
         """See `Store.close`."""
-        shelf, entry = self._usable(), self._entry(id)
-        if entry is None:
+        found = self._find(id)
+        if found is None:
             return False
-        entry.state, entry.secret = RegistrationState.CLOSED, None
-        entry.candidates.clear()
-        for kept in shelf.quarantined(entry):
-            shelf.drop(kept)
-        return entry.echoed
+        self._end(found)
+        return found.echoed
+
+    def _end(self, found: Registration) -> None:
+        self._registrations[found.id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
+        for delivery in self._quarantined(found.id):
+            self._forget(delivery)
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        entry = self._entry(id)
-        return as_found(entry.recorded(), now=self._clock()) if entry else None
+        return self._find(id)
+
+    def _find(self, id: str) -> Registration | None:
+        now = self._now()
+        check_texts(id)
+        found = self._registrations.get(id)
+        return None if found is None else as_found(found, now=now)
 
     async def sweep(self) -> Sequence[Registration]:
         """See `Store.sweep`."""
-        now, entries = self._clock(), self._usable().entries.values()
-        overdue = [entry.recorded() for entry in entries if entry.standing(now) is not entry.state]
+        now = self._now()
+        overdue = [one for one in self._registrations.values() if as_found(one, now=now) is not one]
         for registration in overdue:
-            await self.close(registration.id)
+            self._end(registration)
         return overdue
 
     async def heartbeat(self, id: str) -> None:
         """See `Store.heartbeat`."""
-        entry, now = self._entry(id), self._clock()
-        if entry is not None and entry.standing(now) is not RegistrationState.CLOSED:
-            entry.last_heartbeat_at = now
+        found = self._find(id)
+        if found is not None and found.state is not RegistrationState.CLOSED:
+            self._registrations[id] = evolve(found, last_heartbeat_at=self._now())
 
     # Inbox
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
-        shelf, now = self._usable(), self._clock()
-        check_texts(delivery.registration, delivery.signature, delivery.candidate or "")
-        entry = shelf.entries.get(delivery.registration)
-        if entry is None:
+        check_texts(delivery.signature, delivery.candidate or "")
+        found = self._find(delivery.registration)
+        if found is None:
             return "refused"
-        confirmed = None if entry.secret is None else candidate_id(entry.secret)
-        state = landing(
-            entry.standing(now), confirmed=confirmed, candidates=entry.candidates, candidate=delivery.candidate
+        state = initial_state(
+            found.state,
+            confirmed=None if found.secret is None else candidate_id(found.secret),
+            candidates=[candidate_id(secret) for secret in found.candidates],
+            candidate=delivery.candidate,
         )
         if state is None:
             return "refused"
-        if shelf.knows(delivery):
+        key = _key(delivery)
+        if key in self._known:
             return "duplicate"
-        shelf.add(delivery, state, now)
+        self._check_room(delivery, state)
+        self._last_id += 1
+        self._bytes += len(delivery.body)
+        added = _Delivery(self._last_id, *key, delivery.candidate, delivery.body, state, self._now())
+        self._open[added.id] = self._known[key] = added
         return "stored"
+
+    def _check_room(self, delivery: NewDelivery, state: DeliveryState) -> None:
+        size = len(delivery.body)
+        if state is DeliveryState.QUARANTINED:
+            sizes = [len(one.body) for one in self._quarantined(delivery.registration)]
+            self._quarantine.check_room(len(sizes), sum(sizes), size)
+        if self._max_bytes is not None and size > self._max_bytes:
+            raise StoreFullError(problem="the delivery is larger than max_bytes allows")
+        if self._max_bytes is not None and self._bytes + size > self._max_bytes:
+            raise StoreFullError(problem="the deliveries it holds are too large together")
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`."""
-        shelf, now = self._usable(), self._clock()
-        expires_at = now + check_seconds("lease", lease)
-        open_ones = shelf.heads(halt=halt) if ordered else shelf.unfinished()
-        claimable = (kept for kept in open_ones if not kept.runs(now))
-        chosen = list(islice(claimable, max(check_integer("limit", limit), 0)))
-        return [kept.lease(now, expires_at) for kept in chosen]
+        now = self._now()
+        check_seconds("lease", lease)
+        unfinished = self._heads(halt=halt) if ordered else self._in(*_UNFINISHED)
+        claimable = (delivery for delivery in unfinished if not delivery.runs(now))
+        claimed = list(islice(claimable, max(check_integer("limit", limit), 0)))
+        for delivery in claimed:
+            delivery.move(DeliveryState.LEASED, now, lease)
+            delivery.fence += 1
+            delivery.attempts += 1
+        return [
+            Lease(fence=one.fence, attempt=one.attempts, expires_at=one.due_at, **self._details(one)) for one in claimed
+        ]
 
-    def _held(self, lease: Lease) -> Kept | None:
-        return self._usable().leased(lease, self._clock())
+    def _heads(self, *, halt: bool) -> Iterator[_Delivery]:
+        """Yield each registration's oldest unfinished delivery; with *halt*, only where no dead letter is ahead."""
+        seen: set[str] = set()
+        for delivery in self._in(*_UNFINISHED, DeliveryState.DEAD):
+            is_dead = delivery.state is DeliveryState.DEAD
+            if delivery.registration in seen or (is_dead and not halt):
+                continue
+            seen.add(delivery.registration)
+            if not is_dead:
+                yield delivery
+
+    def _held(self, lease: Lease) -> _Delivery | None:
+        """Return the delivery if this very lease still holds it."""
+        now = self._now()
+        delivery = self._open.get(lease.id)
+        if delivery is None or delivery.state is not DeliveryState.LEASED or delivery.fence != lease.fence:
+            return None
+        return delivery if delivery.runs(now) else None
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
-        now = self._clock()
-        due_at = now + check_seconds("seconds", seconds)
-        kept = self._held(lease)
-        if kept is not None:
-            kept.move(DeliveryState.LEASED, now, due_at)
-        return kept is not None
+        check_seconds("seconds", seconds)
+        if delivery := self._held(lease):
+            delivery.move(DeliveryState.LEASED, self._now(), seconds)
+        return delivery is not None
 
     async def done(self, lease: Lease) -> bool:
         """See `Store.done`."""
-        kept = self._held(lease)
-        if kept is not None:
-            self._shelf.finish(kept)
-        return kept is not None
+        if delivery := self._held(lease):
+            self._open.pop(delivery.id)
+            self._bytes -= len(delivery.body)
+            delivery.state, delivery.body = DeliveryState.DONE, b""
+            if len(self._known) - len(self._open) > MAX_FINISHED:
+                self._forget(next(one for one in self._known.values() if one.state is DeliveryState.DONE))
+        return delivery is not None
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
         """See `Store.fail`."""
-        wait = None if retry_in is None else check_seconds("retry_in", retry_in)
-        now = self._clock()
-        kept = self._held(lease)
-        if kept is None:
-            return False
-        kept.error = readable(error)
-        if wait is None:
-            kept.move(DeliveryState.DEAD)
-        else:
-            kept.move(DeliveryState.DELAYED, now, now + wait)
-        return True
+        wait = 0.0 if retry_in is None else check_seconds("retry_in", retry_in)
+        if delivery := self._held(lease):
+            delivery.error = readable(error)
+            delivery.move(DeliveryState.DEAD if retry_in is None else DeliveryState.DELAYED, self._now(), wait)
+        return delivery is not None
 
     async def release(self, lease: Lease) -> bool:
         """See `Store.release`."""
-        kept = self._held(lease)
-        if kept is not None:
-            kept.move(DeliveryState.WAITING)
-            kept.attempts -= 1
-        return kept is not None
+        if delivery := self._held(lease):
+            delivery.state = DeliveryState.WAITING
+            delivery.attempts -= 1
+        return delivery is not None
 
     async def health(self) -> StoreHealth:
         """See `Store.health`."""
-        shelf, now = self._usable(), self._clock()
-        open_ones = shelf.unfinished()
-        leased = sum(kept.state is DeliveryState.LEASED and kept.runs(now) for kept in open_ones)
+        now = self._now()
+        unfinished = list(self._in(*_UNFINISHED))
+        leased = sum(one.state is DeliveryState.LEASED and one.runs(now) for one in unfinished)
+        confirmed = [one for one in self._registrations.values() if one.state is RegistrationState.CONFIRMED]
+        has_room = self._max_bytes is None or self._bytes < self._max_bytes
         return StoreHealth(
-            waiting=len(open_ones) - leased,
+            waiting=len(unfinished) - leased,
             leased=leased,
-            quarantined=sum(kept.state is DeliveryState.QUARANTINED for kept in shelf.held.values()),
-            dead=len(shelf.dead()),
-            oldest_age=max(0.0, now - min(kept.received_at for kept in open_ones)) if open_ones else None,
-            writable=not shelf.problems,
-            heartbeats={
-                entry.webhook_gid: entry.last_heartbeat_at
-                for entry in shelf.entries.values()
-                if entry.state is RegistrationState.CONFIRMED and entry.webhook_gid is not None
-            },
-            problems=shelf.problems,
+            quarantined=len(list(self._in(DeliveryState.QUARANTINED))),
+            dead=len(list(self._in(DeliveryState.DEAD))),
+            oldest_age=max(0.0, now - min(one.received_at for one in unfinished)) if unfinished else None,
+            writable=has_room,
+            heartbeats={one.webhook_gid or "": one.last_heartbeat_at for one in confirmed},
+            problems=() if has_room else (_FULL,),
         )
 
     # Maintenance
 
     async def dead_letters(self, *, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
         """See `Store.dead_letters`."""
+        self._now()
         check_integer("after", after)
-        dead = (kept for kept in self._usable().dead() if kept.id > after)
-        return [kept.dead_letter() for kept in islice(dead, max(check_integer("limit", limit), 0))]
+        dead = (delivery for delivery in self._in(DeliveryState.DEAD) if delivery.id > after)
+        return [
+            DeadLetter(attempts=one.attempts, error=one.error, **self._details(one))
+            for one in islice(dead, max(check_integer("limit", limit), 0))
+        ]
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
-        kept = self._usable().held.get(check_integer("id", id))
-        if kept is None or kept.state is not DeliveryState.DEAD:
+        self._now()
+        delivery = self._open.get(check_integer("id", id))
+        if delivery is None or delivery.state is not DeliveryState.DEAD:
             return False
-        kept.move(DeliveryState.WAITING)
-        kept.attempts = 0
+        delivery.state, delivery.attempts = DeliveryState.WAITING, 0
         return True
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`."""
-        return self._usable().purge(self._clock() - check_seconds("older_than", older_than), dead=dead)
+        before = self._now() - check_seconds("older_than", older_than)
+        states = {DeliveryState.DONE, DeliveryState.DEAD} if dead else {DeliveryState.DONE}
+        old = [one for one in self._known.values() if one.state in states and one.received_at < before]
+        for delivery in old:
+            self._forget(delivery)
+        in_use = {id for id, _ in self._known}
+        for one in list(self._registrations.values()):
+            if one.state is RegistrationState.CLOSED and one.deadline < before and one.id not in in_use:
+                del self._registrations[one.id]
+        return len(old)
+
+    def _in(self, *states: DeliveryState) -> Iterator[_Delivery]:
+        """Yield the deliveries in these states, oldest first."""
+        return (delivery for delivery in self._open.values() if delivery.state in states)
+
+    def _quarantined(self, id: str) -> list[_Delivery]:
+        return [one for one in self._in(DeliveryState.QUARANTINED) if one.registration == id]
+
+    def _forget(self, delivery: _Delivery) -> None:
+        """Let go of a delivery as if it had never come."""
+        del self._known[_key(delivery)]
+        self._open.pop(delivery.id, None)
+        self._bytes -= len(delivery.body)
+
+    def _details(self, delivery: _Delivery) -> dict[str, Any]:
+        """Return what leases and dead letters have in common."""
+        registration = self._registrations[delivery.registration]
+        return {
+            "id": delivery.id,
+            "registration": registration.id,
+            "webhook_gid": registration.webhook_gid,
+            "resource": registration.resource,
+            "received_at": delivery.received_at,
+            "body": delivery.body,
+        }
 
 
-def _count(name: str, value: int | None) -> int | None:
-    return None if value is None else check_count(name, value, zero=True)
+def _key(delivery: NewDelivery | _Delivery) -> tuple[str, str]:
+    """Return what tells duplicates."""
+    return delivery.registration, delivery.signature

@@ -5,31 +5,28 @@ import re
 from collections.abc import Container
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, field, frozen
 
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks._checks import check_count
+from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import Registration, RegistrationState
 
 __all__ = [
     "MAX_SKEW",
-    "NO_ROOM",
-    "UNFINISHED",
     "DeliveryState",
+    "QuarantineLimits",
     "as_found",
     "check_integer",
     "check_texts",
-    "landing",
+    "effective_state",
+    "initial_state",
     "readable",
     "runs",
-    "standing",
 ]
 
 MAX_SKEW = 60.0
 """By how many seconds the clocks of those who share a store may differ."""
-
-NO_ROOM = "no delivery more may wait: let the workers catch up, or raise max_deliveries"
-"""What `StoreHealth.problems` says of an inbox with as many deliveries as it may have."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -55,10 +52,27 @@ class DeliveryState(enum.StrEnum):
     """A dead letter."""
 
 
-UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED)
+@frozen
+class QuarantineLimits:
+    """How much one pending registration may have in quarantine."""
+
+    max_quarantined: int = field()
+    """How many deliveries."""
+    max_quarantined_bytes: int = field()
+    """How many bytes their bodies may have together."""
+
+    @max_quarantined.validator
+    @max_quarantined_bytes.validator
+    def _check(self, attribute: Any, value: Any) -> None:
+        check_count(attribute.name, value, zero=True)
+
+    def check_room(self, count: int, total: int, size: int) -> None:
+        """Raise `StoreFullError` if a body of *size* bytes has no room beside *count* others of *total* bytes."""
+        if count >= self.max_quarantined or total + size > self.max_quarantined_bytes:
+            raise StoreFullError(problem="a pending registration has no room for more in quarantine")
 
 
-def standing(state: RegistrationState, *, deadline: float, now: float) -> RegistrationState:
+def effective_state(state: RegistrationState, *, deadline: float, now: float) -> RegistrationState:
     """Return the state a registration counts as: a pending one is closed once its deadline has passed."""
     if state is RegistrationState.PENDING and deadline <= now:
         return RegistrationState.CLOSED
@@ -67,7 +81,7 @@ def standing(state: RegistrationState, *, deadline: float, now: float) -> Regist
 
 def as_found(registration: Registration, *, now: float) -> Registration:
     """Return a registration as `Store.find` does: one that counts as closed has no candidates."""
-    state = standing(registration.state, deadline=registration.deadline, now=now)
+    state = effective_state(registration.state, deadline=registration.deadline, now=now)
     return registration if state is registration.state else evolve(registration, state=state, candidates=())
 
 
@@ -80,19 +94,19 @@ def runs(*, since: float, until: float, now: float) -> bool:
     return since <= now + MAX_SKEW and now < until
 
 
-def landing(
+def initial_state(
     state: RegistrationState, *, confirmed: str | None, candidates: Container[str], candidate: str | None
 ) -> DeliveryState | None:
-    """Decide where a new delivery goes.
+    """Decide which state a new delivery starts in.
 
     Args:
-        state: of its registration, as `standing` tells it.
+        state: of its registration, as `effective_state` tells it.
         confirmed: the `candidate_id` of the registration's secret, once it is confirmed.
         candidates: the registration's `candidate_id` values, while it is pending.
         candidate: `NewDelivery.candidate`.
 
     Returns:
-        The state it starts in; ``None`` to refuse it.
+        The state; ``None`` to refuse the delivery.
     """
     if state is RegistrationState.PENDING and candidate is not None and candidate in candidates:
         return DeliveryState.QUARANTINED

@@ -24,6 +24,10 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass; with a negative number the clock is set back."""
+        self.now += seconds
+
 
 def event(**changes: Any) -> dict[str, Any]:
     """Return an event as Asana sends it, with a resource of its own."""

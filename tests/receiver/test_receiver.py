@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from asana_webhooks import (
-    PLAIN_TEXT,
     ConfigurationError,
     MemoryStore,
     Receiver,
@@ -35,7 +34,7 @@ HEARTBEAT = b'{"events":[]}'
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """A store of each kind."""
     path = tmp_path / "asana.db"
-    opened: Store = MemoryStore() if request.param == "memory" else SQLiteStore(path, secret_box=PLAIN_TEXT)
+    opened: Store = MemoryStore() if request.param == "memory" else SQLiteStore(path)
     async with opened:
         yield opened
 

@@ -1,13 +1,15 @@
 """What the tests of the SQLite store share."""
 
-import sqlite3
+import asyncio
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from asana_webhooks.models import Secret
-from asana_webhooks.store import NewDelivery, SQLiteStore
+from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.base import NewDelivery
+from asana_webhooks.store.sqlite.file import sqlite3
 
 T = TypeVar("T")
 
@@ -30,9 +32,14 @@ async def confirmed(store: SQLiteStore, id: str = "r") -> SQLiteStore:
     return store
 
 
-async def in_writer(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> T:
-    """Run something on the store's live connection, in its thread."""
-    return await store._access.writer.submit(operation)
+def in_writer(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    """Run something on the store's connection that writes, in its thread and in a transaction with others."""
+    return store._writer.submit(operation)
+
+
+def in_reader(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    """Run something on the store's connection that reads, in its thread."""
+    return store._reader.submit(operation)
 
 
 SIGNATURES = "SELECT lower(hex(duplicate_key)) FROM deliveries ORDER BY id"
@@ -40,7 +47,7 @@ SIGNATURES = "SELECT lower(hex(duplicate_key)) FROM deliveries ORDER BY id"
 
 def rows(path: Path, query: str = SIGNATURES) -> list[tuple[object, ...]]:
     """Ask the file behind the store's back."""
-    connection = sqlite3.connect(path)
+    connection = sqlite3.connect(path, isolation_level=None)
     try:
         return connection.execute(query).fetchall()
     finally:

@@ -6,8 +6,9 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.models import Secret
-from asana_webhooks.store import MemoryStore, NewDelivery, candidate_id
-from asana_webhooks.testing.conformance import SettableClock
+from asana_webhooks.store import MemoryStore, memory
+from asana_webhooks.store.base import NewDelivery, candidate_id
+from tests.helpers.stores import Clock
 
 SECRET = Secret("d7c5b0a1f3e24986a0b1c2d3e4f50617")
 
@@ -29,19 +30,6 @@ async def confirmed(store: MemoryStore) -> MemoryStore:
     return store
 
 
-async def test_max_deliveries() -> None:
-    """A full store takes nothing new, still knows duplicates, and has room again when one is done."""
-    store = await confirmed(MemoryStore(max_deliveries=2))
-    await store.put(new(1))
-    await store.put(new(2))
-    with pytest.raises(StoreFullError, match="too many deliveries"):
-        await store.put(new(3))
-    assert await store.put(new(2)) == "duplicate"
-    (lease,) = await store.claim(1, lease=60)
-    await store.done(lease)
-    assert await store.put(new(3)) == "stored"
-
-
 async def test_max_bytes() -> None:
     """Bodies count together, until they are done."""
     store = await confirmed(MemoryStore(max_bytes=100))
@@ -56,47 +44,38 @@ async def test_max_bytes() -> None:
     assert await store.put(new(3, 60)) == "stored"
 
 
-@pytest.mark.parametrize(
-    ("store", "name"),
-    [(MemoryStore(max_deliveries=2), "max_deliveries"), (MemoryStore(max_bytes=20), "max_bytes")],
-    ids=["deliveries", "bytes"],
-)
-async def test_a_full_store_says_so(store: MemoryStore, name: str) -> None:
-    """Its health tells that the next delivery would be refused, and by which limit, until there is room again."""
-    await confirmed(store)
+async def test_a_full_store_says_so() -> None:
+    """Its health tells that the next delivery would be refused, and why, until there is room again."""
+    store = await confirmed(MemoryStore(max_bytes=20))
     await store.put(new(1))
     assert (await store.health()).writable
     await store.put(new(2))
     health = await store.health()
     assert not health.writable
-    assert health.problems == (f"no delivery more {TELLS[name]}: let the workers catch up, or raise {name}",)
+    assert health.problems == ("there is no room for another delivery: let the workers catch up, or raise max_bytes",)
     (lease,) = await store.claim(1, lease=60)
     await store.done(lease)
     health = await store.health()
     assert (health.writable, health.problems) == (True, ())
 
 
-TELLS = {"max_deliveries": "may wait", "max_bytes": "has room"}
-
-
-async def test_no_limits() -> None:
-    """``None`` removes a limit."""
-    store = await confirmed(MemoryStore(max_deliveries=None, max_bytes=None, max_finished=None))
+async def test_no_limit() -> None:
+    """``None`` removes the limit of bytes."""
+    store = await confirmed(MemoryStore(max_bytes=None))
     await store.put(new(1))
     (lease,) = await store.claim(1, lease=60)
     assert await store.done(lease)
     assert await store.put(new(1)) == "duplicate"
 
 
-async def test_max_finished() -> None:
+async def test_finished_deliveries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest finished deliveries are forgotten when there are too many."""
-    store = await confirmed(MemoryStore(max_finished=2))
+    monkeypatch.setattr(memory, "MAX_FINISHED", 2)
+    store = await confirmed(MemoryStore())
     for number in range(3):
         await store.put(new(number))
         await store.done((await store.claim(1, lease=60))[0])
-    assert await store.put(new(1)) == "duplicate"
-    assert await store.put(new(2)) == "duplicate"
-    assert await store.put(new(0)) == "stored"
+    assert [await store.put(new(number)) for number in (1, 2, 0)] == ["duplicate", "duplicate", "stored"]
 
 
 @pytest.mark.parametrize(
@@ -120,12 +99,12 @@ async def test_the_quarantine_is_bounded(store: MemoryStore) -> None:
 @pytest.mark.parametrize("end", ["close", "sweep"])
 async def test_an_ended_registration_makes_room(end: str) -> None:
     """What a registration had in quarantine is gone with it."""
-    clock = SettableClock()
-    store = await confirmed(MemoryStore(clock=clock, max_deliveries=1))
+    clock = Clock()
+    store = await confirmed(MemoryStore(clock=clock, max_bytes=10))
     await store.open("pending", resource="1", ttl=60)
     await store.offer("pending", SECRET)
     await store.put(quarantined(1))
-    with pytest.raises(StoreFullError, match="too many deliveries"):
+    with pytest.raises(StoreFullError, match="too large together"):
         await store.put(new(2))
     clock.advance(60)
     if end == "close":
@@ -142,18 +121,9 @@ async def test_repr() -> None:
     assert repr(store) == "<MemoryStore registrations=1 deliveries=1>"
 
 
-@pytest.mark.parametrize(
-    "limit",
-    [
-        {"max_deliveries": -1},
-        {"max_bytes": "x"},
-        {"max_finished": 1.5},
-        {"max_quarantined": None},
-        {"max_quarantined_bytes": -1},
-    ],
-    ids=str,
-)
-def test_limits_are_checked(limit: dict[str, Any]) -> None:
-    """A limit that could never work is refused at once."""
-    with pytest.raises(ConfigurationError, match=next(iter(limit))):
-        MemoryStore(**limit)
+def test_limits_are_checked() -> None:
+    """A limit that could never work is refused at once, by name."""
+    wrong: list[dict[str, Any]] = [{"max_bytes": "x"}, {"max_quarantined": None}, {"max_quarantined_bytes": -1}]
+    for limit in wrong:
+        with pytest.raises(ConfigurationError, match=next(iter(limit))):
+            MemoryStore(**limit)

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError, StoreError, StoreUnavailableError
 from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
 from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
 
@@ -156,6 +156,16 @@ class TestLocked:
         assert await store.find("r") is None
         await store.aclose()
 
+    async def test_who_reads_needs_no_lock(self, store: SQLiteStore, other: sqlite3.Connection, path: Path) -> None:
+        """A store that only reads opens beside somebody who writes, and makes a file that is missing."""
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(20):
+            for name, id in ((path, "r"), (path.with_name("new.db"), None)):
+                reader = SQLiteStore(name, busy_timeout=0.05)
+                found = await asyncio.gather(reader.find("r"), reader.dead_letters(), reader.find("unknown"))
+                assert [found[0] and found[0].id, *found[1:]] == [id, [], None]
+                await reader.aclose()
+
     async def test_a_reader_elsewhere(self, store: SQLiteStore, other: sqlite3.Connection) -> None:
         """A long read of another process keeps nobody from writing."""
         other.execute("BEGIN")
@@ -256,12 +266,16 @@ class TestWrongFile:
         await store.aclose()
         assert rows(path, "SELECT name FROM sqlite_master") == [("theirs",)]
 
-    async def test_a_newer_version(self, store: SQLiteStore, path: Path) -> None:
-        """A file of a later release is refused, with both versions named."""
-        await in_writer(store, lambda db: db.execute(f"PRAGMA user_version = {VERSION + 1}"))
-        with pytest.raises(ConfigurationError, match=rf"version {VERSION + 1}.*up to {VERSION}.*upgrade"):
-            async with SQLiteStore(path):
-                pass
+    async def test_another_version(self, store: SQLiteStore, path: Path) -> None:
+        """A file of another release is refused, with both versions and what to do, and stays as it is."""
+        for version, advice in ((VERSION + 1, "upgrade asana-webhooks"), (VERSION - 1, "move the file away")):
+            await store.aclose()
+            rows(path, f"PRAGMA user_version = {version}")
+            store = SQLiteStore(path)
+            with pytest.raises(ConfigurationError, match=rf"has version {version}\b.* version {VERSION}\b.*{advice}"):
+                await store.find("r")
+            assert rows(path, "PRAGMA user_version") == [(version,)]
+        await store.aclose()
 
     async def test_the_file_is_marked(self, store: SQLiteStore, path: Path) -> None:
         """Our files can be told from others."""

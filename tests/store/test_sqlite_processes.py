@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from asana_webhooks.store import SQLiteStore
-from asana_webhooks.testing.conformance import SettableClock
+from tests.helpers.stores import Clock
 from tests.store.sqlite_help import SECRET, confirmed, new, rows
 
 PUTTING = """
 import asyncio, sys
-from asana_webhooks.store import NewDelivery, SQLiteStore
+from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.base import NewDelivery
 
 async def caller(store, first):
     number = first
@@ -135,7 +136,7 @@ async def test_the_creator_and_the_receiver_are_two(tmp_path: Path) -> None:
 
 async def test_a_worker_that_died(tmp_path: Path) -> None:
     """The lease of a process that is gone runs out, and another gets its delivery, one attempt later."""
-    path, clock = tmp_path / "store.db", SettableClock()
+    path, clock = tmp_path / "store.db", Clock()
     gone = await confirmed(SQLiteStore(path, clock=clock))
     await gone.put(new(1))
     (old,) = await gone.claim(1, lease=60)

@@ -3,10 +3,10 @@
 import asyncio
 import gc
 import os
-import sqlite3
 import threading
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,12 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError, StoreFullError, StoreUnavailableError
 from asana_webhooks.models import Secret
-from asana_webhooks.store import NewDelivery, PutResult, SQLiteStore, candidate_id
-from asana_webhooks.store.secret_box import PLAIN_TEXT
-from asana_webhooks.store.sqlite import inbox, purging, registrations, room
-from asana_webhooks.store.sqlite.log import LogWatch
-from asana_webhooks.testing.conformance import SettableClock
-from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
+from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.base import NewDelivery, PutResult, candidate_id
+from asana_webhooks.store.sqlite import inbox, registrations
+from asana_webhooks.store.sqlite.file import DatabaseFile, sqlite3
+from tests.helpers.stores import Clock
+from tests.store.sqlite_help import SECRET, allow, confirmed, in_reader, in_writer, modes, new, rows
 
 T = TypeVar("T")
 
@@ -38,25 +38,21 @@ async def _store(path: Path) -> AsyncIterator[SQLiteStore]:
         yield await confirmed(store)
 
 
-PRIVATE = {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600, "store.db-users": 0o600}
-
-
-def remove(path: Path) -> None:
-    path.unlink()
+PRIVATE = {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
 
 
 def link_to(path: Path, target: Path) -> None:
     path.symlink_to(target)
 
 
-async def in_reader(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> T:
-    """Run something on the connection that reads, in its thread."""
-    return await store._access.reader.submit(operation)
-
-
 async def put(store: SQLiteStore, number: int) -> PutResult:
     """Put a delivery in a turn of the loop's own, as those do who call it from tasks."""
     return await store.put(new(number))
+
+
+def ask(pragma: str, connection: sqlite3.Connection) -> Any:
+    """Return the setting of a connection."""
+    return connection.execute(f"PRAGMA {pragma}").fetchone()
 
 
 def store_threads() -> list[threading.Thread]:
@@ -66,26 +62,24 @@ def store_threads() -> list[threading.Thread]:
 class TestDurability:
     """What is answered is on the disk."""
 
-    @pytest.mark.parametrize(
-        ("pragma", "expected"),
-        [
-            ("synchronous", 2),  # FULL
-            ("journal_mode", "wal"),
-            ("busy_timeout", 5000),
-            ("foreign_keys", 1),
-            ("journal_size_limit", 64 * 1024**2),
-            ("wal_autocheckpoint", 1000),
-            ("secure_delete", 1),
-        ],
-    )
-    async def test_the_live_connections_are_set_up(self, store: SQLiteStore, pragma: str, expected: int | str) -> None:
-        """The connection that writes has the settings that durability rests on."""
-        assert await in_writer(store, lambda db: db.execute(f"PRAGMA {pragma}").fetchone()) == (expected,)
+    async def test_the_connection_that_writes_is_set_up(self, store: SQLiteStore) -> None:
+        """It has the settings that durability rests on."""
+        expected: dict[str, int | str] = {
+            "synchronous": 2,  # FULL
+            "journal_mode": "wal",
+            "busy_timeout": 5000,
+            "foreign_keys": 1,
+            "journal_size_limit": 64 * 1024**2,
+            "wal_autocheckpoint": 1000,
+            "secure_delete": 1,
+        }
+        for pragma, value in expected.items():
+            assert (pragma, await in_writer(store, partial(ask, pragma))) == (pragma, (value,))
 
     async def test_the_reader_waits_as_long(self, store: SQLiteStore) -> None:
         """The connection that reads waits for locks as the other one does, and reads the same log."""
-        assert await in_reader(store, lambda db: db.execute("PRAGMA busy_timeout").fetchone()) == (5000,)
-        assert await in_reader(store, lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+        assert await in_reader(store, partial(ask, "busy_timeout")) == (5000,)
+        assert await in_reader(store, partial(ask, "journal_mode")) == ("wal",)
 
     async def test_the_reader_cannot_write(self, store: SQLiteStore) -> None:
         """All that is written goes through one connection."""
@@ -102,7 +96,7 @@ class TestDurability:
 
         monkeypatch.setattr(sqlite3, "connect", Careless)
         async with SQLiteStore(path) as store:
-            assert await in_writer(store, lambda db: db.execute("PRAGMA synchronous").fetchone()) == (2,)
+            assert await in_writer(store, partial(ask, "synchronous")) == (2,)
 
     async def test_a_result_means_committed(self, store: SQLiteStore, path: Path) -> None:
         """Whoever got an answer can see the effect through another connection."""
@@ -155,7 +149,7 @@ class TestDurability:
 
 async def test_two_who_sweep(path: Path) -> None:
     """A registration that two stores end at the same time is reported by one of them, and only to one."""
-    clock = SettableClock()
+    clock = Clock()
     async with SQLiteStore(path, clock=clock) as one, SQLiteStore(path, clock=clock) as two:
         for number in range(20):
             await one.open(f"r{number}", resource="1", ttl=60)
@@ -209,7 +203,7 @@ class TestGroupCommit:
 
         first = asyncio.ensure_future(caller(0))
         await asyncio.sleep(0)
-        store._access.write(hold_up)
+        in_writer(store, hold_up)
         await asyncio.to_thread(under_way.wait, 5)
         second = asyncio.ensure_future(caller(100))
         await asyncio.sleep(0)
@@ -255,18 +249,6 @@ class TestGroupCommit:
         assert await asyncio.gather(*calls) == ["stored", True, "duplicate", False, True, "refused"]
         assert len(commits) == 1
 
-    async def test_a_full_log_refuses_each(self, store: SQLiteStore) -> None:
-        """Callers who are refused together get an error each, for one that is raised twice collects tracebacks."""
-
-        class Full(LogWatch):
-            is_full = True
-
-        store._keeper.log = Full(max_bytes=1, long=1024**3)
-        puts = [store.put(new(number)) for number in range(3)]
-        answers = await asyncio.gather(*puts, store.dead_letters(), return_exceptions=True)
-        assert [type(answer) for answer in answers] == [StoreFullError] * 3 + [list]
-        assert len({id(answer) for answer in answers}) == 4
-
     async def test_a_refused_call_fails_alone(self, store: SQLiteStore, commits: list[str]) -> None:
         """Errors of this package are answers: the transaction goes on."""
         answers = await asyncio.gather(
@@ -278,7 +260,7 @@ class TestGroupCommit:
 
     async def test_a_failing_clock_fails_its_caller(self, path: Path) -> None:
         """An error out of the caller's own clock comes through, and nothing is written."""
-        clock = SettableClock()
+        clock = Clock()
         async with SQLiteStore(path, clock=clock) as store:
             await confirmed(store)
             clock.now = "never"  # type: ignore[assignment]
@@ -290,7 +272,7 @@ class TestGroupCommit:
     @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, StopIteration])
     async def test_a_clock_that_would_end_the_thread(self, path: Path, error: type[BaseException]) -> None:
         """An exit or a cancellation out of the caller's clock is an error of this call, and the store goes on."""
-        times = SettableClock()
+        times = Clock()
         failing = [False]
 
         def clock() -> float:
@@ -298,7 +280,7 @@ class TestGroupCommit:
                 raise error(SECRET.reveal())
             return times()
 
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store, asyncio.timeout(60):
+        async with SQLiteStore(path, clock=clock) as store, asyncio.timeout(60):
             await confirmed(store)
             failing[0] = True
             claimed, beat, letters = await asyncio.gather(
@@ -341,7 +323,7 @@ class TestCancellation:
         task = asyncio.ensure_future(store.claim(1, lease=3600))
         if stage != "before it began":
             await asyncio.sleep(0)
-        held_up = store._access.write(hold_up)  # in the transaction of the claim
+        held_up = in_writer(store, hold_up)  # in the transaction of the claim
         if stage == "in its transaction":
             await asyncio.to_thread(under_way.wait, 5)
         task.cancel()
@@ -356,13 +338,13 @@ class TestCancellation:
     async def test_leases_that_cannot_be_given_back(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Nobody waits for what a cancelled claim gives back; when that fails the lease just runs out, silently."""
         times = [1.0]
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=lambda: times[0]) as store:
+        async with SQLiteStore(path, clock=lambda: times[0]) as store:
             await confirmed(store)
             await store.put(new(1))
             task = asyncio.ensure_future(store.claim(1, lease=3600))
             await asyncio.sleep(0)
             task.cancel()
-            stopped = store._access.write(lambda db: times.clear())  # after the claim, in its transaction
+            stopped = in_writer(store, lambda db: times.clear())  # after the claim, in its transaction
             with pytest.raises(asyncio.CancelledError):
                 await task
             await stopped
@@ -376,8 +358,8 @@ class TestCancellation:
         await store.put(new(1))
         task = asyncio.ensure_future(store.claim(1, lease=3600))
         await asyncio.sleep(0)
-        (entry,) = store._access.writer._gathered
-        entry.answer.add_done_callback(lambda _: task.cancel())
+        (job,) = store._writer._gathered
+        job.answer.add_done_callback(lambda _: task.cancel())
         with pytest.raises(asyncio.CancelledError):
             await task
         (lease,) = await store.claim(1, lease=3600)
@@ -432,32 +414,6 @@ class TestLimits:
             with pytest.raises(StoreFullError, match="larger than max_bytes"):
                 await store.put(new(3, size=1004))
 
-    async def test_too_many_unfinished(self, path: Path) -> None:
-        """With *max_deliveries* an inbox takes only so many, also within one transaction."""
-        async with SQLiteStore(path, max_deliveries=3) as store:
-            await confirmed(store)
-            answers = await asyncio.gather(*(store.put(new(number)) for number in range(5)), return_exceptions=True)
-            assert answers[:3] == ["stored"] * 3
-            assert {type(answer) for answer in answers[3:]} == {StoreFullError}
-            assert await store.put(new(1)) == "duplicate"
-            one, two = await store.claim(2, lease=60)
-            await store.done(one)
-            await store.fail(two, error="", retry_in=None)
-            assert await store.put(new(3)) == "stored"
-            assert await store.put(new(4)) == "stored"
-            with pytest.raises(StoreFullError, match="unfinished"):
-                await store.put(new(5))
-
-    async def test_quarantine_takes_no_room_in_the_inbox(self, path: Path) -> None:
-        """What is quarantined is not unfinished yet, in one transaction with what is neither."""
-        async with SQLiteStore(path, max_deliveries=2) as store:
-            await confirmed(store)
-            await store.open("p", resource="1", ttl=60)
-            await store.offer("p", SECRET)
-            aside = [new(number, registration="p", candidate=candidate_id(SECRET)) for number in (3, 4)]
-            answers = await asyncio.gather(*map(store.put, [new(1), *aside, new(2)]))
-            assert answers == ["stored"] * 4
-
     async def test_duplicates_write_nothing(self, path: Path) -> None:
         """Asana's, or anybody's, repetitions make no log longer and use up no numbers."""
         async with SQLiteStore(path) as store:
@@ -470,7 +426,7 @@ class TestLimits:
 
     async def test_the_oldest_may_be_leased_or_delayed(self, path: Path) -> None:
         """The age of the inbox is that of the oldest delivery that is not finished, whoever holds it."""
-        clock = SettableClock()
+        clock = Clock()
         async with SQLiteStore(path, clock=clock) as store:
             await confirmed(store)
             for number in (1, 2):
@@ -491,29 +447,26 @@ class TestLimits:
                 asked.cancel()
             with pytest.raises(StoreFullError, match="waiting for it"):
                 await store.find("r")
-            while store._access.reader._busy:
-                await store._access.reader._idle.wait()
-            assert await store.find("r") is None
+            while True:
+                with suppress(StoreFullError):
+                    assert await store.find("r") is None
+                    break
+                await asyncio.sleep(0)
 
-    @pytest.mark.parametrize(
-        "limit",
-        [
+    def test_limits_are_checked(self, path: Path) -> None:
+        """A limit that could never work is refused at once, by name."""
+        wrong: list[dict[str, Any]] = [
             {"max_operations": 0},
             {"max_operations": "x"},
             {"max_bytes": -1},
             {"max_bytes": None},
-            {"max_deliveries": 0},
             {"max_quarantined": "x"},
             {"max_quarantined_bytes": -1},
-            {"max_log_bytes": 0},
             {"busy_timeout": -1},
-        ],
-        ids=str,
-    )
-    def test_limits_are_checked(self, path: Path, limit: dict[str, Any]) -> None:
-        """A limit that could never work is refused at once."""
-        with pytest.raises(ConfigurationError, match=next(iter(limit))):
-            SQLiteStore(path, **limit)
+        ]
+        for limit in wrong:
+            with pytest.raises(ConfigurationError, match=next(iter(limit))):
+                SQLiteStore(path, **limit)
 
     @pytest.mark.parametrize("by", ["count", "bytes"])
     async def test_the_quarantine_is_bounded(self, path: Path, by: str) -> None:
@@ -536,48 +489,46 @@ class TestLimits:
         """Every statement finds its rows by an index, however many there are."""
         statements = {
             f"{module.__name__.rpartition('.')[2]}.{name}": text
-            for module in (inbox, purging, registrations)
+            for module in (inbox, registrations)
             for name, text in vars(module).items()
-            if name.isupper() and name not in {"HELD", "COLUMNS", "NO_ROOM", "LEASABLE"} and isinstance(text, str)
+            if name.isupper() and name not in {"HELD", "COLUMNS", "LEASABLE", "STALE"} and isinstance(text, str)
         }
-        assert len(statements) >= 39
+        assert len(statements) >= 38
         for name, text in statements.items():
-            steps = await in_writer(store, partial(explain, text))
+            steps = await in_writer(store, partial(explain, text.format(table="candidates")))
             scans = [step for step in steps if step.startswith("SCAN") and step not in SCANNABLE]
             assert (name, scans) == (name, [])
             # Only what was chosen already is sorted: the heads of an ordered claim, the few of a sweep or a handshake.
             assert ("B-TREE" in "".join(steps)) <= (name in SORTING), name
 
-    @pytest.mark.parametrize(
-        ("statement", "expected"),
-        [
-            (inbox.KNOWN, "(registration=? AND duplicate_key=?)"),
-            (room.COUNT_UNFINISHED, "COVERING INDEX deliveries_waiting (state=?)"),
-            (room.COUNT_UNFINISHED, "COVERING INDEX deliveries_due"),
-            (inbox.WAKE, "deliveries_due (due_at<?)"),
-            (inbox.WAKE, "deliveries_since (since>?)"),
-            (inbox.OLDEST, "deliveries_waiting (state=?)"),
-            (inbox.OLDEST_IN_ORDER, "deliveries_unfinished (registration>?)"),
-            (inbox.OLDEST_IN_ORDER, "deliveries_unfinished (registration=?)"),
-            (inbox.OLDEST_IN_ORDER, "deliveries_apart (state=? AND registration=? AND id<?)"),
-            (room.QUARANTINED, "deliveries_apart (state=? AND registration=?)"),
-            (inbox.APART, "COVERING INDEX deliveries_apart"),
-            (inbox.COUNT_LEASED, "COVERING INDEX deliveries_due (due_at>?)"),
-            (inbox.FIRST_WAITING, "deliveries_waiting (state=?)"),
-            (inbox.FIRST_OTHER, "COVERING INDEX deliveries_due"),
-            (inbox.DEAD_LETTERS, "deliveries_dead (id>?)"),
-            (purging.PURGEABLE, "deliveries_finished (state=? AND received_at<?)"),
-            (purging.PURGE_REGISTRATIONS, "registrations_by_state (state=? AND deadline<?)"),
-            (registrations.OVERDUE, "registrations_by_state (state=? AND deadline<?)"),
-            (registrations.RELEASE, "deliveries_apart (state=? AND registration=?)"),
-            (registrations.DROP_QUARANTINED, "deliveries_apart (state=? AND registration=?)"),
-        ],
-    )
-    async def test_the_right_index_is_used(self, store: SQLiteStore, statement: str, expected: str) -> None:
+    async def test_the_right_index_is_used(self, store: SQLiteStore) -> None:
         """The statements that could look through many rows use the index that was made for them."""
-        assert expected in "; ".join(await in_writer(store, partial(explain, statement)))
+        for statement, index in INDEXES:
+            assert index in "; ".join(await in_writer(store, partial(explain, statement)))
 
 
+INDEXES = [
+    (inbox.KNOWN, "(registration=? AND duplicate_key=?)"),
+    (inbox.COUNT_UNFINISHED, "COVERING INDEX deliveries_waiting (state=?)"),
+    (inbox.COUNT_UNFINISHED, "COVERING INDEX deliveries_due"),
+    (inbox.WAKE, "deliveries_due (due_at<?)"),
+    (inbox.WAKE, "deliveries_since (since>?)"),
+    (inbox.OLDEST, "deliveries_waiting (state=?)"),
+    (inbox.OLDEST_IN_ORDER, "deliveries_unfinished (registration>?)"),
+    (inbox.OLDEST_IN_ORDER, "deliveries_unfinished (registration=?)"),
+    (inbox.OLDEST_IN_ORDER, "deliveries_apart (state=? AND registration=? AND id<?)"),
+    (inbox.QUARANTINED, "deliveries_apart (state=? AND registration=?)"),
+    (inbox.APART, "COVERING INDEX deliveries_apart"),
+    (inbox.COUNT_LEASED, "COVERING INDEX deliveries_due (due_at>?)"),
+    (inbox.FIRST_WAITING, "deliveries_waiting (state=?)"),
+    (inbox.FIRST_OTHER, "COVERING INDEX deliveries_due"),
+    (inbox.DEAD_LETTERS, "deliveries_dead (id>?)"),
+    (inbox.PURGEABLE, "deliveries_finished (state=? AND received_at<?)"),
+    (inbox.PURGE_REGISTRATIONS, "registrations_by_state (state=? AND deadline<?)"),
+    (registrations.OVERDUE, "registrations_by_state (state=? AND deadline<?)"),
+    (registrations.RELEASE, "deliveries_apart (state=? AND registration=?)"),
+    (registrations.DROP_QUARANTINED, "deliveries_apart (state=? AND registration=?)"),
+]
 SCANNABLE = {"SCAN queues", "SCAN heads", "SCAN CONSTANT ROW"}
 SORTING = {"inbox.OLDEST_IN_ORDER", "registrations.OVERDUE", "registrations.CANDIDATES"}
 
@@ -613,10 +564,10 @@ class TestOpening:
             async with SQLiteStore(path) as store:
                 await store.heartbeat("r")
                 assert modes(path.parent) == PRIVATE
-                for name in PRIVATE.keys() - {"store.db"}:
-                    remove(path.parent / name)
-                store._access.writer._executor.submit(store._access.writer._disconnect)
-                store._access.reader._executor.submit(store._access.reader._disconnect)
+                for use in (in_reader, in_writer):
+                    with pytest.raises(ConfigurationError):
+                        await use(store, lambda db: db.close())  # so that the next call connects anew
+                assert modes(path.parent) == {"store.db": 0o600}
                 await store.heartbeat("r")
                 assert modes(path.parent) == PRIVATE
         finally:
@@ -693,19 +644,19 @@ class TestOpening:
             held.wait(5)
 
         async def leave() -> None:
-            store._access.write(wait).cancel()
+            in_writer(store, wait).cancel()
             await asyncio.sleep(0)
 
         asyncio.run(leave())
         held.set()
-        assert store._access.writer._executor.submit(store._access.writer._disconnect).result(5) is None
-        store._access.writer._executor.shutdown()
+        store._writer._executor.submit(store._writer._disconnect).result(5)
+        store._writer._executor.shutdown()
 
-    @pytest.mark.parametrize("path", ["", ":memory:"])
-    def test_it_needs_a_file(self, path: str) -> None:
+    def test_it_needs_a_file(self) -> None:
         """SQLite's databases without a file are refused; there is another store for that."""
-        with pytest.raises(ConfigurationError, match="MemoryStore"):
-            SQLiteStore(path)
+        for path in ("", ":memory:"):
+            with pytest.raises(ConfigurationError, match="MemoryStore"):
+                SQLiteStore(path)
 
     async def test_opening_is_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """If `async with` fails, no thread, connection or lock stays behind."""
@@ -713,10 +664,9 @@ class TestOpening:
         def broken(*_: object) -> None:
             raise StoreUnavailableError(problem="the disk is gone")
 
-        store = SQLiteStore(path)
-        monkeypatch.setattr(store._access.reader, "_connect", broken)
+        monkeypatch.setattr(DatabaseFile, "connect_to_read", broken)
         with pytest.raises(StoreUnavailableError):
-            await store.__aenter__()
+            await SQLiteStore(path).__aenter__()
         assert [thread.name for thread in threading.enumerate() if thread.name.startswith("asana-webhooks")] == []
         assert [file.name for file in path.parent.iterdir()] == [path.name]
 

@@ -1,4 +1,4 @@
-"""How a `SQLiteStore` forgets, and what it says of its room."""
+"""How a `SQLiteStore` forgets, and what it says when it cannot keep up."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from asana_webhooks.store import SQLiteStore
-from asana_webhooks.store.secret_box import PLAIN_TEXT
-from asana_webhooks.store.sqlite import purging
-from asana_webhooks.testing.conformance import SettableClock
+from asana_webhooks.store.sqlite import inbox
+from tests.helpers.stores import Clock
 from tests.store.sqlite_help import confirmed, in_writer, new, rows
 
 MIB = 1024**2
-ROOM = "no delivery more may wait: let the workers catch up, or raise max_deliveries"
 
 
 @pytest.fixture(name="path")
@@ -23,15 +21,15 @@ def _path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="clock")
-def _clock() -> SettableClock:
+def _clock() -> Clock:
     """The clock of the store."""
-    return SettableClock()
+    return Clock()
 
 
 @pytest.fixture(name="store")
-async def _store(path: Path, clock: SettableClock) -> AsyncIterator[SQLiteStore]:
+async def _store(path: Path, clock: Clock) -> AsyncIterator[SQLiteStore]:
     """An open store with the confirmed registration "r"."""
-    async with SQLiteStore(path, secret_box=PLAIN_TEXT, clock=clock) as store:
+    async with SQLiteStore(path, clock=clock) as store:
         yield await confirmed(store)
 
 
@@ -46,10 +44,10 @@ class TestPurge:
 
     @pytest.mark.parametrize("dead", [False, True])
     async def test_rows_are_bounded(
-        self, store: SQLiteStore, path: Path, clock: SettableClock, monkeypatch: pytest.MonkeyPatch, dead: bool
+        self, store: SQLiteStore, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, dead: bool
     ) -> None:
         """A step takes only so many rows, and all are forgotten and counted in the end."""
-        monkeypatch.setattr(purging, "ROWS_AT_ONCE", 3)
+        monkeypatch.setattr(inbox, "ROWS_AT_ONCE", 3)
         await asyncio.gather(*(store.put(new(number)) for number in range(10)))
         await finish(store, dead=dead)
         clock.advance(1)
@@ -59,7 +57,7 @@ class TestPurge:
         assert rows(path) == []
         assert _purges_in_each(steps) == [3, 3, 3, 1]
 
-    async def test_bytes_are_bounded(self, store: SQLiteStore, path: Path, clock: SettableClock) -> None:
+    async def test_bytes_are_bounded(self, store: SQLiteStore, path: Path, clock: Clock) -> None:
         """Large dead letters go a few at a time: the log stays short, and who puts meanwhile need not wait for all."""
         for number in range(24):
             await store.put(new(number, size=MIB))
@@ -76,10 +74,10 @@ class TestPurge:
         assert path.with_name("store.db-wal").stat().st_size < 12 * MIB
 
     async def test_a_large_one_goes_alone(
-        self, store: SQLiteStore, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+        self, store: SQLiteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One that alone is more than a step may have is forgotten all the same."""
-        monkeypatch.setattr(purging, "BYTES_AT_ONCE", 100)
+        monkeypatch.setattr(inbox, "BYTES_AT_ONCE", 100)
         for number in range(3):
             await store.put(new(number, size=400))
         await finish(store, dead=True)
@@ -89,7 +87,7 @@ class TestPurge:
         assert await store.purge(older_than=0, dead=True) == 3
         assert _purges_in_each(steps) == [1, 1, 1]
 
-    async def test_registrations_are_all_forgotten(self, store: SQLiteStore, path: Path, clock: SettableClock) -> None:
+    async def test_registrations_are_all_forgotten(self, store: SQLiteStore, path: Path, clock: Clock) -> None:
         """However many have ended, one purge forgets them."""
         ids = [f"over{number}" for number in range(1300)]
         await asyncio.gather(*(store.open(id, resource="1", ttl=60) for id in ids))
@@ -113,25 +111,9 @@ def _purges_in_each(statements: list[str]) -> list[int]:
 class TestRoom:
     """A store that would take no delivery says so."""
 
-    async def test_a_full_inbox(self, path: Path) -> None:
-        """With *max_deliveries* unfinished it is not writable, and says why; asking takes none of the room."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_deliveries=2) as store:
-            await confirmed(store)
-            await store.put(new(1))
-            health = await store.health()
-            assert (health.writable, health.problems) == (True, ())
-            answers = await asyncio.gather(store.health(), store.put(new(2)))
-            assert answers[1] == "stored"
-            (lease,) = await store.claim(1, lease=60)  # leased or waiting, it is unfinished
-            health = await store.health()
-            assert (health.writable, health.problems) == (False, (ROOM,))
-            await store.done(lease)
-            health = await store.health()
-            assert (health.writable, health.problems) == (True, ())
-
     async def test_too_much_is_waiting_to_be_written(self, path: Path) -> None:
         """While no more can be queued for the disk it is not writable, and is again when that is written."""
-        async with SQLiteStore(path, secret_box=PLAIN_TEXT, max_operations=3) as store:
+        async with SQLiteStore(path, max_operations=3) as store:
             await confirmed(store)
             puts = [asyncio.ensure_future(store.put(new(number))) for number in range(3)]
             await asyncio.sleep(0)

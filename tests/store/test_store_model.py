@@ -1,4 +1,4 @@
-"""Every store against a plain one, by random sequences of calls, crashes among them."""
+"""Every store against a model, by random sequences of calls, crashes among them."""
 
 import asyncio
 import base64
@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asana_webhooks.models import Secret
-from asana_webhooks.store import Lease, MemoryStore, NewDelivery, SQLiteStore, Store, StoreHealth, candidate_id
-from asana_webhooks.store.fernet import FernetBox
-from asana_webhooks.testing.conformance import SettableClock
-from tests.store.plain_store import PlainStore
+from asana_webhooks.store import MemoryStore, SQLiteStore, Store
+from asana_webhooks.store.base import Lease, NewDelivery, StoreHealth, candidate_id
+from asana_webhooks.store.secret_box import FernetBox
+from tests.helpers.stores import Clock
+from tests.store.store_model import Model
 
 NAMES = ["r1", "r2", "r3"]
 IDS = st.sampled_from(NAMES)
@@ -34,12 +35,12 @@ BOXES = [FernetBox(KEYS), FernetBox(dict(reversed(KEYS.items())))]
 
 
 class MemoryMachine(RuleBasedStateMachine):
-    """Calls the plain store and the real ones alike, and compares every answer."""
+    """Calls the model and the stores alike, and compares every answer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.plain = PlainStore()
-        self.clock = SettableClock(0)
+        self.model = Model()
+        self.clock = Clock(0)
         self.was_set_back = False
         self.runner = asyncio.Runner()
         self.stores: list[Store] = [MemoryStore(clock=self.clock)]
@@ -77,15 +78,15 @@ class MemoryMachine(RuleBasedStateMachine):
             self.put("r1", 10 + step, None)
 
     def open(self, id: str, ttl: int) -> None:
-        if self.plain.open(id, ttl):
+        if self.model.open(id, ttl):
             self.ask("open", id, resource="1", ttl=ttl)
 
     def offer(self, id: str, secret: Secret) -> None:
-        assert self.ask("offer", id, secret) == self.plain.offer(id, secret)
+        assert self.ask("offer", id, secret) == self.model.offer(id, secret)
 
     def confirm(self, id: str, secret: Secret, gid: str) -> None:
         gid = id + gid
-        assert self.ask("confirm", id, webhook_gid=gid, secret=secret) == self.plain.confirm(id, gid, secret)
+        assert self.ask("confirm", id, webhook_gid=gid, secret=secret) == self.model.confirm(id, gid, secret)
 
     @rule(id=IDS, ttl=SECONDS, offered=st.lists(SECRETS, max_size=5))
     def begin(self, id: str, ttl: int, offered: list[Secret]) -> None:
@@ -100,12 +101,12 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(id=IDS, how=st.sampled_from(["closed", "swept", "alive"]))
     def end(self, id: str, how: str) -> None:
         if how == "closed":
-            assert self.ask("close", id) == self.plain.close(id)
+            assert self.ask("close", id) == self.model.close(id)
         elif how == "swept":
-            assert self.ask("sweep") == self.plain.sweep()
+            assert self.ask("sweep") == self.model.sweep()
         else:
             self.ask("heartbeat", id)
-            self.plain.heartbeat(id)
+            self.model.heartbeat(id)
 
     # Inbox
 
@@ -117,13 +118,13 @@ class MemoryMachine(RuleBasedStateMachine):
             body=b"%d" % number,
             candidate=None if secret is None else candidate_id(secret),
         )
-        assert self.ask("put", new) == self.plain.put(new)
+        assert self.ask("put", new) == self.model.put(new)
 
     def claim(self, limit: int, lease: int, order: str, then: list[str]) -> None:
         """Lease some, and say of each at once how it went, or nothing yet."""
         options = {"ordered": order != "any", "halt": order == "halt"}
         claimed = self.ask("claim", limit, lease=lease, **options)
-        assert claimed == self.plain.claim(limit, lease, **options)
+        assert claimed == self.model.claim(limit, lease, **options)
         self.leases += claimed
         for held, what in zip(claimed, then, strict=False):
             self.say(held, what, 5)
@@ -145,33 +146,33 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def say(self, lease: Lease, what: str, seconds: int) -> None:
         if what in {"done", "release"}:
-            assert self.ask(what, lease) == getattr(self.plain, what)(lease)
+            assert self.ask(what, lease) == getattr(self.model, what)(lease)
         elif what == "extend":
-            assert self.ask("extend", lease, seconds=seconds) == self.plain.extend(lease, seconds)
+            assert self.ask("extend", lease, seconds=seconds) == self.model.extend(lease, seconds)
         elif what in {"retry", "bury"}:
             retry_in = seconds if what == "retry" else None
             error = f"{what} {seconds}"
-            assert self.ask("fail", lease, error=error, retry_in=retry_in) == self.plain.fail(lease, error, retry_in)
+            assert self.ask("fail", lease, error=error, retry_in=retry_in) == self.model.fail(lease, error, retry_in)
 
     # Maintenance
 
     @rule(data=st.data())
     def requeue(self, data: st.DataObject) -> None:
-        dead = [letter.id for letter in self.plain.dead_letters()]
+        dead = [letter.id for letter in self.model.dead_letters()]
         id = data.draw(st.sampled_from([*dead, *dead, 0, 1, 2]))
-        assert self.ask("requeue", id) == self.plain.requeue(id)
+        assert self.ask("requeue", id) == self.model.requeue(id)
 
     @rule(later=SECONDS, older_than=SECONDS, dead=st.booleans())
     def purge(self, later: int, older_than: int, dead: bool) -> None:
         self.tick(later)
-        assert self.ask("purge", older_than=older_than, dead=dead) == self.plain.purge(older_than, dead=dead)
+        assert self.ask("purge", older_than=older_than, dead=dead) == self.model.purge(older_than, dead=dead)
 
     # What happens to it
 
     @rule(seconds=SECONDS)
     def tick(self, seconds: int) -> None:
         self.clock.advance(seconds)
-        self.plain.now += seconds
+        self.model.now += seconds
 
     @precondition(lambda self: not self.was_set_back)
     @rule()
@@ -179,7 +180,7 @@ class MemoryMachine(RuleBasedStateMachine):
         """Once at most: the time until then must not come again."""
         self.was_set_back = True
         self.clock.advance(-HOUR)
-        self.plain.now -= HOUR
+        self.model.now -= HOUR
 
     # What holds at any time
 
@@ -190,17 +191,17 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_hold_the_same(self) -> None:
-        """Registrations, dead letters and numbers are those of the plain store."""
+        """Registrations, dead letters and numbers are those of the model."""
 
         async def look(store: Store) -> list[Any]:
             found = [await store.find(name) for name in NAMES]
             return [await store.health(), await store.dead_letters(), *found]
 
-        expected = [self.plain.dead_letters(), *map(self.plain.find, NAMES)]
+        expected = [self.model.dead_letters(), *map(self.model.find, NAMES)]
         for store in self.stores:
             health, *others = self.runner.run(look(store))
             assert others == expected
-            assert self.comparable(health) == self.comparable(self.plain.health())
+            assert self.comparable(health) == self.comparable(self.model.health())
 
 
 class SQLiteMachine(MemoryMachine):

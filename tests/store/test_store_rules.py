@@ -4,16 +4,16 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.store import Registration, RegistrationState, candidate_id
+from asana_webhooks.store.base import Registration, RegistrationState, candidate_id
 from asana_webhooks.store.rules import (
     DeliveryState,
     as_found,
     check_integer,
     check_texts,
-    landing,
+    effective_state,
+    initial_state,
     readable,
     runs,
-    standing,
 )
 
 SECRET = Secret("a" * 32)
@@ -36,10 +36,10 @@ PENDING, CONFIRMED, CLOSED = RegistrationState
         (CLOSED, OTHER, None),
     ],
 )
-def test_landing(state: RegistrationState, candidate: str | None, expected: DeliveryState | None) -> None:
-    """A delivery goes where its registration's state and secrets allow."""
+def test_initial_state(state: RegistrationState, candidate: str | None, expected: DeliveryState | None) -> None:
+    """A delivery starts in the state that its registration's state and secrets allow."""
     confirmed = NAME if state is CONFIRMED else None
-    assert expected is landing(state, confirmed=confirmed, candidates={NAME}, candidate=candidate)
+    assert expected is initial_state(state, confirmed=confirmed, candidates={NAME}, candidate=candidate)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_landing(state: RegistrationState, candidate: str | None, expected: Deli
         (CLOSED, 101, CLOSED),
     ],
 )
-def test_standing(state: RegistrationState, now: float, expected: RegistrationState) -> None:
+def test_effective_state(state: RegistrationState, now: float, expected: RegistrationState) -> None:
     """Only a pending registration has a deadline; at that it is closed, and keeps no candidate."""
-    assert standing(state, deadline=100, now=now) is expected
+    assert effective_state(state, deadline=100, now=now) is expected
     registration = Registration(id="r", resource="1", state=state, deadline=100, candidates=(SECRET,))
     found = as_found(registration, now=now)
     assert found.state is expected
@@ -70,17 +70,13 @@ def test_runs(now: float, expected: bool) -> None:
     assert runs(since=100, until=110, now=now) is expected
 
 
-@pytest.mark.parametrize("value", [-(2**63), 0, 2**63 - 1])
-def test_integers_pass(value: int) -> None:
-    """Integers of 64 bits come back as they are."""
-    assert check_integer("limit", value) == value
-
-
-@pytest.mark.parametrize("value", [-(2**63) - 1, 2**63])
-def test_other_integers_are_refused(value: int) -> None:
-    """The message names the argument."""
-    with pytest.raises(ConfigurationError, match=r"^limit must be an integer of at most 64 bits"):
-        check_integer("limit", value)
+def test_integers() -> None:
+    """Integers of 64 bits come back as they are; the error about others names the argument."""
+    for value in (-(2**63), 0, 2**63 - 1):
+        assert check_integer("limit", value) == value
+    for value in (-(2**63) - 1, 2**63):
+        with pytest.raises(ConfigurationError, match=r"^limit must be an integer of at most 64 bits"):
+            check_integer("limit", value)
 
 
 def test_texts() -> None:

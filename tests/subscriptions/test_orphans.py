@@ -20,7 +20,7 @@ from asana_webhooks import (
     delete_orphaned_webhooks,
 )
 from asana_webhooks.store.base import RegistrationState, registration_id
-from asana_webhooks.store.fernet import FernetBox
+from asana_webhooks.store.secret_box import FernetBox
 from asana_webhooks.testing import Fault
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.stores import Clock

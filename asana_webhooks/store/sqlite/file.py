@@ -1,20 +1,34 @@
-"""The database file: made and opened safely, and what SQLite's errors about it mean."""
+"""The database file: made and opened safely, and what SQLite's errors about it mean.
+
+The other modules import `sqlite3` from here. It is the one of the standard library, or pysqlite3 (the extra
+``sqlite``), which brings a current SQLite. Only one of the two may open the file in one process: each would drop the
+locks of the other.
+"""
 
 import contextlib
 import os
-import shutil
-import sqlite3
 import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
-from asana_webhooks.store.sqlite import log_check
 from asana_webhooks.store.sqlite.schema import prepare
 
-__all__ = ["DatabaseFile", "is_passing", "unavailable"]
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    try:
+        import pysqlite3 as sqlite3
+    except ImportError:
+        import sqlite3
+
+__all__ = ["LONG_LOG", "DatabaseFile", "is_passing", "sqlite3", "unavailable"]
+
+LONG_LOG = 64 * 1024**2
+"""Bytes that the write-ahead log keeps when it is emptied; a longer one is emptied by hand."""
 
 _PROBLEMS = {
     sqlite3.SQLITE_BUSY: "another connection holds the database for too long",
@@ -27,17 +41,11 @@ _PROBLEMS = {
     sqlite3.SQLITE_CORRUPT: "the database file is damaged",
     sqlite3.SQLITE_NOTADB: "the file is no SQLite database, or is damaged",
 }
-
-
-_LOG_HEADER = 32
-_SALTS = slice(16, 24)
-"""Where in its header a log says which one it is; SQLite draws them anew when it begins the log anew."""
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _OPENING = threading.Lock()
 """Held by whoever opens one of the files, for all stores: two threads making the same one would get into each other's
 way, and to close any descriptor of a file drops the locks this process has on it."""
-
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def unavailable(error: sqlite3.Error) -> StoreUnavailableError:
@@ -64,94 +72,36 @@ class DatabaseFile:
     Args:
         path: of the file; its directory must exist.
         busy_timeout: seconds to wait while another connection writes.
-        log_limit: bytes that the write-ahead log keeps when it is emptied.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float, log_limit: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float) -> None:
         if str(path) in {"", ":memory:"}:
             raise ConfigurationError("a SQLite store needs a file; for one in memory use MemoryStore or 'memory:'")
         self._path = Path(path).absolute()
         self._busy_timeout = busy_timeout
-        self._log_limit = log_limit
-        self._log = self.beside("-wal")
+        self._log = self._beside("-wal")
         self._opened: tuple[int, int] | None = None
         """Device and inode of the file that was opened first: which file it is, whatever its name."""
 
     def __str__(self) -> str:
         return str(self._path)
 
-    def beside(self, suffix: str) -> Path:
+    def _beside(self, suffix: str) -> Path:
         """Return the path of a file that belongs to the database, where SQLite looks for those."""
         return Path(os.path.realpath(self._path) + suffix)
 
     def log_bytes(self) -> int:
         """Return how many bytes the write-ahead log has."""
-        try:
-            return self._log.stat().st_size
-        except OSError:
-            return 0
+        found = _stat(self._log)
+        return found.st_size if found else 0
+
+    def log_identity(self) -> tuple[int, int] | None:
+        """Tell which file the write-ahead log is; for a connection it must stay the one it began with."""
+        return _identity(self._log)
 
     def is_in_place(self) -> bool:
         """Tell whether the path still leads to the file that was opened first."""
         return _identity(self._path) == self._opened
-
-    def log(self) -> tuple[int, int] | None:
-        """Tell which file the write-ahead log is; for a connection it must stay the one it began with."""
-        return _identity(self._log)
-
-    def log_damage(self) -> str | None:
-        """Tell what is wrong with the log, if it shows; only before `connect`, as SQLite takes away half the proof.
-
-        Another process may begin to write meanwhile, and what is half written looks damaged; but only once.
-        """
-        with contextlib.suppress(OSError):  # SQLite will say that it cannot be read, too
-            if not self._is_empty() and (found := self._find_damage(self._index())):
-                return found if self._find_damage(self._index()) == found else None
-        return None
-
-    def _find_damage(self, index: bytes) -> str | None:
-        with self._log.open("rb") as log:
-            return log_check.find_damage(log, index)
-
-    def _index(self) -> bytes:
-        """Read the beginning of ``-shm``; nothing if this process has it open.
-
-        Closing it would drop the locks that a connection of this process holds on it.
-        """
-        path = self.beside("-shm")
-        try:
-            with _OPENING:
-                if _is_open_here(path):
-                    return b""
-                with path.open("rb") as index:
-                    return index.read(log_check.INDEX_BYTES)
-        except OSError:
-            return b""
-
-    def keep_log(self) -> Path:
-        """Copy the log as it is, beside itself and readable for its owner alone.
-
-        Returns:
-            The path of the copy. It is named after the log, which is not copied again if that was done before.
-
-        Raises:
-            OSError: there is no room, for instance; nothing is left of the copy then.
-        """
-        with self._log.open("rb") as log:
-            path = self.beside(f"-wal-damaged-{log.read(_LOG_HEADER)[_SALTS].hex()}")
-            if path.exists():  # somebody has the file open, so the damage is still there at each start
-                return path
-            log.seek(0)
-            options = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(path, options, 0o600), "wb") as copy:
-                try:
-                    shutil.copyfileobj(log, copy)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                except BaseException:
-                    path.unlink()
-                    raise
-        return path
 
     def connect(self) -> sqlite3.Connection:
         """Open the database to write, making the file and its tables the first time.
@@ -167,7 +117,7 @@ class DatabaseFile:
         return self._connect(self._open)
 
     def connect_to_read(self) -> sqlite3.Connection:
-        """Open the database to read, after `connect` has made it; the same errors.
+        """Open the database to read, making it like `connect` the first time; the same errors.
 
         Returns:
             The connection, for this thread only. It can neither write nor empty the log, not even when it is closed.
@@ -204,22 +154,17 @@ class DatabaseFile:
             raise ConfigurationError(f"{self._path} is a directory, not a database file")
         # Only ever opened when it is new: closing any descriptor of a file drops this process's locks on it.
         with contextlib.suppress(FileExistsError):
-            made = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            try:
-                os.fchmod(made, 0o600)  # the umask may have taken even that
-            finally:
-                os.close(made)
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self._path.chmod(0o600)  # the umask may have taken even that
         for suffix in ("", "-wal", "-shm"):
-            _tighten(self.beside(suffix))
+            _tighten(self._beside(suffix))
         if not os.access(self._path, os.R_OK | os.W_OK):
             # SQLite would go on read-only, and leave a log behind that stays read-only for ever.
             raise StoreUnavailableError(problem="the database file may not be read and written")
 
     def _is_empty(self) -> bool:
-        try:
-            return self._path.stat().st_size == 0
-        except FileNotFoundError:
-            return True
+        found = _stat(self._path)
+        return found is None or found.st_size == 0
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None)
@@ -229,9 +174,9 @@ class DatabaseFile:
             connection.execute("PRAGMA synchronous = FULL")
             # What is deleted is overwritten: dropped secrets, and bodies.
             connection.execute("PRAGMA secure_delete = ON")
-            connection.execute(f"PRAGMA journal_size_limit = {self._log_limit}")
-            prepare(connection)
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA journal_size_limit = {LONG_LOG}")
+            prepare(connection)
         except BaseException:
             connection.close()
             raise
@@ -239,6 +184,8 @@ class DatabaseFile:
         return connection
 
     def _open_to_read(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._open().close()  # who only reads can make no tables
         # Not query_only: only with the file itself open read-only, the last to close does not empty the log.
         uri = f"{self._path.as_uri()}?mode=ro"
         return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)
@@ -259,22 +206,16 @@ class DatabaseFile:
             raise StoreUnavailableError(problem="this file system cannot hold SQLite's write-ahead log")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        found = path.stat()
+        return path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
 
 
-def _is_open_here(path: Path) -> bool:
-    """Tell whether any descriptor of this process is of a file."""
-    wanted = path.stat()
-    for descriptor in os.listdir("/dev/fd"):  # noqa: PTH208 - these are numbers, not paths
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(int(descriptor)), wanted):
-                return True
-    return False
+def _identity(path: Path) -> tuple[int, int] | None:
+    found = _stat(path)
+    return (found.st_dev, found.st_ino) if found else None
 
 
 def _tighten(path: Path) -> None:

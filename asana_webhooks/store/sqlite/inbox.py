@@ -1,6 +1,5 @@
 """The deliveries of the SQLite store: each function is what one method does inside a transaction."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,9 +12,8 @@ from asana_webhooks.store.base import (
     RegistrationState,
     StoreHealth,
 )
-from asana_webhooks.store.rules import MAX_SKEW, NO_ROOM, DeliveryState, landing, standing
-from asana_webhooks.store.sqlite.room import COUNT_UNFINISHED, Room
-from asana_webhooks.store.sqlite.schema import kept_signature
+from asana_webhooks.store.rules import MAX_SKEW, DeliveryState, QuarantineLimits, effective_state, initial_state
+from asana_webhooks.store.sqlite.file import sqlite3
 
 __all__ = [
     "claim",
@@ -26,6 +24,7 @@ __all__ = [
     "health",
     "integrity",
     "probe",
+    "purge",
     "put",
     "release",
     "requeue",
@@ -35,11 +34,15 @@ __all__ = [
 REGISTRATION = "SELECT number, state, deadline, candidate FROM registrations WHERE id = ?"
 CANDIDATES = "SELECT id FROM candidates WHERE registration = ?"
 KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND duplicate_key = ?"
-ADD = """
-    INSERT INTO deliveries (registration, duplicate_key, state, received_at, candidate) VALUES (?, ?, 'waiting', ?, ?)
-"""
-ADD_TO_QUARANTINE = ADD.replace("waiting", "quarantined")
+ADD = "INSERT INTO deliveries (registration, duplicate_key, state, received_at, candidate) VALUES (?, ?, ?, ?, ?)"
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
+# Of one state in two ways: SQLite takes a partial index if the condition of the index stands in the statement.
+QUARANTINED = """
+    SELECT count(*), coalesce(sum(length(bodies.body)), 0)
+    FROM deliveries JOIN bodies ON bodies.delivery = deliveries.id
+    WHERE deliveries.state IN ('quarantined', 'dead') AND deliveries.state = 'quarantined'
+        AND deliveries.registration = ?
+"""
 
 # claim
 WAKE = "UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL WHERE due_at <= ? OR since > ?"
@@ -97,12 +100,17 @@ RELEASE = f"""
 """  # noqa: S608
 
 # health
+COUNT_UNFINISHED = """
+    SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting')
+        + (SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL)
+"""
 APART = """
     SELECT state, count(*) FROM deliveries WHERE state IN ('quarantined', 'dead') GROUP BY state
 """
 COUNT_LEASED = "SELECT count(*) FROM deliveries WHERE due_at > ? AND state = 'leased' AND since <= ?"
 FIRST_WAITING = "SELECT received_at FROM deliveries WHERE state = 'waiting' ORDER BY id LIMIT 1"
 FIRST_OTHER = "SELECT min(received_at) FROM deliveries WHERE due_at IS NOT NULL"
+HEARTBEATS = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
 PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
 
 # Maintenance
@@ -115,74 +123,108 @@ DEAD_LETTERS = """
     WHERE deliveries.state = 'dead' AND deliveries.id > ? ORDER BY deliveries.id LIMIT ?
 """
 REQUEUE = "UPDATE deliveries SET state = 'waiting', attempts = 0 WHERE id = ? AND state = 'dead'"
+PURGEABLE = """
+    SELECT deliveries.id, coalesce(length(bodies.body), 0)
+    FROM deliveries LEFT JOIN bodies ON bodies.delivery = deliveries.id
+    WHERE deliveries.state IN ('done', 'dead') AND deliveries.state = ? AND deliveries.received_at < ? LIMIT ?
+"""
+PURGE = "DELETE FROM deliveries WHERE id = ?"
+PURGE_REGISTRATIONS = """
+    DELETE FROM registrations WHERE number IN (
+        SELECT number FROM registrations WHERE state = 'closed' AND deadline < ?
+            AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.registration = registrations.number)
+        LIMIT ?
+    )
+"""
+
+ROWS_AT_ONCE = 500
+"""So many rows `purge` takes in one transaction, so that others get their turn."""
+
+BYTES_AT_ONCE = 4 * 1024**2
+"""With the body that makes it so many bytes that ends: what is deleted is overwritten, and that goes into the log."""
 
 
 def put(
-    connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, room: Room
+    connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, limits: QuarantineLimits
 ) -> list[PutResult | StoreFullError]:
     """See `Store.put`; of several together each registration is looked up once."""
-    landings: dict[tuple[str, str | None], tuple[int, DeliveryState] | None] = {}
+    places: dict[tuple[str, str | None], tuple[int, DeliveryState] | None] = {}
     outcomes: list[PutResult | StoreFullError] = []
     for new in deliveries:
-        target = new.registration, new.candidate
-        if target not in landings:
-            landings[target] = _landing(connection, *target, now=now)
-        found = landings[target]
+        key = new.registration, new.candidate
+        if key not in places:
+            places[key] = _place(connection, *key, now=now)
+        place = places[key]
         try:
-            outcomes.append("refused" if found is None else _add(connection, new, *found, now=now, room=room))
+            outcomes.append("refused" if place is None else _add(connection, new, *place, now=now, limits=limits))
         except StoreFullError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _landing(
+def _place(
     connection: sqlite3.Connection, registration: str, candidate: str | None, *, now: float
 ) -> tuple[int, DeliveryState] | None:
-    """Return the number of a registration, and where its new deliveries go; nothing if they are refused."""
+    """Return the number of a registration and the state of its new deliveries; nothing if they are refused."""
     found = connection.execute(REGISTRATION, (registration,)).fetchone()
     if found is None:
         return None
     number, state, deadline, confirmed = found
-    place = landing(
-        standing(RegistrationState(state), deadline=deadline, now=now),
+    initial = initial_state(
+        effective_state(RegistrationState(state), deadline=deadline, now=now),
         confirmed=confirmed,
         candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
         candidate=candidate,
     )
-    return None if place is None else (number, place)
+    return None if initial is None else (number, initial)
 
 
 def _add(
-    connection: sqlite3.Connection, new: NewDelivery, number: int, place: DeliveryState, *, now: float, room: Room
+    connection: sqlite3.Connection,
+    new: NewDelivery,
+    number: int,
+    state: DeliveryState,
+    *,
+    now: float,
+    limits: QuarantineLimits,
 ) -> PutResult:
-    # The signature is in no local variable: error trackers show those of a frame that raises.
+    key = _duplicate_key(new.signature)
     # Asked first, though ON CONFLICT would take 2 us less: that uses up a number, and so writes for each duplicate.
-    if connection.execute(KNOWN, (number, kept_signature(new.signature))).fetchone():
+    if connection.execute(KNOWN, (number, key)).fetchone():
         return "duplicate"
-    room.check(connection, place, number, len(new.body), now=now)
-    statement = ADD if place is DeliveryState.WAITING else ADD_TO_QUARANTINE
-    added = connection.execute(statement, (number, kept_signature(new.signature), now, new.candidate))
+    if state is DeliveryState.QUARANTINED:
+        count, total = connection.execute(QUARANTINED, (number,)).fetchone()
+        limits.check_room(count, total, len(new.body))
+    added = connection.execute(ADD, (number, key, state.value, now, new.candidate))
     connection.execute(ADD_BODY, (added.lastrowid, new.body))
-    room.added(place)
     return "stored"
 
 
+def _duplicate_key(signature: str) -> bytes | str:
+    """Return a signature as it is stored: the bytes of lower-case hex, or else the text, so that no two become one."""
+    try:
+        content = bytes.fromhex(signature)
+    except ValueError:
+        return signature
+    return content if content.hex() == signature else signature
+
+
 def claim(
-    connection: sqlite3.Connection, limit: int, *, now: float, until: float, ordered: bool, halt: bool
+    connection: sqlite3.Connection, limit: int, *, lease: float, ordered: bool, halt: bool, now: float
 ) -> list[Lease]:
     """See `Store.claim`."""
     connection.execute(WAKE, (now, now + MAX_SKEW))
     if not connection.execute(ANY_WAITING).fetchone():
         return []  # what is delayed or leased need not be stepped through
     chosen = connection.execute(OLDEST_IN_ORDER, (halt, limit)) if ordered else connection.execute(OLDEST, (limit,))
-    leases = [Lease(**values, expires_at=until) for values in _named(chosen)]
-    connection.executemany(LEASE, [(now, until, lease.id) for lease in leases])
+    leases = [Lease(**values, expires_at=now + lease) for values in _named(chosen)]
+    connection.executemany(LEASE, [(now, one.expires_at, one.id) for one in leases])
     return leases
 
 
-def extend(connection: sqlite3.Connection, lease: Lease, *, now: float, until: float) -> bool:
+def extend(connection: sqlite3.Connection, lease: Lease, *, seconds: float, now: float) -> bool:
     """See `Store.extend`."""
-    return _changed(connection, EXTEND, now, until, lease=lease, now=now)
+    return _changed(connection, EXTEND, now, now + seconds, lease=lease, now=now)
 
 
 def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float) -> list[bool]:
@@ -192,11 +234,12 @@ def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float)
     return finished
 
 
-def fail(connection: sqlite3.Connection, lease: Lease, *, error: str, now: float, retry_at: float | None) -> bool:
+def fail(connection: sqlite3.Connection, lease: Lease, *, error: str, retry_in: float | None, now: float) -> bool:
     """See `Store.fail`."""
-    state = (DeliveryState.DEAD if retry_at is None else DeliveryState.DELAYED).value
-    since = None if retry_at is None else now
-    return _changed(connection, FAIL, state, since, retry_at, error, lease=lease, now=now)
+    if retry_in is None:
+        return _changed(connection, FAIL, DeliveryState.DEAD.value, None, None, error, lease=lease, now=now)
+    delayed = DeliveryState.DELAYED.value
+    return _changed(connection, FAIL, delayed, now, now + retry_in, error, lease=lease, now=now)
 
 
 def release(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool:
@@ -210,13 +253,12 @@ def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease
 
 
 def health(
-    connection: sqlite3.Connection, *, now: float, room: Room, written: bool, heartbeats: dict[str, float | None]
+    connection: sqlite3.Connection, *, writable: bool, log_bytes: int, problems: tuple[str, ...], now: float
 ) -> StoreHealth:
-    """See `Store.health`; *written* tells whether a write just worked."""
+    """See `Store.health`; *writable* tells whether a write just worked."""
     (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
     (leased,) = connection.execute(COUNT_LEASED, (now, now + MAX_SKEW)).fetchone()
     apart = dict(connection.execute(APART).fetchall())
-    is_full = room.is_full(unfinished)
     firsts = [*connection.execute(FIRST_WAITING), *connection.execute(FIRST_OTHER)]
     first = min((received_at for (received_at,) in firsts if received_at is not None), default=None)
     return StoreHealth(
@@ -225,9 +267,10 @@ def health(
         quarantined=apart.get(DeliveryState.QUARANTINED, 0),
         dead=apart.get(DeliveryState.DEAD, 0),
         oldest_age=None if first is None else max(0.0, now - first),
-        writable=written and not is_full,
-        heartbeats=heartbeats,
-        problems=(NO_ROOM,) if is_full else (),
+        writable=writable,
+        heartbeats=dict(connection.execute(HEARTBEATS).fetchall()),
+        log_bytes=log_bytes,
+        problems=problems,
     )
 
 
@@ -252,6 +295,27 @@ def dead_letters(connection: sqlite3.Connection, *, limit: int, after: int) -> l
 def requeue(connection: sqlite3.Connection, id: int) -> bool:
     """See `Store.requeue`."""
     return connection.execute(REQUEUE, (id,)).rowcount == 1
+
+
+def purge(connection: sqlite3.Connection, *, before: float, dead: bool) -> tuple[int, int]:
+    """Take one step of `Store.purge`; return how many deliveries and registrations went. None: all is done."""
+    for state in (DeliveryState.DONE, DeliveryState.DEAD) if dead else (DeliveryState.DONE,):
+        purgeable = connection.execute(PURGEABLE, (state.value, before, ROWS_AT_ONCE)).fetchall()
+        chosen = list(_for_one_step(purgeable))
+        if chosen:
+            connection.executemany(PURGE, chosen)
+            return len(chosen), 0
+    return 0, connection.execute(PURGE_REGISTRATIONS, (before, ROWS_AT_ONCE)).rowcount
+
+
+def _for_one_step(purgeable: Iterable[tuple[int, int]]) -> Iterator[tuple[int]]:
+    """Yield the ids of those that go first, given ids and bytes."""
+    total = 0
+    for id, size in purgeable:
+        yield (id,)
+        total += size
+        if total >= BYTES_AT_ONCE:
+            return
 
 
 def _named(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:

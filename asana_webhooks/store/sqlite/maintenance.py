@@ -1,190 +1,137 @@
-"""What the writing thread does beside its transactions: it seals old secrets, empties the log, and looks for others."""
+"""What the writing thread does beside its transactions: it watches the write-ahead log, and for others who write."""
 
 import logging
-import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from asana_webhooks.errors import StoreUnavailableError
-from asana_webhooks.store.secret_box import Safe
-from asana_webhooks.store.sqlite.file import DatabaseFile, unavailable
-from asana_webhooks.store.sqlite.log import LogWatch
-from asana_webhooks.store.sqlite.resealing import has_plain_text, reseal
-from asana_webhooks.store.sqlite.users import Users, is_affected
+from asana_webhooks.store.sqlite.file import LONG_LOG, DatabaseFile, sqlite3
 
-__all__ = ["Keeper"]
+__all__ = ["Maintenance", "is_affected"]
 
 _log = logging.getLogger(__name__)
 
-WAIT = 250
+TRY_AGAIN = 5.0
+"""Seconds between two attempts to empty a log that somebody reads."""
+
+READERS_WAIT = 250
 """Milliseconds that readers get to end, when the log is to be emptied; writers wait meanwhile."""
 
+LOOK_AGAIN = 1.0
+"""Seconds after which the next transaction looks for others who write."""
+
+_STUCK = "the write-ahead log cannot be emptied and grows: something keeps reading the database"
 _ADVICE = (
-    "use SQLite 3.51.3 or later (or 3.50.7, or 3.44.6), or keep to one store in one process; see "
-    "https://www.sqlite.org/wal.html"
+    "install asana-webhooks[sqlite], use SQLite 3.51.3 or later (or 3.50.7, or 3.44.6), or keep to one store in one "
+    "process; see https://www.sqlite.org/wal.html"
 )
-_SHARED = f"another store has the database file open, too, and SQLite %.20s can lose commits then; {_ADVICE}"
-_SHARED_LOG = f"another store has %.200a open, too, and SQLite %.20s can lose commits then; {_ADVICE}"
-_DAMAGED = (
-    "the write-ahead log was damaged when this store was opened, and acknowledged deliveries may be lost; an error was "
-    "logged that says more"
-)
-_DAMAGED_LOG = (
-    "the write-ahead log of %.200a is damaged: %s. What stands before that is used. Acknowledged deliveries behind it "
-    "may be lost, and Asana does not send them again: look at the disk, and fetch the current state of what your "
-    "webhooks watch. The log as it was %s"
-)
+_SHARED = f"another connection writes to the database file, too, and SQLite %.20s can lose commits then; {_ADVICE}"
+_SHARED_LOG = f"another connection writes to %.200a, too, and SQLite %.20s can lose commits then; {_ADVICE}"
 
 
-class Keeper:
-    """Looks after one database file; its methods are called in the writing thread, unless they say otherwise.
+def is_affected(version: tuple[int, int, int]) -> bool:
+    """Tell whether a version of SQLite can lose commits when one connection empties the log while another commits.
+
+    Fixed in 3.51.3, 3.50.7 and 3.44.6, and what follows each.
+    Source: https://www.sqlite.org/wal.html
+    """
+    fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0)
+    return not fixed
+
+
+class Maintenance:
+    """Looks after one database file; its methods are called in the writing thread.
+
+    SQLite empties its log when it has copied all of it into the database, which needs a moment without readers of old
+    states. A reader that stays, such as a backup or an SQL shell with an open transaction, lets the log grow. From
+    `LONG_LOG` bytes on, the log is emptied by hand; when that fails, the operator hears of it.
 
     Args:
         file: the database.
-        safe: seals its secrets.
-        log: decides about its write-ahead log.
-        clock: returns seconds that only ever grow.
     """
 
-    def __init__(
-        self, file: DatabaseFile, *, safe: Safe, log: LogWatch, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.log = log
+    def __init__(self, file: DatabaseFile) -> None:
         self._file = file
-        self._safe = safe
-        self._clock = clock
-        self._its_log: tuple[int, int] | None = None
-        self._users: Users | None = None
+        self._log_file: tuple[int, int] | None = None
+        self._is_stuck = False
+        """Whether the log was long and could not be emptied, and has not become short since."""
+        self._tried_at = 0.0
+        self._data_version = 0
+        self._looked_at = 0.0
         self._is_shared = False
-        self._was_open = False
-        self._was_damaged = False
-        self._told_of_plain_text = False
-        self._told_of_version = False
 
     def connect(self) -> sqlite3.Connection:
-        """Count as a user of the database, open it to write, and see that its log is whole and its secrets are sealed.
-
-        Raises:
-            ConfigurationError: see `DatabaseFile.connect`.
-            StoreUnavailableError: the same.
-        """
-        with ExitStack() as undo:
-            self._users = Users(self._file.beside("-users"))
-            undo.callback(self.disconnected)
-            self._users.join()
-            if self._users.was_first and not self._was_open:
-                self._check_log()
-            connection = self._file.connect()
-            undo.callback(connection.close)
-            try:
-                self._see_to_secrets(connection)
-            except sqlite3.Error as error:
-                raise unavailable(error) from error
-            undo.pop_all()
-        if self._was_damaged and not self._was_open:
-            with suppress(sqlite3.Error):
-                _empty(connection)  # or who comes next would take the same damage for another
-        self._was_open = True
-        self._its_log = self._file.log()
-        self.look_for_others()
+        """Open the database to write; see `DatabaseFile.connect`."""
+        connection = self._file.connect()
+        self._log_file = self._file.log_identity()
+        self._data_version = _data_version(connection)
         return connection
 
-    def _check_log(self) -> None:
-        """Log once if deliveries may be lost because the log is damaged, and keep it as it is."""
-        damage = None if self._was_damaged else self._file.log_damage()
-        if damage is None:
-            return
-        self._was_damaged = True
-        try:
-            copy = f"is kept in {str(self._file.keep_log())!a:.300}"
-        except OSError as error:
-            copy = f"could not be copied ({error.strerror})"
-        _log.error(_DAMAGED_LOG, str(self._file), damage, copy)
-
-    def _see_to_secrets(self, connection: sqlite3.Connection) -> None:
-        if self._safe.key_id is not None:
-            reseal(connection, self._safe, str(self._file))
-        elif has_plain_text(connection):
-            self.tell_of_plain_text()
-
-    def ready(self, connection: sqlite3.Connection) -> None:
-        """Refuse to write to a log that has been deleted.
+    def before(self, connection: sqlite3.Connection) -> None:
+        """Look at the files before a transaction.
 
         Raises:
-            StoreUnavailableError: it has been.
+            StoreUnavailableError: the log has been deleted.
         """
-        if self._file.log() == self._its_log:
-            return
-        # What was written goes into the file now; what came next would go where nobody finds it again.
-        with suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint")
-        raise StoreUnavailableError(
-            problem="the database's write-ahead log was deleted",
-            advice="Stop this process in good order and start it again; it still has what it acknowledged.",
-        )
-
-    def disconnected(self) -> None:
-        """Count as a user no more."""
-        if self._users is not None:
-            self._users.leave()
-            self._users = None
-
-    def tell_of_plain_text(self) -> None:
-        """Log once that secrets lie in the file as plain text, unless somebody said that this is fine. Any thread."""
-        if self._safe.warns and not self._told_of_plain_text:
-            self._told_of_plain_text = True
-            _log.warning(
-                "%.200a holds the secrets of webhooks in plain text: whoever can read the file or a backup of it can "
-                "forge deliveries. Give the store a secret_box, such as asana_webhooks.store.fernet.FernetBox, or "
-                "secret_box=PLAIN_TEXT if that is fine",
-                str(self._file),
+        if self._file.log_identity() != self._log_file:
+            # What was written goes into the file now; what came next would go where nobody finds it again.
+            with suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint")
+            raise StoreUnavailableError(
+                problem="the database's write-ahead log was deleted",
+                advice="Stop this process in good order and start it again; it still has what it acknowledged.",
             )
+        if time.monotonic() >= self._looked_at + LOOK_AGAIN:
+            self.look_for_others(connection)
 
-    # The log
-
-    def begun(self) -> None:
-        """Look at the log, before anything is written."""
-        if self.log.see(self._file.log_bytes()) == "short again":
+    def after(self, connection: sqlite3.Connection) -> None:
+        """Empty the log after a transaction, if it is long."""
+        length = self._file.log_bytes()
+        if length > LONG_LOG and (not self._is_stuck or time.monotonic() >= self._tried_at + TRY_AGAIN):
+            self._tried_at = time.monotonic()
+            if not _empty(connection) and not self._is_stuck:
+                self._is_stuck = True
+                _log.warning(
+                    "the write-ahead log of %.200a has %d bytes and cannot be emptied: another connection keeps "
+                    "reading the database, such as a backup, an SQL shell or a process that hangs",
+                    str(self._file),
+                    length,
+                )
+            length = self._file.log_bytes()
+        if self._is_stuck and length <= LONG_LOG:
+            self._is_stuck = False
             _log.info("the write-ahead log of %.200a could be emptied again", str(self._file))
 
-    def settled(self, connection: sqlite3.Connection) -> None:
-        """Empty the log after a transaction, if it was long before."""
-        if not self.log.should_empty(now=self._clock()):
+    def look_for_others(self, connection: sqlite3.Connection) -> None:
+        """Find out whether another connection has written, and log once if that is dangerous with this SQLite."""
+        self._looked_at = time.monotonic()
+        if self._is_shared or not is_affected(sqlite3.sqlite_version_info):
             return
-        if _empty(connection):
-            self.begun()
-        elif self.log.failed(now=self._clock()) == "stuck":
-            _log.warning(
-                "the write-ahead log of %.200a has %d bytes and cannot be emptied: another connection keeps reading "
-                "the database, such as a backup, an SQL shell or a process that hangs. With more than %d bytes, "
-                "nothing new is taken",
-                str(self._file),
-                self._file.log_bytes(),
-                self.log.max_bytes,
-            )
-
-    # Others
-
-    def look_for_others(self) -> None:
-        """Find out whether others use the file, and log once if that is dangerous with this SQLite."""
-        affected = is_affected(sqlite3.sqlite_version_info)
-        self._is_shared = affected and self._users is not None and self._users.are_several()
-        if self._is_shared and not self._told_of_version:
-            self._told_of_version = True
+        before, self._data_version = self._data_version, _data_version(connection)
+        if self._data_version != before:  # our own reader never writes
+            self._is_shared = True
             _log.warning(_SHARED_LOG, str(self._file), sqlite3.sqlite_version)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What an operator should see to. Any thread."""
-        damaged = (_DAMAGED,) if self._was_damaged else ()
+        stuck = (_STUCK,) if self._is_stuck else ()
         shared = (_SHARED % sqlite3.sqlite_version,) if self._is_shared else ()
-        return (*damaged, *self.log.problems, *shared)
+        return (*stuck, *shared)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """Return a number that changes when another connection has committed.
+
+    Source: https://www.sqlite.org/pragma.html#pragma_data_version
+    """
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return int(version)
 
 
 def _empty(connection: sqlite3.Connection) -> bool:
     (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute(f"PRAGMA busy_timeout = {WAIT}")
+    connection.execute(f"PRAGMA busy_timeout = {READERS_WAIT}")
     try:
         (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finally:

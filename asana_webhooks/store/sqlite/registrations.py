@@ -1,30 +1,44 @@
 """The registrations of the SQLite store: each function is what one method does inside a transaction."""
 
 import logging
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from itertools import starmap
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from attrs import field, frozen
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState
-from asana_webhooks.store.rules import as_found, standing
-from asana_webhooks.store.secret_box import KeptSecret, Safe
+from asana_webhooks.store.rules import as_found, effective_state
+from asana_webhooks.store.secret_box import Sealer, StoredSecret
+from asana_webhooks.store.sqlite.file import sqlite3
 
-__all__ = ["close", "confirm", "end_overdue", "find", "heartbeat", "heartbeats", "kept", "offer", "open_", "overdue"]
+__all__ = [
+    "StaleSecret",
+    "close",
+    "confirm",
+    "end_overdue",
+    "find",
+    "heartbeat",
+    "offer",
+    "open_",
+    "open_or_note",
+    "overdue",
+    "replace_secret",
+    "stale",
+]
 
 _log = logging.getLogger(__name__)
 
 COLUMNS = "number, id, resource, state, deadline, echoed, webhook_gid, last_heartbeat_at, secret, key_id"
-"""What `_registration` reads, through `kept`."""
+"""What `_registration` reads."""
 FIND = f"SELECT {COLUMNS} FROM registrations WHERE id = ?"  # noqa: S608 - made of constants, as the next one
 OVERDUE = f"""
     SELECT {COLUMNS} FROM registrations WHERE state = 'pending' AND deadline <= ? ORDER BY number
 """  # noqa: S608
 STILL_OVERDUE = "SELECT number FROM registrations WHERE id = ? AND state = 'pending' AND deadline <= ?"
 CANDIDATE_IDS = "SELECT id FROM candidates WHERE registration = ?"
-STANDING = "SELECT number, state, deadline, webhook_gid, candidate FROM registrations WHERE id = ?"
+CONFIRMABLE = "SELECT number, state, deadline, webhook_gid, candidate FROM registrations WHERE id = ?"
 EXISTS = "SELECT 1 FROM registrations WHERE id = ?"
 ADD = "INSERT INTO registrations (id, resource, state, deadline) VALUES (?, ?, 'pending', ?)"
 CANDIDATES = "SELECT secret, key_id FROM candidates WHERE registration = ? ORDER BY number"
@@ -53,32 +67,18 @@ BEAT = """
     UPDATE registrations SET last_heartbeat_at = ?
     WHERE id = ? AND (state = 'confirmed' OR (state = 'pending' AND deadline > ?))
 """
-CONFIRMED = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
+STALE = "SELECT number, secret, key_id FROM {table} WHERE secret IS NOT NULL AND key_id IS NOT ?"
+REPLACE = "UPDATE {table} SET secret = ?, key_id = ? WHERE number = ? AND secret = ? AND key_id IS ?"
 
 
-def kept(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Yield rows whose last columns are a secret and its key, as one `KeptSecret` or ``None``.
-
-    So no local variable ever holds the secret's text.
-    """
-    return starmap(_keep, rows)
-
-
-def _keep(*columns: Any) -> tuple[Any, ...]:
-    *others, content, key_id = columns
-    if content is None:
-        return (*others, None)
-    return (*others, KeptSecret(Secret(content) if isinstance(content, str) else content, key_id))
-
-
-def open_(connection: sqlite3.Connection, id: str, *, resource: str, deadline: float) -> None:
+def open_(connection: sqlite3.Connection, id: str, *, resource: str, ttl: float, now: float) -> None:
     """See `Store.open`."""
     if connection.execute(EXISTS, (id,)).fetchone():
         raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
-    connection.execute(ADD, (id, resource, deadline))
+    connection.execute(ADD, (id, resource, now + ttl))
 
 
-def offer(connection: sqlite3.Connection, id: str, secret: KeptSecret, *, candidate: str, now: float) -> bool:
+def offer(connection: sqlite3.Connection, id: str, secret: StoredSecret, *, candidate: str, now: float) -> bool:
     """See `Store.offer`; *candidate* is the secret's `candidate_id`."""
     found = connection.execute(OFFERABLE, (id, now)).fetchone()
     if found is None:
@@ -89,21 +89,21 @@ def offer(connection: sqlite3.Connection, id: str, secret: KeptSecret, *, candid
         return True
     if len(known) >= MAX_CANDIDATES:
         return False
-    connection.execute(ADD_CANDIDATE, (number, candidate, secret.column, secret.key_id))
+    connection.execute(ADD_CANDIDATE, (number, candidate, *secret))
     connection.execute(ECHO, (number,))
     return True
 
 
 def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, candidate: str, now: float) -> bool:
     """See `Store.confirm`; *candidate* is the secret's `candidate_id`."""
-    found = connection.execute(STANDING, (id,)).fetchone()
+    found = connection.execute(CONFIRMABLE, (id,)).fetchone()
     if found is None:
         return False
     number, state, deadline, *confirmed_with = found
-    stands = standing(RegistrationState(state), deadline=deadline, now=now)
-    if stands is RegistrationState.CONFIRMED:
+    effective = effective_state(RegistrationState(state), deadline=deadline, now=now)
+    if effective is RegistrationState.CONFIRMED:
         return bool([webhook_gid, candidate] == confirmed_with)
-    if stands is RegistrationState.CLOSED or candidate not in _candidate_ids(connection, number):
+    if effective is RegistrationState.CLOSED or candidate not in _candidate_ids(connection, number):
         return False
     connection.execute(CONFIRM, (webhook_gid, candidate, candidate, number))
     connection.execute(DROP_CANDIDATES, (number,))
@@ -123,7 +123,7 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
 
 
 def find(
-    connection: sqlite3.Connection, ids: Iterable[str], *, now: float, safe: Safe
+    connection: sqlite3.Connection, ids: Iterable[str], *, now: float, sealer: Sealer
 ) -> list[Registration | StoreUnavailableError | None]:
     """See `Store.find`; of several together each is looked up, and its secret opened if it can be, once."""
     found: dict[str, Registration | None] = {}
@@ -131,37 +131,36 @@ def find(
     for id in ids:
         try:
             if id not in found:
-                found[id] = _find(connection, id, now=now, safe=safe)
+                found[id] = _find(connection, id, now=now, sealer=sealer)
             outcomes.append(found[id])
         except StoreUnavailableError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _find(connection: sqlite3.Connection, id: str, *, now: float, safe: Safe) -> Registration | None:
-    row = next(kept(connection.execute(FIND, (id,))), None)
-    return None if row is None else as_found(_registration(connection, row, safe.open), now=now)
+def _find(connection: sqlite3.Connection, id: str, *, now: float, sealer: Sealer) -> Registration | None:
+    row = connection.execute(FIND, (id,)).fetchone()
+    return None if row is None else as_found(_registration(connection, row, sealer.open), now=now)
 
 
-def overdue(connection: sqlite3.Connection, *, now: float, safe: Safe) -> list[Registration]:
+def overdue(connection: sqlite3.Connection, *, now: float, sealer: Sealer) -> list[Registration]:
     """Return what `Store.sweep` is to end, without the candidates whose key is lost: nobody needs them any more."""
-    lost: dict[str | None, str] = {}
-
-    def open_if_possible(secret: KeptSecret) -> Secret | None:
-        if secret.key_id in lost:  # asking again would only take time
-            return None
-        try:
-            return safe.open(secret)
-        except StoreUnavailableError as error:
-            lost[secret.key_id] = str(error)
-            return None
-
-    found = [
-        _registration(connection, row, open_if_possible) for row in list(kept(connection.execute(OVERDUE, (now,))))
-    ]
-    for problem in lost.values():
+    failed: dict[str | None, str] = {}
+    rows = connection.execute(OVERDUE, (now,)).fetchall()
+    found = [_registration(connection, row, lambda secret: open_or_note(secret, sealer, failed)) for row in rows]
+    for problem in failed.values():
         _log.warning("overdue registrations end though their candidates cannot be opened: %.300r", problem)
     return found
+
+
+def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, str]) -> Secret | None:
+    """Open a secret; if the box cannot, note that under the key and return ``None``, also for the next of that key."""
+    if secret.key_id not in failed:  # asking again would only take time
+        try:
+            return sealer.open(secret)
+        except StoreUnavailableError as error:
+            failed[secret.key_id] = str(error)
+    return None
 
 
 def end_overdue(connection: sqlite3.Connection, found: Iterable[Registration], *, now: float) -> list[Registration]:
@@ -180,9 +179,27 @@ def heartbeat(connection: sqlite3.Connection, id: str, *, now: float) -> None:
     connection.execute(BEAT, (now, id, now))
 
 
-def heartbeats(connection: sqlite3.Connection) -> dict[str, float | None]:
-    """Return `StoreHealth.heartbeats`."""
-    return dict(connection.execute(CONFIRMED).fetchall())
+@frozen
+class StaleSecret:
+    """A secret that lies in the database in another form than it would be written today."""
+
+    table: str
+    number: int
+    secret: StoredSecret = field(repr=False)
+
+
+def stale(connection: sqlite3.Connection, *, key_id: str | None) -> list[StaleSecret]:
+    """Return the secrets that are not sealed with this key."""
+    return [
+        StaleSecret(table, number, StoredSecret(*secret))
+        for table in ("registrations", "candidates")
+        for number, *secret in connection.execute(STALE.format(table=table), (key_id,)).fetchall()
+    ]
+
+
+def replace_secret(connection: sqlite3.Connection, old: StaleSecret, new: StoredSecret) -> int:
+    """Write a secret anew, unless somebody has changed it meanwhile; return 1, or else 0."""
+    return connection.execute(REPLACE.format(table=old.table), (*new, old.number, *old.secret)).rowcount
 
 
 def _end(connection: sqlite3.Connection, number: int) -> None:
@@ -196,22 +213,19 @@ def _candidate_ids(connection: sqlite3.Connection, number: int) -> set[str]:
 
 
 def _registration(
-    connection: sqlite3.Connection, row: tuple[Any, ...], opened: Callable[[KeptSecret], Secret | None]
+    connection: sqlite3.Connection, row: tuple[Any, ...], open_secret: Callable[[StoredSecret], Secret | None]
 ) -> Registration:
-    number, name, resource, state, deadline, echoed, webhook_gid, last_heartbeat_at, secret = row
-    candidates = (
-        [opened(candidate) for (candidate,) in kept(connection.execute(CANDIDATES, (number,)))]
-        if state == "pending"  # no other has any
-        else ()
-    )
+    number, name, resource, state, deadline, echoed, webhook_gid, last_heartbeat_at, *secret = row
+    candidates = connection.execute(CANDIDATES, (number,)).fetchall() if state == "pending" else ()
+    opened = [open_secret(StoredSecret(*candidate)) for candidate in candidates]
     return Registration(
         id=name,
         resource=resource,
         state=RegistrationState(state),
         deadline=deadline,
-        candidates=tuple(candidate for candidate in candidates if candidate is not None),
+        candidates=tuple(candidate for candidate in opened if candidate is not None),
         echoed=bool(echoed),
-        secret=None if secret is None else opened(secret),
+        secret=None if secret[0] is None else open_secret(StoredSecret(*secret)),
         webhook_gid=webhook_gid,
         last_heartbeat_at=last_heartbeat_at,
     )

@@ -1,17 +1,15 @@
-"""`SQLiteStore`: the methods of the protocol, each handed to a lane."""
+"""`SQLiteStore`: the methods of the protocol, each handed to the queue that writes or to the one that reads."""
 
 import asyncio
+import logging
 import os
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Self
-
-from attrs import evolve
+from typing import Self, TypeVar
 
 from asana_webhooks._checks import check_count, check_seconds
-from asana_webhooks.errors import AsanaError, StoreError, StoreFullError
+from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
     DeadLetter,
@@ -22,15 +20,18 @@ from asana_webhooks.store.base import (
     StoreHealth,
     candidate_id,
 )
-from asana_webhooks.store.rules import check_integer, check_texts, readable
-from asana_webhooks.store.secret_box import PlainText, Safe, SecretBox
-from asana_webhooks.store.sqlite import inbox, log, purging, registrations
-from asana_webhooks.store.sqlite.access import Access
-from asana_webhooks.store.sqlite.file import DatabaseFile
-from asana_webhooks.store.sqlite.maintenance import Keeper
-from asana_webhooks.store.sqlite.room import Room
+from asana_webhooks.store.rules import QuarantineLimits, check_integer, check_texts, readable
+from asana_webhooks.store.secret_box import Sealer, SecretBox, StoredSecret
+from asana_webhooks.store.sqlite import inbox, registrations
+from asana_webhooks.store.sqlite.file import DatabaseFile, sqlite3
+from asana_webhooks.store.sqlite.maintenance import Maintenance
+from asana_webhooks.store.sqlite.transactions import Operation, TransactionQueue
 
 __all__ = ["SQLiteStore"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _CROWDED = "too much is waiting to be written: the disk is too slow for it, or max_operations or max_bytes too low"
 
@@ -43,35 +44,28 @@ class SQLiteStore:
     first; another one gets a `ConfigurationError`.
 
     SQLite before 3.51.3 (but for 3.50.7 and 3.44.6, and what follows each) has a rare fault that can lose a commit
-    while another connection writes. With such a version a store that shares its file logs a warning, and says so in
-    `StoreHealth.problems`: keep to one process then. Within one store nothing is at risk.
+    while another connection writes. With such a version a store whose file is written by others, too, logs a warning,
+    and says so in `StoreHealth.problems` from then on: install the extra ``sqlite``, which brings a current version, or
+    keep to one process. Within one store nothing is at risk.
     Source: https://www.sqlite.org/wal.html
 
-    A write-ahead log that is found damaged is kept beside the database (``-wal-damaged-…``), logged as an error,
-    and told of in `StoreHealth.problems`; the store goes on with what SQLite recovers.
+    The write-ahead log (the file ``-wal``) grows while something that reads the database for long keeps SQLite from
+    emptying it. From 64 MiB on there is a warning, and a problem in `StoreHealth.problems`; deliveries are still taken.
 
-    Secrets are sealed with *secret_box* before they are written. Those that are in the file already, as plain text or
-    with another key, are sealed anew when it is opened. Whoever only works on deliveries, or confirms registrations,
-    needs no box. What is deleted is overwritten with zeros in the file.
+    Secrets are sealed with *secret_box* before they are written; without one they are plain text in a file that only
+    its owner can read. Whoever only works on deliveries, or confirms registrations, needs no box. What is deleted is
+    overwritten with zeros in the file.
 
     Args:
         path: the database file; it is made if missing, its directory is not.
-        secret_box: seals the secrets of webhooks. ``None``: they are written as plain text, with one warning in the
-            log; `PLAIN_TEXT`: without it.
-        clock: returns the time in seconds since the epoch; called in threads.
-        busy_timeout: seconds to wait while another process writes; then it is a `StoreUnavailableError`.
+        secret_box: seals the secrets of webhooks; ``None``: they are written as plain text.
+        clock: returns the time in seconds since the epoch. All who share the file must agree on it, to a minute.
+        busy_timeout: seconds to wait while another process writes, before there is a `StoreUnavailableError`.
         max_operations: how many additions and heartbeats may wait to be written, and how many questions to be
             answered, before there is a `StoreFullError`.
         max_bytes: how many bytes of bodies may wait to be written; a larger delivery is never taken.
-        max_deliveries: how many deliveries may be unfinished before `put` raises `StoreFullError`; ``None``: as many
-            as the disk can hold. They are counted once a second at most, unless none more would be taken; what others
-            put into the file meanwhile, what is requeued, and what leaves quarantine may come on top.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
         max_quarantined_bytes: how many bytes their bodies may have together.
-        max_log_bytes: how long the write-ahead log (the file ``-wal``) may get while something that reads the database
-            for long keeps SQLite from emptying it; then additions and heartbeats raise `StoreFullError`. All else
-            goes on and still writes to the log: claims and acknowledgements. From 64 MiB on it is warned of, in the
-            log and by `StoreHealth.problems`.
 
     Raises:
         ConfigurationError: an argument cannot work.
@@ -81,41 +75,51 @@ class SQLiteStore:
         self,
         path: str | os.PathLike[str],
         *,
-        secret_box: SecretBox | PlainText | None = None,
+        secret_box: SecretBox | None = None,
         clock: Callable[[], float] = time.time,
         # Timeouts
         busy_timeout: float = 5.0,
         # Limits
         max_operations: int = 10_000,
         max_bytes: int = 64 * 1024**2,
-        max_deliveries: int | None = None,
         max_quarantined: int = 1_000,
         max_quarantined_bytes: int = 16 * 1024**2,
-        max_log_bytes: int = 1024**3,
     ) -> None:
-        long = min(log.LONG, check_count("max_log_bytes", max_log_bytes))
-        self._file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout), log_limit=long)
+        self._file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout))
         self._clock = clock
-        self._room = Room(
-            max_deliveries=None if max_deliveries is None else check_count("max_deliveries", max_deliveries),
-            max_quarantined=check_count("max_quarantined", max_quarantined, zero=True),
-            max_quarantined_bytes=check_count("max_quarantined_bytes", max_quarantined_bytes, zero=True),
-        )
-        self._safe = Safe(secret_box)
-        self._keeper = Keeper(self._file, safe=self._safe, log=log.LogWatch(max_log_bytes, long))
-        self._access = Access(
+        self._quarantine = QuarantineLimits(max_quarantined, max_quarantined_bytes)
+        self._sealer = Sealer(secret_box)
+        self._maintenance = Maintenance(self._file)
+        self._writer = TransactionQueue(
             self._file,
-            self._keeper,
-            begun=self._begun,
+            connect=self._maintenance.connect,
+            name="asana-webhooks-writer",
+            begin="BEGIN IMMEDIATE",
+            before=self._maintenance.before,
+            after=self._maintenance.after,
             max_operations=check_count("max_operations", max_operations),
             max_bytes=check_count("max_bytes", max_bytes),
         )
+        self._reader = TransactionQueue(
+            self._file,
+            connect=self._file.connect_to_read,
+            name="asana-webhooks-reader",
+            begin="BEGIN",
+            max_operations=max_operations,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
-        return f"<SQLiteStore {self._access}>"
+        return f"<SQLiteStore {'closed' if self._closed else 'open' if self._loop else 'new'}>"
 
     async def __aenter__(self) -> Self:
-        await self._access.open()
+        try:
+            await self._write(lambda _: None)
+            await self._read(lambda _: None)
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -125,145 +129,197 @@ class SQLiteStore:
 
     async def aclose(self) -> None:
         """See `Store.aclose`."""
-        await self._access.aclose()
+        if not self._closed:
+            self._check_loop()
+            self._closed = True
+        await self._reader.aclose()
+        await self._writer.aclose()  # last, so that this connection folds the log into the file
 
-    def _begun(self) -> None:
-        """Look anew at what another process may have changed; in the writing thread."""
-        self._room.begin()
-        self._keeper.begun()
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError("this store belongs to another event loop; make one for each loop")
+
+    def _check_usable(self) -> None:
+        self._check_loop()
+        if self._closed:
+            raise ConfigurationError("this store is closed")
+
+    def _write(self, operation: Operation[T]) -> asyncio.Future[T]:
+        self._check_usable()
+        return self._writer.submit(operation)
+
+    def _add(self, operation: Operation[T], *, size: int = 0) -> asyncio.Future[T]:
+        """Write something that makes the store larger; `StoreFullError` if too much waits for that."""
+        self._check_usable()
+        return self._writer.submit(operation, adds=size)
+
+    def _read(self, operation: Operation[T]) -> asyncio.Future[T]:
+        self._check_usable()
+        return self._reader.submit(operation, adds=0)
 
     # Registrations
 
     async def open(self, id: str, *, resource: str, ttl: float) -> None:
         """See `Store.open`."""
         check_seconds("ttl", ttl)
-        await self._access.add(lambda db: registrations.open_(db, id, resource=resource, deadline=self._clock() + ttl))
+        await self._add(lambda db: registrations.open_(db, id, resource=resource, ttl=ttl, now=self._clock()))
 
     async def offer(self, id: str, secret: Secret) -> bool:
         """See `Store.offer`; the secret is sealed before, in another thread than the one that writes."""
         check_texts(secret)
-        if self._safe.key_id is None:
-            self._keeper.tell_of_plain_text()
-        sealed = await self._access.read(lambda _: self._safe.seal(secret))
+        sealed = await self._read(lambda _: self._sealer.seal(secret))
         name = candidate_id(secret)
-        return await self._access.add(lambda db: registrations.offer(db, id, sealed, candidate=name, now=self._clock()))
+        return await self._add(lambda db: registrations.offer(db, id, sealed, candidate=name, now=self._clock()))
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         """See `Store.confirm`."""
         check_texts(webhook_gid, secret)
         name = candidate_id(secret)
-        return await self._access.write(
+        return await self._write(
             lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, candidate=name, now=self._clock())
         )
 
     async def close(self, id: str) -> bool:
         """See `Store.close`."""
-        return await self._access.write(lambda db: registrations.close(db, id))
+        return await self._write(lambda db: registrations.close(db, id))
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
-        return await self._access.read_together(self._find, id)
+        self._check_usable()
+        return await self._reader.submit_batched(self._find, id, adds=0)
 
     def _find(self, db: sqlite3.Connection, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
-        return registrations.find(db, ids, now=self._clock(), safe=self._safe)
+        return registrations.find(db, ids, now=self._clock(), sealer=self._sealer)
 
     async def sweep(self) -> Sequence[Registration]:
         """See `Store.sweep`."""
-        found = await self._access.read(lambda db: registrations.overdue(db, now=self._clock(), safe=self._safe))
-        return await self._access.write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
+        found = await self._read(lambda db: registrations.overdue(db, now=self._clock(), sealer=self._sealer))
+        return await self._write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
 
     async def heartbeat(self, id: str) -> None:
         """See `Store.heartbeat`."""
-        await self._access.add(lambda db: registrations.heartbeat(db, id, now=self._clock()))
+        await self._add(lambda db: registrations.heartbeat(db, id, now=self._clock()))
+
+    async def reseal(self) -> int:
+        """Seal every secret with the key that the store's box seals with now, plain text included.
+
+        Call it once after the key was changed, or after a file without a box got one. What others change meanwhile
+        stays as they wrote it; cancelling it keeps what is sealed already. A secret that the box cannot open stays as
+        it is, and is logged.
+
+        Earlier forms of the secrets are overwritten in the file, but may be left in the write-ahead log until SQLite
+        writes over it, in backups, and in what the disk keeps of old blocks.
+
+        Returns:
+            How many secrets were sealed anew.
+
+        Raises:
+            ConfigurationError: the store has no secret box.
+            StoreUnavailableError: the box cannot seal, or the store cannot be read or written.
+        """
+        if self._sealer.key_id is None:
+            raise ConfigurationError("this store has no secret_box to seal its secrets with")
+        failed: dict[str | None, str] = {}
+        count = 0
+        while True:  # again, for a secret that moved meanwhile: when a candidate is confirmed
+            found = await self._read(lambda db: registrations.stale(db, key_id=self._sealer.key_id))
+            stale = [old for old in found if old.secret.key_id not in failed]
+            if not stale:
+                break
+            count += sum([await self._reseal(old, failed) for old in stale])
+        for problem in failed.values():
+            _log.warning("secrets in %.200a stay as they are: %.300r", str(self._file), problem)
+        return count
+
+    async def _reseal(self, old: registrations.StaleSecret, failed: dict[str | None, str]) -> int:
+        def sealed_anew(_: sqlite3.Connection) -> StoredSecret | None:
+            secret = registrations.open_or_note(old.secret, self._sealer, failed)
+            return None if secret is None else self._sealer.seal(secret)
+
+        new = await self._read(sealed_anew)  # one at a time, so that deliveries need not wait for long for theirs
+        return 0 if new is None else await self._write(lambda db: registrations.replace_secret(db, old, new))
 
     # Inbox
 
     def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
         """See `Store.put`; it returns a future, for a coroutine would cost a receiver 10 us more for a task."""
         try:
-            return self._access.write_together(self._put, delivery, adds=len(delivery.body))
+            self._check_usable()
+            return self._writer.submit_batched(self._put, delivery, adds=len(delivery.body))
         except AsanaError as error:  # told when it is awaited, as by any other method
             refused: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
             return refused
 
-    def _put(self, db: sqlite3.Connection, deliveries: Sequence[NewDelivery]) -> Sequence[PutResult | StoreFullError]:
-        self._keeper.log.check_room()
-        return inbox.put(db, deliveries, now=self._clock(), room=self._room)
+    def _put(self, db: sqlite3.Connection, deliveries: Sequence[NewDelivery]) -> Sequence[PutResult | StoreError]:
+        return inbox.put(db, deliveries, now=self._clock(), limits=self._quarantine)
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`; leases that a cancelled caller would have got are given back."""
         check_integer("limit", limit)
         check_seconds("lease", lease)
+        self._check_usable()
 
-        def operation(db: sqlite3.Connection) -> Sequence[Lease]:
-            now = self._clock()
-            return inbox.claim(db, max(limit, 0), now=now, until=now + lease, ordered=ordered, halt=halt)
+        def claim(db: sqlite3.Connection) -> Sequence[Lease]:
+            return inbox.claim(db, max(limit, 0), lease=lease, ordered=ordered, halt=halt, now=self._clock())
 
         def give_back(db: sqlite3.Connection, leases: Sequence[Lease]) -> None:
             for one in leases:  # should that fail, it runs out by itself
                 inbox.release(db, one, now=self._clock())
 
-        return await self._access.write_or_undo(operation, undo=give_back)
+        return await self._writer.submit_or_undo(claim, undo=give_back)
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
         check_seconds("seconds", seconds)
-
-        def operation(db: sqlite3.Connection) -> bool:
-            now = self._clock()
-            return inbox.extend(db, lease, now=now, until=now + seconds)
-
-        return await self._access.write(operation)
+        return await self._write(lambda db: inbox.extend(db, lease, seconds=seconds, now=self._clock()))
 
     async def done(self, lease: Lease) -> bool:
         """See `Store.done`."""
-        return await self._access.write_together(self._done, lease)
+        self._check_usable()
+        return await self._writer.submit_batched(self._done, lease)
 
     def _done(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
         return inbox.done(db, leases, now=self._clock())
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
         """See `Store.fail`."""
-        wait = None if retry_in is None else check_seconds("retry_in", retry_in)
-
-        def operation(db: sqlite3.Connection) -> bool:
-            now = self._clock()
-            retry_at = None if wait is None else now + wait
-            return inbox.fail(db, lease, error=readable(error), now=now, retry_at=retry_at)
-
-        return await self._access.write(operation)
+        if retry_in is not None:
+            check_seconds("retry_in", retry_in)
+        text = readable(error)
+        return await self._write(lambda db: inbox.fail(db, lease, error=text, retry_in=retry_in, now=self._clock()))
 
     async def release(self, lease: Lease) -> bool:
         """See `Store.release`."""
-        return await self._access.write(lambda db: inbox.release(db, lease, now=self._clock()))
+        return await self._write(lambda db: inbox.release(db, lease, now=self._clock()))
 
     async def health(self) -> StoreHealth:
         """See `Store.health`.
 
-        It writes a little to find out, but for a log that is full. While another process writes, it takes up to
-        *busy_timeout*.
+        It writes a little to find out. While another process writes, it takes up to *busy_timeout*.
         """
 
         def probe(db: sqlite3.Connection) -> None:
-            self._keeper.look_for_others()
-            self._keeper.log.check_room()
+            self._maintenance.look_for_others(db)
             inbox.probe(db, now=self._clock())
 
-        def look(db: sqlite3.Connection) -> StoreHealth:
-            beats = registrations.heartbeats(db)
-            health = inbox.health(db, now=self._clock(), room=self._room, written=written, heartbeats=beats)
-            problems = (*health.problems, *crowded, *self._keeper.problems)
-            return evolve(health, log_bytes=self._file.log_bytes(), problems=problems)
-
-        crowded = () if self._access.writer.has_room(1) else (_CROWDED,)
+        crowded = () if self._writer.has_room(1) else (_CROWDED,)
         try:
-            await self._access.write(probe, adds=1)  # as a delivery of one byte
+            await self._add(probe, size=1)  # as a delivery of one byte
         except StoreError:
-            written = False
+            writable = False
         else:
-            written = True
-        return await self._access.read(look)
+            writable = True
+        problems = (*crowded, *self._maintenance.problems)
+
+        def look(db: sqlite3.Connection) -> StoreHealth:
+            size = self._file.log_bytes()
+            return inbox.health(db, writable=writable, log_bytes=size, problems=problems, now=self._clock())
+
+        return await self._read(look)
 
     async def integrity_check(self) -> Sequence[str]:
         """Have SQLite look through the whole file for damage; return what it found, at most 100 sentences.
@@ -275,7 +331,7 @@ class SQLiteStore:
         Raises:
             StoreUnavailableError: the file is so damaged that it cannot even be looked through, or cannot be read.
         """
-        return await self._access.read(inbox.integrity)
+        return await self._read(inbox.integrity)
 
     # Maintenance
 
@@ -283,19 +339,19 @@ class SQLiteStore:
         """See `Store.dead_letters`."""
         check_integer("limit", limit)
         check_integer("after", after)
-        return await self._access.read(lambda db: inbox.dead_letters(db, limit=max(limit, 0), after=after))
+        return await self._read(lambda db: inbox.dead_letters(db, limit=max(limit, 0), after=after))
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
         check_integer("id", id)
-        return await self._access.write(lambda db: inbox.requeue(db, id))
+        return await self._write(lambda db: inbox.requeue(db, id))
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`; it takes several transactions if there is much to forget."""
         before = self._clock() - check_seconds("older_than", older_than)
         count = 0
         while True:
-            deliveries, over = await self._access.write(lambda db: purging.purge(db, before=before, dead=dead))
+            deliveries, closed = await self._write(lambda db: inbox.purge(db, before=before, dead=dead))
             count += deliveries
-            if not deliveries + over:
+            if not deliveries + closed:
                 return count

@@ -1,12 +1,11 @@
 """Group commit: what is asked for at the same time shares one transaction, and so one wait for the disk.
 
-A lane is one thread with one connection. Operations are gathered in the event loop; all that are ready in one turn of
+A queue is one thread with one connection. Operations are gathered in the event loop; all that are ready in one turn of
 it run in the thread as one transaction, while the next ones gather.
 """
 
 import asyncio
 import copy
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,9 +16,9 @@ from typing import Any, TypeVar
 from attrs import define
 
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
-from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, unavailable
+from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, sqlite3, unavailable
 
-__all__ = ["Lane", "Operation", "Together"]
+__all__ = ["BatchOperation", "Operation", "TransactionQueue"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -27,7 +26,7 @@ T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 """What runs in a transaction. An error of this package leaves it before its first write, or not at all."""
 
-Together = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
+BatchOperation = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
 """What runs in a transaction for several requests of one kind that came one after the other. It returns what becomes
 of each; for errors it raises, the same holds as for an `Operation`.
 """
@@ -43,8 +42,8 @@ _FAULTS_OF_ONE = (
 
 
 @define(eq=False)
-class _Entry:
-    together: Together[Any, Any]
+class _Job:
+    run: BatchOperation[Any, Any]
     request: Any
     answer: asyncio.Future[Any]
     adds: int | None
@@ -61,7 +60,7 @@ def _attempt(operation: Operation[T], connection: sqlite3.Connection) -> T | Asa
         return error
 
 
-class Lane:
+class TransactionQueue:
     """One thread, one connection, one transaction at a time.
 
     Args:
@@ -69,10 +68,8 @@ class Lane:
         connect: opens it; called in the thread, as the following ones.
         name: of the thread.
         begin: the statement that begins a transaction.
-        ready: called before each transaction of a connection but its first; what it raises ends that.
-        begun: called after each beginning.
-        settled: called after each transaction, when its outcomes are on their way.
-        disconnected: called after the connection was closed.
+        before: called before each transaction of a connection but its first; what it raises ends that.
+        after: called after each transaction, when its outcomes are on their way.
         max_operations: how many operations that add something may be under way.
         max_bytes: how many bytes those may bring along.
     """
@@ -84,26 +81,22 @@ class Lane:
         connect: Callable[[], sqlite3.Connection],
         name: str,
         begin: str,
-        ready: Callable[[sqlite3.Connection], None] = lambda _: None,
-        begun: Callable[[], None] = lambda: None,
-        settled: Callable[[sqlite3.Connection], None] = lambda _: None,
-        disconnected: Callable[[], None] = lambda: None,
-        max_operations: int = 0,
+        before: Callable[[sqlite3.Connection], None] = lambda _: None,
+        after: Callable[[sqlite3.Connection], None] = lambda _: None,
+        max_operations: int,
         max_bytes: int = 0,
     ) -> None:
         self._file = file
         self._connect = connect
         self._begin = begin
-        self._ready = ready
-        self._begun = begun
-        self._settled = settled
-        self._disconnected = disconnected
+        self._before = before
+        self._after = after
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         # Used in the loop
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._ended = False
-        self._gathered: list[_Entry] = []
+        self._gathered: list[_Job] = []
         self._operations = 0
         self._bytes = 0
         self._busy = False
@@ -112,16 +105,16 @@ class Lane:
         self._connection: sqlite3.Connection | None = None
 
     def submit(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
-        """Have an operation run in the next transaction; see `submit_together`."""
-        return self.submit_together(_one_by_one, operation, adds=adds)
+        """Have an operation run in the next transaction; see `submit_batched`."""
+        return self.submit_batched(_one_by_one, operation, adds=adds)
 
-    def submit_together(self, together: Together[R, T], request: R, *, adds: int | None = None) -> asyncio.Future[T]:
+    def submit_batched(self, run: BatchOperation[R, T], request: R, *, adds: int | None = None) -> asyncio.Future[T]:
         """Have a request done in the next transaction; the future is done when that is committed.
 
         Cancelling the future makes the caller stop waiting, and nothing else.
 
         Args:
-            together: called in the thread, once for all requests that follow one another and name the same.
+            run: called in the thread, once for all requests that follow one another and name the same.
             request: what it gets.
             adds: how many bytes the request brings into the store; ``None``: nothing, and it is always taken.
 
@@ -137,25 +130,40 @@ class Lane:
             self._bytes += adds
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        self._gathered.append(_Entry(together, request, answer, adds))
+        self._gathered.append(_Job(run, request, answer, adds))
         if not self._busy:
             self._busy = True
             self._idle.clear()
             loop.call_soon(self._start)  # whatever else is ready in this turn of the loop joins
         return answer
 
+    async def submit_or_undo(self, operation: Operation[T], *, undo: Callable[[sqlite3.Connection, T], object]) -> T:
+        """Have an operation run in the next transaction; if the caller is cancelled, what it would have got is undone.
+
+        Args:
+            operation: what to run.
+            undo: gets what the operation returned, in a later transaction. Nobody hears of its errors.
+        """
+
+        def undo_result(answer: asyncio.Future[T]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                result = answer.result()
+                undone = self.submit(lambda db: undo(db, result))
+                undone.add_done_callback(lambda done: done.exception())
+
+        answer = self.submit(operation)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            if answer.done():
+                undo_result(answer)
+            else:
+                answer.add_done_callback(undo_result)
+            raise
+
     def has_room(self, adds: int) -> bool:
         """Tell whether an operation that brings *adds* bytes would be taken now."""
         return self._operations < self._max_operations and self._bytes + adds <= self._max_bytes
-
-    async def open(self) -> None:
-        """Connect, without a transaction: a lock that somebody holds is not waited for.
-
-        Raises:
-            ConfigurationError: see `DatabaseFile.connect`.
-            StoreUnavailableError: the same.
-        """
-        await asyncio.wrap_future(self._executor.submit(self._connected))
 
     async def aclose(self) -> None:
         """Wait for what is under way, then close the connection and end the thread."""
@@ -174,17 +182,17 @@ class Lane:
         batch, self._gathered = self._gathered, []
         self._executor.submit(self._work, batch, asyncio.get_running_loop())
 
-    def _deliver(self, batch: Sequence[_Entry], outcomes: Sequence[Any]) -> None:
-        for entry, outcome in zip(batch, outcomes, strict=True):
-            if entry.adds is not None:
+    def _deliver(self, batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if job.adds is not None:
                 self._operations -= 1
-                self._bytes -= entry.adds
-            if entry.answer.done():
+                self._bytes -= job.adds
+            if job.answer.done():
                 continue  # its caller has gone
             if isinstance(outcome, Exception):
-                entry.answer.set_exception(outcome)
+                job.answer.set_exception(outcome)
             else:
-                entry.answer.set_result(outcome)
+                job.answer.set_result(outcome)
         # The callers wake before this next turn, so what they ask for now still joins the next transaction.
         asyncio.get_running_loop().call_soon(self._go_on)
 
@@ -197,17 +205,17 @@ class Lane:
 
     # In the thread
 
-    def _work(self, batch: Sequence[_Entry], loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, batch: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
         outcomes = self._outcomes(batch)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._deliver, batch, outcomes)
         if self._connection is not None:
             try:
-                self._settled(self._connection)
+                self._after(self._connection)
             except sqlite3.Error:  # all is committed; the next transaction tries with a new connection
                 self._disconnect()
 
-    def _outcomes(self, batch: Sequence[_Entry]) -> list[Any]:
+    def _outcomes(self, batch: Sequence[_Job]) -> list[Any]:
         try:
             return self._transaction(batch)
         except AsanaError as error:
@@ -216,14 +224,13 @@ class Lane:
             if len(batch) == 1:
                 return [_explained(error)]
         # One of them failed by its own fault, and it must not fail its neighbours.
-        return [outcome for entry in batch for outcome in self._outcomes([entry])]
+        return [outcome for job in batch for outcome in self._outcomes([job])]
 
-    def _transaction(self, batch: Sequence[_Entry]) -> list[Any]:
+    def _transaction(self, batch: Sequence[_Job]) -> list[Any]:
         connection = self._connected()
         try:
             connection.execute(self._begin)
-            self._begun()
-            outcomes = [outcome for kind in _kinds(batch) for outcome in _done_together(kind, connection)]
+            outcomes = [outcome for jobs in _kinds(batch) for outcome in _run_batch(jobs, connection)]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back(connection)
@@ -243,7 +250,7 @@ class Lane:
         if self._connection is None:
             self._connection = self._connect()
         else:
-            self._ready(self._connection)
+            self._before(self._connection)
         return self._connection
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
@@ -256,19 +263,18 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-            self._disconnected()
 
 
-def _kinds(batch: Sequence[_Entry]) -> Iterator[list[_Entry]]:
+def _kinds(batch: Sequence[_Job]) -> Iterator[list[_Job]]:
     """Yield what can be done together, in the order it was asked for."""
-    return (list(entries) for _, entries in groupby(batch, attrgetter("together")))
+    return (list(jobs) for _, jobs in groupby(batch, attrgetter("run")))
 
 
-def _done_together(entries: Sequence[_Entry], connection: sqlite3.Connection) -> Sequence[Any]:
+def _run_batch(jobs: Sequence[_Job], connection: sqlite3.Connection) -> Sequence[Any]:
     try:
-        return entries[0].together(connection, [entry.request for entry in entries])
+        return jobs[0].run(connection, [job.request for job in jobs])
     except AsanaError as error:  # nothing of theirs is written yet
-        return [_again(error) for _ in entries]
+        return [_again(error) for _ in jobs]
 
 
 def _again(error: AsanaError) -> AsanaError:

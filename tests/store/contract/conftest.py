@@ -1,0 +1,38 @@
+"""Every store there is, new and empty, for the contract: what `asana_webhooks.store.base.Store` promises."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from asana_webhooks.store import MemoryStore, SQLiteStore, Store
+from asana_webhooks.store.secret_box import FernetBox
+from tests.helpers.stores import Clock
+
+STORES: dict[str, Callable[[Path, Clock], Store]] = {
+    "memory": lambda _, clock: MemoryStore(clock=clock),
+    "sqlite": lambda path, clock: SQLiteStore(path / "store.db", clock=clock),
+    "sqlite with a box": lambda path, clock: SQLiteStore(
+        path / "store.db", clock=clock, secret_box=FernetBox({"k": Fernet.generate_key().decode()})
+    ),
+}
+
+
+@pytest.fixture(name="clock")
+def _clock() -> Clock:
+    """The time of the store."""
+    return Clock()
+
+
+@pytest.fixture(name="make_store", params=STORES)
+def _make_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[], Store]:
+    """Make a store of each kind."""
+    return lambda: STORES[request.param](tmp_path, clock)
+
+
+@pytest.fixture(name="store")
+async def _store(make_store: Callable[[], Store]) -> AsyncIterator[Store]:
+    """An open store."""
+    async with make_store() as store:
+        yield store
