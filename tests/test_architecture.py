@@ -156,7 +156,7 @@ class TestFloors:
         allowed = [
             *[("models", "errors"), ("client.pages", "client.session"), ("store.sqlite.store", "store.rules")],
             *[("receiver.asgi", "receiver.receiver"), ("subscriptions.establish", "store.base"), ("", "worker.worker")],
-            *[("testing.serving", "receiver.web"), ("testing.control", "testing.fake"), ("cli.fake", "testing.fake")],
+            *[("testing.serving", "receiver.web"), ("testing.control", "testing.fake"), ("cli.app", "testing.fake")],
         ]
         assert [pair for pair in forbidden if goes_down(*map(absolute, pair))] == []
         assert [pair for pair in allowed if not goes_down(*map(absolute, pair))] == []

@@ -1,5 +1,9 @@
-"""The commands and their options; what they do is in `demo` and `fake`."""
+"""The commands and their options. What `demo` does is in a file of its own."""
 
+import asyncio
+import json as json_module
+import logging
+import signal
 import sys
 from typing import Annotated, Final
 
@@ -9,8 +13,8 @@ from rich.console import Console
 
 from asana_webhooks import AsanaError, ConfigurationError, __version__
 from asana_webhooks.cli.demo import show_demo
-from asana_webhooks.cli.fake import serve_fake
-from asana_webhooks.testing import DEFAULT_TOKEN
+from asana_webhooks.testing import DEFAULT_TOKEN, FakeAsana
+from asana_webhooks.testing.control import serve_control
 
 __all__ = ["app", "run"]
 
@@ -86,7 +90,12 @@ async def demo(
 
     Without --store it uses SQLite in a temporary folder.
     """
-    return await show_demo(store, json=json)
+    quiet, log = logging.NullHandler(), logging.getLogger("asana_webhooks")
+    log.addHandler(quiet)  # it would warn of the demo's own attacks
+    try:
+        return await show_demo(store, json=json)
+    finally:
+        log.removeHandler(quiet)
 
 
 @app.command(help=_FAKE_HELP)
@@ -106,15 +115,25 @@ async def fake(
         bool, Parameter(help="--no-loopback refuses targets on this machine with 403, as Asana does.")
     ] = True,
 ) -> int:
-    """Serve a fake Asana; see `_FAKE_HELP`."""
+    """Serve a `FakeAsana` until SIGINT or SIGTERM; the first line on standard output says how to reach it."""
     if not project:
         raise ConfigurationError("--project needs at least one gid")
-    await serve_fake(
-        port=port,
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    served = FakeAsana(
         token=token,
         workspace=workspace,
         projects=project,
         webhooks=webhooks,
+        port=port,
         allow_loopback=loopback,
+        clock="running",
     )
+    serve_control(served)
+    async with served:
+        ready = {"url": served.url, "token": served.token, "workspace": workspace, "projects": served.projects}
+        sys.stdout.write(json_module.dumps(ready) + "\n")
+        sys.stdout.flush()
+        await stopped.wait()
     return 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import json as json_module
-import logging
 import sys
 import tempfile
 import time
@@ -62,7 +61,6 @@ async def show_demo(store: str | None, *, json: bool) -> int:
     Raises:
         AsanaError: as `run_demo` does.
     """
-    logging.getLogger("asana_webhooks").addHandler(logging.NullHandler())  # it warns of our own attacks
     console = Console(stderr=json)
     with choose_store(store) as url, _progress(console, quiet=json) as say:
         async with open_store(url) as opened:
