@@ -56,7 +56,7 @@ class Maintenance:
         self._is_stuck = False
         """Whether the log was long and could not be emptied, and has not become short since."""
         self._tried_at = 0.0
-        self._data_version = 0
+        self._data_version: int | None = None
         self._looked_at = 0.0
         self._is_shared = False
 
@@ -64,7 +64,9 @@ class Maintenance:
         """Open the database to write; see `DatabaseFile.connect`."""
         connection = self._file.connect()
         self._log_file = self._file.log_identity()
-        self._data_version = _data_version(connection)
+        self._data_version = None
+        with suppress(sqlite3.Error):
+            self._data_version = _data_version(connection)
         return connection
 
     def before(self, connection: sqlite3.Connection) -> None:
@@ -82,7 +84,8 @@ class Maintenance:
                 advice="Stop this process in good order and start it again; it still has what it acknowledged.",
             )
         if time.monotonic() >= self._looked_at + LOOK_AGAIN:
-            self.look_for_others(connection)
+            with suppress(sqlite3.Error):  # the transaction that follows meets the same trouble, and says so
+                self.look_for_others(connection)
 
     def after(self, connection: sqlite3.Connection) -> None:
         """Empty the log after a transaction, if it is long."""
@@ -108,7 +111,7 @@ class Maintenance:
         if self._is_shared or not is_affected(sqlite3.sqlite_version_info):
             return
         before, self._data_version = self._data_version, _data_version(connection)
-        if self._data_version != before:  # our own reader never writes
+        if before is not None and self._data_version != before:  # our own reader never writes
             self._is_shared = True
             _log.warning(_SHARED_LOG, str(self._file), sqlite3.sqlite_version)
 
