@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": WORDS | {"store.base"},
     "receiver": WORDS | {"store.base"},
     "worker": WORDS | {"store.base"},
-    "subscriptions": WORDS | {"client", "receiver", "store", "store.base"},
+    "subscriptions": WORDS | {"client", "store", "store.base"},
     "receiver.web": WORDS | {"receiver", "store.base"},
     "receiver.asgi": WORDS | {"receiver", "store.base"},
     "": ROOMS,  # the public names
@@ -55,7 +55,7 @@ TESTING = [
     {"sender", "oauth"},
     {"rest"},
     {"fake"},
-    {"control", "build", "pytest_plugin"},
+    {"control", "pytest_plugin"},
     {""},
 ]
 

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from types import TracebackType
 from typing import Any, Self
 
 from attrs import define, evolve
 
-from asana_webhooks._checks import check_count, check_seconds
-from asana_webhooks.errors import ConfigurationError, StoreFullError
+from asana_webhooks._checks import check_seconds
+from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
     MAX_CANDIDATES,
@@ -35,11 +34,7 @@ from asana_webhooks.store.rules import (
 
 __all__ = ["MemoryStore"]
 
-MAX_FINISHED = 100_000
-"""How many finished deliveries are remembered as duplicates; the oldest are forgotten first."""
-
 _UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED)
-_FULL = "there is no room for another delivery: let the workers catch up, or raise max_bytes"
 
 
 @define(eq=False)
@@ -68,37 +63,20 @@ class _Delivery:
 
 
 class MemoryStore:
-    """A `Store` that keeps everything in this process's memory.
+    """A `Store` that keeps everything in this process's memory, as much as there is.
 
     Args:
         clock: returns the time in seconds since the epoch.
-        max_bytes: how many bytes the bodies it holds may have together, and so each of them, before `put` raises
-            `StoreFullError`; ``None`` removes the limit.
-        max_quarantined: how many deliveries one pending registration may have in quarantine.
-        max_quarantined_bytes: how many bytes their bodies may have together.
-
-    Raises:
-        ConfigurationError: a limit is not a whole number of 0 or more.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.time,
-        # Limits
-        max_bytes: int | None = 256 * 1024**2,
-        max_quarantined: int = 1_000,
-        max_quarantined_bytes: int = 16 * 1024**2,
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._max_bytes = None if max_bytes is None else check_count("max_bytes", max_bytes, zero=True)
-        self._quarantine = QuarantineLimits(max_quarantined, max_quarantined_bytes)
+        self._quarantine = QuarantineLimits()
         self._registrations: dict[str, Registration] = {}
         self._known: dict[tuple[str, str], _Delivery] = {}
         """All deliveries by registration and signature; those that are done have lost their body."""
         self._open: dict[int, _Delivery] = {}
         """Those that are not done, by id."""
-        self._bytes = 0
         self._last_id = 0
         self._closed = False
 
@@ -109,9 +87,7 @@ class MemoryStore:
         self._now()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -222,22 +198,13 @@ class MemoryStore:
         key = _key(delivery)
         if key in self._known:
             return "duplicate"
-        self._check_room(delivery, state)
+        if state is DeliveryState.QUARANTINED:
+            sizes = [len(one.body) for one in self._quarantined(delivery.registration)]
+            self._quarantine.check_room(len(sizes), sum(sizes), len(delivery.body))
         self._last_id += 1
-        self._bytes += len(delivery.body)
         added = _Delivery(self._last_id, *key, delivery.candidate, delivery.body, state, self._now())
         self._open[added.id] = self._known[key] = added
         return "stored"
-
-    def _check_room(self, delivery: NewDelivery, state: DeliveryState) -> None:
-        size = len(delivery.body)
-        if state is DeliveryState.QUARANTINED:
-            sizes = [len(one.body) for one in self._quarantined(delivery.registration)]
-            self._quarantine.check_room(len(sizes), sum(sizes), size)
-        if self._max_bytes is not None and size > self._max_bytes:
-            raise StoreFullError(problem="the delivery is larger than max_bytes allows")
-        if self._max_bytes is not None and self._bytes + size > self._max_bytes:
-            raise StoreFullError(problem="the deliveries it holds are too large together")
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`."""
@@ -284,10 +251,7 @@ class MemoryStore:
         """See `Store.done`."""
         if delivery := self._held(lease):
             self._open.pop(delivery.id)
-            self._bytes -= len(delivery.body)
             delivery.state, delivery.body = DeliveryState.DONE, b""
-            if len(self._known) - len(self._open) > MAX_FINISHED:
-                self._forget(next(one for one in self._known.values() if one.state is DeliveryState.DONE))
         return delivery is not None
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
@@ -311,16 +275,14 @@ class MemoryStore:
         unfinished = list(self._in(*_UNFINISHED))
         leased = sum(one.state is DeliveryState.LEASED and one.runs(now) for one in unfinished)
         confirmed = [one for one in self._registrations.values() if one.state is RegistrationState.CONFIRMED]
-        has_room = self._max_bytes is None or self._bytes < self._max_bytes
         return StoreHealth(
             waiting=len(unfinished) - leased,
             leased=leased,
             quarantined=len(list(self._in(DeliveryState.QUARANTINED))),
             dead=len(list(self._in(DeliveryState.DEAD))),
             oldest_age=max(0.0, now - min(one.received_at for one in unfinished)) if unfinished else None,
-            writable=has_room,
+            writable=True,
             heartbeats={one.webhook_gid or "": one.last_heartbeat_at for one in confirmed},
-            problems=() if has_room else (_FULL,),
         )
 
     # Maintenance
@@ -368,7 +330,6 @@ class MemoryStore:
         """Let go of a delivery as if it had never come."""
         del self._known[_key(delivery)]
         self._open.pop(delivery.id, None)
-        self._bytes -= len(delivery.body)
 
     def _details(self, delivery: _Delivery) -> dict[str, Any]:
         """Return what leases and dead letters have in common."""

@@ -56,9 +56,9 @@ class DeliveryState(enum.StrEnum):
 class QuarantineLimits:
     """How much one pending registration may have in quarantine."""
 
-    max_quarantined: int = field()
+    max_quarantined: int = field(default=1_000)
     """How many deliveries."""
-    max_quarantined_bytes: int = field()
+    max_quarantined_bytes: int = field(default=16 * 1024**2)
     """How many bytes their bodies may have together."""
 
     @max_quarantined.validator
