@@ -27,7 +27,7 @@ from tests.helpers.stores import Clock, body, event, register
 LEASE = 60.0
 WAITS = {1: 10.0, 2: 20.0}
 """Seconds to wait after each attempt but the last."""
-MAX_ATTEMPTS = 3
+ATTEMPTS = 3
 CONCURRENCY = 2
 UNREADABLE = b"no json"
 
@@ -207,7 +207,7 @@ class MemoryMachine(RuleBasedStateMachine):
             ordered=self.ordered,
             on_dead="halt" if self.halt else "skip",
             lease=LEASE,
-            attempts=MAX_ATTEMPTS,
+            attempts=ATTEMPTS,
             backoff=Backoff(first_wait=WAITS[1], random=lambda: 1.0),
             stop_timeout=0,
         )
@@ -322,7 +322,7 @@ class MemoryMachine(RuleBasedStateMachine):
             if method == "claim":
                 for lease in answer:
                     self.judge_claim(lease)
-                    if lease.attempt <= MAX_ATTEMPTS and lease.body != UNREADABLE:
+                    if lease.attempt <= ATTEMPTS and lease.body != UNREADABLE:
                         calls[life][lease.id, lease.attempt] += 1
             else:
                 self.judge_report(life, method, *arguments)
@@ -350,7 +350,7 @@ class MemoryMachine(RuleBasedStateMachine):
         elif method == "release":
             assert handled == "was cancelled"
         elif method == "fail":
-            could_be_read = lease.body != UNREADABLE and lease.attempt <= MAX_ATTEMPTS
+            could_be_read = lease.body != UNREADABLE and lease.attempt <= ATTEMPTS
             assert handled == ("fail" if could_be_read else None)
 
     def judge_answer(self, method: str, lease: Lease, *options: Any) -> None:
@@ -375,13 +375,13 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def judge_failure(self, fate: Fate, lease: Lease, retry_in: float | None) -> None:
         """A delivery is given up at its last attempt and not before, unless it never could be read."""
-        if fate.attempts > MAX_ATTEMPTS:
+        if fate.attempts > ATTEMPTS:
             assert fate.error.startswith("given up")
         elif fate.body == UNREADABLE:
             assert fate.error.startswith("unreadable")
         else:
             assert fate.error == f"LookupError: {lease.id}.{lease.attempt}"
-        is_over = fate.body == UNREADABLE or fate.attempts >= MAX_ATTEMPTS
+        is_over = fate.body == UNREADABLE or fate.attempts >= ATTEMPTS
         assert retry_in == (None if is_over else WAITS[fate.attempts])
         fate.state = "dead" if is_over else "open"
         fate.free_at = self.clock.now + (retry_in or 0)

@@ -62,7 +62,7 @@ class Summary:
             mark = (passed, "green") if check.ok else (failed, "bold red")
             detail = (check.detail, "dim" if check.ok else "red")
             lines.append(Text.assemble("  ", mark, f" {check.text:<47} ", detail))
-        verdict = f"{bad} of {len(self.checks)} checks failed." if bad else f"All {len(self.checks)} checks hold."
-        lines.append(Text(f"\n{verdict} It took {self.seconds:.1f} s.", "bold red" if bad else "bold green"))
+        conclusion = f"{bad} of {len(self.checks)} checks failed." if bad else f"All {len(self.checks)} checks hold."
+        lines.append(Text(f"\n{conclusion} It took {self.seconds:.1f} s.", "bold red" if bad else "bold green"))
         lines.append(Text(f"Store: {self.store}", "dim"))
         return Text("\n").join(lines)

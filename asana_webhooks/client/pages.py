@@ -8,7 +8,6 @@ Source: https://developers.asana.com/docs/pagination
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from attrs import define, evolve, field, frozen
@@ -69,9 +68,7 @@ class WebhookPager:
             self._prefetching = _Prefetching()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         prefetching, self._prefetching = self._prefetching, None
         if prefetching is not None:
             await prefetching.end()

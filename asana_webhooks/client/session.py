@@ -7,7 +7,6 @@ import ssl as ssl_module
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from copy import copy
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
@@ -135,9 +134,7 @@ class AsanaSession:
         self._open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

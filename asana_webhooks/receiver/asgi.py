@@ -49,10 +49,10 @@ class ReceiverApp:
         elif kind == "websocket":
             await send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
-            body = _Body(receive)
+            body = _Chunks(receive)
             await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
 
-    async def _answer(self, scope: _Message, body: "_Body") -> Reply:
+    async def _answer(self, scope: _Message, body: "_Chunks") -> Reply:
         method, endpoint = scope["method"], str(scope["path"]).rpartition("/")[2]
         if method == "POST":
             return await self._receiver.receive(endpoint, scope["headers"], body)
@@ -61,7 +61,7 @@ class ReceiverApp:
         return Reply(status=405, headers=((b"allow", b"POST"),), close=True)
 
 
-class _Body:
+class _Chunks:
     """The chunks of a request's body, and whether they have been read to the end."""
 
     def __init__(self, receive: _Receive) -> None:

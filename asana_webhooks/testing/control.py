@@ -25,7 +25,7 @@ from asana_webhooks.testing.fake import FakeAsana
 from asana_webhooks.testing.faults import Fault
 from asana_webhooks.testing.records import DeliveryRecord, WebhookRecord
 from asana_webhooks.testing.rest import Answer, error_answer, send
-from asana_webhooks.testing.world import Change
+from asana_webhooks.testing.world import WorldChange
 
 __all__ = ["serve_control"]
 
@@ -85,9 +85,9 @@ def _object(tree: Any, kind: type, what: str) -> dict[str, Any]:
     return tree
 
 
-def _read_change(body: bytes) -> Change:
+def _read_change(body: bytes) -> WorldChange:
     try:
-        return wire.structure(_object(_json(body), Change, "a change"), Change)
+        return wire.structure(_object(_json(body), WorldChange, "a change"), WorldChange)
     except PayloadError as problem:
         raise ConfigurationError(f"a change: {problem}") from None
 

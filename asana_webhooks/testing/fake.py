@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from aiohttp import web
@@ -16,8 +15,8 @@ from asana_webhooks.testing.oauth import DEFAULT_TOKEN, TOKEN_PATH, AppRecord, F
 from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, RequestRecord, WebhookRecord
 from asana_webhooks.testing.rest import BASE_PATH, HeartbeatMoment, RestApi, error_answer, send
 from asana_webhooks.testing.sender import Sender
-from asana_webhooks.testing.serving import Handler, LoopbackServer
-from asana_webhooks.testing.world import DEFAULT_USER, Change, Value, World
+from asana_webhooks.testing.serving import LoopbackServer, RequestHandler
+from asana_webhooks.testing.world import DEFAULT_USER, Value, World, WorldChange
 
 __all__ = ["FakeAsana"]
 
@@ -112,7 +111,7 @@ class FakeAsana:
             heartbeat=heartbeat,
             allow_loopback=allow_loopback,
         )
-        self._handlers: dict[str, Handler] = {BASE_PATH: self._rest.handle, TOKEN_PATH: self._rest.handle}
+        self._handlers: dict[str, RequestHandler] = {BASE_PATH: self._rest.handle, TOKEN_PATH: self._rest.handle}
         self._server = LoopbackServer(self._handle, port=port)
         self._state: Literal["new", "running", "closed"] = "new"
         self._ticker: asyncio.Task[None] | None = None
@@ -156,15 +155,13 @@ class FakeAsana:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:
         return f"<FakeAsana {self._state}, {len(self.webhooks)} webhooks>"
 
-    def serve_also(self, path: str, handle: Handler) -> None:
+    def serve_also(self, path: str, handle: RequestHandler) -> None:
         """Let *handle* answer the requests below *path* on the same port; see `asana_webhooks.testing.control`."""
         self._handlers[path] = handle
 
@@ -333,7 +330,7 @@ class FakeAsana:
             ConfigurationError: this cannot happen; the message says why.
         """
         event = self._world.apply(
-            Change(
+            WorldChange(
                 resource=resource,
                 action=action,
                 field=field,

@@ -34,7 +34,7 @@ from asana_webhooks.testing.validation import (
     read_input,
     select,
 )
-from asana_webhooks.testing.world import Change, World
+from asana_webhooks.testing.world import World, WorldChange
 
 __all__ = ["BASE_PATH", "Answer", "HeartbeatMoment", "RestApi", "error_answer", "send"]
 
@@ -250,7 +250,7 @@ class RestApi:
             self._sender.add_heartbeat(webhook)
             await self._sender.drain(webhook)
         if plan.find("early_event"):
-            self._world.apply(Change(resource=webhook.resource.gid, field="name"))
+            self._world.apply(WorldChange(resource=webhook.resource.gid, field="name"))
             self._sender.start_due()
             await self._sender.drain(webhook)
         return self._created(webhook, given, plan), webhook

@@ -12,9 +12,9 @@ from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.receiver.receiver import Receiver
 from asana_webhooks.receiver.web import webhook_routes
 
-__all__ = ["Handler", "LoopbackServer", "serve_receiver"]
+__all__ = ["LoopbackServer", "RequestHandler", "serve_receiver"]
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HOST: Final = "127.0.0.1"
 _MAX_BODY: Final = 16 * 1024 * 1024
@@ -53,7 +53,7 @@ class LoopbackServer:
         port: where to listen; 0 for any free port.
     """
 
-    def __init__(self, handle: Handler, *, port: int) -> None:
+    def __init__(self, handle: RequestHandler, *, port: int) -> None:
         self._handle = handle
         self._port = port
         self._runner: web.AppRunner | None = None

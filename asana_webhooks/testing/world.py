@@ -25,7 +25,16 @@ from asana_webhooks.testing.records import (
     WebhookRecord,
 )
 
-__all__ = ["ACTIONS", "DEFAULT_USER", "FILTERED_TYPES", "HEARTBEAT_EVERY", "Change", "Value", "World", "check_text"]
+__all__ = [
+    "ACTIONS",
+    "DEFAULT_USER",
+    "FILTERED_TYPES",
+    "HEARTBEAT_EVERY",
+    "Value",
+    "World",
+    "WorldChange",
+    "check_text",
+]
 
 ACTIONS: Final = ("changed", "added", "removed", "deleted", "undeleted")
 """What can happen to a resource. Source: https://developers.asana.com/reference/events"""
@@ -47,7 +56,7 @@ Value = str | Mapping[str, Any]
 
 
 @frozen(kw_only=True)
-class Change:
+class WorldChange:
     """One thing that happens in the workspace. `FakeAsana.change` explains the members."""
 
     resource: str
@@ -176,7 +185,7 @@ class World:
                 open_gids.extend(resource.parents)
         return list(found.values())
 
-    def apply(self, change: Change) -> dict[str, Any]:
+    def apply(self, change: WorldChange) -> dict[str, Any]:
         """Let *change* happen, note it for the webhooks that hear of it, and return its event.
 
         Raises:
@@ -205,7 +214,7 @@ class World:
                 webhook.waiting.append(dict(event))
         return event
 
-    def _place(self, change: Change, parent: Resource | None) -> Resource:
+    def _place(self, change: WorldChange, parent: Resource | None) -> Resource:
         """The changed resource: below *parent* from now on, created there if nobody knows it."""
         if change.resource not in self.resources and parent is not None:
             return self.add(
@@ -219,7 +228,7 @@ class World:
             self.resources[resource.gid] = attrs.evolve(resource, parents=(*resource.parents, parent.gid))
         return self.get(change.resource)
 
-    def _details(self, change: Change) -> dict[str, Any] | None:
+    def _details(self, change: WorldChange) -> dict[str, Any] | None:
         """The member ``change`` of the event."""
         values = {
             "new_value": (change.new_value, "changed"),
@@ -251,7 +260,7 @@ class World:
         return dict(value)
 
     def _event(
-        self, change: Change, resource: Resource, parent: Resource | None, details: dict[str, Any] | None
+        self, change: WorldChange, resource: Resource, parent: Resource | None, details: dict[str, Any] | None
     ) -> dict[str, Any]:
         """The event with the members real deliveries have; in webhooks the resource has a subtype and no name."""
         moved = change.action in ("added", "removed")

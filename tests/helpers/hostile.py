@@ -32,7 +32,7 @@ FORGED = b"X-Hook-Signature: " + b"0" * 64
 """A header line that claims to prove anything."""
 SHAKEN = b"X-Hook-Secret: c0ffee0d15ea5e0000badc0de0decade"
 """The header line of a handshake of the attacker's own, whose secret no other test knows."""
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds after which a peer that gets no answer gives up, and the test with it."""
 
 
@@ -139,7 +139,7 @@ async def connected(url: str) -> AsyncIterator[Ear]:
 
 async def say(url: str, request: bytes) -> Answer:
     """Write *request* on a connection of its own, and return all that comes back until the server closes it."""
-    async with connected(url) as ear, asyncio.timeout(PATIENCE):
+    async with connected(url) as ear, asyncio.timeout(TIMEOUT):
         ear.mouth.write(request)
         await ear.over.wait()
         return Answer(bytes(ear.heard))
@@ -281,7 +281,7 @@ async def own_process(front: str, **options: Any) -> AsyncIterator[OwnProcess]:
     finally:
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), PATIENCE)
+            await asyncio.wait_for(process.wait(), TIMEOUT)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -254,16 +254,16 @@ class Load:
 
 
 @asynccontextmanager
-async def sending(url: str, *, patience: float = 30.0, **options: Any) -> AsyncIterator[Load]:
+async def sending(url: str, *, give_up_after: float = 30.0, **options: Any) -> AsyncIterator[Load]:
     """Send to a receiver while the block runs; what is still under way at its end is cut off.
 
     Args:
         url: its ``public_url``.
-        patience: seconds each sender waits for an answer.
+        give_up_after: seconds each sender waits for an answer.
         **options: those of `Load`.
     """
     load = Load(url=url, **options)
-    connector, total = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=patience)
+    connector, total = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=give_up_after)
     async with aiohttp.ClientSession(connector=connector, timeout=total) as http:
         load.start(http)
         try:

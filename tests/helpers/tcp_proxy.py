@@ -34,7 +34,6 @@ class TcpProxy:
         self.upstream = URL(upstream)
         self.url = ""
         """The URL of *upstream* with the proxy in its place."""
-        self.connections = 0
         self.reply_bytes = 0
         self.swallowed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -54,7 +53,6 @@ class TcpProxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._tasks.add(task)
-        self.connections += 1
         requests, replies = self.losses.popleft() if self.losses else (NO_LOSS, NO_LOSS)
         up_reader, up_writer = await asyncio.open_connection(self.upstream.host, self.upstream.port)
         with contextlib.suppress(asyncio.CancelledError):

@@ -63,10 +63,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(path: Path, *, patience: float = 8.0, **options: Any) -> AsyncIterator[Scene]:
+async def scene(path: Path, *, answer_within: float = 8.0, **options: Any) -> AsyncIterator[Scene]:
     """Serve a receiver over the store at *path*, which is opened by the first request."""
     store = SQLiteStore(path, **options)
-    receiver = Receiver(store, timeout=patience)
+    receiver = Receiver(store, timeout=answer_within)
     try:
         async with receiver, serve_receiver(receiver) as url, aiohttp.ClientSession() as http:
             yield Scene(path, store, receiver, url, http)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.helpers.hostile import (
     FORGED,
-    PATIENCE,
     PENDING,
     SHAKEN,
+    TIMEOUT,
     Answer,
     Ear,
     OwnProcess,
@@ -45,7 +45,7 @@ async def pour(url: str, head: bytes, unit: bytes = bytes(64 * 1024)) -> int | N
 
     None: whoever goes on sending to a closed connection may lose the answer.
     """
-    async with connected(url) as ear, asyncio.timeout(PATIENCE):
+    async with connected(url) as ear, asyncio.timeout(TIMEOUT):
         ear.mouth.write(head)
         while unit and not ear.over.is_set():
             await ear.room()
@@ -153,7 +153,7 @@ async def send_all_but_a_byte(ear: Ear, length: int) -> None:
 
 async def send_a_crowd(url: str, *, peers: int) -> None:
     """Let *peers* each send a body of 7 MiB that lacks its last byte."""
-    async with AsyncExitStack() as stack, asyncio.timeout(2 * PATIENCE):
+    async with AsyncExitStack() as stack, asyncio.timeout(2 * TIMEOUT):
         ears = [await stack.enter_async_context(connected(url)) for _ in range(peers)]
         await asyncio.gather(*(send_all_but_a_byte(ear, 7 * MIB) for ear in ears))
     statuses = [bytes(ear.heard[9:12]) for ear in ears]

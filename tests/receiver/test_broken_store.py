@@ -135,7 +135,7 @@ class TestLocked:
 
     async def test_for_longer_than_the_receiver_waits(self, path: Path) -> None:
         """It is 503 before Asana gives up; when it is stored after all, the next try is its duplicate."""
-        async with scene(path, patience=0.3) as here:
+        async with scene(path, answer_within=0.3) as here:
             content = body(event())
             with locked(path):
                 assert await here.deliver(content) == (503, b"not stored in time")
@@ -144,9 +144,9 @@ class TestLocked:
 
     def test_the_store_gives_up_first(self) -> None:
         """By default the store gives up before the receiver, so that the log names the cause; both do before Asana."""
-        patience = inspect.signature(SQLiteStore).parameters["busy_timeout"].default
+        waits = inspect.signature(SQLiteStore).parameters["busy_timeout"].default
         limit = inspect.signature(Receiver).parameters["timeout"].default
-        assert patience < limit < 10
+        assert waits < limit < 10
 
 
 class TestReadOnly:

@@ -11,9 +11,9 @@ import pytest
 from asana_webhooks import MemoryStore
 from tests.helpers.hostile import (
     FORGED,
-    PATIENCE,
     PENDING,
     SHAKEN,
+    TIMEOUT,
     Site,
     connected,
     delivery,
@@ -91,7 +91,7 @@ async def test_a_body_that_stops_is_given_up(hasty: Site) -> None:
 async def test_what_needs_no_body_is_not_waited_for(patient: Site) -> None:
     """A handshake is echoed, and the unsigned refused, before a body that never comes."""
     late = b"Content-Length: 1000"
-    async with connected(patient.url) as ear, asyncio.timeout(PATIENCE):
+    async with connected(patient.url) as ear, asyncio.timeout(TIMEOUT):
         ear.mouth.write(raw_request(SHAKEN, late, length=False, target=f"/asana/{PENDING}"))
         await ear.answered.wait()
         assert ear.heard.startswith(b"HTTP/1.1 200")

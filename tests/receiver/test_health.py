@@ -226,7 +226,7 @@ async def test_a_stranger_learns_nothing_by_asking() -> None:
 
 @pytest.mark.parametrize("door", ["aiohttp", "asgi"])
 async def test_through_the_doors(door: str) -> None:
-    """GET and HEAD of <prefix>/health are answered where that was asked for, and deliveries as ever."""
+    """GET and HEAD of <path>/health are answered where that was asked for, and deliveries as ever."""
     store = MemoryStore()
     await deliver(store, await register(store), body(event()))
     receiver = Receiver(store)

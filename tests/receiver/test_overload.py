@@ -109,12 +109,12 @@ async def test_what_asana_gave_up_is_stored_once(door: str) -> None:
 
 
 @pytest.mark.slow
-async def test_senders_without_patience(tmp_path: Path) -> None:
+async def test_senders_that_give_up_soon(tmp_path: Path) -> None:
     """All senders give up more than once while the database is locked, and afterwards each body is in it once."""
     path = tmp_path / "store.db"
     await prepare(path)
     async with receiver_process(path, store={"busy_timeout": 30}, receiver={"timeout": 30}) as receiver:
-        async with sending(receiver.url, patience=0.5, resend=True) as load:
+        async with sending(receiver.url, give_up_after=0.5, resend=True) as load:
             with locked(path):
                 await load.until(lambda: load.broken >= 2 * load.senders)
             await load.acknowledge(100)

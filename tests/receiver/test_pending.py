@@ -17,7 +17,7 @@ from tests.helpers.raw import until
 Answers = list["asyncio.Future[PutResult]"]
 
 
-class Gate(MemoryStore):
+class HeldStore(MemoryStore):
     """A store whose `put` waits until it is let go."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def delivery(content: bytes = b"1") -> NewDelivery:
     return NewDelivery(registration="r", signature="0" * 64, body=content)
 
 
-async def start(store: Gate, pending: PendingDeliveries, *contents: bytes) -> Answers:
+async def start(store: HeldStore, pending: PendingDeliveries, *contents: bytes) -> Answers:
     """Put deliveries, and wait until the store has begun with all of them."""
     answers = [pending.put(delivery(content)) for content in contents]
     for _ in contents:
@@ -76,7 +76,7 @@ def assert_no_room(pending: PendingDeliveries, size: int = 0) -> None:
 
 async def test_so_many_and_no_more() -> None:
     """One delivery too many is refused at once, without asking the store, until another one has arrived."""
-    store = Gate()
+    store = HeldStore()
     pending = pending_in(store, most=2)
     answers = await start(store, pending, b"1", b"2")
 
@@ -92,7 +92,7 @@ async def test_so_many_and_no_more() -> None:
 
 async def test_so_many_bytes_and_no_more() -> None:
     """Bodies count together, up to the last byte."""
-    store = Gate()
+    store = HeldStore()
     pending = pending_in(store, max_bytes=10)
     answers = await start(store, pending, b"1234567")
 
@@ -111,7 +111,7 @@ async def test_so_many_bytes_and_no_more() -> None:
 
 async def test_who_gives_up_interrupts_nothing() -> None:
     """A cancelled request leaves the store to finish what it has begun, and that counts until it is."""
-    store = Gate()
+    store = HeldStore()
     pending = pending_in(store, most=1)
     [answer] = await start(store, pending, b"1")
 
@@ -125,7 +125,7 @@ async def test_who_gives_up_interrupts_nothing() -> None:
 
 async def test_a_failure_nobody_waits_for_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
     """It was not acknowledged, so Asana sends it again; asyncio does not complain about it either."""
-    store = Gate()
+    store = HeldStore()
     pending = pending_in(store, most=1)
     store.error = StoreUnavailableError(problem="the disk is full")
     [answer] = await start(store, pending, b"1")
@@ -140,7 +140,7 @@ async def test_a_failure_nobody_waits_for_is_no_trouble(caplog: pytest.LogCaptur
 
 async def test_what_does_not_end_is_ended() -> None:
     """Whoever wants to stop waits for so long, and hears how many never came to an end."""
-    store = Gate()
+    store = HeldStore()
     pending = pending_in(store)
     answers = await start(store, pending, b"1", b"2")
 
@@ -155,7 +155,7 @@ async def test_what_is_ending_is_interrupted_once() -> None:
     """Of several who want to stop at the same time, only one ends what is late, and the others wait with it."""
     interrupted, tidy = 0, asyncio.Event()
 
-    class Tidying(Gate):
+    class Tidying(HeldStore):
         async def put(self, delivery: NewDelivery) -> PutResult:
             try:
                 return await super().put(delivery)

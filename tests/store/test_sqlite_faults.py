@@ -230,11 +230,16 @@ class TestWrongFile:
             async with SQLiteStore(tmp_path / "missing" / "store.db"):
                 pass
 
-    async def test_a_directory(self, tmp_path: Path) -> None:
-        """A directory is no database file."""
-        with pytest.raises(ConfigurationError, match="is a directory"):
-            async with SQLiteStore(tmp_path):
-                pass
+    async def test_no_regular_file(self, tmp_path: Path) -> None:
+        """A directory or a pipe is no database file, and is left as it is."""
+        (tmp_path / "directory").mkdir()
+        os.mkfifo(tmp_path / "pipe")
+        for name in ("directory", "pipe"):
+            allow(tmp_path / name, 0o755)
+            with pytest.raises(ConfigurationError, match="is no regular file"):
+                async with SQLiteStore(tmp_path / name):
+                    pass
+        assert modes(tmp_path) == {"directory": 0o755, "pipe": 0o755}
 
     async def test_a_link_to_itself(self, path: Path) -> None:
         """What the system refuses is an error of ours."""

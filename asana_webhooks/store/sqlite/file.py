@@ -150,8 +150,8 @@ class DatabaseFile:
             )
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"the directory {self._path.parent} does not exist")
-        if self._path.is_dir():
-            raise ConfigurationError(f"{self._path} is a directory, not a database file")
+        if self._path.exists() and not self._path.is_file():  # a directory, a pipe, a device: its mode is not ours
+            raise ConfigurationError(f"{self._path} is no regular file, and so no database file")
         # Only ever opened when it is new: closing any descriptor of a file drops this process's locks on it.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
