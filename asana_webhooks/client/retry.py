@@ -60,7 +60,7 @@ class RetryPolicy:
     """What the session's retry budget holds when it is full, as it is in the beginning."""
     first_wait: float = field(default=0.5, validator=_check_seconds)
     longest_wait: float = field(default=20.0, validator=_check_seconds)
-    pause_max: float = field(default=3600.0, validator=_check_seconds)
+    longest_pause: float = field(default=3600.0, validator=_check_seconds)
     """The longest pause for all calls of a session that a 429 can ask for; a longer ``Retry-After`` counts as this."""
     connect_timeout: float = field(default=10.0, validator=_check_seconds)
     """For one connection to be made. With a lent http session looking up the name, and a proxy's answer to
@@ -218,7 +218,7 @@ def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolic
     backoff = chance * min(policy.longest_wait, policy.first_wait * 2.0 ** min(attempt - 1, 60))
     if outcome.kind == "paused":
         backoff = 0.0
-    asked = 0.0 if outcome.retry_after is None else min(outcome.retry_after, policy.pause_max)
+    asked = 0.0 if outcome.retry_after is None else min(outcome.retry_after, policy.longest_pause)
     # Never before Asana said, to this call or another, and not all callers in the same moment.
     wait = max(backoff, max(asked, pause_left) * (1 + chance / 10))
     if outcome.kind != "refused" or outcome.status != 429:

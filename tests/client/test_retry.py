@@ -249,7 +249,7 @@ class TestAttempts:
         plain = RetryPolicy()
 
         assert (plain.attempts, plain.create_attempts, plain.budget) == (4, 2, 100)
-        assert (plain.first_wait, plain.longest_wait, plain.pause_max) == (0.5, 20.0, 3600.0)
+        assert (plain.first_wait, plain.longest_wait, plain.longest_pause) == (0.5, 20.0, 3600.0)
         assert (plain.connect_timeout, plain.attempt_timeout, plain.create_attempt_timeout) == (10.0, 30.0, 45.0)
 
     def test_very_many_attempts(self) -> None:
@@ -353,7 +353,7 @@ class TestWaiting:
     ) -> None:
         """Full jitter without Retry-After; with it never less than asked, and at most a tenth above."""
         initial, longest = bounds
-        options: dict[str, Any] = {"first_wait": initial, "longest_wait": longest, "pause_max": 1e6, "attempts": 99}
+        options: dict[str, Any] = {"first_wait": initial, "longest_wait": longest, "longest_pause": 1e6, "attempts": 99}
         outcome = Outcome(kind="refused", status=503, retry_after=retry_after)
         said = decide(outcome, attempt=attempt, time_left=math.inf, random=lambda: chance, **options)
         bound = min(longest, initial * 2.0 ** (attempt - 1))
@@ -426,9 +426,9 @@ class TestPause:
 
     @pytest.mark.parametrize(("asked", "pause"), [(59.0, 59.0), (60.0, 60.0), (61.0, 60.0), (1e9, 60.0)])
     def test_the_longest(self, asked: float, pause: float) -> None:
-        """A Retry-After above pause_max counts as pause_max, for the call too."""
+        """A Retry-After above longest_pause counts as longest_pause, for the call too."""
         outcome = Outcome(kind="refused", status=429, retry_after=asked)
-        said = decide(outcome, pause_max=60.0, time_left=1e6)
+        said = decide(outcome, longest_pause=60.0, time_left=1e6)
 
         assert (said.pause, said.wait) == (pause, pause)
 
@@ -573,7 +573,7 @@ class TestPolicy:
 
     def test_seconds(self) -> None:
         """Finite and not negative; waits may be none, but nothing can be done in no time."""
-        limits = ["pause_max", "connect_timeout", "attempt_timeout", "create_attempt_timeout"]
+        limits = ["longest_pause", "connect_timeout", "attempt_timeout", "create_attempt_timeout"]
         assert RetryPolicy(first_wait=0, longest_wait=0).longest_wait == 0
         for name in ("first_wait", "longest_wait", *limits):
             odd: list[Any] = [-1, -0.1, math.inf, math.nan, True, "1", None, *([0] if name in limits else [])]

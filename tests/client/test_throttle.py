@@ -131,9 +131,9 @@ class TestPause:
             assert [one.at for one in server.arrivals] == [0.0, 100.0, 100.0]
 
     async def test_a_huge_retry_after_does_not_end_the_session(self) -> None:
-        """A pause ends after pause_max, whatever Asana asked for."""
+        """A pause ends after longest_pause, whatever Asana asked for."""
         answer = in_turn(refusal(429, ("Retry-After", "1000000000")), good)
-        async with asking(answer, pause_max=90.0) as (asana, server):
+        async with asking(answer, longest_pause=90.0) as (asana, server):
             time = server.time
             calls = [time.at(moment, asana.send(GET.request)) for moment in (0.0, 20.0, 31.0)]
             results = await time.run(*calls)
