@@ -343,7 +343,8 @@ class OAuthToken:
             async with asyncio.timeout(_HOOK_TIMEOUT):
                 await on_refresh(tokens)
         except (asyncio.CancelledError, Exception) as error:
-            if is_being_cancelled():
+            # Its own errors end here even when it is cancelled: their text may hold the tokens.
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
             _log.warning("on_refresh failed with %s: the new tokens are not saved", type(error).__name__)
         finally:

@@ -58,6 +58,8 @@ _REFUSAL_SECONDS: Final = 5.0
 """How long to wait for such a body, and never more than half of the time that is left: the status has said no."""
 _MAX_CHANGES: Final = 100
 """Announced changes remembered. Asana announces a few; a server that sends ever new ones would fill memory and logs."""
+_CHOICES: Final = ("asana-enable", "asana-disable")
+"""Headers that choose a side of changes; nobody needs to be told of those."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_-]*")
 """What looks in a URL as it looks here."""
@@ -170,8 +172,10 @@ class Transport:
         return hide(outcome, secrets_of(request, token.reveal())) if outcome.details else outcome
 
     def _log_changes(self, announced: Iterable[str]) -> None:
+        chosen = ",".join(value for name, value in self.headers.items() if name.lower() in _CHOICES)
+        known = self._logged_changes.union(name.strip() for name in chosen.split(","))
         for name, info in changes_of(announced).items():
-            if name not in self._logged_changes and len(self._logged_changes) < _MAX_CHANGES:
+            if name not in known and len(self._logged_changes) < _MAX_CHANGES:
                 self._logged_changes.add(name)
                 _log.warning(
                     "Asana announces the change %r, which affects these requests; read %r. To have it already, give "

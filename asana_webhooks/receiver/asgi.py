@@ -46,11 +46,13 @@ class ReceiverApp:
         kind = scope["type"]
         if kind == "lifespan":
             await _lifespan(receive, send)
+        elif kind == "http":
+            body = _Chunks(receive)
+            await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
         elif kind == "websocket":
             await send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
-            body = _Chunks(receive)
-            await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
+            raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
 
     async def _answer(self, scope: _Message, body: "_Chunks") -> Reply:
         method, endpoint = scope["method"], str(scope["path"]).rpartition("/")[2]

@@ -163,12 +163,12 @@ async def _delete_earlier_orphans(asana: AsanaSession, store: Store, *, workspac
 
 @define
 class _Attempt:
-    """One create request, with a fresh endpoint, and what became of it."""
+    """One create request, with a fresh endpoint, and what became of it. No ``repr`` shows the endpoint."""
 
     id: str
     """Of its registration."""
     request: CreateWebhookRequest
-    created: CreatedWebhook | None = None
+    created: CreatedWebhook | None = field(default=None, repr=False)
     echoed: bool | None = None
     """Once it is undone: whether a handshake had been echoed. ``None`` while nobody knows."""
     deleted: bool = False

@@ -138,8 +138,8 @@ class Sender:
         self._rested.set()
 
     def add_heartbeat(self, webhook: WebhookRecord) -> None:
-        """Let the first heartbeat of a new webhook be due now."""
-        webhook.next_heartbeat = self._world.clock.now()
+        """Let the first heartbeat of a new webhook be due now, before everything else it has to send."""
+        webhook.next_heartbeat = webhook.created_at
 
     async def drain(self, webhook: WebhookRecord) -> None:
         """Send what the webhook has to send now, and wait for that.
@@ -267,8 +267,12 @@ def _due_at(webhook: WebhookRecord) -> datetime | None:
     return webhook.next_heartbeat
 
 
+def _is_first_heartbeat_due(webhook: WebhookRecord) -> bool:
+    return webhook.next_heartbeat <= webhook.created_at
+
+
 def _take(webhook: WebhookRecord, now: datetime, *, retries_grow: bool = False) -> Batch | None:
-    """Take what the webhook has to send now, if anything: a retry, new events, a heartbeat."""
+    """Take what the webhook has to send now, if anything: a retry, its first heartbeat, new events, a heartbeat."""
     due = _due_at(webhook)
     if due is None or due > now:
         return None
@@ -279,7 +283,7 @@ def _take(webhook: WebhookRecord, now: datetime, *, retries_grow: bool = False) 
         return evolve(grown, retry=True)
     if webhook.failed is not None:
         return webhook.failed
-    if webhook.waiting:
+    if webhook.waiting and not _is_first_heartbeat_due(webhook):
         events = tuple(webhook.waiting[:_MAX_EVENTS])
         del webhook.waiting[:_MAX_EVENTS]
         return _make_batch(events)
@@ -291,7 +295,7 @@ def _note_success(webhook: WebhookRecord, now: datetime | None) -> None:
     """A delivery was accepted at *now*; ``None`` if it was lost, which Asana takes for accepted."""
     if now is not None:
         webhook.last_success_at = now
-        if webhook.failed is not None and webhook.next_heartbeat <= now:
+        if webhook.failed is not None and webhook.next_heartbeat <= now and not _is_first_heartbeat_due(webhook):
             # It fell due while deliveries failed; the one that has just succeeded showed that the target lives.
             webhook.next_heartbeat = now + HEARTBEAT_EVERY
     webhook.failed = None

@@ -597,6 +597,27 @@ class TestOnRefresh:
         ]
         assert first not in caplog.text
 
+    async def test_failing_while_it_is_cancelled(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What it makes of its cancellation, at the end of the program, is logged without its text."""
+        async with FakeAsana() as fake:
+            saving = asyncio.Event()
+
+            async def save(tokens: TokenSet) -> None:
+                saving.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    raise OSError(tokens.access_token.reveal())
+
+            asking = asyncio.create_task(oauth_token(fake, fake.register_app(), on_refresh=save)())
+            await saving.wait()
+            (refresh,) = refreshing()
+            refresh.cancel()
+            token = await asking
+
+        assert "on_refresh failed with OSError: the new tokens are not saved" in caplog.text
+        assert token not in caplog.text
+
     async def test_hanging(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
         """It has its time, and no more; then it is cancelled, and calls have a token."""
         monkeypatch.setattr(oauth, "_HOOK_TIMEOUT", 0.05)

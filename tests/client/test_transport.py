@@ -472,11 +472,14 @@ class TestAnnouncedChanges:
         assert "'string_ids'" in warnings[0]
         assert "'https://asa.na/x'" in warnings[0]
 
-    async def test_can_be_chosen(self) -> None:
-        """The session's headers say which side of a change they want."""
+    async def test_can_be_chosen(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The session's headers say which side of a change they want; of such a change there is no warning."""
         chosen = {"Asana-Enable": "string_ids", "Asana-Disable": "new_sections"}
-        async with scripted_server(OK) as server, session(server.url, headers=chosen) as asana:
+        announced = {"Asana-Change": ",".join(f"name={name};affected=true" for name in chosen.values())}
+        good = answer(200, {"data": {"gid": "43214"}}, headers=announced)
+        async with scripted_server(good) as server, session(server.url, headers=chosen) as asana:
             await asana.send(GET)
 
         assert server.requests[0].headers["asana-enable"] == "string_ids"
         assert server.requests[0].headers["asana-disable"] == "new_sections"
+        assert "announces" not in caplog.text

@@ -182,6 +182,12 @@ async def test_websockets_are_not_accepted(store: MemoryStore) -> None:
     assert await call(ReceiverApp(Receiver(store)), {"type": "websocket"}) == [{"type": "websocket.close"}]
 
 
+async def test_other_protocols_are_refused(store: MemoryStore) -> None:
+    """What ASGI may bring besides is an error that says so, as its specification wants."""
+    with pytest.raises(ValueError, match="speaks HTTP only, not 'telnet'"):
+        await call(ReceiverApp(Receiver(store)), {"type": "telnet"})
+
+
 async def test_a_peer_that_has_gone_is_no_error_of_the_asgi_app(store: MemoryStore) -> None:
     """Servers raise an OSError when they cannot send; nobody is left to hear of it."""
 

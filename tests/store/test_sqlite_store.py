@@ -601,6 +601,15 @@ class TestOpening:
         await store.aclose()
         assert (modes(path.parent), store_threads()) == ({}, [])
 
+    async def test_nothing_is_left_behind_by_who_only_reads(self, path: Path) -> None:
+        """A store that was never written to leaves no log either, whether it made the file or not."""
+        for _ in range(2):
+            store = SQLiteStore(path)
+            assert await store.find("r") is None
+            assert modes(path.parent) == PRIVATE
+            await store.aclose()
+            assert list(modes(path.parent)) == ["store.db"]
+
     async def test_nothing_is_left_open(self, path: Path, recwarn: pytest.WarningsRecorder) -> None:
         """After `aclose` no thread runs, no descriptor is open, and the log is folded into the file."""
         async with SQLiteStore(path) as store:

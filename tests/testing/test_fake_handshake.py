@@ -322,7 +322,7 @@ async def test_events_between_handshake_and_answer() -> None:
 
 
 async def test_create_waits_for_delivery_under_way() -> None:
-    """The first heartbeat waits its turn behind an event that is being delivered."""
+    """The first heartbeat waits its turn behind an event that is being delivered, and goes before the next one."""
     async with playing() as (fake, api, target):
         hold = fake.hold("createWebhook", when="after_handshake")
         slow = fake.hold("delivery")
@@ -330,11 +330,27 @@ async def test_create_waits_for_delivery_under_way() -> None:
         await hold.reached()
         fake.change(PROJECT, field="name")
         await slow.reached()
+        fake.change(PROJECT, field="notes")
         hold.release()
         await asyncio.sleep(0)
         slow.release()
         assert (await create).status == 201
-        assert [one.heartbeat for one in fake.deliveries] == [False, True]
+        assert [one.heartbeat for one in fake.deliveries] == [False, True, False]
+
+
+async def test_first_heartbeat_behind_an_event_that_fails() -> None:
+    """It comes once that event is delivered, though that shows already that the target lives."""
+    async with playing() as (fake, api, target):
+        hold = fake.hold("createWebhook", when="after_handshake")
+        create = asyncio.create_task(api.create(target.url))
+        await hold.reached()
+        target.fail()
+        fake.change(PROJECT, field="name")
+        await fake.settle()
+        hold.release()
+        assert (await create).status == 201
+        await fake.advance(60)
+        assert [(one.heartbeat, one.status) for one in fake.deliveries] == [(False, 500), (False, 200), (True, 200)]
 
 
 async def test_a_fake_talks_to_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ class DatabaseFile:
         self._path = Path(path).absolute()
         self._busy_timeout = busy_timeout
         self._log = self._beside("-wal")
-        self._opened: tuple[int, int] | None = None
+        self.opened: tuple[int, int] | None = None
         """Device and inode of the file that was opened first: which file it is, whatever its name."""
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class DatabaseFile:
 
     def is_in_place(self) -> bool:
         """Tell whether the path still leads to the file that was opened first."""
-        return _identity(self._path) == self._opened
+        return _identity(self._path) == self.opened
 
     def connect(self) -> sqlite3.Connection:
         """Open the database to write, making the file and its tables the first time.
@@ -117,7 +117,7 @@ class DatabaseFile:
         return self._connect(self._open)
 
     def connect_to_read(self) -> sqlite3.Connection:
-        """Open the database to read, making it like `connect` the first time; the same errors.
+        """Open the database to read, after `connect` has made it; the same errors.
 
         Returns:
             The connection, for this thread only. It can neither write nor empty the log, not even when it is closed.
@@ -138,7 +138,7 @@ class DatabaseFile:
 
     def _secure(self) -> None:
         """Make the file, readable for its owner alone; SQLite gives ``-wal`` and ``-shm`` the same mode."""
-        if self._opened is not None and not self.is_in_place():
+        if self.opened is not None and not self.is_in_place():
             # Another one knows none of our registrations, and would answer every delivery with "unknown".
             what = "replaced by another; restart to use that one" if self._path.exists() else "deleted"
             raise StoreUnavailableError(problem=f"the database file was {what}")
@@ -180,12 +180,10 @@ class DatabaseFile:
         except BaseException:
             connection.close()
             raise
-        self._opened = self._opened or _identity(self._path)
+        self.opened = self.opened or _identity(self._path)
         return connection
 
     def _open_to_read(self) -> sqlite3.Connection:
-        if self._opened is None:
-            self._open().close()  # who only reads can make no tables
         # Not query_only: only with the file itself open read-only, the last to close does not empty the log.
         uri = f"{self._path.as_uri()}?mode=ro"
         return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)

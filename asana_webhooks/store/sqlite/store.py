@@ -101,7 +101,7 @@ class SQLiteStore:
         )
         self._reader = TransactionQueue(
             self._file,
-            connect=self._file.connect_to_read,
+            connect=self._connect_to_read,
             name="asana-webhooks-reader",
             begin="BEGIN",
             max_operations=max_operations,
@@ -143,6 +143,11 @@ class SQLiteStore:
         self._check_loop()
         if self._closed:
             raise ConfigurationError("this store is closed")
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        if self._file.opened is None:
+            self._writer.connect()  # who only reads can make no tables, and would leave a log behind at the end
+        return self._file.connect_to_read()
 
     def _write(self, operation: Operation[T]) -> asyncio.Future[T]:
         self._check_usable()

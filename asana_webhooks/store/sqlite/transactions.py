@@ -165,6 +165,15 @@ class TransactionQueue:
         """Tell whether an operation that brings *adds* bytes would be taken now."""
         return self._operations < self._max_operations and self._bytes + adds <= self._max_bytes
 
+    def connect(self) -> None:
+        """Connect, without a transaction: a lock that somebody holds is not waited for. Blocks; for other threads.
+
+        Raises:
+            ConfigurationError: see `DatabaseFile.connect`.
+            StoreUnavailableError: the same.
+        """
+        self._executor.submit(self._connected).result()
+
     async def aclose(self) -> None:
         """Wait for what is under way, then close the connection and end the thread."""
         while self._busy:
