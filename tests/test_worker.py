@@ -176,6 +176,21 @@ async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, c
     assert list(await store.dead_letters()) == []
 
 
+async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock: Clock) -> None:
+    """Attempts count even when no worker lived to tell, so that one delivery cannot kill for ever."""
+    await deliver(store, await register(store), body(event()))
+    for _ in range(2):
+        assert len(await store.claim(1, lease=60)) == 1
+        clock.now += 61
+    handler = Handler()
+
+    await Worker(store, handler, attempts=2).drain()
+
+    [letter] = await store.dead_letters()
+    assert "ended without an answer" in letter.error
+    assert handler.got == []
+
+
 async def test_unreadable_bodies_are_dead_letters_at_once(store: Store) -> None:
     """No handler sees them, and no attempt is wasted on them."""
     contents = [b"no json", b"[]", b"{}", b'{"events":null}', b'{"events":[{}]}', b"\xff"]
