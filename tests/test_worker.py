@@ -583,6 +583,30 @@ async def test_however_often_it_is_cancelled_the_worker_ends(store: Store, cance
         await worker.drain()
 
 
+async def test_a_second_cancellation_interrupts_no_release(store: Store) -> None:
+    """What a store is slow to take back is given back all the same."""
+    await deliver_some(store, 2)
+    release, releasing = store.release, asyncio.Event()
+
+    async def release_slowly(lease: Lease) -> bool:
+        releasing.set()
+        await asyncio.sleep(0.01)
+        return await release(lease)
+
+    store.release = release_slowly  # type: ignore[method-assign]
+    handler = Handler()
+    handler.go.clear()
+    running = asyncio.create_task(Worker(store, handler, stop_timeout=0).run())
+    await handler.started.wait()
+    running.cancel()
+    await releasing.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert (await store.health()).leased == 0
+
+
 async def test_one_worker_runs_once_at_a_time(store: Store) -> None:
     """Running it twice at once is a clear error."""
     async with Worker(store, Handler()) as worker:
