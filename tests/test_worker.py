@@ -176,6 +176,21 @@ async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, c
     assert list(await store.dead_letters()) == []
 
 
+async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock: Clock) -> None:
+    """Attempts count even when no worker lived to tell, so that one delivery cannot kill for ever."""
+    await deliver(store, await register(store), body(event()))
+    for _ in range(2):
+        assert len(await store.claim(1, lease=60)) == 1
+        clock.now += 61
+    handler = Handler()
+
+    await Worker(store, handler, attempts=2).drain()
+
+    [letter] = await store.dead_letters()
+    assert "ended without an answer" in letter.error
+    assert handler.got == []
+
+
 async def test_unreadable_bodies_are_dead_letters_at_once(store: Store) -> None:
     """No handler sees them, and no attempt is wasted on them."""
     contents = [b"no json", b"[]", b"{}", b'{"events":null}', b'{"events":[{}]}', b"\xff"]
@@ -566,6 +581,30 @@ async def test_however_often_it_is_cancelled_the_worker_ends(store: Store, cance
         assert serving.done()
         assert (await store.health()).leased == 0
         await worker.drain()
+
+
+async def test_a_second_cancellation_interrupts_no_release(store: Store) -> None:
+    """What a store is slow to take back is given back all the same."""
+    await deliver_some(store, 2)
+    release, releasing = store.release, asyncio.Event()
+
+    async def release_slowly(lease: Lease) -> bool:
+        releasing.set()
+        await asyncio.sleep(0.01)
+        return await release(lease)
+
+    store.release = release_slowly  # type: ignore[method-assign]
+    handler = Handler()
+    handler.go.clear()
+    running = asyncio.create_task(Worker(store, handler, stop_timeout=0).run())
+    await handler.started.wait()
+    running.cancel()
+    await releasing.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert (await store.health()).leased == 0
 
 
 async def test_one_worker_runs_once_at_a_time(store: Store) -> None:

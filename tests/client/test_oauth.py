@@ -17,7 +17,7 @@ import aiohttp
 import attrs
 import pytest
 import trustme
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asana_webhooks.client import oauth
@@ -317,8 +317,10 @@ class TestAnswer:
                 kind = RateLimitedError if status == 429 else ServerError
                 assert (type(error), error.retry_after) == (kind, 1.5)
 
+    @example(200, b'{"access_token":"1/2:3","expires_in":1e9}')
+    @example(400, b'{"error":"invalid_grant"}')
     @given(
-        st.integers(100, 999),
+        st.sampled_from([200, 400]) | st.integers(100, 999),
         st.binary(max_size=100)
         | st.fixed_dictionaries(
             {},

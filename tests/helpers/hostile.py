@@ -151,6 +151,7 @@ def raw_request(
     target: str = f"/asana/{ENDPOINT}",
     length: bool = True,
     start: bytes = b"POST %b HTTP/1.1",
+    keep_alive: bool = False,
 ) -> bytes:
     """Return a request after which the server shall close the connection.
 
@@ -160,10 +161,12 @@ def raw_request(
         target: where to, in the first line.
         length: whether a Content-Length says how long *content* is.
         start: the first line.
+        keep_alive: whether it need not.
     """
     first = start.replace(b"%b", target.encode("latin-1"))
     framing = [b"Content-Length: %d" % len(content)] if length else []
-    return b"\r\n".join([first, b"Host: localhost", b"Connection: close", *framing, *lines, b"", content])
+    after = b"Connection: keep-alive" if keep_alive else b"Connection: close"
+    return b"\r\n".join([first, b"Host: localhost", after, *framing, *lines, b"", content])
 
 
 def signature(content: bytes) -> bytes:

@@ -49,9 +49,9 @@ def signature(content: bytes) -> dict[str, str]:
     return {"X-Hook-Signature": sign_body(content, secret=SECRET)}
 
 
-def posted(url: str, *lines: bytes, endpoint: str = ENDPOINT) -> bytes:
+def posted(url: str, *lines: bytes, endpoint: str = ENDPOINT, keep_alive: bool = False) -> bytes:
     """Return the head of a POST to an endpoint below *url*."""
-    return raw_request(*lines, target=f"{urlsplit(url).path}/{endpoint}", length=False)
+    return raw_request(*lines, target=f"{urlsplit(url).path}/{endpoint}", length=False, keep_alive=keep_alive)
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -206,7 +206,7 @@ async def test_a_body_that_nobody_reads_ends_the_connection(door: str, framing: 
     await store.open(registration_id(endpoint), resource="1", ttl=60)
     async with DOORS[door](Receiver(store)) as url:
         secret = b"X-Hook-Secret: " + b"s" * 32
-        answer = await say(url, posted(url, secret, framing, b"Connection: keep-alive", endpoint=endpoint))
+        answer = await say(url, posted(url, secret, framing, endpoint=endpoint, keep_alive=True))
 
     assert answer.status == 200
     assert answer.echoes(Secret("s" * 32))

@@ -156,6 +156,19 @@ class TestLocked:
         assert await store.find("r") is None
         await store.aclose()
 
+    async def test_who_makes_a_new_file_at_the_same_time(self, path: Path) -> None:
+        """SQLite says busy at once while another is about to switch a new file; the store waits all the same."""
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        store = SQLiteStore(path, busy_timeout=20)
+        found = asyncio.ensure_future(store.find("r"))
+        await asyncio.sleep(0.05)
+        assert not found.done()
+        other.execute("ROLLBACK")
+        assert await found is None
+        other.close()
+        await store.aclose()
+
     async def test_who_reads_needs_no_lock(self, store: SQLiteStore, other: sqlite3.Connection, path: Path) -> None:
         """A store that only reads opens beside somebody who writes, and makes a file that is missing."""
         other.execute("BEGIN IMMEDIATE")

@@ -120,7 +120,7 @@ async def test_opt_fields() -> None:
             chosen = (await api.call("GET", f"/webhooks/{gid}", params={"opt_fields": fields})).tree["data"]
             if members is None:
                 assert chosen == whole
-                return
+                continue
             assert list(chosen) == [name for name in whole if name in {"gid", *members}]
             if "resource" in members:
                 assert set(chosen["resource"]) == members["resource"]

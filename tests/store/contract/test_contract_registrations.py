@@ -267,6 +267,7 @@ async def test_closing_empties_the_quarantine(store: Store, clock: Clock) -> Non
     await store.close(OTHER)
     clock.advance(TTL + 1)
     await store.sweep()
+    assert (await store.health()).quarantined == 0, "what is left in quarantine"
     assert await store.confirm(OTHER, webhook_gid=GID, secret=SECRET) is False, "after the end"
     (lease,) = await store.claim(10, lease=LEASE)
     assert (lease.body, lease.webhook_gid) == (b"body 1", GID), "what can be claimed"
