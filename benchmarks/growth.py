@@ -5,7 +5,6 @@ The files are filled by plain SQL. A round adds as many deliveries as it finishe
 
 import asyncio
 import secrets
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Final
 
 from asana_webhooks import Secret, SQLiteStore
 from asana_webhooks.store.base import NewDelivery, candidate_id, registration_id
+from asana_webhooks.store.sqlite.file import sqlite3
 from benchmarks.bodies import SECRET, delivery
 from benchmarks.harness import Case, Round
 from benchmarks.processes import apart

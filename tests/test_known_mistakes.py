@@ -1,7 +1,6 @@
 """Mistakes found in other webhook services and clients that no room's own tests could show by themselves."""
 
 import asyncio
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from asana_webhooks import (
     establish_webhook,
     sign_body,
 )
+from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 

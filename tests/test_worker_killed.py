@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from asana_webhooks import SQLiteStore
 from asana_webhooks.store.base import Lease, registration_id
+from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.raw import later
 from tests.helpers.stores import ENDPOINT, body, deliver, event, register
 

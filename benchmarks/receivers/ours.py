@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import sqlite3
 import time
 from functools import partial
 from multiprocessing.connection import Connection
@@ -12,6 +11,7 @@ from aiohttp import web
 
 from asana_webhooks import Receiver, SQLiteStore
 from asana_webhooks.receiver.web import webhook_routes
+from asana_webhooks.store.sqlite.file import sqlite3
 from benchmarks.receivers.telling import telling
 from benchmarks.stores import register
 

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import secrets
-import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -15,6 +14,7 @@ from attrs import Factory, define, field, frozen
 
 from asana_webhooks import AsanaSession, EstablishedWebhook, MemoryStore, Receiver, Secret, SQLiteStore, sign_body
 from asana_webhooks.store.base import Store, candidate_id
+from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.testing import FakeAsana, Hold
 from tests.helpers.doors import DOORS
 from tests.helpers.hostile import Answer, connected, raw_request, say

@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import socket
-import sqlite3
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from attrs import define, field, frozen
 
 from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.raw import later
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 

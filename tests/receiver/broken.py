@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from attrs import define, field
 
 from asana_webhooks import Receiver, SQLiteStore, sign_body
+from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.testing import serve_receiver
 from tests.helpers.receiving import stored
 from tests.helpers.stores import ENDPOINT, SECRET, body, event

@@ -27,7 +27,8 @@ LINES = {
 PENDING = "Pending_0123456789_abcdefghijklmnopqrstuvwx"
 
 WEAKENED = """
-import functools, sqlite3
+import functools
+from asana_webhooks.store.sqlite.file import sqlite3
 
 class Weak(sqlite3.Connection):
     def execute(self, sql, *values):
