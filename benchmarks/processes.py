@@ -1,4 +1,4 @@
-"""Processes of their own: for competitors, which none shall pay for another's imports, and for servers."""
+"""Processes of their own: for competitors, so that none pays for the imports of another, and for servers."""
 
 import ctypes
 import multiprocessing

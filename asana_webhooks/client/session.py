@@ -208,7 +208,7 @@ class AsanaSession:
         policy, throttle = self._retry, self._throttle
         state = CallState(policy.clock() + self._timeout)
         while True:
-            outcome = throttle.paused(state.sat_out) or await self._attempt(request, state)
+            outcome = throttle.paused(state.waited_out) or await self._attempt(request, state)
             if self._closed and outcome.kind in {"not_sent", "lost"}:  # by us, or by aiohttp before we could
                 raise self._closed_during(request, state)
             state.count(outcome)
@@ -253,7 +253,7 @@ class AsanaSession:
             with self._limits.until(now + max(state.deadline - self._retry.clock(), 0)) as limit:
                 async with self._throttle.slot(request):
                     # Others were answered meanwhile; and a paused call must not use up what the limiter lets through.
-                    if paused := self._throttle.paused(state.sat_out):
+                    if paused := self._throttle.paused(state.waited_out):
                         return paused
                     async with self._throttle.limiter:
                         return await self._send_once(request, state, limit)
@@ -274,7 +274,7 @@ class AsanaSession:
         state.waiting_for = "the token provider gave no token"
         # A fixed token was checked when it was made; what derives from its class may do anything.
         token = self._token.token if type(self._token) is FixedToken else await state.ask_token(self._token)
-        if paused := self._throttle.paused(state.sat_out):
+        if paused := self._throttle.paused(state.waited_out):
             return paused
         if state.rejection is not None and token == state.rejected:
             return state.rejection
@@ -290,7 +290,7 @@ class AsanaSession:
 
     async def _wait(self, request: Request[Any], state: "CallState", decision: Decision) -> None:
         with self._limits.until() as limit:  # only aclose() ends it
-            state.sat_out = await self._throttle.wait(decision)
+            state.waited_out = await self._throttle.wait(decision)
         if limit.expired:
             raise self._closed_during(request, state)
 
@@ -319,7 +319,7 @@ class CallState:
     """Whether the provider has yet to be told that it was not accepted."""
     rejection: Outcome | None = None
     """What Asana said to it."""
-    sat_out: Pause | None = None
+    waited_out: Pause | None = None
     """The pause of the session that the call has waited for already."""
     waiting_for: str = ""
     """What the attempt under way waits for, in words that say what has not come."""

@@ -67,14 +67,14 @@ class Throttle:
         """Return the seconds that are left of the pause; 0 if there is none."""
         return 0.0 if self._pause is None else max(self._pause.until - self._policy.clock(), 0.0)
 
-    def paused(self, sat_out: Pause | None = None) -> Outcome | None:
+    def paused(self, waited_out: Pause | None = None) -> Outcome | None:
         """Return what comes of a call that wants to send now: ``None`` if it may.
 
         Args:
-            sat_out: a pause that the call has waited for already; it does not stop it again, whatever the clock says.
+            waited_out: a pause that the call has waited for already; it does not stop it again, whatever the clock says.
         """
         left = self.pause_left()
-        if self._pause is None or self._pause is sat_out or not left:
+        if self._pause is None or self._pause is waited_out or not left:
             return None
         return Outcome(
             kind="paused",
@@ -97,10 +97,10 @@ class Throttle:
 
         If that is cancelled, the call is not sent again, and what that would have cost is given back.
         """
-        sat_out = None if self.pause_left() > decision.wait else self._pause
+        waited_out = None if self.pause_left() > decision.wait else self._pause
         try:
             await self._policy.sleep(decision.wait)
         except asyncio.CancelledError:
             self.budget = min(self.budget + decision.cost, self._policy.budget)
             raise
-        return sat_out
+        return waited_out

@@ -73,7 +73,7 @@ async def establish_webhook(
 
     With *workspace*, it first ends what earlier processes left open beyond its time, as `delete_orphaned_webhooks`;
     whatever goes wrong there, and after 10 seconds in any case, it goes on. Without, it could not look for anything and
-    leaves that to others; what is overdue accepts nothing anyway. Then it awaits the store and one create call; if its
+    leaves that to others; an expired registration accepts nothing anyway. Then it awaits the store and one create call; if its
     outcome stays unknown, also a second create call, and the calls to find and delete what became of the first: it
     looks twice at most, for at most 30 seconds each time.
 

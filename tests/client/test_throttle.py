@@ -566,8 +566,8 @@ class ThrottleMachine(RuleBasedStateMachine):
         """Who waits at least what is left is not stopped by this pause again, however floats round; others are."""
         left = self.left()
         if left > 0:
-            sat_out = asyncio.run(self.throttle.wait(Decision("again", wait=left * share)))
-            assert (self.throttle.paused(sat_out) is None) == (left * share >= left)
+            waited_out = asyncio.run(self.throttle.wait(Decision("again", wait=left * share)))
+            assert (self.throttle.paused(waited_out) is None) == (left * share >= left)
             assert self.throttle.paused() is not None
 
     @invariant()

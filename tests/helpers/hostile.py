@@ -153,7 +153,7 @@ def raw_request(
     start: bytes = b"POST %b HTTP/1.1",
     keep_alive: bool = False,
 ) -> bytes:
-    """Return a request after which the server shall close the connection.
+    """Return a request after which the server has to close the connection.
 
     Args:
         *lines: header lines as they are.
