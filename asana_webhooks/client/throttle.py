@@ -71,7 +71,7 @@ class Throttle:
         """Return what comes of a call that wants to send now: ``None`` if it may.
 
         Args:
-            waited_out: a pause that the call has waited for already; it does not stop it again, whatever the clock says.
+            waited_out: a pause that the call has waited for already; it holds only others, whatever the clock says.
         """
         left = self.pause_left()
         if self._pause is None or self._pause is waited_out or not left:

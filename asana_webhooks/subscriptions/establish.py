@@ -71,11 +71,9 @@ async def establish_webhook(
     A receiver must be listening at *public_url* already, in this process or another with the same store. So this
     cannot be awaited from an application's start-up hook, where the port is not open yet.
 
-    With *workspace*, it first ends what earlier processes left open beyond its time, as `delete_orphaned_webhooks`;
-    whatever goes wrong there, and after 10 seconds in any case, it goes on. Without, it could not look for anything and
-    leaves that to others; an expired registration accepts nothing anyway. Then it awaits the store and one create call; if its
-    outcome stays unknown, also a second create call, and the calls to find and delete what became of the first: it
-    looks twice at most, for at most 30 seconds each time.
+    With *workspace* it first calls `delete_orphaned_webhooks`, for at most 10 seconds, and goes on whatever the result.
+    Then it awaits the store and one create call. If the outcome of that stays unknown, it also awaits a second create
+    call, and the calls that find and delete what became of the first: it looks twice at most, for 30 seconds each.
 
     It is all or nothing. If this raises or is cancelled, no delivery of a webhook it may have created is accepted: the
     registration is closed again, and a webhook that is known by then is deleted. One of which no answer tells is
