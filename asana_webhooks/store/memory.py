@@ -40,10 +40,8 @@ _UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASE
 @define(eq=False)
 class _Delivery:
     id: int
-    registration: str
-    signature: str
-    candidate: str | None
-    body: bytes
+    new: NewDelivery
+    """What was put; when it is done, its body goes."""
     state: DeliveryState
     received_at: float
     since: float = 0.0
@@ -74,14 +72,11 @@ class MemoryStore:
         self._quarantine = QuarantineLimits()
         self._registrations: dict[str, Registration] = {}
         self._known: dict[tuple[str, str], _Delivery] = {}
-        """All deliveries by registration and signature; those that are done have lost their body."""
+        """All deliveries by registration and signature."""
         self._open: dict[int, _Delivery] = {}
-        """Those that are not done, by id."""
+        """Those that are not done, by id, oldest first."""
         self._last_id = 0
         self._closed = False
-
-    def __repr__(self) -> str:
-        return f"<MemoryStore registrations={len(self._registrations)} deliveries={len(self._open)}>"
 
     async def __aenter__(self) -> Self:
         self._now()
@@ -136,7 +131,7 @@ class MemoryStore:
         state = RegistrationState.CONFIRMED
         self._registrations[id] = evolve(found, state=state, webhook_gid=webhook_gid, secret=secret, candidates=())
         for delivery in self._quarantined(id):
-            if delivery.candidate == candidate_id(secret):
+            if delivery.new.candidate == candidate_id(secret):
                 delivery.state = DeliveryState.WAITING
             else:
                 self._forget(delivery)
@@ -195,14 +190,14 @@ class MemoryStore:
         )
         if state is None:
             return "refused"
-        key = _key(delivery)
+        key = delivery.registration, delivery.signature
         if key in self._known:
             return "duplicate"
         if state is DeliveryState.QUARANTINED:
-            sizes = [len(one.body) for one in self._quarantined(delivery.registration)]
+            sizes = [len(one.new.body) for one in self._quarantined(delivery.registration)]
             self._quarantine.check_room(len(sizes), sum(sizes), len(delivery.body))
         self._last_id += 1
-        added = _Delivery(self._last_id, *key, delivery.candidate, delivery.body, state, self._now())
+        added = _Delivery(self._last_id, delivery, state, self._now())
         self._open[added.id] = self._known[key] = added
         return "stored"
 
@@ -210,8 +205,7 @@ class MemoryStore:
         """See `Store.claim`."""
         now = self._now()
         check_seconds("lease", lease)
-        unfinished = self._heads(halt=halt) if ordered else self._in(*_UNFINISHED)
-        claimable = (delivery for delivery in unfinished if not delivery.runs(now))
+        claimable = self._claimable(now, ordered=ordered, halt=halt)
         claimed = list(islice(claimable, max(check_integer("limit", limit), 0)))
         for delivery in claimed:
             delivery.move(DeliveryState.LEASED, now, lease)
@@ -221,16 +215,15 @@ class MemoryStore:
             Lease(fence=one.fence, attempt=one.attempts, expires_at=one.due_at, **self._details(one)) for one in claimed
         ]
 
-    def _heads(self, *, halt: bool) -> Iterator[_Delivery]:
-        """Yield each registration's oldest unfinished delivery; with *halt*, only where no dead letter is ahead."""
-        seen: set[str] = set()
-        for delivery in self._in(*_UNFINISHED, DeliveryState.DEAD):
-            is_dead = delivery.state is DeliveryState.DEAD
-            if delivery.registration in seen or (is_dead and not halt):
-                continue
-            seen.add(delivery.registration)
-            if not is_dead:
-                yield delivery
+    def _claimable(self, now: float, *, ordered: bool, halt: bool) -> Iterator[_Delivery]:
+        """Yield what may be claimed, oldest first; if *ordered*, only each registration's first unfinished delivery."""
+        behind: set[str] = set()
+        for one in self._in(*_UNFINISHED, DeliveryState.DEAD):
+            is_dead = one.state is DeliveryState.DEAD
+            if not is_dead and not one.runs(now) and one.new.registration not in behind:
+                yield one
+            if ordered and (halt or not is_dead):
+                behind.add(one.new.registration)
 
     def _held(self, lease: Lease) -> _Delivery | None:
         """Return the delivery if this very lease still holds it."""
@@ -251,7 +244,7 @@ class MemoryStore:
         """See `Store.done`."""
         if delivery := self._held(lease):
             self._open.pop(delivery.id)
-            delivery.state, delivery.body = DeliveryState.DONE, b""
+            delivery.state, delivery.new = DeliveryState.DONE, evolve(delivery.new, body=b"")
         return delivery is not None
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
@@ -324,26 +317,21 @@ class MemoryStore:
         return (delivery for delivery in self._open.values() if delivery.state in states)
 
     def _quarantined(self, id: str) -> list[_Delivery]:
-        return [one for one in self._in(DeliveryState.QUARANTINED) if one.registration == id]
+        return [one for one in self._in(DeliveryState.QUARANTINED) if one.new.registration == id]
 
     def _forget(self, delivery: _Delivery) -> None:
         """Let go of a delivery as if it had never come."""
-        del self._known[_key(delivery)]
+        del self._known[delivery.new.registration, delivery.new.signature]
         self._open.pop(delivery.id, None)
 
     def _details(self, delivery: _Delivery) -> dict[str, Any]:
         """Return what leases and dead letters have in common."""
-        registration = self._registrations[delivery.registration]
+        registration = self._registrations[delivery.new.registration]
         return {
             "id": delivery.id,
             "registration": registration.id,
             "webhook_gid": registration.webhook_gid,
             "resource": registration.resource,
             "received_at": delivery.received_at,
-            "body": delivery.body,
+            "body": delivery.new.body,
         }
-
-
-def _key(delivery: NewDelivery | _Delivery) -> tuple[str, str]:
-    """Return what tells duplicates."""
-    return delivery.registration, delivery.signature

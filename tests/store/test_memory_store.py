@@ -34,10 +34,3 @@ async def test_the_quarantine_is_bounded(size: int, room: int) -> None:
     await store.close("pending")
     assert (await store.health()).quarantined == 0
     assert len(await store.claim(9, lease=60)) == 1
-
-
-async def test_repr() -> None:
-    """A store shows how much it holds, and nothing of it."""
-    store = MemoryStore()
-    await store.open("r", resource="1", ttl=60)
-    assert repr(store) == "<MemoryStore registrations=1 deliveries=0>"
