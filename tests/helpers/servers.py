@@ -77,8 +77,7 @@ class ScriptedServer:
             await reader.read()
             self.gone.set()
         if step == "reset":
-            linger = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            closing_resets(writer)
         return False
 
     async def stop(self) -> None:
@@ -87,6 +86,11 @@ class ScriptedServer:
         while self._writers:
             self._left.clear()
             await self._left.wait()
+
+
+def closing_resets(writer: asyncio.StreamWriter) -> None:
+    """Have the connection reset when it is closed: a socket that lingers for no time does that."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Seen:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -26,6 +24,7 @@ from asana_webhooks.errors import CreateOutcomeUnknownError
 from asana_webhooks.models import WebhookFilter
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.raw import TARGET, TOKEN, Asked, RawServer, framed, raw_server
+from tests.helpers.servers import closing_resets
 
 Operation = Callable[[AsanaSession], Coroutine[Any, Any, Any]]
 Trick = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
@@ -102,8 +101,7 @@ async def reset(writer: asyncio.StreamWriter, good: bytes) -> None:
     """Reset the connection after half of the answer."""
     writer.write(good[: len(good) // 2])
     await pass_turns(2)
-    linger = struct.pack("ii", 1, 0)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    closing_resets(writer)
     writer.transport.abort()
 
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
@@ -12,6 +10,8 @@ from typing import Any, Literal, cast
 
 from attrs import frozen
 from yarl import URL
+
+from tests.helpers.servers import closing_resets
 
 __all__ = ["NO_LOSS", "Loss", "TcpProxy", "tcp_proxy"]
 
@@ -90,8 +90,7 @@ class TcpProxy:
 def _end(how: str, *writers: asyncio.StreamWriter) -> None:
     for writer in writers if how != "swallow" else ():
         if how == "reset" and not writer.is_closing():
-            # Lingering for no time makes close send a reset.
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            closing_resets(writer)
             writer.transport.abort()
         writer.close()
 
