@@ -4,30 +4,30 @@
 
     AsanaError
     ├── ConfigurationError             the caller: a bad argument, setting or use (also a ValueError)
-    ├── ResponseError                  Asana answered, and the answer was no
+    ├── ResponseError                  Asana answered with an error
     │   ├── BadRequestError            400
     │   ├── NotAuthorizedError         401
-    │   │   └── TokenRefreshError      the access token cannot be refreshed any more
+    │   │   └── TokenRefreshError      Asana refuses to refresh the access token
     │   ├── PaymentRequiredError       402
     │   ├── ForbiddenError             403
     │   │   └── DuplicateWebhookError  403, this resource and target already have a webhook
-    │   ├── TargetRejectedError        400 or 403, Asana could not agree with the target
+    │   ├── TargetRejectedError        400 or 403, Asana rejected the target
     │   ├── NotFoundError              404
     │   ├── RateLimitedError           429
     │   ├── ServerError                5xx
-    │   └── UnexpectedResponseError    an answer that is not what Asana documents
-    ├── PaginationError                a walk over pages cannot go on: its reason says why
+    │   └── UnexpectedResponseError    the answer does not match Asana's documentation
+    ├── PaginationError                pagination cannot continue; `reason` says why
     ├── NetworkError                   no usable answer arrived
     │   ├── ConnectionFailedError      refused, reset, cut off, unresolvable, bad TLS
-    │   ├── DeadlineExceededError      the time for the whole call ran out
+    │   ├── DeadlineExceededError      the call's deadline passed
     │   └── CreateOutcomeUnknownError  the webhook may or may not exist now
-    ├── HandshakeMismatchError         the 201 and the handshake name different secrets
-    ├── PayloadError                   bytes that are not the JSON they should be
-    └── StoreError                     the store
-        ├── StoreUnavailableError      it cannot be read or written now
-        └── StoreFullError             it takes no more for the moment
+    ├── HandshakeMismatchError         the 201 and the handshakes carry different secrets
+    ├── PayloadError                   invalid JSON, or JSON of the wrong shape
+    └── StoreError                     a store operation failed
+        ├── StoreUnavailableError      the store cannot be read or written now
+        └── StoreFullError             the store is full
 
-No message and no ``repr`` holds an access token, a webhook's secret, a signature, a body or the endpoint of a target.
+No message and no ``repr`` shows an access token, a webhook's secret, a signature, a body or a target's endpoint.
 """
 
 from collections.abc import Callable
@@ -71,15 +71,15 @@ def _rebuild(kind: type["AsanaError"], args: tuple[Any, ...], fields: dict[str, 
 
 
 class AsanaError(Exception):
-    """The base of everything this package raises on purpose."""
+    """The base class of all errors of this package."""
 
     def __reduce__(self) -> tuple[Callable[..., "AsanaError"], tuple[Any, ...]]:
-        # Exceptions are rebuilt from positional arguments; ours take keywords, so process pools could not carry them.
+        # Pickle rebuilds exceptions from positional arguments. Ours take keywords, so process pools need this.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class ConfigurationError(AsanaError, ValueError):
-    """An argument or a setting that cannot work (raised before anything is sent), or a use that makes no sense."""
+    """An invalid argument or setting (raised before anything is sent), or a misuse of an object."""
 
 
 def _times(attempts: int) -> str:
@@ -98,18 +98,18 @@ class ResponseError(AsanaError):
     status: int
     """The HTTP status of the answer."""
     messages: tuple[str, ...] = ()
-    """Asana's own sentences, one for each error in the answer."""
+    """Asana's error messages, one for each error in the answer."""
     help: str | None = None
-    """Where Asana says to read on."""
+    """Asana's hint where to read more."""
     phrase: str | None = None
-    """On some 500s: the words Asana's support finds the incident by."""
+    """On some 500s: words by which Asana's support finds the incident."""
     attempts: int = 1
-    """How often the request was sent before this was raised; 0 if Asana had answered 429 to another call of the
-    session, and the pause it asked for is longer than the call may take."""
+    """Attempts made. 0 if Asana answered 429 to another call of the session, and the pause outlasts this call's
+    deadline."""
     retry_after: float | None = None
-    """Seconds Asana asked to wait, if it did."""
+    """Seconds to wait, as Asana asked; ``None`` if it did not ask."""
 
-    advice = "Asana's messages above say what it wants."
+    advice = "See Asana's message for the cause."
 
     def __str__(self) -> str:
         said = "; ".join(message.rstrip(".") for message in self.messages) or "no message"
@@ -126,20 +126,20 @@ class BadRequestError(ResponseError):
 
 
 class NotAuthorizedError(ResponseError):
-    """401: no valid access token came with the request."""
+    """401: the request carried no valid access token."""
 
     advice = "Check the access token: it may be mistyped, revoked, expired, or its app disabled in this workspace."
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class TokenRefreshError(NotAuthorizedError):
-    """Asana refuses to issue a new access token for a refresh token; asking again would not help.
+    """Asana refuses to issue a new access token for the refresh token; retrying does not help.
 
     Source: https://developers.asana.com/docs/oauth
     """
 
     code: str
-    """Which of OAuth's errors it is, such as ``invalid_grant`` or ``invalid_client``."""
+    """OAuth's error code, such as ``invalid_grant`` or ``invalid_client``."""
 
     advice = "Let the user authorize the app again; for invalid_client, check client_id and client_secret."
 
@@ -149,9 +149,9 @@ class TokenRefreshError(NotAuthorizedError):
 
 
 class PaymentRequiredError(ResponseError):
-    """402: the feature is above the workspace's plan."""
+    """402: the workspace's plan does not include the feature."""
 
-    advice = "The workspace's plan does not include this."
+    advice = "The workspace's plan does not include this feature; upgrade the plan to use it."
 
 
 class ForbiddenError(ResponseError):
@@ -167,10 +167,10 @@ class DuplicateWebhookError(ForbiddenError):
 
 
 class TargetRejectedError(ResponseError):
-    """Asana could not agree with the target: unreachable, a wrong status, or the handshake's secret was not echoed."""
+    """Asana rejected the target: it is unreachable, answered a wrong status, or did not echo the handshake's secret."""
 
     advice = (
-        "The receiver must be reachable from Asana and must answer the handshake with 200 or 204 and the same "
+        "Make the receiver reachable from Asana. It must answer the handshake with 200 or 204 and the same "
         "X-Hook-Secret while the create call is still open."
     )
 
@@ -178,7 +178,7 @@ class TargetRejectedError(ResponseError):
 class NotFoundError(ResponseError):
     """404: no such webhook, or no such route."""
 
-    advice = "It may have been deleted, or belong to another app or user."
+    advice = "Check the gid: the object may have been deleted, or belong to another app or user."
 
 
 class RateLimitedError(ResponseError):
@@ -188,48 +188,48 @@ class RateLimitedError(ResponseError):
 
 
 class ServerError(ResponseError):
-    """5xx: Asana's side failed."""
+    """5xx: an error on Asana's side."""
 
-    advice = "Try again later; if it stays, give the phrase to Asana's support."
+    advice = "Retry later; if the error persists, give the phrase to Asana's support."
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class UnexpectedResponseError(ResponseError):
-    """An answer that is not what Asana documents: no JSON, a wrong type, a redirect, cut off, or far too long."""
+    """An answer that does not match Asana's documentation: not JSON, a wrong type, a redirect, cut off, or too long."""
 
     problem: str
-    """What is wrong, with the place in the JSON where there is one."""
+    """What is wrong, with its place in the JSON if there is one."""
 
     def __str__(self) -> str:
         return (
-            f"{self.operation}: Asana's answer with status {self.status} cannot be used after "
-            f"{_times(self.attempts)}: {self.problem}. Check that the base URL is Asana's API and that no "
-            "proxy answers in its place."
+            f"{self.operation}: Asana's answer with status {self.status} cannot be used "
+            f"({_times(self.attempts)}): {self.problem}. Check that the base URL is Asana's API and that no proxy "
+            "answers in its place."
         )
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class PaginationError(AsanaError):
-    """A walk over the pages of a list cannot go on.
+    """Iterating over the pages of a list cannot continue.
 
     Source: https://developers.asana.com/docs/pagination ("an offset token will expire after some time")
     """
 
     reason: Literal["expired", "repeated", "endless"]
-    """``expired``: the offset of the next page is too old for Asana. ``repeated``: the server sent an offset a second
-    time. ``endless``: it sent 100 pages in a row with nothing new, or 100,000 pages, and more are to follow."""
+    """``expired``: the offset of the next page has expired. ``repeated``: the server sent the same offset twice.
+    ``endless``: 100 pages in a row brought nothing new, or 100,000 pages came, and the server offers more."""
     items_so_far: int
-    """How many items the walk had yielded."""
+    """How many items the iteration had yielded."""
     offset: str | None = attrs.field(default=None, repr=False)
-    """The offset of the page that cannot be had."""
+    """The offset of the page that cannot be fetched."""
 
     def __str__(self) -> str:
         problem, advice = {
-            "expired": ("the offset of the next page has expired", "Walk again, and take less time between pages."),
-            "repeated": ("the server repeated an offset", "Walk again; if it stays, tell Asana's support."),
-            "endless": ("the pages do not end", "Walk again; if it stays, tell Asana's support."),
+            "expired": ("the offset of the next page has expired", "Start over, and take less time between pages."),
+            "repeated": ("the server sent the same offset twice", "Start over; if it persists, tell Asana's support."),
+            "endless": ("the list does not end", "Start over; if it persists, tell Asana's support."),
         }[self.reason]
-        return f"getWebhooks: {problem} after {self.items_so_far} items. {advice}"
+        return f"getWebhooks: {problem} (items so far: {self.items_so_far}). {advice}"
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
@@ -239,9 +239,9 @@ class NetworkError(AsanaError):
     operation: str
     """Asana's operation id, such as ``getWebhook``."""
     attempts: int
-    """How often sending was tried."""
+    """Attempts made."""
     problem: str
-    """What went wrong last."""
+    """What went wrong in the last attempt."""
 
     def __str__(self) -> str:
         return f"{self.operation}: {self.problem} ({_times(self.attempts)}). {self.advice}"
@@ -250,14 +250,14 @@ class NetworkError(AsanaError):
 
 
 class ConnectionFailedError(NetworkError):
-    """The connection could not be made, or broke before a whole answer had arrived."""
+    """Connecting failed, or the connection broke before the whole answer arrived."""
 
     advice = "Check DNS, proxy, firewall and TLS between here and Asana."
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class DeadlineExceededError(NetworkError):
-    """The session's *timeout* for one whole call ran out."""
+    """A call did not finish within the session's *timeout*."""
 
     timeout: float
     """Seconds the call was allowed."""
@@ -265,16 +265,16 @@ class DeadlineExceededError(NetworkError):
     def __str__(self) -> str:
         return (
             f"{self.operation}: no answer within {self.timeout:g} seconds: {self.problem} ({_times(self.attempts)}). "
-            "Give the session a longer timeout, or try again later."
+            "Give the session a longer timeout, or retry later."
         )
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class CreateOutcomeUnknownError(NetworkError):
-    """The create request may have landed, and no answer says so: the webhook may exist now.
+    """Asana may have executed a create request, but no answer confirms it: the webhook may exist now.
 
-    It was not sent again, because two webhooks for one call are worse than an error. `establish_webhook` resolves
-    this by itself; with `create_webhook`, list the webhooks of the workspace and look for the target.
+    The request is not retried, because that could create a second webhook. `establish_webhook` resolves this itself.
+    With `create_webhook`, list the webhooks of the workspace and look for the target.
     """
 
     target: str = attrs.field(repr=False)
@@ -285,42 +285,42 @@ class CreateOutcomeUnknownError(NetworkError):
     def __str__(self) -> str:
         return (
             f"{self.operation}: the request sent at {self.sent_at:%Y-%m-%dT%H:%M:%SZ} may have created a webhook, but "
-            f"no answer says so: {self.problem}. List the workspace's webhooks and look for the target before creating "
-            "again."
+            f"no answer confirms it: {self.problem}. Before creating again, list the workspace's webhooks and look "
+            "for the target."
         )
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class HandshakeMismatchError(AsanaError):
-    """Asana's 201 names a secret that no handshake brought, so deliveries could not be verified."""
+    """Asana's 201 carries a secret that no handshake brought, so deliveries could not be verified."""
 
     webhook_gid: str
-    """The webhook Asana had created."""
+    """The gid of the webhook Asana created."""
     deleted: bool
-    """Whether it could be deleted again."""
+    """Whether the webhook has been deleted."""
 
     def __str__(self) -> str:
         outcome = (
-            "It has been deleted again; try once more."
+            "The webhook has been deleted; retry."
             if self.deleted
-            else "Deleting it failed; Asana deletes it by itself after 24 hours of refused deliveries."
+            else "Deleting the webhook failed; Asana deletes it after 24 hours of failed deliveries."
         )
         return (
             f"webhook {self.webhook_gid}: the secret in Asana's answer matches no handshake the receiver got. "
-            f"Something between Asana and the receiver may answer handshakes in its place. {outcome}"
+            f"Something between Asana and the receiver may be answering handshakes. {outcome}"
         )
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class PayloadError(AsanaError):
-    """Bytes that are not JSON, or JSON of another shape than documented."""
+    """Invalid JSON, or JSON whose shape differs from the documentation."""
 
     problem: str
     """What is wrong."""
     path: str = "$"
-    """Where, as a JSON path: ``$.data.gid``."""
+    """Its place, as a JSON path: ``$.data.gid``."""
     malformed: bool = False
-    """True if the bytes are no JSON at all (cut off, for one); False if the JSON has a wrong shape."""
+    """True if the bytes are not valid JSON (for example cut off); False if the JSON has a wrong shape."""
 
     def __str__(self) -> str:
         return f"{self.problem} @ {self.path}"
@@ -328,7 +328,7 @@ class PayloadError(AsanaError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class StoreError(AsanaError):
-    """The store could not do what was asked of it; nothing was half done."""
+    """A store operation failed; it leaves no partial change."""
 
     problem: str
     """What went wrong."""
@@ -341,13 +341,13 @@ class StoreError(AsanaError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class StoreUnavailableError(StoreError):
-    """The store cannot be read or written now. A receiver answers 503, and Asana sends again."""
+    """The store cannot be read or written now. A receiver answers 503, and Asana resends."""
 
-    advice: str = "Check disk space, permissions and that no other process holds the database."
+    advice: str = "Check disk space and permissions, and that no other process locks the database."
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class StoreFullError(StoreError):
-    """The store takes no more for the moment. A receiver answers 503, and Asana sends again."""
+    """The store is full. A receiver answers 503, and Asana resends."""
 
     advice: str = "Let the workers catch up, or raise the limits."

@@ -24,7 +24,7 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (errors.ConfigurationError("page_size must be smaller"), "page_size must be smaller"),
     (
         errors.ResponseError(**ANSWERED),
-        "getWebhook: Asana answered 418 after 1 attempt: no; never. Asana's messages above say what it wants.",
+        "getWebhook: Asana answered 418 after 1 attempt: no; never. See Asana's message for the cause.",
     ),
     (
         errors.BadRequestError(operation="createWebhook", status=400, messages=("resource: Missing input",)),
@@ -58,7 +58,10 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     ),
     (
         errors.PaymentRequiredError(operation="createWebhook", status=402),
-        "createWebhook: Asana answered 402 after 1 attempt: no message. The workspace's plan does not include this.",
+        (
+            "createWebhook: Asana answered 402 after 1 attempt: no message. The workspace's plan does not include this "
+            "feature; upgrade the plan to use it."
+        ),
     ),
     (
         errors.ForbiddenError(
@@ -79,16 +82,16 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.TargetRejectedError(operation="createWebhook", status=400, messages=("incorrect status code: 401",)),
         (
-            "createWebhook: Asana answered 400 after 1 attempt: incorrect status code: 401. The receiver must be "
-            "reachable from Asana and must answer the handshake with 200 or 204 and the same X-Hook-Secret while the "
+            "createWebhook: Asana answered 400 after 1 attempt: incorrect status code: 401. Make the receiver "
+            "reachable from Asana. It must answer the handshake with 200 or 204 and the same X-Hook-Secret while the "
             "create call is still open."
         ),
     ),
     (
         errors.NotFoundError(operation="deleteWebhook", status=404, messages=("webhook: Unknown object: 1",)),
         (
-            "deleteWebhook: Asana answered 404 after 1 attempt: webhook: Unknown object: 1. It may have been deleted, "
-            "or belong to another app or user."
+            "deleteWebhook: Asana answered 404 after 1 attempt: webhook: Unknown object: 1. Check the gid: the "
+            "object may have been deleted, or belong to another app or user."
         ),
     ),
     (
@@ -111,30 +114,33 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
         ),
         (
             "getWebhook: Asana answered 500 after 4 attempts: Server Error (phrase for Asana's support: '6 sad squid')."
-            " Try again later; if it stays, give the phrase to Asana's support."
+            " Retry later; if the error persists, give the phrase to Asana's support."
         ),
     ),
     (
         errors.UnexpectedResponseError(operation="getWebhook", status=200, attempts=2, problem="not JSON @ $"),
         (
-            "getWebhook: Asana's answer with status 200 cannot be used after 2 attempts: not JSON @ $. Check that the "
+            "getWebhook: Asana's answer with status 200 cannot be used (2 attempts): not JSON @ $. Check that the "
             "base URL is Asana's API and that no proxy answers in its place."
         ),
     ),
     (
         errors.PaginationError(reason="expired", offset=OFFSET, items_so_far=200),
         (
-            "getWebhooks: the offset of the next page has expired after 200 items. Walk again, and take less time"
-            " between pages."
+            "getWebhooks: the offset of the next page has expired (items so far: 200). Start over, and take less "
+            "time between pages."
         ),
     ),
     (
         errors.PaginationError(reason="repeated", offset=OFFSET, items_so_far=7),
-        "getWebhooks: the server repeated an offset after 7 items. Walk again; if it stays, tell Asana's support.",
+        (
+            "getWebhooks: the server sent the same offset twice (items so far: 7). Start over; if it persists, tell "
+            "Asana's support."
+        ),
     ),
     (
         errors.PaginationError(reason="endless", items_so_far=7),
-        "getWebhooks: the pages do not end after 7 items. Walk again; if it stays, tell Asana's support.",
+        "getWebhooks: the list does not end (items so far: 7). Start over; if it persists, tell Asana's support.",
     ),
     (
         errors.NetworkError(**FAILED),
@@ -148,7 +154,7 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
         errors.DeadlineExceededError(**FAILED, timeout=60.0),
         (
             "getWebhook: no answer within 60 seconds: the connection was reset (3 attempts). Give the session a longer "
-            "timeout, or try again later."
+            "timeout, or retry later."
         ),
     ),
     (
@@ -160,23 +166,24 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
             sent_at=datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC),
         ),
         (
-            "createWebhook: the request sent at 2026-01-02T03:04:05Z may have created a webhook, but no answer says so:"
-            " the connection was reset. List the workspace's webhooks and look for the target before creating again."
+            "createWebhook: the request sent at 2026-01-02T03:04:05Z may have created a webhook, but no answer "
+            "confirms it: the connection was reset. Before creating again, list the workspace's webhooks and look for "
+            "the target."
         ),
     ),
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=True),
         (
             "webhook 12: the secret in Asana's answer matches no handshake the receiver got. Something between Asana "
-            "and the receiver may answer handshakes in its place. It has been deleted again; try once more."
+            "and the receiver may be answering handshakes. The webhook has been deleted; retry."
         ),
     ),
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=False),
         (
             "webhook 12: the secret in Asana's answer matches no handshake the receiver got. Something between Asana "
-            "and the receiver may answer handshakes in its place. Deleting it failed; Asana deletes it by itself after "
-            "24 hours of refused deliveries."
+            "and the receiver may be answering handshakes. Deleting the webhook failed; Asana deletes it after 24 "
+            "hours of failed deliveries."
         ),
     ),
     (errors.PayloadError(problem="not JSON, or cut off", malformed=True), "not JSON, or cut off @ $"),
@@ -184,7 +191,7 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (errors.StoreError(problem="odd"), "store: odd. Check the store."),
     (
         errors.StoreUnavailableError(problem="disk I/O error"),
-        "store: disk I/O error. Check disk space, permissions and that no other process holds the database.",
+        "store: disk I/O error. Check disk space and permissions, and that no other process locks the database.",
     ),
     (
         errors.StoreFullError(problem="1000 deliveries wait"),

@@ -95,7 +95,7 @@ async def test_a_201_that_does_not_fit_the_handshake_is_undone(do: str) -> None:
     store = Remembering()
     async with scene(store) as here:
         here.fake.script(Fault(at="createWebhook", do=do), Fault(at="createWebhook", do="early_event"))
-        with pytest.raises(HandshakeMismatchError, match="deleted again") as caught:
+        with pytest.raises(HandshakeMismatchError, match="The webhook has been deleted; retry") as caught:
             await here.establish()
 
         assert caught.value.deleted
@@ -113,7 +113,7 @@ async def test_a_mismatch_that_cannot_be_undone_says_so(caplog: pytest.LogCaptur
                 await here.establish()
 
             assert caught.value.deleted is (status == 404)
-            assert ("Deleting it failed" in str(caught.value)) is (status == 500)
+            assert ("Deleting the webhook failed" in str(caught.value)) is (status == 500)
             assert (f"webhook {caught.value.webhook_gid!r} is left over" in caplog.text) is (status == 500)
 
 
