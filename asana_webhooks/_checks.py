@@ -1,4 +1,4 @@
-"""Checks of what people give us, the same everywhere: numbers, URLs, headers, proxies."""
+"""Checks of arguments, shared by all modules: numbers, URLs, headers, proxies."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ from asana_webhooks.errors import ConfigurationError
 
 __all__ = ["check_count", "check_headers", "check_proxy", "check_seconds", "check_url", "is_encodable", "parse_url"]
 
-_OURS: Final = frozenset(
+_RESERVED: Final = frozenset(
     {
         "authorization",
         "connection",
@@ -28,15 +28,15 @@ _OURS: Final = frozenset(
 
 
 def check_seconds(name: str, value: Any, *, zero: bool = True) -> float:
-    """Return *value* if it is a finite number of seconds and not negative.
+    """Return *value* as a float if it is a finite, non-negative number of seconds.
 
     Args:
-        name: what it is called, for the error.
-        value: what was given.
-        zero: whether 0 is fine too.
+        name: the argument's name, for the error.
+        value: the value to check.
+        zero: whether 0 is allowed.
 
     Raises:
-        ConfigurationError: it is anything else.
+        ConfigurationError: *value* is anything else.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= sys.float_info.max or (value == 0 and not zero):
@@ -49,12 +49,12 @@ def check_count(name: str, value: Any, *, zero: bool = False) -> int:
     """Return *value* if it is a whole number of at least 1.
 
     Args:
-        name: what it is called, for the error.
-        value: what was given.
-        zero: whether 0 is fine too.
+        name: the argument's name, for the error.
+        value: the value to check.
+        zero: whether 0 is allowed too.
 
     Raises:
-        ConfigurationError: it is anything else.
+        ConfigurationError: *value* is anything else.
     """
     least = 0 if zero else 1
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -63,7 +63,7 @@ def check_count(name: str, value: Any, *, zero: bool = False) -> int:
 
 
 def parse_url(value: Any) -> URL:
-    """Return *value* as a URL, and what is none as the empty URL, which has neither scheme nor host."""
+    """Return *value* as a URL; if it is invalid, the empty URL, which has neither scheme nor host."""
     try:
         return URL(value)
     except (TypeError, ValueError):
@@ -71,7 +71,7 @@ def parse_url(value: Any) -> URL:
 
 
 def is_encodable(text: object) -> bool:
-    """Tell whether *text* is a text that UTF-8 can write: half a surrogate pair is not."""
+    """Return whether *text* is a string that UTF-8 can encode; a lone surrogate is not."""
     try:
         return isinstance(text, str) and text.encode() is not None
     except UnicodeEncodeError:
@@ -79,23 +79,23 @@ def is_encodable(text: object) -> bool:
 
 
 def check_url(name: str, text: object, *, example: str) -> str:
-    """Return *text* if a token can be sent there safely.
+    """Return *text* if it is a URL to which a token can be sent safely.
 
     Args:
-        name: what it is called, for the error.
-        text: what was given.
-        example: a good one, for the error.
+        name: the argument's name, for the error.
+        text: the value to check.
+        example: a valid URL, for the error.
 
     Raises:
-        ConfigurationError: it is no https URL (or http to loopback) of a scheme, a host and a path alone.
+        ConfigurationError: *text* is not https (http: loopback only), or has more than a scheme, host, port and path.
     """
     url = parse_url(text)
-    # Some letters are dropped when a URL is read, others decoded, and what is left may be another host than one sees.
+    # Parsing drops some characters and decodes others, so the parsed host may differ from the one a reader sees.
     is_plain = isinstance(text, str) and text.isprintable() and " " not in text and "%" not in _authority(text)
     if not is_plain or not url.host or url.port == 0 or url.query_string or url.fragment or "@" in str(text):
-        raise ConfigurationError(f"{name} must look like {example}: a scheme, a host and a path, no more")
+        raise ConfigurationError(f"{name} must look like {example}: only a scheme, a host and a path")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
-        raise ConfigurationError(f"{name} must be https, or the token could be read on the way (http: loopback only)")
+        raise ConfigurationError(f"{name} must be https, because http exposes the token (http: loopback only)")
     return str(url)
 
 
@@ -111,26 +111,26 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_headers(headers: object, defaults: Mapping[str, str]) -> dict[str, str]:
-    """Return *headers* with those of *defaults* that they do not name themselves, in whatever case.
+    """Return *headers* plus the *defaults* they do not replace; names match in any case.
 
     Raises:
-        ConfigurationError: they are no mapping of names to values that HTTP can carry, or name what only we can know.
+        ConfigurationError: *headers* is not a mapping of valid names and values, or sets a reserved header.
     """
     if headers is None:
         return dict(defaults)
     if not isinstance(headers, Mapping):
         raise ConfigurationError(f"headers must be a mapping of names to values, not {type(headers).__name__}")
     for name, value in headers.items():
-        # RFC 9110, 5.6.2: what a header's name is made of
+        # The characters of a header name: RFC 9110, 5.6.2
         if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+", name):
-            raise ConfigurationError(f"the names of headers must be texts such as 'Asana-Enable', not {name!r:.80}")
-        if name.lower() in _OURS:
-            raise ConfigurationError(f"the header {name} is set by itself where it is needed; the token goes in token=")
+            raise ConfigurationError(f"header names must be strings such as 'Asana-Enable', not {name!r:.80}")
+        if name.lower() in _RESERVED:
+            raise ConfigurationError(f"the session sets the header {name} itself; pass the token as token=")
         # The value is not shown: it may be a credential.
         if not isinstance(value, str) or not value.isprintable():
-            raise ConfigurationError(f"the header {name} must be a text without line breaks or control characters")
+            raise ConfigurationError(f"the header {name} must be a string without line breaks or control characters")
     if len({name.lower() for name in headers}) < len(headers):
-        raise ConfigurationError("headers names one header twice")
+        raise ConfigurationError("headers has the same name twice, in different case")
     given = {name.lower() for name in headers}
     return {name: value for name, value in defaults.items() if name.lower() not in given} | dict(headers)
 
@@ -139,14 +139,14 @@ def check_proxy(proxy: object) -> str | None:
     """Return *proxy* if it is ``None`` or the URL of a proxy.
 
     Raises:
-        ConfigurationError: it is anything else.
+        ConfigurationError: *proxy* is anything else.
     """
     if proxy is None:
         return None
     url = parse_url(proxy)
-    # What is wrong is not shown: it may hold a password.
+    # The value is not shown: it may contain a password.
     if not isinstance(proxy, str) or url.scheme not in ("http", "https") or not url.host:
         raise ConfigurationError("proxy must be the URL of an HTTP proxy, such as http://proxy.example:3128")
     if ":" in (url.user or "") or not re.fullmatch(r"[ -~\xa0-\xff]*", f"{url.user}{url.password}"):
-        raise ConfigurationError("the proxy's user must have no colon, and user and password Latin-1 letters only")
+        raise ConfigurationError("the proxy's user must have no colon, and user and password must be printable Latin-1")
     return proxy

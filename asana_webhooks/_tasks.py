@@ -1,4 +1,4 @@
-"""Finishing what must be finished, even while the task that has to do it is being cancelled."""
+"""Clean-up that runs to its end even while its task is being cancelled."""
 
 import asyncio
 import logging
@@ -15,8 +15,8 @@ ResultT = TypeVar("ResultT")
 async def finish(cleanup: Coroutine[Any, Any, ResultT], *, seconds: float = 5.0) -> ResultT | None:
     """Await *cleanup* to its end and return its result; ``None``, with a warning logged, if it failed.
 
-    After *seconds* it is cancelled. Cancellation of the caller waits until it is over and goes on then, so nothing
-    keeps running afterwards. (A clean-up that ignores being cancelled itself takes as long as it likes.)
+    After *seconds* it is cancelled. If the caller is cancelled, the cancellation is raised once *cleanup* has ended,
+    so nothing keeps running afterwards. (A *cleanup* that ignores cancellation can take longer than *seconds*.)
     """
     task = asyncio.ensure_future(asyncio.wait_for(cleanup, seconds))
     cancelled: asyncio.CancelledError | None = None
@@ -34,10 +34,10 @@ async def finish(cleanup: Coroutine[Any, Any, ResultT], *, seconds: float = 5.0)
 
 
 def is_being_cancelled() -> bool:
-    """Tell whether somebody has cancelled the current task.
+    """Return whether the current task is being cancelled.
 
-    If not, a `CancelledError` that comes up in it is from something it awaited that was cancelled elsewhere. Passed on,
-    it would end the task as if it had been asked to, and nobody would hear of it.
+    If not, a `CancelledError` in it comes from an awaitable that was cancelled elsewhere. Raised again, it would end
+    the task silently, as if the task itself had been cancelled.
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

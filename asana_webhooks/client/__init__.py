@@ -1,1 +1,1 @@
-"""We call Asana: a session, requests, pages and the five operations."""
+"""The client of Asana's API: a session, requests, pages and the five operations."""

@@ -1,6 +1,6 @@
-"""Where access tokens come from: a fixed one, the environment, or whatever async callable a user brings.
+"""Sources of access tokens: a fixed string, the environment, or any async callable.
 
-`asana_webhooks.client.oauth` has the one for OAuth 2.
+The provider for OAuth 2 is in `asana_webhooks.client.oauth`.
 
 Source: https://developers.asana.com/docs/personal-access-token
 """
@@ -16,20 +16,20 @@ from asana_webhooks.models import Secret
 __all__ = ["FixedToken", "RenewingTokenProvider", "TokenProvider", "check_token", "is_sendable", "token_provider"]
 
 TokenProvider = Callable[[], Awaitable[str]]
-"""An async callable that returns the access token; it is asked before every attempt.
+"""An async callable that returns the access token; it is called before every attempt.
 
-After a 401 it is asked once more in the same call: if it gives another token then, the request is sent with that, and
-if not, the 401 stands. One that has to be told which token was refused is a `RenewingTokenProvider`.
+After a 401 the session calls it once more. If it returns another token, the request is sent with that; if not, the 401
+is raised. A provider that needs to know which token Asana rejected is a `RenewingTokenProvider`.
 
-A provider may raise `NetworkError`, `RateLimitedError` or `ServerError` to say that it has no token for the moment:
-nothing is sent then, and the session asks again by its policy. Its other errors end the call.
+A provider may raise `NetworkError`, `RateLimitedError` or `ServerError` if it has no token at the moment. Then nothing
+is sent, and the session retries by its policy. Other errors end the call.
 """
 
 
 class RenewingTokenProvider(Protocol):
-    """A `TokenProvider` that is told when Asana refuses a token: before it is asked again after a 401.
+    """A `TokenProvider` with `renew`, which is awaited after a 401 before the provider is called again.
 
-    Both methods are cancelled when the call's time is over, and raise what a `TokenProvider` may.
+    Both methods are cancelled at the call's deadline, and may raise the same errors as a `TokenProvider`.
     """
 
     async def __call__(self) -> str:
@@ -37,9 +37,9 @@ class RenewingTokenProvider(Protocol):
         ...
 
     async def renew(self, rejected: str) -> None:
-        """Get another token, unless the one in use is not *rejected* any more.
+        """Get another token, unless *rejected* has already been replaced.
 
-        Many calls at once may have sent the same token, and each says so; only the first has something to do.
+        Concurrent calls may have sent the same token, and each calls this; only the first needs to act.
 
         Args:
             rejected: the token Asana answered 401 to.
@@ -62,7 +62,7 @@ def token_provider(token: str | TokenProvider | None) -> TokenProvider:
     """Return the provider for a session's *token* argument; ``None`` reads ``ASANA_ACCESS_TOKEN``.
 
     Raises:
-        ConfigurationError: the token cannot be used, or there is none.
+        ConfigurationError: the token is invalid or missing.
     """
     if token is None:
         token = os.environ.get("ASANA_ACCESS_TOKEN")
@@ -75,20 +75,20 @@ def check_token(token: object, name: str = "the access token") -> str:
     """Return *token* if it can be sent in a header.
 
     Args:
-        token: an access token, or one of the other texts that are copied from Asana.
-        name: what it is called, for the error.
+        token: an access token, or another credential copied from Asana.
+        name: the credential's name, for the error.
 
     Raises:
-        ConfigurationError: it is empty, no text, or has a space, a line break or a character outside ASCII.
+        ConfigurationError: *token* is no string, is empty, or has a space, a line break or a character outside ASCII.
     """
     if not isinstance(token, str):
-        raise ConfigurationError(f"{name} must be a text, not {type(token).__name__}")
+        raise ConfigurationError(f"{name} must be a string, not {type(token).__name__}")
     if not is_sendable(token):
-        problem = "is empty" if not token else "holds a space, a line break or a character outside ASCII"
+        problem = "is empty" if not token else "has a space, a line break or a character outside ASCII"
         raise ConfigurationError(f"{name} {problem}; copy it again from Asana's developer console")
     return token
 
 
 def is_sendable(token: str) -> bool:
-    """Tell whether a header can carry *token*."""
+    """Return whether *token* can be sent in a header."""
     return re.fullmatch(r"[\x21-\x7e]+", token) is not None

@@ -1,4 +1,4 @@
-"""OAuth 2: access tokens that last an hour, refreshed in time, once for all calls that need it.
+"""OAuth 2 access tokens, refreshed before they expire; concurrent calls share one refresh.
 
 Source: https://developers.asana.com/docs/oauth
 """
@@ -32,38 +32,38 @@ from asana_webhooks.models import Secret
 __all__ = ["OAuthToken", "RefreshRequest", "TokenSet"]
 
 _OPERATION: Final = "refreshToken"
-"""What errors call the request for a new access token; Asana has no operation id for it."""
+"""The refresh's operation name in errors; Asana has no operation id for it."""
 
 _TOKEN_URL: Final = "https://app.asana.com/-/oauth_token"  # noqa: S105 - an address
 _HEADERS: Final = {name: DEFAULT_HEADERS[name] for name in ("User-Agent", "Accept")}
 _MAX_ANSWER: Final = 64 * 1024
-"""Bytes of an answer's body."""
+"""Largest body of an answer, in bytes."""
 _MARGIN: Final = 60.0
-"""Seconds before its end from which an access token is replaced."""
+"""Seconds before an access token expires at which a refresh is due."""
 _RETRY_AFTER: Final = 10.0
-"""Seconds after which a refresh that failed is tried again, as long as the old token is good."""
+"""Seconds between a failed refresh and the next one, while the old token is valid."""
 _HOOK_TIMEOUT: Final = 5.0
 """Seconds `on_refresh` may take."""
 _USUAL_LIFETIME: Final = 3600.0
-"""Seconds an access token lasts, says Asana; for answers that do not say it themselves."""
+"""Seconds an access token lasts, as documented; used for answers without ``expires_in``."""
 _LONGEST_LIFETIME: Final = 365 * 86400.0
-"""Seconds. What lasts longer is asked for again before, and no date grows too large for a calendar."""
+"""Longest lifetime in seconds that is accepted; longer ones are cut, so that `datetime` can hold the date."""
 
 _refreshing: ContextVar["OAuthToken | None"] = ContextVar("refreshing", default=None)
-"""Whose refresh the current task is part of."""
+"""The `OAuthToken` whose refresh the current task belongs to."""
 
 _log = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
 class TokenSet:
-    """The tokens that are good after a refresh: what to keep for the next start of the program."""
+    """The valid tokens after a refresh; save them for the program's next start."""
 
     access_token: Secret
     refresh_token: Secret
-    """A new one if Asana sent one, and the old one is no good any more; else the old one."""
+    """The new one if Asana sent one (the old one is then invalid); otherwise the old one."""
     expires_at: datetime
-    """When the access token ends, in UTC."""
+    """When the access token expires, in UTC."""
 
 
 @frozen(kw_only=True)
@@ -74,10 +74,10 @@ class RefreshRequest:
     client_secret: Secret
     refresh_token: Secret
     sent_at: float
-    """Seconds since 1970. A new token's lifetime is counted from here: it may end a little later, but never sooner."""
+    """Seconds since 1970. The new token's lifetime counts from here, so it never expires before ``expires_at``."""
 
     def form(self) -> dict[str, str]:
-        """Return what is sent, as a form. Source: https://www.rfc-editor.org/rfc/rfc6749#section-6"""
+        """Return the form fields to send. Source: https://www.rfc-editor.org/rfc/rfc6749#section-6"""
         return {
             "grant_type": "refresh_token",
             "client_id": self.client_id,
@@ -88,7 +88,7 @@ class RefreshRequest:
     def answer(
         self, status: int, body: bytes | None, *, retry_after: float | None = None
     ) -> TokenSet | errors.ResponseError:
-        """Read an answer: the tokens, or the error to raise.
+        """Return the tokens in an answer, or the error to raise.
 
         Args:
             status: the answer's HTTP status.
@@ -103,7 +103,7 @@ class RefreshRequest:
                 return self._tokens(wire.decode_token_answer(body or b""))
             if 400 <= status < 500:
                 return self._refusal(status, wire.decode_token_refusal(body or b""))
-            problem = "it is a redirect, which is never followed" if status < 400 else "HTTP has no such status"
+            problem = "it is a redirect, and redirects are never followed" if status < 400 else "not an HTTP status"
         except errors.PayloadError as error:
             problem = str(error)
         return errors.UnexpectedResponseError(operation=_OPERATION, status=status, problem=problem)
@@ -111,7 +111,7 @@ class RefreshRequest:
     def _tokens(self, answer: wire.TokenAnswer) -> TokenSet:
         refresh_token = answer.refresh_token or self.refresh_token
         if not is_sendable(answer.access_token.reveal()) or not is_sendable(refresh_token.reveal()):
-            raise errors.PayloadError(problem="a token in it is empty, or holds what cannot be sent")
+            raise errors.PayloadError(problem="a token in it is empty or has a character that cannot be sent")
         lifetime = _USUAL_LIFETIME if answer.expires_in is None else min(answer.expires_in, _LONGEST_LIFETIME)
         if lifetime <= 0:
             raise errors.PayloadError(problem="the access token has expired already", path="$.expires_in")
@@ -133,14 +133,13 @@ class RefreshRequest:
 
 
 class OAuthToken:
-    """A provider of OAuth 2 access tokens, which last an hour: it gets a new one with the refresh token in time.
+    """A token provider for OAuth 2 that refreshes the access token, which lasts an hour, before it expires.
 
-    Give it to any number of sessions in one event loop. However many calls need a new token, one request is sent for
-    all of them: before the old one ends, and when Asana refuses it. There is nothing to close.
+    Any number of sessions in one event loop can share it. Concurrent calls share one refresh, which starts shortly
+    before the old token expires, or when Asana rejects it. There is nothing to close.
 
-    The refresh runs in a task of its own. Cancelling a call that waits for it leaves it alone: it ends by itself,
-    within *timeout* and the 5 seconds of *on_refresh*, and its tokens are kept for the next call, also when nobody
-    waits any more.
+    The refresh runs in a separate task. Cancelling a call that waits for it does not cancel it. It ends within
+    *timeout* plus 5 seconds for *on_refresh*, and keeps the new tokens for the next call even if no call waits.
 
     ::
 
@@ -148,27 +147,27 @@ class OAuthToken:
         async with AsanaSession(token) as asana: ...
 
     Args:
-        client_id: the app's, from Asana's developer console.
-        client_secret: the app's.
-        refresh_token: what Asana answered when the user authorized the app.
-        access_token: one that may still be good, from an earlier run. Without it one is asked for at once.
-        expires_at: when that ends, with a time zone. Without it, it is used until Asana refuses it.
+        client_id: the app's client id, from Asana's developer console.
+        client_secret: the app's client secret.
+        refresh_token: the refresh token Asana issued when the user authorized the app.
+        access_token: an access token from an earlier run that may still be valid. Without it the first call refreshes.
+        expires_at: when *access_token* expires, with a time zone. Without it the token is used until Asana rejects it.
 
-        on_refresh: awaited with the new tokens after every refresh, before the first of them is used: to save them.
-            It has 5 seconds; if it fails, a warning is logged, and the tokens are good until the program ends. It may
-            use the new token itself.
+        on_refresh: awaited with the new tokens after every refresh, before they are used; save them in it. It may
+            take 5 seconds. If it fails, a warning is logged, and the tokens stay in use until the program ends. It may
+            use the new access token itself.
 
         token_url: the token endpoint, by default the environment's ``ASANA_TOKEN_URL``, else Asana's own. https; http
             only to loopback.
-        timeout: seconds one request to it may take. It is not repeated; a session asks again by its policy.
-        http: a lent ``aiohttp.ClientSession``; it is used as it is and never closed. By default each request has its
-            own connection, which is closed at once.
+        timeout: seconds one refresh request may take. It is not retried here; a session retries by its policy.
+        http: an ``aiohttp.ClientSession`` to use as it is; it is never closed. By default each request opens and
+            closes a connection.
         proxy: the URL of an HTTP proxy.
-        ssl: how to verify Asana's certificate; verification itself cannot be switched off.
-        clock: tells the time in seconds since 1970.
+        ssl: how to verify Asana's certificate; verification cannot be switched off.
+        clock: returns the time in seconds since 1970.
 
     Raises:
-        ConfigurationError: an argument cannot work.
+        ConfigurationError: an argument is invalid.
 
     Source: https://developers.asana.com/docs/oauth
     """
@@ -211,24 +210,25 @@ class OAuthToken:
         self._ssl = check_ssl(ssl)
         self._clock = clock
         self._margin = _MARGIN
-        self._retry_at = -math.inf  # while the old token is good, no refresh begins before
+        self._retry_at = -math.inf  # no refresh before this time while the old token is valid
         self._saving = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[AsanaError | None] | None = None
 
     async def __call__(self) -> str:
-        """Return an access token that is good, as far as we know.
+        """Return an access token that is valid, as far as known.
 
-        Awaits a refresh if it ends within a minute. As long as the old one is good, only the call that begins the
-        refresh waits for it; if it fails, the old one is returned, and the next refresh is not tried for 10 seconds.
+        Awaits a refresh if the token expires within a minute (or half its lifetime, if less). While the old token is
+        valid, only the call that starts the refresh waits for it, others only for *on_refresh*. If the refresh fails,
+        the old token is returned, and the next refresh starts after 10 seconds at the earliest.
 
         Raises:
-            TokenRefreshError: Asana refuses to issue another one.
+            TokenRefreshError: Asana refuses to issue another token.
             ConnectionFailedError: the token endpoint could not be reached, or did not answer in time.
-            RateLimitedError: it was asked too often.
-            ServerError: it failed.
-            UnexpectedResponseError: its answer cannot be used.
-            ConfigurationError: this is another event loop than before, or aiohttp refuses to send.
+            RateLimitedError: the token endpoint answered 429.
+            ServerError: the token endpoint answered 5xx.
+            UnexpectedResponseError: the token endpoint's answer cannot be used.
+            ConfigurationError: called from another event loop than before, or aiohttp refuses to send the request.
         """
         self._enter_loop()
         due = not self._lasts(self._margin) and not (self._lasts(0) and self._clock() < self._retry_at)
@@ -239,9 +239,9 @@ class OAuthToken:
         return self._access_token.reveal()
 
     async def renew(self, rejected: str) -> None:
-        """Get another access token if *rejected* still is the one in use.
+        """Refresh the access token if *rejected* is still in use.
 
-        Awaits and raises what calling the provider does.
+        Awaits the refresh, and raises the same errors as `__call__`.
 
         Args:
             rejected: the token Asana answered 401 to.
@@ -266,17 +266,17 @@ class OAuthToken:
         return self._clock() + seconds < self._expires_at
 
     def _is_hook(self) -> bool:
-        # on_refresh and the tasks it starts may use the token it is to save, and must not wait for themselves.
+        # on_refresh and tasks it starts may use the new token; waiting for the refresh would be a deadlock.
         return self._saving and _refreshing.get() is self
 
     async def _refresh(self) -> AsanaError | None:
-        """Await the refresh under way, or a new one, and return its error, a copy for each caller."""
+        """Await the refresh in flight, or start one; return its error, a copy for each caller."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._refresh_once())
         task = self._task
-        await asyncio.wait({task})  # unlike awaiting the task itself, this leaves it alone when cancelled
+        await asyncio.wait({task})  # unlike `await task`, does not cancel the task when cancelled
         if task.cancelled():
-            problem = "the refresh was cancelled from outside"
+            problem = "the refresh task was cancelled"
             return ConnectionFailedError(operation=_OPERATION, attempts=1, problem=problem)
         return copy(task.result())
 
@@ -289,7 +289,7 @@ class OAuthToken:
             refresh_token=self._refresh_token,
             sent_at=self._clock(),
         )
-        # The tokens are kept and saved before a connection is closed, so that nothing comes between.
+        # Keep and save the tokens before the connection closes, so that a failing close cannot lose them.
         async with self._open_http() as http:
             answer = await self._ask(http, request)
             if not isinstance(answer, TokenSet):
@@ -310,7 +310,7 @@ class OAuthToken:
         return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
 
     async def _ask(self, http: aiohttp.ClientSession, request: RefreshRequest) -> TokenSet | AsanaError:
-        # Errors are returned and not raised: aiohttp's, which would be their context, hold the whole request.
+        # Errors are returned, not raised: their context would be aiohttp's error, which holds the whole request.
         try:
             async with (
                 asyncio.timeout(self._timeout) as limit,
@@ -343,10 +343,10 @@ class OAuthToken:
             async with asyncio.timeout(_HOOK_TIMEOUT):
                 await on_refresh(tokens)
         except (asyncio.CancelledError, Exception) as error:
-            # Its own errors end here even when it is cancelled: their text may hold the tokens.
+            # Errors of on_refresh stop here, even during cancellation: their text may contain the tokens.
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
-            _log.warning("on_refresh failed with %s: the new tokens are not saved", type(error).__name__)
+            _log.warning("on_refresh failed with %s; the new tokens may not be saved", type(error).__name__)
         finally:
             self._saving = False
 

@@ -1,9 +1,9 @@
 """Asana's five webhook operations as functions: each builds its request and sends it through a session.
 
-All of them raise what `AsanaSession.send` raises, and `ConfigurationError` for arguments that cannot work, before
-anything is sent. *opt_fields* names the fields to return: by default every documented one, so that ``None`` in a
-`Webhook` means that Asana said null; ``()`` asks for Asana's compact record. *opt_pretty* makes Asana indent its
-answer, for people who watch the wire.
+All of them raise the errors of `AsanaSession.send`, and `ConfigurationError` for invalid arguments before anything is
+sent. *opt_fields* names the fields to return. By default that is every documented one, so ``None`` in a `Webhook` means
+that Asana sent null. ``()`` asks for Asana's default fields: compact records in lists, full ones elsewhere.
+*opt_pretty* makes Asana indent its answer, for people who read the traffic.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ __all__ = ["create_webhook", "delete_webhook", "get_webhook", "get_webhooks", "u
 def _names(opt_fields: Iterable[str] | None) -> tuple[str, ...] | None:
     if opt_fields is None:
         return None
-    if isinstance(opt_fields, str) or not isinstance(opt_fields, Iterable):  # a text would be taken apart into letters
+    if isinstance(opt_fields, str) or not isinstance(opt_fields, Iterable):  # a string would be split into characters
         raise ConfigurationError(f"opt_fields must be a list of names such as ['target'], not {opt_fields!r:.80}")
     return tuple(opt_fields)
 
@@ -46,25 +46,25 @@ async def create_webhook(
     opt_fields: Iterable[str] | None = None,
     opt_pretty: bool = False,
 ) -> CreatedWebhook:
-    """Create a webhook; return it with the secret its deliveries will be signed with.
+    """Create a webhook; return it with the secret that signs its deliveries.
 
-    While this call is open Asana sends the target a handshake: a POST with ``X-Hook-Secret`` that must be answered
-    with 200 or 204 and the same header. So something must be listening already. `establish_webhook` does both halves.
+    While this call is open, Asana sends the target a handshake: a POST with ``X-Hook-Secret``. The target must answer
+    200 or 204 with the same header, so the receiver must already be running. `establish_webhook` handles both sides.
 
-    It is sent again only when nothing can have been created. On cancellation the webhook may be created all the same.
+    The request is retried only if no webhook can have been created. After cancellation the webhook may still exist.
 
     Args:
-        session: where to send it.
+        session: the session to send with.
         resource: the gid of the task, project, portfolio, … to watch.
-        target: the absolute URL Asana posts to; kept as it is, query included.
-        filters: which events to let pass; by default all. Webhooks on workspaces, teams and portfolios need some.
+        target: the absolute URL Asana posts to; sent unchanged, query included.
+        filters: which events to deliver; by default all. Webhooks on workspaces, teams and portfolios need filters.
         opt_fields: the fields to return.
         opt_pretty: whether Asana indents its answer.
 
     Raises:
-        TargetRejectedError: the target could not be reached, or did not answer the handshake as it must.
+        TargetRejectedError: Asana could not reach the target, or the handshake failed.
         DuplicateWebhookError: this resource and target already have a webhook.
-        CreateOutcomeUnknownError: no answer arrived; the webhook may exist.
+        CreateOutcomeUnknownError: no answer confirms the outcome; the webhook may exist.
 
     Source: https://developers.asana.com/reference/createwebhook
     """
@@ -84,13 +84,13 @@ async def get_webhook(
     """Return the full record of one webhook.
 
     Args:
-        session: where to send it.
-        webhook_gid: which one.
+        session: the session to send with.
+        webhook_gid: the webhook's gid.
         opt_fields: the fields to return.
         opt_pretty: whether Asana indents its answer.
 
     Raises:
-        NotFoundError: there is no such webhook (any more).
+        NotFoundError: the webhook does not exist (any more).
 
     Source: https://developers.asana.com/reference/getwebhook
     """
@@ -114,12 +114,12 @@ def get_webhooks(
     Nothing is sent until it is iterated; arguments are checked at once.
 
     Args:
-        session: where to send it.
+        session: the session to send with.
         workspace: the gid of the workspace.
         resource: only webhooks on this resource.
-        page_size: webhooks asked for at a time, 1 to 100.
-        offset: where to begin: the ``next_offset`` of a page of an earlier walk.
-        prefetch: whether to fetch the next page while this one is being worked on; wants ``async with``.
+        page_size: webhooks per page, 1 to 100.
+        offset: where to start: the ``next_offset`` of an earlier page.
+        prefetch: whether to fetch the next page while the current one is processed; requires ``async with``.
         opt_fields: the fields to return.
         opt_pretty: whether Asana indents its answer.
 
@@ -144,17 +144,17 @@ async def update_webhook(
     opt_fields: Iterable[str] | None = None,
     opt_pretty: bool = False,
 ) -> Webhook:
-    """Replace all filters of a webhook; return its new record. Nothing else of a webhook can be changed.
+    """Replace all filters of a webhook; return its new record. Asana lets nothing else change.
 
     Args:
-        session: where to send it.
-        webhook_gid: which one.
-        filters: all the filters it has from now on.
+        session: the session to send with.
+        webhook_gid: the webhook's gid.
+        filters: the complete new filters.
         opt_fields: the fields to return.
         opt_pretty: whether Asana indents its answer.
 
     Raises:
-        NotFoundError: there is no such webhook (any more).
+        NotFoundError: the webhook does not exist (any more).
 
     Source: https://developers.asana.com/reference/updatewebhook
     """
@@ -165,17 +165,17 @@ async def update_webhook(
 
 
 async def delete_webhook(session: AsanaSession, webhook_gid: str, *, opt_pretty: bool = False) -> None:
-    """Delete a webhook for good. Deliveries already under way may still arrive.
+    """Delete a webhook permanently. Deliveries in flight may still arrive.
 
-    If an attempt's answer was lost and the next one says 404, the first had worked: that is a success.
+    A 404 counts as success if an earlier attempt of the same call may have deleted the webhook.
 
     Args:
-        session: where to send it.
-        webhook_gid: which one.
+        session: the session to send with.
+        webhook_gid: the webhook's gid.
         opt_pretty: whether Asana indents its answer.
 
     Raises:
-        NotFoundError: there was no such webhook.
+        NotFoundError: the webhook does not exist.
 
     Source: https://developers.asana.com/reference/deletewebhook
     """

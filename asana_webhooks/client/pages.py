@@ -1,7 +1,7 @@
-"""Walking the pages of getWebhooks.
+"""Pagination of getWebhooks.
 
-Asana hands out an offset with each page, and the next page can be asked only with it. Offsets expire (15 minutes, as
-seen), and no snapshot is promised: what is created or deleted during a walk may or may not be in it.
+Each page carries an offset, the only way to request the next page. Offsets expire (after 15 minutes, as observed).
+There is no snapshot: webhooks created or deleted during an iteration may or may not appear in it.
 
 Source: https://developers.asana.com/docs/pagination
 """
@@ -21,40 +21,38 @@ from asana_webhooks.wire import WebhookList
 __all__ = ["WebhookPage", "WebhookPager"]
 
 _MAX_STALE_PAGES: Final = 100
-"""Pages in a row with no webhook that is new, after which a walk is given up. Some come empty; so many do not."""
+"""An iteration fails after this many pages in a row without a new webhook. A few empty pages are normal."""
 _MAX_PAGES: Final = 100_000
-"""Pages of one walk. Asana lets an app have 10,000 webhooks of a user, so even one by one they end long before.
+"""Most pages of one iteration. An app may have 10,000 webhooks per user, so even pages of one webhook end earlier.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
-_LEFT: Final = "a pager with prefetch=True works only inside its 'async with', which was left; walk again in a new one"
+_LEFT: Final = "a pager with prefetch=True works only inside 'async with', which has ended; iterate again in a new one"
 
 
 @frozen(kw_only=True)
 class WebhookPage:
-    """One page of a walk."""
+    """One page of webhooks."""
 
     items: tuple[Webhook, ...]
-    """Its webhooks, without those an earlier page of the walk had; may be empty though more follow."""
+    """Its webhooks, without those of earlier pages; may be empty although more pages follow."""
     next_offset: str | None = field(repr=False)
-    """Where the next page begins, to resume there; ``None`` on the last page."""
+    """The offset of the next page, to resume from; ``None`` on the last page."""
 
 
 class WebhookPager:
-    """The webhooks of a workspace, page by page, as they are asked for; what `get_webhooks` returns.
+    """An async iterator over the webhooks of a workspace, fetched page by page; returned by `get_webhooks`.
 
-    ``async for webhook in pager`` yields webhooks, ``async for page in pager.pages()`` pages. Each loop is a walk of
-    its own from the start (or from *offset*). No webhook comes twice in a walk. Leaving a loop early, or being
-    cancelled in it, leaves nothing behind, and a cancelled step can be taken again. A walk belongs to one task at a
-    time.
+    ``async for webhook in pager`` yields webhooks, ``async for page in pager.pages()`` pages. Each loop is a new
+    iteration from the start (or from *offset*) and yields no webhook twice. Without prefetch, leaving or cancelling a
+    loop leaves nothing running. A cancelled step can be repeated. One task at a time may use an iterator.
 
-    With prefetch the next page is fetched while the last one is being worked on. That is a task, and tasks need an
-    owner: ``async with pager`` is required then, and cancels what is still being fetched on the way out; the walks
-    begun in it end there.
+    With prefetch, a task fetches the next page while the current one is processed. This requires
+    ``async with pager``. Its end cancels fetches in flight and ends the iterations started in it.
 
-    Raises, while it is walked, whatever `AsanaSession.send` does, and:
-        PaginationError: an offset became too old, or the walk would never end; its ``reason`` says which.
-        ConfigurationError: two tasks walk on with one iterator, or it is used after its ``async with``.
+    Raises, while iterating, the errors of `AsanaSession.send`, and:
+        PaginationError: an offset has expired, or the iteration would never end; its ``reason`` says which.
+        ConfigurationError: two tasks use one iterator at once, or prefetch is used outside ``async with``.
     """
 
     def __init__(self, session: AsanaSession, request: GetWebhooksRequest, *, prefetch: bool = False) -> None:
@@ -77,7 +75,7 @@ class WebhookPager:
         return _Items(self.pages())
 
     def pages(self) -> AsyncIterator[WebhookPage]:
-        """Return an iterator over the pages of a new walk."""
+        """Return a new async iterator over the pages."""
         if self._prefetch and self._prefetching is None:
             raise ConfigurationError("a pager with prefetch=True needs 'async with pager:' around its loops")
         return _Pages(self._session, self._request, self._prefetching if self._prefetch else None)
@@ -85,7 +83,7 @@ class WebhookPager:
 
 @define
 class _Prefetching:
-    """The pages that are fetched ahead within one ``async with``, each in a task."""
+    """The tasks that prefetch pages within one ``async with``."""
 
     tasks: set["asyncio.Task[WebhookList]"] = field(factory=set)
     ended: bool = False
@@ -109,16 +107,16 @@ class _Prefetching:
 
 
 class _Pages:
-    """One walk over pages. An object and no generator: a loop left early leaves no suspended frame behind."""
+    """One iteration over pages. Not a generator, because a loop left early would leave a suspended frame behind."""
 
     def __init__(self, session: AsanaSession, request: GetWebhooksRequest, prefetching: _Prefetching | None) -> None:
         self._session = session
         self._request = request
         self._prefetching = prefetching
         self._ahead: asyncio.Task[WebhookList] | None = None
-        self._page: WebhookPage | None = None  # one that has come, in case the step that takes it is cancelled
+        self._page: WebhookPage | None = None  # fetched, kept in case the step is cancelled before returning it
         self._busy = False
-        self._offset = request.offset  # of the page to ask for next
+        self._offset = request.offset  # of the next page
         self._finished = False
         self._offsets_used: set[str | None] = set()
         self._gids: set[str] = set()
@@ -129,7 +127,7 @@ class _Pages:
 
     async def __anext__(self) -> WebhookPage:
         if self._busy:
-            raise ConfigurationError("two tasks walk on with one iterator; give each a walk of its own")
+            raise ConfigurationError("two tasks use one iterator at once; give each task its own")
         if self._prefetching is not None and self._prefetching.ended:
             raise ConfigurationError(_LEFT)
         self._busy = True
@@ -137,7 +135,7 @@ class _Pages:
             if self._page is None:
                 self._page = await self._next()
             if self._ahead is not None:
-                await asyncio.sleep(0)  # puts its request on the wire, even if the loop's body never awaits
+                await asyncio.sleep(0)  # sends the prefetch request, even if the loop's body never awaits
         finally:
             self._busy = False
         page, self._page = self._page, None
@@ -157,11 +155,11 @@ class _Pages:
         return self._take(fetched)
 
     async def _fetch_next(self) -> WebhookList:
-        # A step that is cancelled or fails changes nothing, so it can be taken again.
+        # A cancelled or failed step changes nothing, so it can be repeated.
         prefetching, ahead = self._prefetching, self._ahead
         if prefetching is None or ahead is None:
             return await self._fetch()
-        await asyncio.wait({ahead})  # unlike awaiting the task itself, this leaves it alone when cancelled
+        await asyncio.wait({ahead})  # unlike `await ahead`, does not cancel the task when cancelled
         self._ahead = None
         return prefetching.take(ahead)
 
@@ -176,7 +174,7 @@ class _Pages:
                 new.append(webhook)
         self._stale_pages = 0 if new else self._stale_pages + 1
         self._offsets_used.add(self._offset)
-        # Only next_page tells whether more follow; a short page says nothing.
+        # Only next_page says whether more pages follow; a short page need not be the last.
         self._finished = fetched.next_page is None
         self._offset = None if fetched.next_page is None else fetched.next_page.offset
         page = WebhookPage(items=tuple(new), next_offset=self._offset)
@@ -186,7 +184,7 @@ class _Pages:
         return page
 
     def _endless(self) -> Literal["repeated", "endless"] | None:
-        """Why the next page must not be asked for, although there is one: the walk would never end."""
+        """Return why the iteration would never end, or ``None`` if the next page may be fetched."""
         if self._offset in self._offsets_used:
             return "repeated"
         if self._stale_pages >= _MAX_STALE_PAGES or len(self._offsets_used) >= _MAX_PAGES:
@@ -194,8 +192,8 @@ class _Pages:
         return None
 
     def _has_expired(self, error: BadRequestError) -> bool:
-        # The other text Asana has, "Your pagination token is invalid.", is about offsets that never were any. Where no
-        # text has come through it can only be the offset, if all else was good for the page before.
+        # Asana's other text, "Your pagination token is invalid.", is for offsets it never issued. Without any text,
+        # the offset must be the cause if the page before it worked.
         expired = any("pagination token has expired" in message for message in error.messages)
         return self._offset is not None and (expired or (not error.messages and bool(self._offsets_used)))
 
@@ -204,7 +202,7 @@ class _Pages:
 
 
 class _Items:
-    """One walk over webhooks: the items of its pages."""
+    """One iteration over webhooks: the items of the pages."""
 
     def __init__(self, pages: AsyncIterator[WebhookPage]) -> None:
         self._pages = pages

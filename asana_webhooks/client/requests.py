@@ -1,7 +1,7 @@
-"""Asana's five webhook operations as values: each knows its method, path, query, body and how to read its answer.
+"""Asana's five webhook operations as request objects: method, path, query, body, and how to read the answer.
 
-The classes are public, to log, to queue (`asana_webhooks.wire.encode` and `decode` carry them as JSON), and to send
-later with `AsanaSession.send`. What cannot work is a `ConfigurationError` when the request is made, long before
+The classes are public: log them, queue them (`asana_webhooks.wire.encode` and `decode` convert them to and from JSON),
+and send them later with `AsanaSession.send`. Constructing an invalid request raises `ConfigurationError`, before
 anything is sent.
 """
 
@@ -48,7 +48,7 @@ WEBHOOK_FIELDS = (
     "resource_type",
     "target",
 )
-"""Every documented field of a webhook: what is asked for unless *opt_fields* says otherwise.
+"""Every documented field of a webhook: requested unless *opt_fields* is given.
 
 The three that end in ``resource_type`` are documented as members, though missing from the parameter's own list.
 """
@@ -63,7 +63,7 @@ def _check_gid(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None
         return
     if not isinstance(value, str) or not _GID.fullmatch(value):
         raise ConfigurationError(
-            f"{attribute.name} must be a gid, a text of digits such as '8675309', not {value!r:.80}"
+            f"{attribute.name} must be a gid, a string of digits such as '8675309', not {value!r:.80}"
         )
 
 
@@ -71,7 +71,7 @@ def _check_target(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> 
     url = parse_url(value)
     printable = isinstance(value, str) and value.isprintable() and " " not in value
     if not (printable and url.scheme in ("http", "https") and url.host):
-        # The value is not shown: its last segment tells whose secret it is.
+        # The value is not shown: its last segment is the endpoint.
         raise ConfigurationError("target must be an absolute URL such as https://example.com/asana/7654")
 
 
@@ -91,8 +91,8 @@ def _check_members(one: WebhookFilter) -> None:
     for name in ("resource_type", "resource_subtype", "action"):
         value = getattr(one, name)
         if value is not None and not is_encodable(value):
-            raise ConfigurationError(f"a filter's {name} must be a text such as 'task', not {value!r:.80}")
-    fields: Any = one.fields  # whatever was given, hints or not
+            raise ConfigurationError(f"a filter's {name} must be a string such as 'task', not {value!r:.80}")
+    fields: Any = one.fields  # callers may ignore the type hints
     if fields is not None and not (isinstance(fields, tuple) and all(map(is_encodable, fields))):
         raise ConfigurationError(f"a filter's fields must be a tuple of names, not {fields!r:.80}")
 
@@ -118,7 +118,7 @@ def _check_offset(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> 
 
 @frozen(kw_only=True)
 class Request(Generic[AnswerT]):
-    """What every request has. `AsanaSession.send` returns what `answer` makes of Asana's bytes."""
+    """The base class of requests. `AsanaSession.send` returns the result of `answer`."""
 
     operation: ClassVar[str]
     """Asana's operation id."""
@@ -146,7 +146,7 @@ class Request(Generic[AnswerT]):
         """Read the body of a successful answer.
 
         Raises:
-            PayloadError: it is not what Asana documents.
+            PayloadError: *body* does not match Asana's documentation.
         """
         raise NotImplementedError
 
@@ -163,7 +163,7 @@ def _filter_members(filters: tuple[WebhookFilter, ...]) -> list[dict[str, Any]]:
 @frozen(kw_only=True)
 class _WithFields(Request[AnswerT]):
     opt_fields: tuple[str, ...] | None = field(default=None, validator=_check_opt_fields)
-    """Fields to return: ``None`` for every documented one, ``()`` for what Asana sends unasked."""
+    """Fields to return: ``None`` for every documented one, ``()`` for Asana's default fields."""
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
@@ -246,7 +246,7 @@ class GetWebhooksRequest(_WithFields[wire.WebhookList]):
         """Read the body of a successful answer."""
         page = wire.decode_webhook_list(body)
         if page.next_page is not None and not page.next_page.offset:
-            raise PayloadError(problem="Expected an offset, got an empty text", path="$.next_page.offset")
+            raise PayloadError(problem="Expected an offset, got an empty string", path="$.next_page.offset")
         return page
 
 
@@ -284,4 +284,4 @@ class DeleteWebhookRequest(Request[None]):
         return f"/webhooks/{self.webhook_gid}"
 
     def answer(self, body: bytes) -> None:
-        """Nothing: Asana answers with an empty object, so there is nothing to learn from it and nothing to refuse."""
+        """Ignore the body: Asana documents an empty object, so there is nothing to check."""

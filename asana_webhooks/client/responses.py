@@ -1,4 +1,4 @@
-"""What Asana's answers mean: status, headers and bytes in, an outcome or an error out. No await, no socket."""
+"""Interpret Asana's answers: status, headers and body in, an outcome or an error out. No await, no socket."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from asana_webhooks.client.retry import Outcome, parse_retry_after
 __all__ = ["changes_of", "clean", "error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
 
 _MOST_DETAILS: Final = 10
-"""Errors read of one answer. Asana sends one or two; a page of thousands would flood a log."""
+"""Most errors read from one answer. Asana sends one or two; thousands would flood a log."""
 
 _BY_STATUS: dict[int, type[errors.ResponseError]] = {
     400: errors.BadRequestError,
@@ -34,10 +34,10 @@ _BY_REFUSAL: dict[str, type[errors.ResponseError]] = {
 def outcome_of(
     request: Request[Any], status: int, body: bytes | None, *, retry_after: Sequence[str] = (), date: str | None = None
 ) -> Outcome:
-    """Read an answer.
+    """Return the outcome of an answer.
 
     Args:
-        request: what was asked.
+        request: the request that was sent.
         status: the answer's HTTP status.
         body: its whole body, or ``None`` if it was cut off or too long.
         retry_after: all its ``Retry-After`` headers.
@@ -54,7 +54,7 @@ def outcome_of(
             problem=f"Asana answered {status}",
         )
     if body is None:
-        return Outcome(kind="garbled", status=status, malformed=True, problem="its body was cut off or far too long")
+        return Outcome(kind="garbled", status=status, malformed=True, problem="its body was cut off or too long")
     try:
         return Outcome(kind="answered", status=status, answer=request.answer(body))
     except errors.PayloadError as error:
@@ -67,7 +67,7 @@ def changes_of(values: Iterable[str]) -> dict[str, str]:
     One header may hold several, with commas between them.
 
     Returns:
-        the names of the changes that affect the request, and where Asana explains each.
+        the name of each change that affects the request, with Asana's page about it.
 
     Source: https://developers.asana.com/docs/deprecations
     """
@@ -87,12 +87,12 @@ def _member(text: str) -> tuple[str, str]:
 def _error_details(body: bytes | None) -> tuple[wire.ErrorDetail, ...]:
     try:
         return wire.decode_error_details(body or b"")[:_MOST_DETAILS]
-    except errors.PayloadError:  # a proxy's page, say: the status still tells enough
+    except errors.PayloadError:  # a proxy's error page, for example; the status is enough
         return ()
 
 
 def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "duplicate", "target"]:
-    # 403 means a duplicate, a bad host, no access, and more; only the words tell them apart.
+    # 403 can mean a duplicate, a bad host, no access, and more; only the text tells them apart.
     # https://developers.asana.com/reference/createwebhook ("Invalid hostnames like localhost will receive a 403")
     text = " ".join(one.message or "" for one in details).lower()
     if status == 403 and "duplicated webhook" in text:
@@ -103,20 +103,20 @@ def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "d
 
 
 def secrets_of(request: Request[Any], token: str) -> tuple[str, ...]:
-    """Return what no text about *request* may show: the token, and for a create its target and endpoint.
+    """Return the strings that no message about *request* may show: the token, and a create's target and endpoint.
 
-    All of it also as it looks in a URL.
+    The URL-encoded form of each is included.
     """
     secrets = [token]
     if isinstance(request, CreateWebhookRequest):
         endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
-        # A short one is no secret, and cutting it out would spoil the message.
+        # A short endpoint is no secret, and removing it would garble the message.
         secrets += [request.target, endpoint] if len(endpoint) >= 16 else [request.target]
     return tuple(form for text in secrets for form in (text, quote(text, safe="")))
 
 
 def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
-    """Cut *secrets*, and whatever cannot be printed, out of the text Asana sent back."""
+    """Remove *secrets* and unprintable characters from Asana's error details."""
     details = tuple(
         wire.ErrorDetail(
             message=clean(one.message, secrets), help=clean(one.help, secrets), phrase=clean(one.phrase, secrets)
@@ -127,7 +127,7 @@ def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
 
 
 def clean(text: str | None, secrets: Sequence[str]) -> str | None:
-    """Cut *secrets*, and whatever cannot be printed, out of *text*, and shorten it."""
+    """Remove *secrets* and unprintable characters from *text*, and cut it to 500 characters."""
     if text is None:
         return None
     for secret in secrets:
@@ -141,11 +141,11 @@ def error_of(
     """Return the error for an outcome that is not a success.
 
     Args:
-        request: what was asked.
-        outcome: what the last attempt came to.
-        attempts: how many there were.
-        timeout: seconds the whole call was allowed.
-        time_left: seconds of it that are left.
+        request: the request that was sent.
+        outcome: the outcome of the last attempt.
+        attempts: how many attempts were made.
+        timeout: the call's timeout in seconds.
+        time_left: seconds until the call's deadline.
     """
     problem = _unexpected(outcome)
     if problem:
@@ -169,15 +169,15 @@ def _unexpected(outcome: Outcome) -> str:
     if outcome.kind == "refused" and 300 <= outcome.status < 400:
         return "it is a redirect, and redirects are never followed"
     if outcome.kind == "refused" and not 200 <= outcome.status < 600:
-        return "HTTP has no such final status"
+        return "not a final HTTP status"
     return ""
 
 
 def unknown_outcome(
     request: Request[Any], outcome: Outcome, *, attempts: int, sent_at: datetime
 ) -> errors.CreateOutcomeUnknownError:
-    """Return the error for a create request of which nobody knows whether it was executed."""
-    assert isinstance(request, CreateWebhookRequest)  # noqa: S101 - `decide` says unknown for no other
+    """Return the error for a create request that may or may not have been executed."""
+    assert isinstance(request, CreateWebhookRequest)  # noqa: S101 - `decide` returns unknown for creates only
     said = "; ".join(one.message for one in outcome.details if one.message)
     return errors.CreateOutcomeUnknownError(
         operation=request.operation,

@@ -1,7 +1,7 @@
-"""Whether to send again: one pure function over what happened, and the policy that bounds it.
+"""Retry decisions: one pure function, and the policy that limits retries.
 
-Nothing else in the package decides whether to repeat. The rule behind the table: whatever can be repeated without
-harm is repeated; creating a webhook is repeated only when the request cannot have been executed.
+No other code of the client decides whether to retry. Reads, updates and deletes are safe to repeat, so the client
+retries them. It retries creating a webhook only if Asana cannot have executed the request.
 """
 
 import asyncio
@@ -33,73 +33,73 @@ def _check_function(_: object, attribute: "attrs.Attribute[Any]", value: Any) ->
 
 
 def _check_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    # A wait of nothing is fine; a time limit of nothing would let nothing happen.
+    # A wait may be 0; with a timeout of 0 every attempt would fail.
     check_seconds(attribute.name, value, zero=attribute.name.endswith("_wait"))
 
 
 @frozen(kw_only=True)
 class RetryPolicy:
-    """How often and how patiently a session sends again. All times are in seconds.
+    """Retry limits and backoff. All times are in seconds.
 
-    The wait before attempt n+1 is random between 0 and ``min(longest_wait, first_wait * 2**(n-1))``; if Asana asked for
-    more with ``Retry-After``, it is that plus up to a tenth. A wait that would pass the call's deadline is not begun.
+    The wait before attempt n+1 is random between 0 and ``min(longest_wait, first_wait * 2**(n-1))``. If ``Retry-After``
+    asks for more, it is that plus up to 10 %. If the wait would pass the call's deadline, the call fails at once.
 
-    All calls of a session share a retry budget, so that many callers cannot make an outage of Asana's worse:
-    sending again takes 10 from it (5 after a 429, nothing if the session was paused already), a success gives 1 back,
-    and what it cannot pay is not sent again.
+    All calls of a session share a retry budget, so that many callers cannot worsen an outage. A retry costs 10 (5 after
+    a 429, or 0 if an earlier 429 already pauses the session); a success returns 1. Once the budget is spent, failures
+    are not retried.
 
     Raises:
         ConfigurationError: a number of attempts below 1, a budget below 0, or a time that is negative or not finite.
     """
 
     attempts: int = field(default=4, validator=_check_count)
-    """How often one call is sent at the most."""
+    """Most attempts of one call."""
     create_attempts: int = field(default=2, validator=_check_count)
-    """The same for createWebhook, which is repeated only when nothing can have been created."""
+    """The same for createWebhook, which is retried only if no webhook can have been created."""
     budget: int = field(default=100, validator=_check_count)
-    """What the session's retry budget holds when it is full, as it is in the beginning."""
+    """The size of the session's retry budget, which starts full."""
     first_wait: float = field(default=0.5, validator=_check_seconds)
     longest_wait: float = field(default=20.0, validator=_check_seconds)
     longest_pause: float = field(default=3600.0, validator=_check_seconds)
-    """The longest pause for all calls of a session that a 429 can ask for; a longer ``Retry-After`` counts as this."""
+    """The longest pause of a session after a 429; a longer ``Retry-After`` is cut to this."""
     connect_timeout: float = field(default=10.0, validator=_check_seconds)
-    """For one connection to be made. With a lent http session looking up the name, and a proxy's answer to
-    CONNECT, count as part of the attempt."""
+    """For opening one connection. With a session passed as *http*, DNS lookup and a proxy's answer to CONNECT
+    are not included; only the attempt's timeout limits them."""
     attempt_timeout: float = field(default=30.0, validator=_check_seconds)
-    """For one attempt, from sending to the last byte of the answer."""
+    """For one attempt, from connecting to the last byte of the answer."""
     create_attempt_timeout: float = field(default=45.0, validator=_check_seconds)
-    """The same for createWebhook, because Asana waits for the handshake inside the call."""
+    """The same for createWebhook, because Asana waits for the handshake during the call."""
     clock: Callable[[], float] = field(default=time.monotonic, validator=_check_function, repr=False)
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, validator=_check_function, repr=False)
     random: Callable[[], float] = field(default=random.random, validator=_check_function, repr=False)
     """Returns a number from 0 to 1 for the jitter."""
 
 
-@define(kw_only=True)  # every attempt makes one, and to make it frozen would take twice as long (1 of 17 µs)
+@define(kw_only=True)  # not frozen: every attempt creates one, and frozen takes twice as long (1 of 17 µs)
 class Outcome:
-    """What one attempt came to. Nobody changes it."""
+    """The outcome of one attempt. Treat it as immutable."""
 
     kind: Literal["answered", "not_sent", "lost", "refused", "garbled", "paused"]
-    """``answered``: a good answer. ``not_sent``: nothing left this machine. ``lost``: sent, perhaps executed, no whole
-    answer. ``refused``: a status outside 2xx. ``garbled``: 2xx with a body that cannot be used. ``paused``: not even
-    tried, because a 429 to another call pauses the whole session."""
+    """``answered``: a valid answer. ``not_sent``: nothing was sent. ``lost``: sent and perhaps executed, no complete
+    answer. ``refused``: a status outside 2xx. ``garbled``: 2xx with an invalid body. ``paused``: not tried, because a
+    429 to another call pauses the session."""
     answer: Any = field(default=None, repr=False)
     status: int = 0
     retry_after: float | None = None
-    """Seconds, as Asana asked; for ``paused``, what is left of the pause."""
+    """Seconds, as Asana asked; for ``paused``, the rest of the pause."""
     details: tuple[ErrorDetail, ...] = field(default=(), repr=False)
     refusal: Literal["", "duplicate", "target"] = ""
-    """For ``refused``, where the status alone does not say it: this webhook exists, or its target did not agree."""
+    """For ``refused`` creates, read from Asana's messages: the webhook exists already, or Asana rejected the target."""
     problem: str = ""
-    """For error texts; names no secret."""
+    """For error messages; contains no secret."""
     cause: AsanaError | None = None
-    """For ``not_sent``: the error that says why, if there is one already."""
+    """For ``not_sent``: the error the token provider raised, if it raised one."""
     malformed: bool = False
-    """For ``garbled``: True if it was cut off or no JSON, so that asking again may help."""
+    """For ``garbled``: True if the body was cut off or is not JSON, so a retry may help."""
 
     @property
     def not_executed(self) -> bool:
-        """Whether the answer tells that Asana did not do what it was asked."""
+        """Whether the answer proves that Asana did not execute the request."""
         return self.kind == "refused" and 400 <= self.status < 500
 
 
@@ -111,16 +111,16 @@ class Decision:
     """What to do after an attempt."""
 
     action: Action
-    """``again``: send again after *wait*. ``renew``: send again at once, with another token. ``succeeded``: return the
-    answer. ``unknown``: raise that nobody knows whether it was executed. ``raise``: raise what the outcome says."""
+    """``again``: retry after *wait*. ``renew``: retry at once with another token. ``succeeded``: return the answer.
+    ``unknown``: raise `CreateOutcomeUnknownError`. ``raise``: raise the error for the outcome."""
     wait: float = 0.0
-    """Seconds to wait before sending again."""
+    """Seconds to wait before the retry."""
     pause: float = 0.0
     """Seconds for which no call of the session may send."""
     cost: int = 0
-    """What to take from the session's retry budget; negative to give back."""
+    """What to take from the session's retry budget; negative to return some."""
     reason: str = ""
-    """For ``raise``: why something that is worth repeating is not repeated, for the log."""
+    """For ``raise``: why a retryable failure is not retried, for the log."""
 
 
 _TABLE: Final[Mapping[str, tuple[Action, Action, Action]]] = {
@@ -140,9 +140,9 @@ _TABLE: Final[Mapping[str, tuple[Action, Action, Action]]] = {
 _COLUMNS: Final = {"deleteWebhook": 1, "createWebhook": 2}
 
 _COST: Final = 10
-_COST_AFTER_429: Final = 5  # cheaper: Asana is well, and has said when to come back
-_GIVEN_BACK: Final = 1
-_SUCCEEDED: Final = Decision("succeeded", cost=-_GIVEN_BACK)
+_COST_AFTER_429: Final = 5  # cheaper: Asana works, and said when to retry
+_RETURNED: Final = 1
+_SUCCEEDED: Final = Decision("succeeded", cost=-_RETURNED)
 
 
 def decide(
@@ -157,33 +157,33 @@ def decide(
     time_left: float,
     policy: RetryPolicy,
 ) -> Decision:
-    """Decide what follows from an attempt.
+    """Decide what to do after an attempt.
 
     Args:
         operation: Asana's operation id.
-        outcome: what the attempt came to.
-        attempt: which one it was, from 1.
-        maybe_done: whether an earlier sending of the same call may have been executed.
-        renewable: whether there may be another token to try, should Asana refuse this one.
-        pause_left: seconds for which an earlier 429 still pauses the session.
-        budget: what is left of the session's retry budget.
+        outcome: the outcome of the attempt.
+        attempt: the number of the attempt, from 1.
+        maybe_done: whether Asana may have executed an earlier attempt of the same call.
+        renewable: whether there may be another token to try after a 401.
+        pause_left: seconds left of the pause after an earlier 429.
+        budget: the rest of the session's retry budget.
         time_left: seconds until the call's deadline.
-        policy: the bounds.
+        policy: the limits.
     """
-    happened = _what_happened(outcome, maybe_done=maybe_done, renewable=renewable)
+    happened = _classify(outcome, maybe_done=maybe_done, renewable=renewable)
     action = _TABLE[happened][_COLUMNS.get(operation, 0)]
     if operation == "createWebhook" and maybe_done and action != "succeeded":
-        action = "unknown"  # the first copy may have created it, whatever came of the second
+        action = "unknown"  # an earlier attempt may have created it, whatever the outcome of this one
     if action == "succeeded":
         return _SUCCEEDED
     wait, pause = _times(outcome, attempt, pause_left, policy)
     if action != "again":
         return Decision(action, pause=pause)
     attempts = policy.create_attempts if operation == "createWebhook" else policy.attempts
-    paused = outcome.kind == "paused"  # nothing was sent, so nothing is counted
+    paused = outcome.kind == "paused"  # nothing was sent, so no attempt is counted
     cost = _cost(outcome, paused=pause_left > 0)
     if attempt >= attempts and not paused:
-        return Decision("raise", pause=pause, reason="no attempt is left")
+        return Decision("raise", pause=pause, reason="no attempts left")
     if wait >= time_left:
         return Decision("raise", pause=pause, reason=f"waiting {wait:.1f} seconds would pass the deadline")
     if cost > budget:
@@ -191,9 +191,9 @@ def decide(
     return Decision("again", wait, pause=pause, cost=cost)
 
 
-def _what_happened(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> str:
+def _classify(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> str:
     if outcome.kind == "refused":
-        return _what_was_said(outcome.status, maybe_done=maybe_done, renewable=renewable)
+        return _classify_status(outcome.status, maybe_done=maybe_done, renewable=renewable)
     if outcome.kind == "garbled":
         return "2xx, malformed" if outcome.malformed else "2xx, mistyped"
     return {"answered": "answered", "paused": "paused", "not_sent": "nothing sent", "lost": "no whole answer"}[
@@ -201,25 +201,25 @@ def _what_happened(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> st
     ]
 
 
-def _what_was_said(status: int, *, maybe_done: bool, renewable: bool) -> str:
+def _classify_status(status: int, *, maybe_done: bool, renewable: bool) -> str:
     if status == 429:
         return "429"
     if status == 401 and renewable:
         return "401, token renewable"
     if status == 404 and maybe_done:
         return "404 after a repeat"
-    # What HTTP does not know, or not as a last word, tells as little as a 5xx.
+    # A 1xx or a status outside HTTP says as little about the outcome as a 5xx.
     return "other status" if 300 <= status < 500 else "5xx"
 
 
 def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolicy) -> tuple[float, float]:
-    """Return for how long this call waits before it is sent again, and for how long a 429 pauses the whole session."""
+    """Return the wait before this call is retried, and the pause of the whole session after a 429."""
     chance = policy.random()
     backoff = chance * min(policy.longest_wait, policy.first_wait * 2.0 ** min(attempt - 1, 60))
     if outcome.kind == "paused":
         backoff = 0.0
     asked = 0.0 if outcome.retry_after is None else min(outcome.retry_after, policy.longest_pause)
-    # Never before Asana said, to this call or another, and not all callers in the same moment.
+    # Not before the time Asana gave this call or another; the jitter keeps callers from retrying together.
     wait = max(backoff, max(asked, pause_left) * (1 + chance / 10))
     if outcome.kind != "refused" or outcome.status != 429:
         return wait, 0.0
@@ -230,23 +230,23 @@ def _cost(outcome: Outcome, *, paused: bool) -> int:
     if outcome.kind == "paused":
         return 0
     if outcome.kind == "refused" and outcome.status == 429:
-        return 0 if paused else _COST_AFTER_429  # all that were in flight hear of the same trouble
+        return 0 if paused else _COST_AFTER_429  # requests in flight together all get a 429 for the same reason
     return _COST
 
 
 def parse_retry_after(values: Sequence[str], date: str | None) -> float | None:
-    """Read the ``Retry-After`` headers of an answer as seconds; ``None`` if there is none or it makes no sense.
+    """Read the ``Retry-After`` headers of an answer as seconds; ``None`` if missing or invalid.
 
     Args:
-        values: all values of the header. More than one make no sense.
-        date: the answer's own ``Date``, which an HTTP-date is counted from, because local clocks lie.
+        values: all values of the header. More than one are invalid.
+        date: the answer's own ``Date``; an HTTP-date counts from it, because local clocks may be wrong.
 
-    Source: https://developers.asana.com/docs/rate-limits (whole seconds; the rest is HTTP's own)
+    Source: https://developers.asana.com/docs/rate-limits (whole seconds; the other forms are HTTP's)
     """
     if len(values) != 1:
         return None
     value = values[0].strip()
-    is_number = re.fullmatch(r"[0-9]+(\.[0-9]+)?", value)  # float() alone takes more than that
+    is_number = re.fullmatch(r"[0-9]+(\.[0-9]+)?", value)  # float() alone accepts more
     seconds = float(value) if is_number else _seconds_between(date, value)
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 

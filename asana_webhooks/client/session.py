@@ -1,4 +1,4 @@
-"""The one way out to Asana: a session that asks the token, sends, reads the answer, and sends again where it may."""
+"""`AsanaSession`: gets the token, sends requests, reads the answers, and retries where that is safe."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from asana_webhooks.client.responses import error_of, unknown_outcome
 from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
 from asana_webhooks.client.throttle import Pause, Throttle
 from asana_webhooks.client.time_limit import TimeLimit, TimeLimits
-from asana_webhooks.client.transport import DEFAULT_HEADERS, Sendings, Transport, check_lent, check_ssl
+from asana_webhooks.client.transport import DEFAULT_HEADERS, SendLog, Transport, check_lent, check_ssl
 from asana_webhooks.errors import AsanaError, ConfigurationError, NetworkError, RateLimitedError, ServerError
 from asana_webhooks.models import Secret
 
@@ -37,36 +37,36 @@ AnswerT = TypeVar("AnswerT")
 
 
 class AsanaSession:
-    """A session with Asana's API, for any number of calls at once from one event loop.
+    """A session with Asana's API, for any number of concurrent calls in one event loop.
 
-    It opens lazily with the first call, in the loop that runs then; use it with ``async with``, or call `aclose`.
+    It opens on ``async with`` or with the first call, in the running event loop. Without ``async with``, call `aclose`.
     Calls go through the five functions (`get_webhook` and so on) or through `send`. Cancelling a call closes its
     connection and leaves the session usable.
 
-    Its calls share a throttle: after a 429 to one of them none is sent until the pause Asana asked for is over; retries
-    come out of one budget (see `RetryPolicy`); and no more requests are in flight at once than Asana allows.
+    All calls share rate limiting. After a 429, no call is sent until the pause Asana asked for ends. Retries share one
+    budget (see `RetryPolicy`). The number of requests in flight is limited (*max_reads*, *max_writes*).
 
     Args:
-        token: the access token, or an async callable that returns one and is asked before every attempt. By default
+        token: the access token, or an async callable that returns one and is called before every attempt. By default
             the environment's ``ASANA_ACCESS_TOKEN``.
         base_url: by default the environment's ``ASANA_BASE_URL``, else Asana's own. https; http only to loopback.
-        timeout: seconds one whole call may take, with all its attempts, waits and reading.
-        retry: how often and how patiently to send again.
+        timeout: seconds one whole call may take, with all its attempts, waits and reading of answers.
+        retry: retry limits and backoff.
         limiter: an async context manager to enter for every attempt, such as ``aiolimiter.AsyncLimiter(150, 60)``;
-            only *timeout* bounds how long it takes.
+            only *timeout* limits how long that takes.
         max_reads: how many GET requests may be in flight at once. Asana allows a token 50.
         max_writes: how many POST, PUT and DELETE requests may be. Asana allows a token 15.
-        http: a lent ``aiohttp.ClientSession``; it is used as it is and never closed.
+        http: an ``aiohttp.ClientSession`` to use as it is; it is never closed.
         proxy: the URL of an HTTP proxy.
-        ssl: how to verify Asana's certificate; verification itself cannot be switched off.
-        trust_env: whether to take proxies from the environment, as aiohttp does; proxies only: a ``.netrc`` entry for
-            Asana's host is refused.
-        headers: headers to send with every request, besides ours. They may replace ``User-Agent``, ``Accept`` and
-            ``X-Asana-Client-Lib``. ``Asana-Enable`` and ``Asana-Disable`` choose sides of changes that Asana announces;
-            those that affect these requests are logged as warnings, once each.
+        ssl: how to verify Asana's certificate; verification cannot be switched off.
+        trust_env: whether to take proxies from the environment, as aiohttp does. Calls raise `ConfigurationError` if a
+            ``.netrc`` file has an entry for Asana's host.
+        headers: extra headers of every request. They may replace ``User-Agent``, ``Accept``, ``X-Asana-Client-Lib``.
+            ``Asana-Enable`` and ``Asana-Disable`` opt in to and out of changes that Asana announces. Other changes that
+            affect these requests are logged as warnings, once each.
 
     Raises:
-        ConfigurationError: an argument cannot work.
+        ConfigurationError: an argument is invalid.
 
     Sources: https://developers.asana.com/docs/authentication, https://developers.asana.com/docs/rate-limits,
     https://developers.asana.com/docs/deprecations
@@ -95,7 +95,7 @@ class AsanaSession:
         if http is not None:
             check_lent(http)
             if trust_env:
-                raise ConfigurationError("trust_env belongs to the lent http session; set it there")
+                raise ConfigurationError("trust_env cannot be combined with http=; set it on the session passed there")
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         if base_url is None:
@@ -107,7 +107,7 @@ class AsanaSession:
         self._http = http
         self._owns_http = http is None
         limit = self._retry.connect_timeout
-        # A lent session may have its calls queue for connections, and that is no sign of trouble.
+        # With a session passed as http=, calls may queue for a connection; that is no connect timeout.
         self._connect_timeout = aiohttp.ClientTimeout(
             total=None, connect=limit if http is None else None, sock_connect=limit
         )
@@ -122,7 +122,7 @@ class AsanaSession:
 
     @property
     def base_url(self) -> str:
-        """Where requests go, without a slash at the end."""
+        """The base URL of requests, without a slash at the end."""
         return self._base_url
 
     @property
@@ -138,20 +138,20 @@ class AsanaSession:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the session; closing twice is fine. A lent http session stays open.
+        """Close the session; closing twice is fine. A session passed as *http* stays open.
 
-        Calls that are still open end at once, wherever they wait, with `ConfigurationError`; a create request that
-        was sent already with `CreateOutcomeUnknownError`.
+        Calls in flight end at once with `ConfigurationError`, wherever they wait. A create request that Asana may have
+        executed ends with `CreateOutcomeUnknownError`.
 
         Raises:
-            ConfigurationError: it belongs to another event loop that still runs.
+            ConfigurationError: the session belongs to another event loop, which still runs.
         """
         if self._loop is not None and self._loop.is_running() and self._loop is not asyncio.get_running_loop():
             raise ConfigurationError(
                 "this AsanaSession belongs to another event loop, which still runs; close it there"
             )
         self._closed = True
-        if self._loop is asyncio.get_running_loop():  # else its loop is over, and so are the calls
+        if self._loop is asyncio.get_running_loop():  # otherwise its loop has ended, and the calls with it
             self._limits.close()
         if self._owns_http and self._http is not None:
             await self._http.close()
@@ -167,14 +167,14 @@ class AsanaSession:
         if self._transport is None:
             self._transport = self._make_transport()
         if self._transport.http.closed:
-            raise ConfigurationError("the lent http session is closed; lend an open one")
+            raise ConfigurationError("the session passed as http= is closed; pass an open one")
         return self._transport
 
     def _make_transport(self) -> Transport:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),  # max_reads and max_writes are the limit
-                # Cookies would tie calls together that have nothing to do with each other.
+                # Cookies would link unrelated calls.
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=self._trust_env,
             )
@@ -188,28 +188,28 @@ class AsanaSession:
         )
 
     async def send(self, request: Request[AnswerT]) -> AnswerT:
-        """Send *request*, again where that is safe, and return its answer.
+        """Send *request*, retry where that is safe, and return its answer.
 
-        Awaits its turn, the limiter, the token, the network, and the waits between attempts; all of it together takes
-        at most the session's *timeout*. A wait that would take longer is not begun: the last error comes at once. On
-        cancellation the attempt under way is dropped; a create request may have been executed all the same.
+        Awaits a slot, the limiter, the token, the network and the waits between attempts, together for at most the
+        session's *timeout*. If the next wait would take longer, the last error is raised at once. Cancelling drops the
+        attempt in flight; Asana may still have executed a create request.
 
         Raises:
             ResponseError: Asana answered with an error; the subclass tells which.
-            UnexpectedResponseError: Asana's answer is not what its documentation says.
-            ConnectionFailedError: no answer could be had.
-            DeadlineExceededError: the time for the whole call ran out.
+            UnexpectedResponseError: Asana's answer does not match its documentation.
+            ConnectionFailedError: connecting failed, or no complete answer arrived.
+            DeadlineExceededError: the call's deadline passed.
             CreateOutcomeUnknownError: a create request may or may not have been executed.
             ConfigurationError: the session is closed (before or during the call) or belongs to another loop, its
-                token cannot be used, or aiohttp refuses to send.
-            AsanaError: whatever else of ours a token provider raises, such as `TokenRefreshError`.
+                token is invalid, its token provider fails, or aiohttp refuses to send the request.
+            AsanaError: any other error of this package that a token provider raises, such as `TokenRefreshError`.
         """
         self._open()
         policy, throttle = self._retry, self._throttle
         state = CallState(policy.clock() + self._timeout)
         while True:
             outcome = throttle.paused(state.waited_out) or await self._attempt(request, state)
-            if self._closed and outcome.kind in {"not_sent", "lost"}:  # by us, or by aiohttp before we could
+            if self._closed and outcome.kind in {"not_sent", "lost"}:  # ended by us, or by aiohttp first
                 raise self._closed_during(request, state)
             state.count(outcome)
             time_left = state.deadline - policy.clock()
@@ -231,28 +231,28 @@ class AsanaSession:
                     answer: AnswerT = outcome.answer
                     return answer
                 case "unknown":
-                    raise unknown_outcome(request, outcome, attempts=state.attempts, sent_at=state.sendings.last)
+                    raise unknown_outcome(request, outcome, attempts=state.attempts, sent_at=state.sends.last)
                 case "raise":
                     if decision.reason:
-                        _log.info("%s: %s; not sent again: %s", request.operation, outcome.problem, decision.reason)
+                        _log.info("%s: %s; not retrying: %s", request.operation, outcome.problem, decision.reason)
                     raise error_of(
                         request, outcome, attempts=state.attempts, timeout=self._timeout, time_left=time_left
                     )
                 case "renew":
-                    _log.info("%s: %s; asking for another token", request.operation, outcome.problem)
+                    _log.info("%s: %s; retrying with another token", request.operation, outcome.problem)
                     state.renew(outcome)
                 case "again":
-                    _log.info("%s: %s; sending in %.2f seconds", request.operation, outcome.problem, decision.wait)
+                    _log.info("%s: %s; retrying in %.2f s", request.operation, outcome.problem, decision.wait)
                     await self._wait(request, state, decision)
 
     async def _attempt(self, request: Request[Any], state: "CallState") -> Outcome:
-        before = state.sendings.count
+        before = state.sends.count
         now = asyncio.get_running_loop().time()
-        state.waiting_for, state.waiting_since = "its turn did not come (limiter, max_reads, max_writes)", now
+        state.waiting_for, state.waiting_since = "a slot (limiter, max_reads, max_writes)", now
         try:
             with self._limits.until(now + max(state.deadline - self._retry.clock(), 0)) as limit:
                 async with self._throttle.slot(request):
-                    # Others were answered meanwhile; and a paused call must not use up what the limiter lets through.
+                    # A 429 may have arrived meanwhile, and a paused call must not use up the limiter.
                     if paused := self._throttle.paused(state.waited_out):
                         return paused
                     async with self._throttle.limiter:
@@ -262,31 +262,31 @@ class AsanaSession:
                 raise
             raise ConfigurationError("the limiter failed with CancelledError") from None
         except TimeoutError:
-            if not limit.expired:  # the limiter's own, and not what it makes of our cancellation
+            if not limit.expired:  # the limiter's own, not one it made of our cancellation
                 raise
-        except (NetworkError, RateLimitedError, ServerError) as error:  # the token provider's
-            # A copy, because a provider may raise one object again and again, and would hold all these frames.
+        except (NetworkError, RateLimitedError, ServerError) as error:  # raised by the token provider
+            # A copy: a provider may raise the same object every time, and its traceback would keep all these frames.
             retry_after = getattr(error, "retry_after", None)
             return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
-        return state.timed_out(limit.end, sent=state.sendings.count > before)
+        return state.timed_out(limit.end, sent=state.sends.count > before)
 
     async def _send_once(self, request: Request[Any], state: "CallState", limit: TimeLimit) -> Outcome:
-        state.waiting_for = "the token provider gave no token"
-        # A fixed token was checked when it was made; what derives from its class may do anything.
+        state.waiting_for = "the token provider"
+        # A fixed token was checked when it was created; a subclass may do anything.
         token = self._token.token if type(self._token) is FixedToken else await state.ask_token(self._token)
         if paused := self._throttle.paused(state.waited_out):
             return paused
         if state.rejection is not None and token == state.rejected:
             return state.rejection
         now = asyncio.get_running_loop().time()
-        if limit.expired:  # whoever was waited for has let no cancellation through
+        if limit.expired:  # the provider or the limiter swallowed our cancellation
             return state.timed_out(limit.end, sent=False)
-        # How long all that took is no sign of trouble; from here on it would be.
+        # The attempt's timeout starts here: waiting for a slot or a token is no failure of Asana's.
         creating = isinstance(request, CreateWebhookRequest)
-        state.waiting_for, state.waiting_since = "no answer", now
+        state.waiting_for, state.waiting_since = "an answer", now
         limit.end_by(now + (self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout))
         state.token = token
-        return await self._open().exchange(request, token, state.sendings, end=limit.end)
+        return await self._open().exchange(request, token, state.sends, end=limit.end)
 
     async def _wait(self, request: Request[Any], state: "CallState", decision: Decision) -> None:
         with self._limits.until() as limit:  # only aclose() ends it
@@ -295,62 +295,62 @@ class AsanaSession:
             raise self._closed_during(request, state)
 
     def _closed_during(self, request: Request[Any], state: "CallState") -> AsanaError:
-        if isinstance(request, CreateWebhookRequest) and state.sendings.count > state.not_executed:
-            lost = Outcome(kind="lost", problem="the session was closed before an answer came")
-            return unknown_outcome(request, lost, attempts=state.sendings.count, sent_at=state.sendings.last)
+        if isinstance(request, CreateWebhookRequest) and state.sends.count > state.not_executed:
+            lost = Outcome(kind="lost", problem="the session was closed before an answer arrived")
+            return unknown_outcome(request, lost, attempts=state.sends.count, sent_at=state.sends.last)
         return ConfigurationError(_CLOSED)
 
 
 @define
 class CallState:
-    """What is known about one call of a session's ``send`` while it goes on, with all its attempts."""
+    """The state of one `AsanaSession.send` call across its attempts."""
 
     deadline: float
     """By the policy's clock."""
-    sendings: Sendings = field(factory=Sendings)
+    sends: SendLog = field(factory=SendLog)
     attempts: int = 0
     not_executed: int = 0
-    """How many of the sendings Asana has certainly not executed."""
+    """How many of the sent requests Asana has certainly not executed."""
     token: Secret | None = None
-    """The one that was sent last."""
+    """The token that was sent last."""
     rejected: Secret | None = None
-    """The one that Asana did not accept, if another was asked for then."""
+    """The token Asana rejected, after which another one is requested."""
     renewal_due: bool = False
-    """Whether the provider has yet to be told that it was not accepted."""
+    """Whether the provider's ``renew`` is still to be called with *rejected*."""
     rejection: Outcome | None = None
-    """What Asana said to it."""
+    """The outcome of the attempt with *rejected*."""
     waited_out: Pause | None = None
-    """The pause of the session that the call has waited for already."""
+    """The pause of the session that this call has already waited for."""
     waiting_for: str = ""
-    """What the attempt under way waits for, in words that say what has not come."""
+    """What the attempt in flight waits for, for error messages."""
     waiting_since: float = 0.0
     """By the event loop's clock."""
 
     @property
     def maybe_done(self) -> bool:
-        """Whether Asana may have executed a sending before the last one."""
-        return self.sendings.count - self.not_executed > 1
+        """Whether Asana may have executed a request sent before the last one."""
+        return self.sends.count - self.not_executed > 1
 
     def count(self, outcome: Outcome) -> None:
-        """Count an attempt, if it was one."""
+        """Count an attempt, unless nothing was tried."""
         if outcome.kind != "paused" and outcome is not self.rejection:
             self.attempts += 1
 
     def renew(self, rejection: Outcome) -> None:
-        """Have the next attempt ask for another token."""
+        """Make the next attempt request another token."""
         self.rejected, self.rejection, self.renewal_due = self.token, rejection, True
 
     def timed_out(self, end: float, *, sent: bool) -> Outcome:
-        """Return what comes of the attempt when it is cancelled at its *end*, with the request *sent* or not."""
-        problem = f"{self.waiting_for} within {max(end - self.waiting_since, 0):.1f} seconds"
+        """Return the outcome of an attempt that was cancelled at *end*, with the request *sent* or not."""
+        problem = f"timed out waiting for {self.waiting_for} after {max(end - self.waiting_since, 0):.1f} seconds"
         return Outcome(kind="lost" if sent else "not_sent", problem=problem)
 
     async def ask_token(self, provider: TokenProvider) -> Secret:
-        """Return a token of *provider*, which is told before if its last one was not accepted.
+        """Return a token from *provider*, after awaiting its ``renew`` if Asana rejected the last token.
 
         Raises:
-            AsanaError: whatever of our own the provider raises.
-            ConfigurationError: it raises anything else, or its token cannot be sent.
+            AsanaError: the provider raises an error of this package.
+            ConfigurationError: the provider raises anything else, or its token cannot be sent.
         """
         try:
             renew = getattr(provider, "renew", None)
@@ -364,6 +364,6 @@ class CallState:
             if is_being_cancelled():
                 raise
             problem = "CancelledError"
-        except Exception as error:  # noqa: BLE001 - a provider may raise anything, and in it may be the token
+        except Exception as error:  # noqa: BLE001 - a provider may raise anything, with the token in it
             problem = type(error).__name__
         raise ConfigurationError(f"the token provider failed with {problem}")

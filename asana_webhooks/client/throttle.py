@@ -1,4 +1,4 @@
-"""What the calls of a session share: pauses after a 429, the retry budget, and slots for requests in flight.
+"""Rate limiting shared by a session's calls: pauses after a 429, the retry budget, and slots for requests in flight.
 
 Source: https://developers.asana.com/docs/rate-limits
 """
@@ -20,25 +20,25 @@ __all__ = ["Pause", "Throttle"]
 
 @frozen(eq=False)
 class Pause:
-    """A time in which no call of the session may send, because Asana answered 429 to one of them."""
+    """A pause of all calls of a session, because Asana answered 429 to one of them."""
 
     until: float
-    """By the policy's clock, in seconds."""
+    """When it ends, in seconds of the policy's clock."""
     details: tuple[ErrorDetail, ...]
-    """What Asana said with the 429."""
+    """Asana's error details in the 429."""
 
 
 class Throttle:
-    """What the calls of one session share. What follows from it is decided in `asana_webhooks.client.retry`.
+    """Rate limiting shared by one session's calls. `asana_webhooks.client.retry` decides how to act on it.
 
     Args:
-        policy: the session's.
-        limiter: what to enter for every attempt, or ``None``.
+        policy: the session's retry policy.
+        limiter: an async context manager to enter for every attempt, or ``None``.
         max_reads: how many GET requests may be in flight at once.
-        max_writes: how many other requests may be.
+        max_writes: how many other requests may be in flight at once.
 
     Raises:
-        ConfigurationError: an argument cannot work.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Throttle:
         if limiter is not None and not isinstance(limiter, AbstractAsyncContextManager):
             raise ConfigurationError(f"limiter must be an async context manager, not {type(limiter).__name__}")
         self.budget = policy.budget
-        """What is left for retries."""
+        """The rest of the retry budget."""
         self.limiter: AbstractAsyncContextManager[Any] = nullcontext() if limiter is None else limiter
         self._policy = policy
         self._pause: Pause | None = None
@@ -60,18 +60,18 @@ class Throttle:
         self._writes = asyncio.Semaphore(check_count("max_writes", max_writes))
 
     def slot(self, request: Request[Any]) -> AbstractAsyncContextManager[None]:
-        """Return what to enter so that no more requests of this kind are in flight than may be."""
+        """Return the semaphore that limits how many requests of this kind are in flight."""
         return self._reads if request.method == "GET" else self._writes
 
     def pause_left(self) -> float:
-        """Return the seconds that are left of the pause; 0 if there is none."""
+        """Return the seconds left of the pause; 0 if there is none."""
         return 0.0 if self._pause is None else max(self._pause.until - self._policy.clock(), 0.0)
 
     def paused(self, waited_out: Pause | None = None) -> Outcome | None:
-        """Return what comes of a call that wants to send now: ``None`` if it may.
+        """Return the outcome for a call that must not send now because of a pause; ``None`` if it may send.
 
         Args:
-            waited_out: a pause that the call has waited for already; it holds only others, whatever the clock says.
+            waited_out: a pause the call has already waited for; it no longer applies, whatever the clock says.
         """
         left = self.pause_left()
         if self._pause is None or self._pause is waited_out or not left:
@@ -85,7 +85,7 @@ class Throttle:
         )
 
     def record(self, decision: Decision, outcome: Outcome) -> None:
-        """Take what *decision* costs, and pause the session if it says so; a longer pause that began before stands."""
+        """Charge the cost of *decision* and start its pause, unless the current pause is longer."""
         self.budget = min(self.budget - decision.cost, self._policy.budget)
         if decision.pause > 0:
             until = self._policy.clock() + decision.pause
@@ -93,9 +93,9 @@ class Throttle:
                 self._pause = Pause(until, outcome.details)
 
     async def wait(self, decision: Decision) -> Pause | None:
-        """Wait before a call is sent again, and return the pause that is over then, if there was one.
+        """Wait before a retry; return the current pause if it ends within that wait.
 
-        If that is cancelled, the call is not sent again, and what that would have cost is given back.
+        On cancellation there is no retry, so its cost goes back to the budget.
         """
         waited_out = None if self.pause_left() > decision.wait else self._pause
         try:

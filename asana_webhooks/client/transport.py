@@ -1,4 +1,4 @@
-"""One exchange over aiohttp: sent, counted, its answer read, and whatever aiohttp raises turned into an outcome."""
+"""One HTTP exchange over aiohttp: send, count, read the answer, turn aiohttp's errors into an outcome."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ from asana_webhooks.models import Secret
 
 __all__ = [
     "DEFAULT_HEADERS",
-    "Sendings",
+    "SendLog",
     "Transport",
     "check_lent",
     "check_ssl",
@@ -47,94 +47,94 @@ DEFAULT_HEADERS: Final = {
     ),
     "Accept": "application/json",
 }
-"""What says who we are, unless told otherwise. Asana's own clients send ``X-Asana-Client-Lib`` in this form."""
+"""Headers sent unless the user replaces them. Asana's own clients send ``X-Asana-Client-Lib`` in this form."""
 
 _MAX_ANSWER: Final = 2 * 1024 * 1024
-"""Bytes of an answer's body, decompressed. A page of 100 full webhooks is about 0.1 MB; reading 2 MiB of the worst JSON
-(filters without members, and an error at the end) holds the event loop up for a second or two."""
+"""Largest body of an answer in bytes, decompressed. A page of 100 full webhooks is about 0.1 MB. Parsing 2 MiB of the
+worst JSON (filters without members, and an error at the end) blocks the event loop for 1 to 2 seconds."""
 _MAX_REFUSAL: Final = 64 * 1024
-"""Bytes of the body of an answer that says no."""
+"""Largest body of an answer outside 2xx, in bytes."""
 _REFUSAL_SECONDS: Final = 5.0
-"""How long to wait for such a body, and never more than half of the time that is left: the status has said no."""
+"""Longest wait for such a body, and at most half of the time left: the status alone tells the error."""
 _MAX_CHANGES: Final = 100
-"""Announced changes remembered. Asana announces a few; a server that sends ever new ones would fill memory and logs."""
+"""Most announced changes remembered. Asana announces a few; a server with endless ones would fill memory and logs."""
 _CHOICES: Final = ("asana-enable", "asana-disable")
-"""Headers that choose a side of changes; nobody needs to be told of those."""
+"""Headers that opt in to or out of changes; the changes they name are not logged."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_-]*")
-"""What looks in a URL as it looks here."""
+"""Paths that need no URL encoding."""
 
 _log = logging.getLogger(__name__)
 
 
 @define
-class Sendings:
-    """How often the requests of one call went out."""
+class SendLog:
+    """How often the requests of one call were sent."""
 
     count: int = 0
     last: datetime = _NEVER
-    """When the last body did, or was about to; a request without one leaves no trace here."""
+    """When the last body was sent, or was about to be; requests without a body are not recorded."""
 
     def note(self) -> None:
-        """Count one more, now."""
+        """Count a request sent now."""
         self.count += 1
         self.last = datetime.now(UTC)
 
 
 class CountedPayload(aiohttp.BytesPayload):
-    """A body that counts how often it is sent.
+    """A request body that counts how often it is sent.
 
-    aiohttp asks for it once there is a connection, and again when it silently repeats a PUT or DELETE because a
-    kept-alive connection broke. So nothing was sent while the count stands still, on lent sessions too.
+    aiohttp writes it once connected, and again when it silently repeats a PUT or DELETE because a kept-alive connection
+    broke. So an unchanged count means that nothing was sent, unless a middleware of the http session replaces the body.
     """
 
-    def __init__(self, body: bytes, sendings: Sendings) -> None:
+    def __init__(self, body: bytes, sends: SendLog) -> None:
         super().__init__(body)
-        self._sendings = sendings
-        self._sendings.last = datetime.now(UTC)
+        self._sends = sends
+        self._sends.last = datetime.now(UTC)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._sendings.note()
+        self._sends.note()
         await super().write_with_length(writer, content_length)
 
 
 @define(kw_only=True)
 class Transport:
-    """Where a session's requests go, and how."""
+    """Sends one session's requests over aiohttp."""
 
     http: aiohttp.ClientSession
     base_url: URL
     headers: Mapping[str, str] = field(repr=False)
     proxy: str | None = field(repr=False)
-    """It may hold a password."""
+    """The proxy's URL; it may contain a password."""
     ssl: ssl_module.SSLContext | bool
     timeout: aiohttp.ClientTimeout
     _logged_changes: set[str] = field(factory=set, init=False, repr=False)
 
-    async def exchange(self, request: Request[Any], token: Secret, sendings: Sendings, *, end: float) -> Outcome:
-        """Send *request* once, as far as we can see, and return what it came to.
+    async def exchange(self, request: Request[Any], token: Secret, sends: SendLog, *, end: float) -> Outcome:
+        """Send *request* once (aiohttp may silently repeat it) and return the outcome.
 
         Args:
             request: what to send.
             token: the access token.
-            sendings: where to count how often it goes out.
+            sends: counts how often it is sent.
             end: when it will be cancelled, in seconds of the event loop's clock.
 
         Raises:
-            ConfigurationError: aiohttp refuses to send it.
+            ConfigurationError: aiohttp refuses to send the request.
         """
-        body = _payload(request, sendings)
+        body = _payload(request, sends)
         content_type = {"Content-Type": "application/json"} if body is not None and body.size else {}
-        before = sendings.count
+        before = sends.count
         try:
             async with self.http.request(
                 request.method,
                 _url(self.base_url, request),
                 data=body,
                 headers={**self.headers, "Authorization": f"Bearer {token.reveal()}", **content_type},
-                skip_auto_headers=None if body is None else ("Content-Type",),  # an empty body has none
+                skip_auto_headers=None if body is None else ("Content-Type",),  # no Content-Type without content
                 allow_redirects=False,  # a redirect could carry headers and body to another host
-                raise_for_status=False,  # its error would hold the token
+                raise_for_status=False,  # its error would contain the token
                 proxy=self.proxy,
                 ssl=self.ssl,
                 timeout=self.timeout,
@@ -143,18 +143,18 @@ class Transport:
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            # aiohttp does this to those who wait for a connection when their session is closed.
+            # Closing an aiohttp session cancels requests that wait for a connection.
             problem = "the http session was closed"
-            return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=problem)
+            return Outcome(kind="lost" if sends.count > before else "not_sent", problem=problem)
         except (aiohttp.ClientError, OSError) as error:
-            return Outcome(kind="lost" if sendings.count > before else "not_sent", problem=problem_of(error))
+            return Outcome(kind="lost" if sends.count > before else "not_sent", problem=problem_of(error))
         except (ValueError, RuntimeError, TypeError) as error:
-            if sendings.count > before:
+            if sends.count > before:
                 return Outcome(kind="lost", problem=problem_of(error))
             refusal = refusal_of(error)
         else:
             return self._outcome(request, token, response, content)
-        raise ConfigurationError(refusal)  # out here, or aiohttp's error would hang on it as its context
+        raise ConfigurationError(refusal)  # raised here, so that aiohttp's error does not become its context
 
     def _outcome(
         self, request: Request[Any], token: Secret, response: aiohttp.ClientResponse, content: bytes | None
@@ -178,8 +178,8 @@ class Transport:
             if name not in known and len(self._logged_changes) < _MAX_CHANGES:
                 self._logged_changes.add(name)
                 _log.warning(
-                    "Asana announces the change %r, which affects these requests; read %r. To have it already, give "
-                    "the session headers={'Asana-Enable': %r}; to put it off, 'Asana-Disable'",
+                    "Asana announces the change %r, which affects these requests; see %r. To opt in now, give the "
+                    "session headers={'Asana-Enable': %r}; to opt out for now, use 'Asana-Disable'",
                     name,
                     info,
                     name,
@@ -188,32 +188,32 @@ class Transport:
 
 def _url(base_url: URL, request: Request[Any]) -> URL:
     query, path = request.query(), request.path
-    if not _PLAIN_PATH.fullmatch(path):  # only those of somebody's own need more
+    if not _PLAIN_PATH.fullmatch(path):  # only a user's own requests have such paths
         return URL(f"{base_url}".rstrip("/") + path).with_query(query)
-    # An offset is asked for once, and no cache needs to hold it.
+    # An offset is used once, so it is not cached.
     asked = base_url.with_query(query) if "offset" in query else _asked(base_url, tuple(query.items()))
     return asked.with_path(base_url.raw_path.rstrip("/") + path, encoded=True, keep_query=True)
 
 
 @lru_cache(maxsize=64)
 def _asked(base_url: URL, query: tuple[tuple[str, str], ...]) -> URL:
-    # To encode the query and take the host apart for every request took 10 µs of CPU time, and this takes 2.
+    # Encoding the query and parsing the host for every request took 10 µs of CPU time; the cache takes 2 µs.
     return base_url.with_query(query)
 
 
-def _payload(request: Request[Any], sendings: Sendings) -> CountedPayload | None:
+def _payload(request: Request[Any], sends: SendLog) -> CountedPayload | None:
     content = request.body()
     if content is None and isinstance(request, DeleteWebhookRequest):
-        content = b""  # written like any other, and so counted; a GET is repeated whatever came of it
-    return None if content is None else CountedPayload(content, sendings)
+        content = b""  # an empty body is written, so it is counted; a GET is always safe to retry
+    return None if content is None else CountedPayload(content, sends)
 
 
 async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None) -> bytes | None:
-    """Return the whole body, or ``None`` if it was cut off or is too long; such a connection is not used again.
+    """Return the whole body, or ``None`` if it was cut off or is too long; then the connection is not reused.
 
     Args:
         response: the answer.
-        most: bytes it may have, decompressed; by default what any answer of the API may.
+        most: the largest body in bytes, decompressed; by default 2 MiB.
     """
     most = _MAX_ANSWER if most is None else most
     chunks, size = [], 0
@@ -222,15 +222,15 @@ async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None
             chunk = await response.content.readany()
             size += len(chunk)
             if size > most:
-                return None  # what is left unread ends the connection
+                return None  # the unread rest closes the connection
             chunks.append(chunk)
-    except (aiohttp.ClientError, OSError, RuntimeError):  # the last if the session is closed meanwhile
+    except (aiohttp.ClientError, OSError, RuntimeError):  # RuntimeError: the session was closed
         return None
     return b"".join(chunks)
 
 
 async def _content(request: Request[Any], response: aiohttp.ClientResponse, end: float) -> bytes | None:
-    # What the status alone says, a body that never ends must not call into question.
+    # The status tells the error; an endless body must not turn it into a timeout.
     if not 200 <= response.status < 300:
         try:
             left = end - asyncio.get_running_loop().time()
@@ -244,7 +244,7 @@ async def _content(request: Request[Any], response: aiohttp.ClientResponse, end:
 
 
 def problem_of(error: Exception) -> str:
-    """Say what went wrong in words of our own: aiohttp's errors hold the whole request, token included."""
+    """Describe *error* in our own words: aiohttp's errors contain the whole request, token included."""
     match error:
         case aiohttp.ClientConnectorCertificateError(host=host, port=port, certificate_error=refusal):
             reason = getattr(refusal, "verify_message", None) or type(refusal).__name__
@@ -256,45 +256,45 @@ def problem_of(error: Exception) -> str:
         case aiohttp.ClientHttpProxyError(status=status):
             return f"the proxy answered {status} instead of connecting"
     return {
-        aiohttp.ServerDisconnectedError: "the connection was closed before an answer came",
+        aiohttp.ServerDisconnectedError: "the connection was closed before an answer arrived",
         aiohttp.ClientOSError: "the connection was reset",
-        aiohttp.ConnectionTimeoutError: "no connection could be made in time",
-        aiohttp.ClientResponseError: "what came back is not HTTP",
-    }.get(type(error), f"the exchange failed with {type(error).__name__}")
+        aiohttp.ConnectionTimeoutError: "connecting timed out",
+        aiohttp.ClientResponseError: "the answer is not valid HTTP",
+    }.get(type(error), f"the request failed with {type(error).__name__}")
 
 
 def refusal_of(error: Exception) -> str:
-    """Say why aiohttp refuses to send. Its own words are not shown: they may quote what was to be sent."""
+    """Describe why aiohttp refuses to send. Its own message is not shown: it may quote the request."""
     if "AUTHORIZATION" in str(error):
         return (
-            "the token cannot go with other credentials for the same host: remove the host from the .netrc file, or "
-            "do without trust_env (proxy= names a proxy)"
+            "other credentials for the same host conflict with the token: remove the host from the .netrc file, or use "
+            "proxy= instead of trust_env"
         )
     return (
-        f"aiohttp refused to send the request ({type(error).__name__}); a lent http session must be open, and made in "
-        "the event loop that uses it"
+        f"aiohttp refused to send the request ({type(error).__name__}); a session passed as http= must be open, and "
+        "created in the event loop that uses it"
     )
 
 
 def check_lent(http: object) -> None:
-    """Check an http session that somebody lends us.
+    """Check the http session a user passes.
 
     Raises:
-        ConfigurationError: it is none, or we could not work with it.
+        ConfigurationError: it is not an `aiohttp.ClientSession`, or has settings that cannot work here.
     """
     if not isinstance(http, aiohttp.ClientSession):
         raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(http).__name__}")
     if http.auth is not None:
-        raise ConfigurationError("the lent http session has auth=, which cannot go with a token; lend one without")
+        raise ConfigurationError("the session passed as http= has auth=, which conflicts with the token; remove it")
     if not http.auto_decompress:
-        raise ConfigurationError("the lent http session has auto_decompress=False: answers could not be read")
+        raise ConfigurationError("the session passed as http= has auto_decompress=False; pass one that decompresses")
 
 
 def check_ssl(ssl: object) -> ssl_module.SSLContext | bool:
-    """Return what aiohttp wants for a session's *ssl* argument.
+    """Return aiohttp's value for a session's *ssl* argument.
 
     Raises:
-        ConfigurationError: it is neither ``None`` nor a context.
+        ConfigurationError: *ssl* is neither ``None`` nor an `ssl.SSLContext`.
     """
     if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
         raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be switched off")

@@ -76,7 +76,7 @@ MISTAKES: list[tuple[int, tuple[str, ...], str]] = [
     (2, ("dmo",), '"demo"'),
     # what cannot work
     (1, ("fake", "--token", ""), "token is empty"),
-    (1, ("fake", "--token", "a b"), "token holds a space"),
+    (1, ("fake", "--token", "a b"), "token has a space"),
     (1, ("fake", "--project", "1a"), "digits, not '1a'"),
     (1, ("fake", "--workspace", "x"), "digits, not 'x'"),
     (1, ("fake", "--project", "7", "7"), "a resource 7 already"),

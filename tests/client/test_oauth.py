@@ -132,7 +132,7 @@ class TestRequest:
                 token = oauth_token(fake, fake.register_app(), http=http)
                 first = await token()
                 assert not http.closed
-            with pytest.raises(ConfigurationError, match="a lent http session must be open"):
+            with pytest.raises(ConfigurationError, match="a session passed as http= must be open"):
                 await token.renew(first)
 
         assert fake.requests[0].headers["x-mine"] == "1"
@@ -169,11 +169,11 @@ class TestRequest:
             with_login = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "canary"))
         async with with_login, aiohttp.ClientSession(auto_decompress=False) as packed:
             wrong: list[tuple[dict[str, Any], str]] = [
-                ({"client_id": 12345}, "client_id must be a text, not int"),
+                ({"client_id": 12345}, "client_id must be a string, not int"),
                 ({"client_secret": ""}, "client_secret is empty"),
-                ({"client_secret": "canary\n"}, "client_secret holds a space, a line break"),
-                ({"refresh_token": Secret("canary")}, "refresh_token must be a text, not Secret"),
-                ({"access_token": "canary ä"}, "access_token holds a space"),
+                ({"client_secret": "canary\n"}, "client_secret has a space, a line break"),
+                ({"refresh_token": Secret("canary")}, "refresh_token must be a string, not Secret"),
+                ({"access_token": "canary ä"}, "access_token has a space"),
                 ({"expires_at": datetime(2026, 1, 2)}, "expires_at must be a datetime with a time zone"),  # noqa: DTZ001
                 ({"expires_at": 1_800_000_000}, "expires_at must be a datetime with a time zone"),
                 ({"on_refresh": "save"}, "on_refresh must be an async callable, not str"),
@@ -183,8 +183,8 @@ class TestRequest:
                 ({"token_url": 7}, "token_url must look like https://app.asana.com/-/oauth_token"),
                 ({"timeout": 0}, "timeout must be a finite number of seconds, above 0"),
                 ({"http": "canary"}, r"http must be an aiohttp\.ClientSession, not str"),
-                ({"http": with_login}, "the lent http session has auth="),
-                ({"http": packed}, "the lent http session has auto_decompress=False"),
+                ({"http": with_login}, "the session passed as http= has auth="),
+                ({"http": packed}, "the session passed as http= has auto_decompress=False"),
                 ({"ssl": False}, r"ssl must be an ssl\.SSLContext"),
                 ({"proxy": "canary"}, "proxy must be the URL of an HTTP proxy"),
             ]
@@ -261,7 +261,7 @@ class TestAnswer:
             assert error.problem == "the access token has expired already @ $.expires_in"
         for name, token in (("access_token", "canary\n"), ("refresh_token", "canary x"), ("access_token", "")):
             error = error_of(200, json.dumps(GRANTED | {name: token}).encode())
-            assert error.problem == "a token in it is empty, or holds what cannot be sent @ $"
+            assert error.problem == "a token in it is empty or has a character that cannot be sent @ $"
 
     def test_refused(self) -> None:
         """OAuth's code and sentence are in the error, with what to do; without them the text stays readable."""
@@ -595,7 +595,7 @@ class TestOnRefresh:
             assert await token() == first
 
         assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
-            ("WARNING", f"on_refresh failed with {error.__name__}: the new tokens are not saved")
+            ("WARNING", f"on_refresh failed with {error.__name__}; the new tokens may not be saved")
         ]
         assert first not in caplog.text
 
@@ -617,7 +617,7 @@ class TestOnRefresh:
             refresh.cancel()
             token = await asking
 
-        assert "on_refresh failed with OSError: the new tokens are not saved" in caplog.text
+        assert "on_refresh failed with OSError; the new tokens may not be saved" in caplog.text
         assert token not in caplog.text
 
     async def test_hanging(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -706,7 +706,7 @@ class TestCancelled:
             await server.got_request.wait()
             for task in refreshing():
                 task.cancel()
-            with pytest.raises(ConnectionFailedError, match="the refresh was cancelled"):
+            with pytest.raises(ConnectionFailedError, match="the refresh task was cancelled"):
                 await asking
             assert await token() == GRANTED["access_token"]
 
@@ -747,7 +747,7 @@ class TestCancelled:
 TROUBLE: dict[str, tuple[Step, type[AsanaError], str]] = {
     "hang": ("hang", ConnectionFailedError, "the token endpoint did not answer within 0.2 seconds"),
     "reset": ("reset", ConnectionFailedError, "the connection was reset"),
-    "close": ("close", ConnectionFailedError, "the connection was closed before an answer came"),
+    "close": ("close", ConnectionFailedError, "the connection was closed before an answer arrived"),
     "no HTTP": (b"canary-secret\r\n\r\n", ConnectionFailedError, "refreshToken"),
     "429": (answer(429, {}, headers={"Retry-After": "30"}), RateLimitedError, "Asana asked to wait 30 seconds"),
     "503": (answer(503, b"<html>", headers={"Retry-After": "5"}), ServerError, "Asana asked to wait 5 seconds"),
@@ -872,6 +872,6 @@ class TestSession:
         """An endpoint that hangs holds no call longer than its own time."""
         async with oauth_session(timeout=0.2) as (fake, _, asana):
             hold = fake.hold("oauth_token")
-            with pytest.raises(DeadlineExceededError, match="no token"):
+            with pytest.raises(DeadlineExceededError, match="waiting for the token provider"):
                 await count_webhooks(asana)
             hold.release()

@@ -262,7 +262,7 @@ class TestBadInput:
         ]
         for make, name in makes:
             for gid in BAD_GIDS:
-                with pytest.raises(ConfigurationError, match=rf"^{name} must be a gid, a text of digits"):
+                with pytest.raises(ConfigurationError, match=rf"^{name} must be a gid, a string of digits"):
                     make(gid)
         for make, name in makes[:-1]:  # the resource of a list may be left out
             with pytest.raises(ConfigurationError, match=f"^{name} must be a gid"):

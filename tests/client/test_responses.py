@@ -111,7 +111,7 @@ class TestOutcome:
         outcome = outcome_of(request_, 200, None)
 
         assert (outcome.kind, outcome.malformed) == ("garbled", True)
-        assert outcome.problem == "its body was cut off or far too long"
+        assert outcome.problem == "its body was cut off or too long"
 
     @pytest.mark.parametrize("status", [100, 199, 300, 301, 304, 400, 401, 404, 429, 499, 500, 503, 599, 700])
     def test_refused(self, status: int) -> None:

@@ -228,7 +228,7 @@ class TestAttempts:
             said = [decide(name, operation, maybe_done=maybe_done, attempt=attempt) for attempt in range(1, 7)]
 
             assert [one.action for one in said] == ["again"] * (limit - 1) + ["raise"] * (7 - limit), name
-            assert {one.reason for one in said[limit - 1 :]} == {"no attempt is left"}
+            assert {one.reason for one in said[limit - 1 :]} == {"no attempts left"}
 
     @pytest.mark.parametrize("operation", OPERATIONS)
     def test_a_pause_of_the_session_is_no_attempt(self, operation: str) -> None:

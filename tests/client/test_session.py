@@ -184,7 +184,7 @@ async def test_wrong_types_name_their_place() -> None:
 async def test_a_create_at_its_deadline_is_of_unknown_outcome() -> None:
     """The request was sent, so running out of time says nothing about the webhook."""
     async with asking("hang", timeout=0.5, retry=RetryPolicy()) as (asana, _, _):
-        with pytest.raises(CreateOutcomeUnknownError, match="no answer within"):
+        with pytest.raises(CreateOutcomeUnknownError, match="waiting for an answer after"):
             await asana.send(CREATE)
 
 
@@ -258,7 +258,7 @@ def test_bad_arguments_are_refused_at_once() -> None:
         ("http", object(), r"http must be an aiohttp\.ClientSession"),
         ("ssl", False, "cannot be switched off"),
         ("proxy", "socks5://h:1", "proxy must be the URL"),
-        ("headers", {"Authorization": "Bearer x"}, "the header Authorization is set by itself"),
+        ("headers", {"Authorization": "Bearer x"}, "the session sets the header Authorization itself"),
     ]
     for name, value, match in wrong:
         with pytest.raises(ConfigurationError, match=match):

@@ -51,7 +51,7 @@ class TestLimiter:
         limiter = AsyncLimiter(1, 3600)
         async with asking(limiter=limiter, retry=RetryPolicy(), timeout=0.2) as (asana, server):
             await limiter.acquire()
-            with pytest.raises(DeadlineExceededError, match=r"its turn did not come \(limiter") as caught:
+            with pytest.raises(DeadlineExceededError, match=r"timed out waiting for a slot \(limiter") as caught:
                 await asana.send(CREATE.request)
 
             assert server.arrivals == []
@@ -203,7 +203,7 @@ async def test_a_connection_has_its_time(lent: bool) -> None:
     async with raw_server(saying(b"")) as server, aiohttp.ClientSession() as http:
         url = server.url.replace("http:", "https:")
         async with session(url, connect_timeout=0.05, attempts=1, http=http if lent else None) as asana:
-            with pytest.raises(ConnectionFailedError, match="no connection could be made in time"):
+            with pytest.raises(ConnectionFailedError, match="connecting timed out"):
                 await asana.send(GET.request)
 
 
@@ -233,7 +233,7 @@ async def test_waiting_for_a_connection_is_no_failure_to_connect(lent: bool) -> 
 async def test_who_lets_no_cancellation_through(options: dict[str, Any]) -> None:
     """The deadline holds, nothing is sent after it, and the task counts as cancelled by nobody."""
     async with raw_server(saying(framed(GET.good))) as server, session(server.url, timeout=0.05, **options) as asana:
-        with pytest.raises(DeadlineExceededError, match=r"within 0\.\d seconds"):
+        with pytest.raises(DeadlineExceededError, match=r"after 0\.\d seconds"):
             await asana.send(GET.request)
 
         assert server.requests == []
@@ -379,7 +379,7 @@ class TestCaps:
         async with self.holding(retry=retry, timeout=0.1, max_writes=1) as (asana, server, leave):
             first = asyncio.create_task(asana.send(PUT.request))
             await server.arrived(1)
-            with pytest.raises(DeadlineExceededError, match=r"turn did not come \(limiter, max_reads, max_writes"):
+            with pytest.raises(DeadlineExceededError, match=r"waiting for a slot \(limiter, max_reads, max_writes"):
                 await asana.send(CREATE.request)
             leave.release()
             await asyncio.wait({first})

@@ -210,7 +210,7 @@ async def test_what_is_no_answer(what: str) -> None:
 
 def is_in_words(text: str) -> bool:
     """Tell whether an error says what was wrong, in words and not in class names."""
-    return ("HTTP" in text or "closed before an answer came" in text) and "ClientResponseError" not in text
+    return ("HTTP" in text or "closed before an answer arrived" in text) and "ClientResponseError" not in text
 
 
 @pytest.mark.parametrize("status", ["000", "099", "101", "600", "999"])

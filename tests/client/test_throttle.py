@@ -313,7 +313,7 @@ class TestBudget:
                 assert len(server.arrivals) == requests
 
             await told("ServerError", requests=3)  # 20 are spent
-            assert caplog.messages[-1].endswith("not sent again: the session's retry budget is exhausted")
+            assert caplog.messages[-1].endswith("not retrying: the session's retry budget is exhausted")
             for _ in range(9):
                 await told("Webhook", requests=1)
             await told("ServerError", requests=1)  # 9 are not enough

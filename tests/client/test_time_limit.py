@@ -307,7 +307,7 @@ class TestTimers:
         entered = [limits.until(100.001 + number) for number in range(1000)]
         for limit in entered:
             limit.__enter__()
-        limits._look()
+        limits._check()
 
         assert [one.when() for one in timers] == [100.001, pytest.approx(100.005)]
         for limit in entered:

@@ -221,7 +221,7 @@ class TestNotSent:
                     one.connect(full.getsockname())
             url = f"http://127.0.0.1:{full.getsockname()[1]}/api/1.0"
             async with session(url, retry=quick(create_attempt_timeout=0.1)) as asana:
-                with pytest.raises(ConnectionFailedError, match="no answer within"):
+                with pytest.raises(ConnectionFailedError, match="waiting for an answer after"):
                     await asana.send(CREATE)
             for one in fillers:
                 one.close()
@@ -264,7 +264,7 @@ class TestLimits:
         """One attempt may take attempt_timeout, a create create_attempt_timeout."""
         async with scripted_server("hang") as server:
             async with session(server.url, retry=quick(attempts=2, attempt_timeout=0.05)) as asana:
-                with pytest.raises(ConnectionFailedError, match=r"within 0\.\d seconds \(2 attempts\)"):
+                with pytest.raises(ConnectionFailedError, match=r"after 0\.\d seconds \(2 attempts\)"):
                     await asana.send(GET)
             async with session(server.url, retry=quick(create_attempt_timeout=0.05)) as asana:
                 with pytest.raises((CreateOutcomeUnknownError, ConnectionFailedError)):
@@ -333,7 +333,7 @@ class TestRefusals:
             return TOKEN
 
         async with AsanaSession(provide, base_url="http://127.0.0.1:1", http=http) as asana:
-            await self.check_refused(asana, "the lent http session is closed")
+            await self.check_refused(asana, "the session passed as http= is closed")
 
     async def test_anything_else(self) -> None:
         """Whatever a lent session's middleware raises of the kind."""
@@ -448,7 +448,7 @@ class TestWhatAiohttpIsGiven:
         monkeypatch.setattr("asana_webhooks.client.transport._MAX_ANSWER", 1000)
         async with scripted_server(answer(200, b"x" * 30_000_000), OK) as server:
             async with session(server.url, retry=quick(attempts=1)) as asana:
-                with pytest.raises(UnexpectedResponseError, match="far too long"):
+                with pytest.raises(UnexpectedResponseError, match="cut off or too long"):
                     await asana.send(GET)
                 await asana.send(GET)
 
