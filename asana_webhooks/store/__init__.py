@@ -1,4 +1,4 @@
-"""Where registrations and deliveries are kept: in memory, or in a SQLite file. `open_store` picks one by URL."""
+"""Stores for registrations and deliveries: in memory, or in a SQLite file. `open_store` picks one by URL."""
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.base import Store
@@ -12,15 +12,15 @@ _ADVICE = "use sqlite:///relative.db, sqlite:////absolute/path.db or memory:"
 
 
 def open_store(url: str, *, secret_box: SecretBox | None = None) -> Store:
-    """Return the store that a URL names; it is opened by ``async with`` or by its first use.
+    """Return the store for a URL. ``async with`` or the first call opens it.
 
     Args:
-        url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db`` (the path is taken as it stands, without
+        url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db`` (the path is used as written, without
             percent-decoding), or ``memory:``.
         secret_box: seals the secrets of webhooks; see `SQLiteStore`. A store in memory writes none, and ignores it.
 
     Raises:
-        ConfigurationError: no store goes by such a URL, or *secret_box* is not a `SecretBox`.
+        ConfigurationError: *url* is not the URL of a store, or *secret_box* is not a `SecretBox`.
     """
     if url == "memory:":
         return MemoryStore()
@@ -29,6 +29,6 @@ def open_store(url: str, *, secret_box: SecretBox | None = None) -> Store:
         raise ConfigurationError(f"this version has no PostgreSQL store yet; {_ADVICE}")
     path = rest.removeprefix("///")
     if scheme != "sqlite" or not rest.startswith("///") or not path or "?" in path:
-        # The URL itself stays out of the message: it may hold a password.
-        raise ConfigurationError(f"this is not the URL of a store; {_ADVICE}")
+        # The message leaves out the URL, which may contain a password.
+        raise ConfigurationError(f"the store URL is not supported; {_ADVICE}")
     return SQLiteStore(path, secret_box=secret_box)

@@ -1,11 +1,11 @@
-"""What a store keeps and promises: registrations (whose secret is it?) and the inbox (what has not been handled yet?).
+"""The `Store` protocol: registrations (the secret of each endpoint) and the inbox (the deliveries to handle).
 
-`Store` is one protocol in two groups of methods. Every method is one short transaction; when it returns, its effect
-survives the process (a store in memory excepted), and when it raises, nothing was changed. Times are seconds of the
+Every method except `Store.purge` makes its changes in one short transaction. When it returns, its changes are
+durable (in `MemoryStore`, until the process ends). When it raises, it has changed nothing. Times are seconds of the
 store's own clock.
 
-Every method raises `StoreUnavailableError` when the store cannot be reached, and those that add something, heartbeats
-included, raise `StoreFullError` when it takes no more for the moment.
+Every method raises `StoreUnavailableError` when the store cannot be read or written. Methods that read or add data,
+heartbeats included, raise `StoreFullError` while too many calls are waiting.
 """
 
 import enum
@@ -33,42 +33,42 @@ __all__ = [
 ]
 
 MAX_CANDIDATES = 4
-"""How many handshakes a pending registration remembers."""
+"""Maximum number of candidates of a pending registration."""
 
 PutResult = Literal["stored", "duplicate", "refused"]
 
 
 def registration_id(endpoint: str) -> str:
-    """Return the id a registration is stored under: the hash of its endpoint, in hex.
+    """Return the id of a registration: the SHA-256 of its endpoint, in hex.
 
-    Whoever reads the store or a log cannot tell the endpoint from it.
+    The id does not reveal the endpoint to someone who reads the store or a log.
     """
     return hashlib.sha256(endpoint.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def candidate_id(secret: Secret) -> str:
-    """Return the name a candidate's quarantined deliveries are kept under: the hash of its secret, in hex."""
+    """Return the id of a candidate: the SHA-256 of its secret, in hex. Its quarantined deliveries refer to it."""
     return hashlib.sha256(secret.reveal().encode()).hexdigest()
 
 
 class RegistrationState(enum.Enum):
-    """Where a registration stands; it only ever moves down this list.
+    """The state of a registration. It only moves down this list.
 
-    A pending registration whose deadline has passed counts as closed in all that a store answers, whether `Store.sweep`
-    has ended it yet or not: whoever opened it may be gone.
+    A pending registration past its deadline counts as closed in every method, even before `Store.sweep` closes it: the
+    process that opened it may have ended.
     """
 
     PENDING = "pending"
-    """The create call is open: handshakes are remembered as candidates and echoed, until the deadline."""
+    """The create call is in flight: until the deadline, handshakes are stored as candidates and echoed."""
     CONFIRMED = "confirmed"
-    """Asana's 201 named the secret: deliveries are verified with it."""
+    """Asana's 201 contained the secret, and deliveries are verified with it."""
     CLOSED = "closed"
-    """Over: everything is answered with 404."""
+    """Every request for it is answered with 404."""
 
 
 @frozen(kw_only=True)
 class Registration:
-    """The record behind one target: which webhook it belongs to and how its deliveries are verified."""
+    """The record of one target: which webhook it belongs to, and how its deliveries are verified."""
 
     id: str
     """`registration_id` of the target's endpoint."""
@@ -76,11 +76,11 @@ class Registration:
     """The gid of the resource the webhook watches."""
     state: RegistrationState
     deadline: float
-    """When a pending registration is over, in seconds since the epoch."""
+    """When a pending registration expires, in seconds since the epoch."""
     candidates: tuple[Secret, ...] = ()
-    """While pending: the secrets of the handshakes so far, oldest first."""
+    """While pending: the secrets of its handshakes, oldest first."""
     echoed: bool = False
-    """Whether a handshake was ever remembered for it, and so may have been echoed; True for ever then."""
+    """Whether a candidate was ever stored, so that a handshake may have been echoed. Once True, it stays True."""
     secret: Secret | None = None
     """Once confirmed: the secret."""
     webhook_gid: str | None = None
@@ -91,14 +91,14 @@ class Registration:
 
 @frozen(kw_only=True)
 class NewDelivery:
-    """A verified delivery on its way into the store."""
+    """A verified delivery to put into the store."""
 
     registration: str
     signature: str = field(repr=False)
-    """Lower-case hex; with the registration it tells duplicates."""
+    """Lower-case hex. Duplicates have the same registration and signature."""
     body: bytes = field(repr=False)
     candidate: str | None = None
-    """`candidate_id` of the secret it was verified with, if the registration was still pending: it is quarantined."""
+    """`candidate_id` of the secret that verified it, if the registration was pending. It is then quarantined."""
 
 
 @frozen(kw_only=True)
@@ -108,9 +108,9 @@ class Lease:
     id: int
     """The delivery's number in the store."""
     fence: int
-    """Which lease of the delivery this is; what an older one says later is ignored."""
+    """The number of this lease of the delivery. Calls with an older lease change nothing."""
     attempt: int
-    """1 when the delivery is handled for the first time."""
+    """1 on the first attempt."""
     registration: str
     webhook_gid: str | None
     resource: str
@@ -133,37 +133,37 @@ class DeadLetter:
     """Seconds since the epoch."""
     attempts: int
     error: str
-    """What the last attempt said."""
+    """The error text of the last attempt."""
     body: bytes = field(repr=False)
 
 
 @frozen(kw_only=True)
 class StoreHealth:
-    """How a store is doing."""
+    """The health of a store."""
 
     waiting: int
-    """Deliveries nobody holds, those waiting for another attempt included."""
+    """Deliveries that no worker holds, including those that wait for their next attempt."""
     leased: int
-    """Deliveries a worker holds."""
+    """Deliveries that a worker holds."""
     quarantined: int
-    """Deliveries that wait for the 201 of their webhook; until then nobody can handle them."""
+    """Deliveries that cannot be claimed before the 201 of their webhook."""
     dead: int
     """Dead letters."""
     oldest_age: float | None
-    """Seconds since the oldest unfinished delivery came in; ``None`` if there is none. Quarantine does not count."""
+    """Seconds since the oldest waiting or leased delivery was received; ``None`` if there is none."""
     writable: bool
-    """Whether a delivery would be taken now: it can be written, and there is room for it."""
+    """Whether the store accepts a delivery now: writing works, and there is room."""
     heartbeats: dict[str, float | None]
-    """The gid of each confirmed webhook, with the time of its last heartbeat in seconds since the epoch. Asana sends
-    one every eight hours, so a webhook silent for longer deserves a look."""
+    """The last heartbeat of each confirmed webhook, by gid, in seconds since the epoch; ``None`` before the first.
+    Asana sends one every eight hours, so check a webhook that is silent for longer."""
     log_bytes: int | None = None
-    """How long the store's write-ahead log is; ``None`` for a store without one."""
+    """The size of the write-ahead log in bytes; ``None`` for a store without one."""
     problems: tuple[str, ...] = ()
-    """What an operator should see to, in words; no secret is in them. If there is no room, it says which."""
+    """Problems for an operator to fix, in words and without secrets. A full store names the limits to raise."""
 
 
 class Store(Protocol):
-    """Where registrations and deliveries are kept. Open it with ``async with``, or let the first call do it."""
+    """A store for registrations and deliveries. Open it with ``async with``, or let the first call open it."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -172,7 +172,7 @@ class Store(Protocol):
     ) -> None: ...
 
     async def aclose(self) -> None:
-        """Finish what is being written and close. Closing twice is fine; using a closed store is an error."""
+        """Finish pending writes and close. Closing twice is fine; using a closed store is a `ConfigurationError`."""
 
     # Registrations
 
@@ -180,97 +180,96 @@ class Store(Protocol):
         """Add a pending registration, before its create request is sent.
 
         Args:
-            id: `registration_id` of a fresh endpoint; one that is known already is a `ConfigurationError`.
+            id: `registration_id` of a fresh endpoint; a known id is a `ConfigurationError`.
             resource: the gid the webhook will watch.
-            ttl: seconds until its deadline; it counts as closed from then on, unless it was confirmed before.
+            ttl: seconds until its deadline. From then on it counts as closed, unless it is confirmed.
         """
 
     async def offer(self, id: str, secret: Secret) -> bool:
-        """Remember the secret of a handshake. True: it is committed and may be echoed.
+        """Store the secret of a handshake as a candidate. True: it is committed and may be echoed.
 
-        False, and nothing changed, unless the registration is pending, within its deadline, and has this secret
-        already or room for it (`MAX_CANDIDATES`).
+        True only if the registration is pending, within its deadline, and either has this candidate already or has
+        room for it (`MAX_CANDIDATES`). False: nothing changed.
         """
 
     async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
-        """Let Asana's 201 decide. True: the registration is confirmed.
+        """Confirm a registration with the gid and secret of Asana's 201. True: it is confirmed with them.
 
-        True only if it was pending, within its deadline, with *secret* among its candidates (or is confirmed with
-        this very gid and secret). The other candidates go; the deliveries quarantined under *secret* are released in
-        the order they came, the others dropped.
+        True only if it was pending, within its deadline, with *secret* among its candidates, or is already confirmed
+        with this gid and secret. The other candidates are dropped. Deliveries quarantined under *secret* are released
+        in the order they were received; the others are dropped.
         """
 
     async def close(self, id: str) -> bool:
-        """End a registration, whatever its state. True if a handshake had ever been remembered for it.
+        """Close a registration in any state. True if it ever had a candidate (`Registration.echoed`).
 
-        Its secrets are forgotten. Deliveries in quarantine are dropped; those that were already waiting stay. Nothing
-        is accepted afterwards.
+        Its secrets and its quarantined deliveries are deleted. Its other deliveries stay. It accepts no new ones.
         """
 
     async def find(self, id: str) -> Registration | None:
-        """Return the registration, or ``None`` if there never was one.
+        """Return the registration, or ``None`` if it is unknown.
 
-        A pending one whose deadline has passed is returned as closed, without candidates.
+        A pending one past its deadline is returned as closed, without candidates.
         """
 
     async def sweep(self) -> Sequence[Registration]:
-        """End all pending registrations whose deadline has passed, and drop what they have in quarantine.
+        """Close all pending registrations past their deadline, and drop their quarantined deliveries.
 
         Returns:
-            What was ended, as it was: pending, with its candidates, but for those that cannot be opened.
-            Asana may have created a webhook for one that was `Registration.echoed`.
+            The registrations as they were: pending, with the candidates that can be opened. If `Registration.echoed`
+            is True, Asana may have created a webhook for the registration.
         """
 
     async def heartbeat(self, id: str) -> None:
-        """Note that a signed heartbeat came for the registration just now; a closed or unknown one is left alone."""
+        """Record that the registration received a signed heartbeat now. A closed or unknown one stays unchanged."""
 
     # Inbox
 
     def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
-        """Keep a delivery; what this returns is done only when the delivery is durable. Usually a coroutine function.
+        """Store a delivery; the awaitable is done only when the delivery is durable. Usually a coroutine function.
 
-        One that returns a future instead spares the receiver a task for each delivery. Cancelling that future must stop
-        the waiting only, and not the writing.
+        A function that returns a future spares the receiver a task for each delivery. Cancelling that future must stop
+        only the waiting, not the write.
 
-        ``"duplicate"``: this registration has, or had, a delivery with the same signature. ``"refused"``: the
-        registration is closed or unknown by now, or it was confirmed with another secret than *delivery.candidate*.
+        ``"duplicate"``: the registration already has a delivery with this signature, perhaps a finished one.
+        ``"refused"``: the registration is closed or unknown, or *delivery.candidate* is not one of its secrets.
         """
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
-        """Lease up to *limit* waiting deliveries for *lease* seconds, oldest first; it does not wait for any.
+        """Lease up to *limit* waiting deliveries for *lease* seconds, oldest first. It does not wait for deliveries.
 
-        A delivery whose lease ran out is waiting again. So is one whose lease or delay began more than a minute from
-        now, for then the clock was set back, and its end may be years away. With *ordered*, a registration's delivery
-        is leased only when all its earlier ones are done or dead; with *halt*, too, only when they are done: a dead
-        letter holds up those behind it until it is requeued or purged.
+        A delivery whose lease expired is waiting again. So is one whose lease or delay began more than a minute in the
+        future: the clock was set back, and the end may be years away. With *ordered*, a delivery is leased only when
+        all earlier ones of its registration are done or dead. With *halt* as well, they must be done: a dead letter
+        blocks later deliveries until it is requeued or purged.
         """
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
-        """Hold the delivery for *seconds* from now. False: the lease was lost, nothing changed.
+        """Extend the lease to *seconds* from now. False: the lease was lost, nothing changed.
 
-        A lease that ran out is lost, whether anybody else has claimed the delivery since or not; so is one that began
-        more than a minute from now.
+        An expired lease is lost, even if no other worker has claimed the delivery. So is one that began more than a
+        minute in the future.
         """
 
     async def done(self, lease: Lease) -> bool:
-        """Finish the delivery. False: the lease was lost, nothing changed."""
+        """Acknowledge the delivery. False: the lease was lost, nothing changed."""
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
-        """Give up this attempt: try again in *retry_in* seconds, or make it a dead letter if ``None``.
+        """Record a failed attempt: retry in *retry_in* seconds, or make the delivery a dead letter if ``None``.
 
         False: the lease was lost, nothing changed.
         """
 
     async def release(self, lease: Lease) -> bool:
-        """Give the delivery back untried: it is waiting at once, and the attempt does not count.
+        """Return the delivery to the inbox: it can be claimed at once, and the attempt does not count.
 
         False: the lease was lost, nothing changed.
         """
 
     async def health(self) -> StoreHealth:
-        """Say how the store is doing.
+        """Return the health of the store.
 
-        It does not raise when the store cannot be written or is full: ``writable`` is False.
+        If writing fails or there is no room, it does not raise: ``writable`` is False.
         """
 
     # Maintenance
@@ -279,13 +278,12 @@ class Store(Protocol):
         """Return up to *limit* dead letters with ids above *after*, in the order of their ids."""
 
     async def requeue(self, id: int) -> bool:
-        """Make a dead letter wait again, with its attempts counted from the start. False if there is none."""
+        """Return a dead letter to the inbox and reset its attempts. False if no dead letter has this id."""
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
-        """Forget finished deliveries that came in more than *older_than* seconds ago; return how many.
+        """Delete finished deliveries received more than *older_than* seconds ago; return how many.
 
-        Until then they are known as duplicates. With *dead*, dead letters of that age go too. Registrations that were
-        closed or swept, whose deadline is so long past, and of which nothing is left, are forgotten along with them,
-        uncounted. A store may do it in several transactions, so that others get their turn; when it raises, some may
-        be forgotten already.
+        Until then, their duplicates are recognized. With *dead*, dead letters of that age are deleted too. Closed
+        registrations without deliveries are also deleted, uncounted, once their deadline is that long past. A store may
+        use several transactions, so that other calls get their turn. If it raises, it may have deleted some already.
         """

@@ -1,4 +1,4 @@
-"""A store in the memory of one process, for tests and trials. What it holds is gone with the process."""
+"""A store in the memory of one process, for tests and trials. Its content is lost when the process ends."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,13 +41,13 @@ _UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASE
 class _Delivery:
     id: int
     new: NewDelivery
-    """What was put; when it is done, its body goes."""
+    """The delivery as it was put; once done, without its body."""
     state: DeliveryState
     received_at: float
     since: float = 0.0
     """When its lease or delay began."""
     due_at: float = 0.0
-    """When a delayed or leased delivery is waiting again."""
+    """When its lease or delay ends."""
     fence: int = 0
     attempts: int = 0
     error: str = ""
@@ -56,12 +56,12 @@ class _Delivery:
         self.state, self.since, self.due_at = state, now, now + seconds
 
     def runs(self, now: float) -> bool:
-        """Tell whether it is held or delayed now."""
+        """Return whether it is leased or delayed now."""
         return self.state is not DeliveryState.WAITING and runs(since=self.since, until=self.due_at, now=now)
 
 
 class MemoryStore:
-    """A `Store` that keeps everything in this process's memory, as much as there is.
+    """A `Store` in this process's memory. Only quarantine is limited.
 
     Args:
         clock: returns the time in seconds since the epoch.
@@ -74,7 +74,7 @@ class MemoryStore:
         self._known: dict[tuple[str, str], _Delivery] = {}
         """All deliveries by registration and signature."""
         self._open: dict[int, _Delivery] = {}
-        """Those that are not done, by id, oldest first."""
+        """Deliveries that are not done, by id, oldest first."""
         self._last_id = 0
         self._closed = False
 
@@ -86,13 +86,13 @@ class MemoryStore:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """See `Store.aclose`; what it held is gone."""
+        """See `Store.aclose`. The content is lost."""
         self._closed = True
 
     def _now(self) -> float:
-        """Return the time, of a store that is not closed."""
+        """Return the time; raise `ConfigurationError` if the store is closed."""
         if self._closed:
-            raise ConfigurationError("this store is closed")
+            raise ConfigurationError("this store is closed; create a new one")
         return self._clock()
 
     # Registrations
@@ -216,7 +216,7 @@ class MemoryStore:
         ]
 
     def _claimable(self, now: float, *, ordered: bool, halt: bool) -> Iterator[_Delivery]:
-        """Yield what may be claimed, oldest first; if *ordered*, only each registration's first unfinished delivery."""
+        """Yield claimable deliveries, oldest first; if *ordered*, only each registration's first unfinished one."""
         behind: set[str] = set()
         for one in self._in(*_UNFINISHED, DeliveryState.DEAD):
             is_dead = one.state is DeliveryState.DEAD
@@ -226,7 +226,7 @@ class MemoryStore:
                 behind.add(one.new.registration)
 
     def _held(self, lease: Lease) -> _Delivery | None:
-        """Return the delivery if this very lease still holds it."""
+        """Return the delivery if this lease still holds it, else ``None``."""
         now = self._now()
         delivery = self._open.get(lease.id)
         if delivery is None or delivery.state is not DeliveryState.LEASED or delivery.fence != lease.fence:
@@ -320,12 +320,12 @@ class MemoryStore:
         return [one for one in self._in(DeliveryState.QUARANTINED) if one.new.registration == id]
 
     def _forget(self, delivery: _Delivery) -> None:
-        """Let go of a delivery as if it had never come."""
+        """Delete a delivery; a duplicate of it would be stored as new."""
         del self._known[delivery.new.registration, delivery.new.signature]
         self._open.pop(delivery.id, None)
 
     def _details(self, delivery: _Delivery) -> dict[str, Any]:
-        """Return what leases and dead letters have in common."""
+        """Return the fields that leases and dead letters share."""
         registration = self._registrations[delivery.new.registration]
         return {
             "id": delivery.id,

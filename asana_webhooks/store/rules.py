@@ -1,4 +1,4 @@
-"""What every store decides in the same way, as plain functions: no storage, clock or randomness in here."""
+"""The rules that all stores share, as pure functions: no storage, clock or randomness."""
 
 import enum
 import re
@@ -26,40 +26,40 @@ __all__ = [
 ]
 
 MAX_SKEW = 60.0
-"""By how many seconds the clocks of those who share a store may differ."""
+"""Seconds by which the clocks of processes that share a store may differ."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DeliveryState(enum.StrEnum):
-    """Where a delivery stands.
+    """The state of a delivery.
 
-    `Store` calls waiting all that nobody holds. Here `WAITING` can be claimed now, and `DELAYED` cannot yet, so that a
-    claim need not look through those that are not due.
+    `Store` calls `WAITING` and `DELAYED` deliveries both waiting. They are separate here, so that a claim skips
+    deliveries that are not yet due.
     """
 
     QUARANTINED = "quarantined"
-    """Verified with a candidate; nobody gets it before the 201 decides."""
+    """Verified with a candidate; it cannot be claimed before the registration is confirmed."""
     WAITING = "waiting"
-    """Anyone may claim it now."""
+    """Any worker may claim it now."""
     DELAYED = "delayed"
-    """Waiting for its next attempt, not before its due time."""
+    """Waiting for its next attempt, until its due time."""
     LEASED = "leased"
     """A worker holds it until its due time."""
     DONE = "done"
-    """Handled; only its key is kept."""
+    """Acknowledged; kept without its body, to recognize duplicates."""
     DEAD = "dead"
     """A dead letter."""
 
 
 @frozen
 class QuarantineLimits:
-    """How much one pending registration may have in quarantine."""
+    """The limits of one pending registration's quarantine."""
 
     max_quarantined: int = field(default=1_000)
-    """How many deliveries."""
+    """The number of deliveries."""
     max_quarantined_bytes: int = field(default=16 * 1024**2)
-    """How many bytes their bodies may have together."""
+    """The total size of their bodies in bytes."""
 
     @max_quarantined.validator
     @max_quarantined_bytes.validator
@@ -69,27 +69,27 @@ class QuarantineLimits:
     def check_room(self, count: int, total: int, size: int) -> None:
         """Raise `StoreFullError` if a body of *size* bytes has no room beside *count* others of *total* bytes."""
         if count >= self.max_quarantined or total + size > self.max_quarantined_bytes:
-            raise StoreFullError(problem="a pending registration has no room for more in quarantine")
+            advice = "Retry when it is confirmed, or raise max_quarantined and max_quarantined_bytes."
+            raise StoreFullError(problem="a pending registration has no room in quarantine", advice=advice)
 
 
 def effective_state(state: RegistrationState, *, deadline: float, now: float) -> RegistrationState:
-    """Return the state a registration counts as: a pending one is closed once its deadline has passed."""
+    """Return the effective state of a registration: a pending one past its deadline is closed."""
     if state is RegistrationState.PENDING and deadline <= now:
         return RegistrationState.CLOSED
     return state
 
 
 def as_found(registration: Registration, *, now: float) -> Registration:
-    """Return a registration as `Store.find` does: one that counts as closed has no candidates."""
+    """Return a registration as `Store.find` does: a pending one past its deadline as closed, without candidates."""
     state = effective_state(registration.state, deadline=registration.deadline, now=now)
     return registration if state is registration.state else evolve(registration, state=state, candidates=())
 
 
 def runs(*, since: float, until: float, now: float) -> bool:
-    """Tell whether a lease or delay still runs.
+    """Return whether a lease or delay still runs.
 
-    One that began in the future is void: the clock was ahead then and was set right, and to wait for its end could
-    take years.
+    One that began more than `MAX_SKEW` in the future is void: the clock was set back, and the end may be years away.
     """
     return since <= now + MAX_SKEW and now < until
 
@@ -97,10 +97,10 @@ def runs(*, since: float, until: float, now: float) -> bool:
 def initial_state(
     state: RegistrationState, *, confirmed: str | None, candidates: Container[str], candidate: str | None
 ) -> DeliveryState | None:
-    """Decide which state a new delivery starts in.
+    """Return the initial state of a new delivery.
 
     Args:
-        state: of its registration, as `effective_state` tells it.
+        state: the `effective_state` of its registration.
         confirmed: the `candidate_id` of the registration's secret, once it is confirmed.
         candidates: the registration's `candidate_id` values, while it is pending.
         candidate: `NewDelivery.candidate`.
@@ -116,19 +116,19 @@ def initial_state(
 
 
 def check_integer(name: str, value: Any) -> int:
-    """Return *value*; what is no integer of at most 64 bits, which every store can hold, is a `ConfigurationError`."""
+    """Return *value*; raise `ConfigurationError` unless it is an integer of at most 64 bits, as stores require."""
     if not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise ConfigurationError(f"{name} must be an integer of at most 64 bits")
     return value
 
 
 def check_texts(*values: str | Secret) -> None:
-    """Raise `ConfigurationError` if one of these holds a lone surrogate, which no store can keep."""
+    """Raise `ConfigurationError` if a value contains a lone surrogate, which no store can save."""
     if any(_SURROGATE.search(value.reveal() if isinstance(value, Secret) else value) for value in values):
-        # No value in the message, and no UnicodeError behind it: either may show a secret.
-        raise ConfigurationError("the store cannot keep one of the values given: it holds a lone surrogate")
+        # Neither the value nor a chained UnicodeError: both may show a secret.
+        raise ConfigurationError("the store cannot save one of the values given: it contains a lone surrogate")
 
 
 def readable(error: str) -> str:
-    """Return the text of an error in a form every store can keep: lone surrogates and NUL become escapes."""
+    """Return an error text that every store can save: lone surrogates and NUL become escapes."""
     return error.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

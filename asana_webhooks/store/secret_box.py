@@ -1,4 +1,4 @@
-"""Secrets at rest: what seals a webhook's secret before a store writes it, and opens it again."""
+"""Secrets at rest: seal (encrypt) a webhook's secret before a store writes it, and open it again."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,60 +16,59 @@ T = TypeVar("T")
 
 
 class SecretBox(Protocol):
-    """Seals the secrets of webhooks before a store writes them, and opens them again.
+    """Seals (encrypts) the secrets of webhooks before a store writes them, and opens (decrypts) them again.
 
-    `FernetBox` is one with keys of yours. For a key management service, write one whose methods call its client.
+    `FernetBox` uses keys that you provide. For a key management service, write a box whose methods call its client.
 
-    The methods are called in the store's threads, maybe in two at once, and never while the database is locked. They
-    may block, but must end by themselves and soon: a delivery waits for `open`, and Asana gives up after ten seconds.
-    Secrets are opened one after the other, once for all who ask for the same at the same time, so a key service that
-    takes 50 milliseconds lets the deliveries of 20 webhooks a second through; a box may remember what it has opened.
-    Whatever they raise, `SystemExit` and `asyncio.CancelledError` included, becomes a `StoreUnavailableError` without
-    the text of that error; a receiver then answers 503, and Asana sends again.
+    The store calls the methods in its threads, perhaps two at once, and never while it locks the database. They may
+    block, but need a short timeout: a delivery waits for `open`, and Asana gives up after ten seconds. Secrets are
+    opened one at a time, and concurrent lookups of one registration share a call: with calls of 50 milliseconds, the
+    deliveries of 20 webhooks a second get through. A box may cache opened secrets. Any exception, even `SystemExit` or
+    `asyncio.CancelledError`, becomes a `StoreUnavailableError` without its text; the receiver then answers 503.
     """
 
     @property
     def key_id(self) -> str:
-        """The name of the key that seals; it never changes, and is not empty.
+        """The id of the key that seals. It must not be empty, and must never change.
 
-        The store keeps it, readable, beside each secret, and errors show it.
+        The store writes it as plain text beside each secret, and errors show it.
         """
 
     def seal(self, secret: Secret) -> bytes:
-        """Return the secret in a form that nobody can read without the key."""
+        """Return the secret, encrypted with the key `key_id`."""
 
     def open(self, sealed: bytes, key_id: str) -> Secret:
-        """Return what was sealed.
+        """Return the secret that was sealed.
 
         Args:
-            sealed: what `seal` returned, maybe of another box and long ago.
-            key_id: the `key_id` of that box then.
+            sealed: the result of `seal`, perhaps of an earlier box.
+            key_id: the `key_id` of the box that sealed it.
         """
 
 
 class FernetBox:
-    """Seals secrets with a Fernet key; give it to a store as *secret_box*. It needs the extra ``fernet``.
+    """A `SecretBox` with Fernet keys; give it to a store as *secret_box*. It needs the extra ``fernet``.
 
     ::
 
         box = FernetBox({"2026-11": os.environ["ASANA_STORE_KEY"]})
         store = SQLiteStore("asana.db", secret_box=box)
 
-    ``python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"`` makes a key. Keep it
-    away from the file, and keep it: without it the secrets are lost, and with them the webhooks.
+    ``python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"`` makes a key. Store it
+    safely and apart from the database file. Without the key the secrets are lost, and with them the webhooks.
 
-    To change the key, first let every process know the new one (``{"old": …, "new": …}``), then put it first
-    (``{"new": …, "old": …}``) everywhere, and call `SQLiteStore.reseal` once. Then drop the old one.
+    To rotate the key, first add the new one in every process (``{"old": …, "new": …}``). Then put it first everywhere
+    (``{"new": …, "old": …}``), and call `SQLiteStore.reseal` once. Then remove the old one.
 
-    A sealed secret is bound to nothing: whoever may write the file can put one webhook's sealed secret in the place of
-    another's, though not read it.
+    A sealed secret is not bound to its webhook: someone who can write to the file can replace one webhook's sealed
+    secret with another's, but cannot read either.
 
     Args:
-        keys: Fernet keys by id, 32 bytes in URL-safe base64 each. The first one seals, all of them open. The ids are
-            not secret: they stand in the file and in errors.
+        keys: Fernet keys by id, each 32 bytes in URL-safe base64. The first one seals, all of them open. The ids are
+            not secret: the file and errors show them.
 
     Raises:
-        ConfigurationError: there is no key, or one of them is not a Fernet key.
+        ConfigurationError: there is no key, one of them is not a Fernet key, or an id is empty.
         ModuleNotFoundError: cryptography is not installed.
     """
 
@@ -81,15 +80,15 @@ class FernetBox:
             fernet = _fernet(key) if key_id else None
             if fernet is None:
                 raise ConfigurationError(
-                    f"the Fernet key {key_id!a:.80} must be 32 bytes in URL-safe base64, as Fernet.generate_key() "
-                    "makes them, and have an id"
+                    f"the Fernet key {key_id!a:.80} must have an id and be 32 bytes in URL-safe base64; "
+                    "make one with Fernet.generate_key()"
                 )
             self._fernets[key_id] = fernet
         if not self._fernets:
             raise ConfigurationError("FernetBox needs at least one key")
 
     def __repr__(self) -> str:
-        return f"<FernetBox seals with {self.key_id!a:.80}, opens {len(self._fernets)}>"
+        return f"<FernetBox key_id={self.key_id!a:.80} keys={len(self._fernets)}>"
 
     def seal(self, secret: Secret) -> bytes:
         """See `SecretBox.seal`."""
@@ -99,7 +98,7 @@ class FernetBox:
         """See `SecretBox.open`.
 
         Raises:
-            ConfigurationError: the box has no key of this id, or another key sealed it, or it was changed.
+            ConfigurationError: the box has no key with this id, another key sealed the secret, or it was changed since.
         """
         from cryptography.fernet import InvalidToken  # noqa: PLC0415 - it comes with an extra
 
@@ -108,54 +107,54 @@ class FernetBox:
             raise ConfigurationError(f"this FernetBox has no key {key_id!a:.80}")
         with suppress(InvalidToken):
             return Secret(fernet.decrypt(sealed).decode())
-        raise ConfigurationError(f"this was not sealed with the key {key_id!a:.80}, or was changed since")
+        raise ConfigurationError(f"the secret was not sealed with the key {key_id!a:.80}, or was changed since")
 
 
 def _fernet(key: str | Secret) -> "Fernet | None":
-    """Return what seals with a key, or ``None`` if it is not a Fernet key."""
+    """Return the `Fernet` of a key, or ``None`` if it is not a Fernet key."""
     try:
         from cryptography.fernet import Fernet  # noqa: PLC0415 - it comes with an extra
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
             "FernetBox needs cryptography; install it with: pip install 'asana-webhooks[fernet]'", name=missing.name
         ) from None
-    with suppress(ValueError):  # its text may show the key
+    with suppress(ValueError):  # its text may show the key, so do not chain it
         return Fernet((key.reveal() if isinstance(key, Secret) else key).encode())
     return None
 
 
 class StoredSecret(NamedTuple):
-    """A secret as it lies in the database: what the columns ``secret`` and ``key_id`` hold."""
+    """A secret as stored in the database: the columns ``secret`` and ``key_id``."""
 
     content: str | bytes
-    """As plain text, or sealed."""
+    """Plain text, or sealed bytes."""
     key_id: str | None
-    """The key it is sealed with; ``None``: plain text."""
+    """The id of the key that sealed it; ``None``: plain text."""
 
     def __repr__(self) -> str:
         return f"<StoredSecret key_id={self.key_id!a:.80}>"
 
 
 class Sealer:
-    """Seals and opens the secrets of one store; all errors of the box end here.
+    """Seals and opens the secrets of one store. Every error of the box becomes a `StoreUnavailableError`.
 
     Args:
-        box: ``None``: secrets are written as plain text.
+        box: seals and opens; ``None``: secrets are written as plain text.
 
     Raises:
-        ConfigurationError: this is not a `SecretBox`.
+        ConfigurationError: *box* is not a `SecretBox`.
     """
 
     def __init__(self, box: SecretBox | None) -> None:
         self._box = box
         key_id = None if box is None else getattr(box, "key_id", None)
         if box is not None and not (isinstance(key_id, str) and key_id):
-            raise ConfigurationError("secret_box must be a SecretBox whose key_id is a text, and not empty")
+            raise ConfigurationError("secret_box must be a SecretBox whose key_id is a non-empty string")
         self.key_id: str | None = key_id
-        """The key that seals now; ``None``: secrets are written as plain text."""
+        """The id of the key that seals; ``None``: secrets are written as plain text."""
 
     def seal(self, secret: Secret) -> StoredSecret:
-        """Return a secret as it is to be written.
+        """Return a secret in the form to write.
 
         Raises:
             StoreUnavailableError: the box failed.
@@ -171,7 +170,7 @@ class Sealer:
         return StoredSecret(sealed, self.key_id)
 
     def open(self, stored: StoredSecret) -> Secret:
-        """Return a secret that was stored; plain text can be read with any box, and without one.
+        """Return a stored secret. Plain text needs no box.
 
         Raises:
             StoreUnavailableError: the box failed, or there is none.
@@ -181,27 +180,27 @@ class Sealer:
             return Secret(content)
         if self._box is None:
             raise StoreUnavailableError(
-                problem=f"a secret is sealed with the key {_shown(key_id)}, and this store has no secret box",
-                advice="Give the store the secret_box that has this key.",
+                problem=f"a secret is sealed with the key {_shown(key_id)}, but this store has no secret_box",
+                advice="Give the store a secret_box that has this key.",
             )
         opened, failure = _call(Secret, self._box.open, content, key_id or "")
         if opened is None:
             raise StoreUnavailableError(
-                problem=f"the secret box cannot open a secret that is sealed with the key {_shown(key_id)} ({failure})",
-                advice="Give the box this key, too, and check that its key service answers.",
+                problem=f"the secret box cannot open a secret sealed with the key {_shown(key_id)} ({failure})",
+                advice="Give the box this key as well, and check that its key service answers.",
             )
         return opened
 
 
 def _call(wanted: type[T], method: Callable[..., object], *args: object) -> tuple[T | None, str]:
-    """Call a method of a box: what it returned, or ``None`` and what went wrong, without the text of the error."""
+    """Call a method of a box. Return its result, or ``None`` and the kind of failure, without the error's text."""
     try:
         returned = method(*args)
-    except BaseException as error:  # noqa: BLE001 - here, in the store's threads, an exit is a failure as well
+    except BaseException as error:  # noqa: BLE001 - in the store's threads, an exit is a failure too
         return None, type(error).__name__
     if isinstance(returned, wanted):
         return returned, ""
-    return None, f"it returned no {wanted.__name__} but {type(returned).__name__}"
+    return None, f"it returned {type(returned).__name__} instead of {wanted.__name__}"
 
 
 def _shown(key_id: str | None) -> str:

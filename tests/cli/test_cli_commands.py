@@ -81,7 +81,7 @@ MISTAKES: list[tuple[int, tuple[str, ...], str]] = [
     (1, ("fake", "--workspace", "x"), "digits, not 'x'"),
     (1, ("fake", "--project", "7", "7"), "a resource 7 already"),
     (1, ("fake", "--project"), "--project needs at least one gid"),
-    (1, ("demo", "--store", "ftp://x"), "not the URL of a store"),
+    (1, ("demo", "--store", "ftp://x"), "the store URL is not supported"),
     (1, ("demo", "--store", "/nowhere/at/all/demo.db"), "the directory /nowhere/at/all does not exist"),
 ]
 

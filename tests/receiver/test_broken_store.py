@@ -82,7 +82,7 @@ class TestFull:
         """It is 503 while there is no room, and 200 as soon as there is; nothing of it is kept before."""
         await in_writer(here.store, lambda db: db.execute("PRAGMA max_page_count = 40"))
         refused = await fill(here)
-        assert "the disk is full, or the file may not grow any more (SQLITE_FULL)" in told(caplog)
+        assert "the disk is full, or the file has reached its maximum size (SQLITE_FULL)" in told(caplog)
         assert await here.refusals() == [404, 401, 401]
         here.check()
 
@@ -125,7 +125,7 @@ class TestLocked:
         """Deliveries and handshakes are 503 while it lasts, and the health says why; afterwards all is well."""
         with locked(here.path):
             assert await here.deliver() == UNAVAILABLE
-            assert "another connection holds the database for too long (SQLITE_BUSY)" in told(caplog)
+            assert "another connection locks the database for too long (SQLITE_BUSY)" in told(caplog)
             assert await here.refusals() == [404, 401, 401]
             assert not (await here.store.health()).writable
             assert (await here.receiver.health()).status == 503
@@ -162,7 +162,7 @@ class TestReadOnly:
         async with scene(path) as here:
             for _ in range(3):
                 assert await here.deliver() == UNAVAILABLE
-            assert "the database file may not be read and written" in told(caplog)
+            assert "this process has no permission to read and write the database file" in told(caplog)
             assert (await here.receiver.health()).status == 503
             allow(path, 0o600)
             assert await here.deliver() == DONE
@@ -253,7 +253,7 @@ class TestGone:
         aside = [one.rename(one.with_name(f"aside-{one.name}")) for one in (here.path, log_of(here.path))]
         other.rename(here.path)
         assert [await here.deliver() for _ in range(3)] == [UNAVAILABLE] * 3
-        assert "replaced by another; restart to use that one" in told(caplog)
+        assert "replaced by another. Restart to use the new file." in told(caplog)
         assert all(one.exists() for one in aside)
         async with scene(here.path) as restarted:
             assert await restarted.deliver() == DONE
@@ -283,7 +283,7 @@ class TestGone:
         aside = left.rename(left.with_name("aside.db"))
         async with scene(left) as restarted:
             assert await restarted.deliver() == UNAVAILABLE
-            assert "log is there" in told(caplog)
+            assert "its write-ahead log exists" in told(caplog)
             aside.rename(left)
             assert await restarted.deliver() == DONE
             restarted.acknowledged += here.acknowledged

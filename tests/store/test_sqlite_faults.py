@@ -205,7 +205,7 @@ class TestReadOnly:
         if os.access(path, os.W_OK):
             pytest.skip("this user may write everything")
         again = SQLiteStore(path)
-        with pytest.raises(StoreUnavailableError, match="may not be read and written"):
+        with pytest.raises(StoreUnavailableError, match="no permission to read and write"):
             await again.put(new(1))
         allow(path, 0o600)
         assert await again.put(new(1)) == "stored"
@@ -217,7 +217,7 @@ class TestReadOnly:
         """Before SQLite is asked, the system is: for those who run the tests as root."""
         monkeypatch.setattr(os, "access", lambda *_: False)
         again = SQLiteStore(path)
-        with pytest.raises(StoreUnavailableError, match="may not be read and written"):
+        with pytest.raises(StoreUnavailableError, match="no permission to read and write"):
             await again.find("r")
         await again.aclose()
 
@@ -227,7 +227,7 @@ class TestReadOnly:
         if os.access(path.parent, os.W_OK):
             pytest.skip("this user may write everywhere")
         store = SQLiteStore(path)
-        with pytest.raises(StoreUnavailableError, match="cannot be made or kept private"):
+        with pytest.raises(StoreUnavailableError, match="cannot be created or kept private"):
             await store.find("r")
         allow(path.parent, 0o700)
         assert await store.find("r") is None
@@ -249,7 +249,7 @@ class TestWrongFile:
         os.mkfifo(tmp_path / "pipe")
         for name in ("directory", "pipe"):
             allow(tmp_path / name, 0o755)
-            with pytest.raises(ConfigurationError, match="is no regular file"):
+            with pytest.raises(ConfigurationError, match="is not a regular file"):
                 async with SQLiteStore(tmp_path / name):
                     pass
         assert modes(tmp_path) == {"directory": 0o755, "pipe": 0o755}
@@ -258,7 +258,7 @@ class TestWrongFile:
         """What the system refuses is an error of ours."""
         link_to_itself(path)
         store = SQLiteStore(path)
-        with pytest.raises(StoreUnavailableError, match="cannot be made or kept private"):
+        with pytest.raises(StoreUnavailableError, match="cannot be created or kept private"):
             await store.find("r")
         await store.aclose()
 
@@ -266,7 +266,7 @@ class TestWrongFile:
         """A file that SQLite does not know is refused and stays as it is."""
         shutil.copy(__file__, path)
         store = SQLiteStore(path)
-        with pytest.raises(StoreUnavailableError, match="no SQLite database"):
+        with pytest.raises(StoreUnavailableError, match="not a SQLite database"):
             await store.find("r")
         await store.aclose()
         assert filecmp.cmp(__file__, path, shallow=False)
@@ -373,7 +373,7 @@ class TestDamage:
         empty(left, is_missing=is_missing)
         restarted = SQLiteStore(left)
         for _ in range(2):
-            with pytest.raises(StoreUnavailableError, match="missing or empty, but its write-ahead log is there"):
+            with pytest.raises(StoreUnavailableError, match="missing or empty, but its write-ahead log exists"):
                 await restarted.find("r")
         assert left.exists() is not is_missing
         assert log.read_bytes() == kept

@@ -26,8 +26,8 @@ def _path(tmp_path: Path) -> Path:
 async def _store(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SQLiteStore]:
     """A store whose log is long early, and which tries to empty it each time."""
     monkeypatch.setattr(maintenance, "LONG_LOG", LONG)
-    monkeypatch.setattr(maintenance, "TRY_AGAIN", 0.0)
-    monkeypatch.setattr(maintenance, "READERS_WAIT", 5)
+    monkeypatch.setattr(maintenance, "RETRY_INTERVAL", 0.0)
+    monkeypatch.setattr(maintenance, "READER_TIMEOUT", 5)
     async with SQLiteStore(path) as store:
         yield await confirmed(store)
 
@@ -81,7 +81,7 @@ async def test_attempts_have_a_pause(
     store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While somebody reads, it is not tried at each transaction, for writers wait meanwhile."""
-    monkeypatch.setattr(maintenance, "TRY_AGAIN", 3600)
+    monkeypatch.setattr(maintenance, "RETRY_INTERVAL", 3600)
     with reading(path):
         await fill(store, 0)
         statements: list[str] = []
@@ -96,7 +96,7 @@ async def test_a_reader_of_its_own(
     store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who read through the store all the time keep nobody from emptying the log."""
-    monkeypatch.setattr(maintenance, "READERS_WAIT", 10_000)
+    monkeypatch.setattr(maintenance, "READER_TIMEOUT", 10_000)
     ended = asyncio.Event()
 
     async def read() -> None:

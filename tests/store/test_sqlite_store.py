@@ -445,7 +445,7 @@ class TestLimits:
             for asked in [asyncio.ensure_future(store.find("r")) for _ in range(3)]:
                 await asyncio.sleep(0)
                 asked.cancel()
-            with pytest.raises(StoreFullError, match="waiting for it"):
+            with pytest.raises(StoreFullError, match="too many operations or bytes are waiting"):
                 await store.find("r")
             while True:
                 with suppress(StoreFullError):
@@ -699,5 +699,5 @@ class TestIntegrity:
         behind.commit()
         behind.close()
         found = await store.integrity_check()
-        assert "a row of bodies belongs to none of deliveries" in found
+        assert "a row of bodies refers to a missing row of deliveries" in found
         assert any("never used" in problem for problem in found)

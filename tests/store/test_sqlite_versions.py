@@ -55,14 +55,14 @@ async def test_without_a_look_at_the_health(
         rows(path, "PRAGMA user_version = 4")
         await store.put(new(1))
         assert warnings(caplog) == []
-        monkeypatch.setattr(maintenance, "LOOK_AGAIN", 0)
+        monkeypatch.setattr(maintenance, "CHECK_INTERVAL", 0)
         await store.put(new(2))
         assert len(warnings(caplog)) == 1
 
 
 async def test_one_alone(path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store alone is not bothered: not by those that were there before, its own reader, or a program that reads."""
-    monkeypatch.setattr(maintenance, "LOOK_AGAIN", 0)
+    monkeypatch.setattr(maintenance, "CHECK_INTERVAL", 0)
     monkeypatch.setattr(maintenance, "LONG_LOG", 100_000)
     for first in (0, 100):
         async with SQLiteStore(path) as store:

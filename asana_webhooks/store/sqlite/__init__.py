@@ -1,4 +1,4 @@
-"""A store in one SQLite file; several processes of one machine may share it."""
+"""A store in one SQLite file; several processes on one machine may share it."""
 
 from asana_webhooks.store.sqlite.store import SQLiteStore
 

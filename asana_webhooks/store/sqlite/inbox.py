@@ -1,4 +1,4 @@
-"""The deliveries of the SQLite store: each function is what one method does inside a transaction."""
+"""The deliveries of the SQLite store: each function does the work of one method inside a transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ CANDIDATES = "SELECT id FROM candidates WHERE registration = ?"
 KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND duplicate_key = ?"
 ADD = "INSERT INTO deliveries (registration, duplicate_key, state, received_at, candidate) VALUES (?, ?, ?, ?, ?)"
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
-# Of one state in two ways: SQLite takes a partial index if the condition of the index stands in the statement.
+# The state is tested twice: SQLite uses a partial index only if the statement contains the index's condition.
 QUARANTINED = """
     SELECT count(*), coalesce(sum(length(bodies.body)), 0)
     FROM deliveries JOIN bodies ON bodies.delivery = deliveries.id
@@ -55,7 +55,7 @@ LEASABLE = """
     JOIN bodies ON bodies.delivery = deliveries.id
 """
 OLDEST = f"{LEASABLE} WHERE deliveries.state = 'waiting' ORDER BY deliveries.id LIMIT ?"
-# Steps from one registration that has something unfinished to the next, so that a long queue of one costs nothing.
+# Steps from one registration with unfinished deliveries to the next, so that a long queue of one costs nothing.
 OLDEST_IN_ORDER = f"""
     WITH RECURSIVE queues (registration) AS (
         SELECT min(registration) FROM deliveries WHERE state = 'waiting' OR state IN ('delayed', 'leased')
@@ -138,16 +138,16 @@ PURGE_REGISTRATIONS = """
 """
 
 ROWS_AT_ONCE = 500
-"""So many rows `purge` takes in one transaction, so that others get their turn."""
+"""How many rows `purge` deletes in one transaction at most, so that other operations get their turn."""
 
 BYTES_AT_ONCE = 4 * 1024**2
-"""With the body that makes it so many bytes that ends: what is deleted is overwritten, and that goes into the log."""
+"""Once its bodies reach this size in bytes, a transaction of `purge` ends: overwriting deleted data fills the log."""
 
 
 def put(
     connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, limits: QuarantineLimits
 ) -> list[PutResult | StoreFullError]:
-    """See `Store.put`; of several together each registration is looked up once."""
+    """See `Store.put`; each registration is looked up once for all its deliveries."""
     places: dict[tuple[str, str | None], tuple[int, DeliveryState] | None] = {}
     outcomes: list[PutResult | StoreFullError] = []
     for new in deliveries:
@@ -165,7 +165,7 @@ def put(
 def _place(
     connection: sqlite3.Connection, registration: str, candidate: str | None, *, now: float
 ) -> tuple[int, DeliveryState] | None:
-    """Return the number of a registration and the state of its new deliveries; nothing if they are refused."""
+    """Return the number of a registration and the state of its new deliveries; ``None`` if they are refused."""
     found = connection.execute(REGISTRATION, (registration,)).fetchone()
     if found is None:
         return None
@@ -189,7 +189,7 @@ def _add(
     limits: QuarantineLimits,
 ) -> PutResult:
     key = _duplicate_key(new.signature)
-    # Asked first, though ON CONFLICT would take 2 us less: that uses up a number, and so writes for each duplicate.
+    # A query first: ON CONFLICT would be 2 us faster, but it uses an id, and so writes, for each duplicate.
     if connection.execute(KNOWN, (number, key)).fetchone():
         return "duplicate"
     if state is DeliveryState.QUARANTINED:
@@ -201,7 +201,7 @@ def _add(
 
 
 def _duplicate_key(signature: str) -> bytes | str:
-    """Return a signature as it is stored: the bytes of lower-case hex, or else the text, so that no two become one."""
+    """Return a signature as stored: bytes if it is lower-case hex, else the text, so that no two become equal."""
     try:
         content = bytes.fromhex(signature)
     except ValueError:
@@ -215,7 +215,7 @@ def claim(
     """See `Store.claim`."""
     connection.execute(WAKE, (now, now + MAX_SKEW))
     if not connection.execute(ANY_WAITING).fetchone():
-        return []  # what is delayed or leased need not be stepped through
+        return []  # do not step through registrations in vain
     chosen = connection.execute(OLDEST_IN_ORDER, (halt, limit)) if ordered else connection.execute(OLDEST, (limit,))
     leases = [Lease(**values, expires_at=now + lease) for values in _named(chosen)]
     connection.executemany(LEASE, [(now, one.expires_at, one.id) for one in leases])
@@ -228,7 +228,7 @@ def extend(connection: sqlite3.Connection, lease: Lease, *, seconds: float, now:
 
 
 def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float) -> list[bool]:
-    """See `Store.done`; for several together."""
+    """See `Store.done`; for several leases."""
     finished = [_changed(connection, DONE, lease=lease, now=now) for lease in leases]
     connection.executemany(DROP_BODY, [(lease.id,) for lease, is_done in zip(leases, finished, strict=True) if is_done])
     return finished
@@ -248,14 +248,14 @@ def release(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool
 
 
 def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease: Lease, now: float) -> bool:
-    """Run a statement that ends in `HELD`; tell whether the lease held the delivery."""
+    """Run a statement that ends in `HELD`; return whether the lease held the delivery."""
     return connection.execute(statement, (*values, lease.id, lease.fence, now, now + MAX_SKEW)).rowcount == 1
 
 
 def health(
     connection: sqlite3.Connection, *, writable: bool, log_bytes: int, problems: tuple[str, ...], now: float
 ) -> StoreHealth:
-    """See `Store.health`; *writable* tells whether a write just worked."""
+    """See `Store.health`; *writable* tells whether a write just succeeded."""
     (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
     (leased,) = connection.execute(COUNT_LEASED, (now, now + MAX_SKEW)).fetchone()
     apart = dict(connection.execute(APART).fetchall())
@@ -275,7 +275,7 @@ def health(
 
 
 def probe(connection: sqlite3.Connection, *, now: float) -> None:
-    """Write something, to see whether it works."""
+    """Write one row, to test that writing works."""
     connection.execute(PROBE, (now,))
 
 
@@ -283,7 +283,7 @@ def integrity(connection: sqlite3.Connection) -> list[str]:
     """See `SQLiteStore.integrity_check`."""
     found = [problem for (problem,) in connection.execute("PRAGMA integrity_check")]
     orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
-    broken = [f"a row of {table} belongs to none of {parent}" for table, _, parent, _ in orphans[:100]]
+    broken = [f"a row of {table} refers to a missing row of {parent}" for table, _, parent, _ in orphans[:100]]
     return [*(problem for problem in found if problem != "ok"), *broken][:100]
 
 
@@ -298,7 +298,7 @@ def requeue(connection: sqlite3.Connection, id: int) -> bool:
 
 
 def purge(connection: sqlite3.Connection, *, before: float, dead: bool) -> tuple[int, int]:
-    """Take one step of `Store.purge`; return how many deliveries and registrations went. None: all is done."""
+    """Run one step of `Store.purge`; return how many deliveries and registrations it deleted. Two zeros: done."""
     for state in (DeliveryState.DONE, DeliveryState.DEAD) if dead else (DeliveryState.DONE,):
         purgeable = connection.execute(PURGEABLE, (state.value, before, ROWS_AT_ONCE)).fetchall()
         chosen = list(_for_one_step(purgeable))
@@ -309,7 +309,7 @@ def purge(connection: sqlite3.Connection, *, before: float, dead: bool) -> tuple
 
 
 def _for_one_step(purgeable: Iterable[tuple[int, int]]) -> Iterator[tuple[int]]:
-    """Yield the ids of those that go first, given ids and bytes."""
+    """Yield the ids to delete in one step, given ids and sizes of bodies."""
     total = 0
     for id, size in purgeable:
         yield (id,)

@@ -1,4 +1,4 @@
-"""What the writing thread does beside its transactions: it watches the write-ahead log, and for others who write."""
+"""Maintenance of the database file: empty a long write-ahead log, and detect other writers."""
 
 import logging
 import time
@@ -11,28 +11,28 @@ __all__ = ["Maintenance", "is_affected"]
 
 _log = logging.getLogger(__name__)
 
-TRY_AGAIN = 5.0
-"""Seconds between two attempts to empty a log that somebody reads."""
+RETRY_INTERVAL = 5.0
+"""Seconds between two attempts to empty the log while a reader prevents it."""
 
-READERS_WAIT = 250
-"""Milliseconds that readers get to end, when the log is to be emptied; writers wait meanwhile."""
+READER_TIMEOUT = 250
+"""Milliseconds to wait for readers when emptying the log; writers wait meanwhile."""
 
-LOOK_AGAIN = 1.0
-"""Seconds after which the next transaction looks for others who write."""
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks for other writers, which run before transactions."""
 
-_STUCK = "the write-ahead log cannot be emptied and grows: something keeps reading the database"
+_STUCK = "the write-ahead log grows and cannot be emptied: another connection keeps reading the database"
 _ADVICE = (
-    "install asana-webhooks[sqlite], use SQLite 3.51.3 or later (or 3.50.7, or 3.44.6), or keep to one store in one "
+    "install asana-webhooks[sqlite], use SQLite 3.51.3 or later (or 3.50.7, or 3.44.6), or use one store in one "
     "process; see https://www.sqlite.org/wal.html"
 )
-_SHARED = f"another connection writes to the database file, too, and SQLite %.20s can lose commits then; {_ADVICE}"
-_SHARED_LOG = f"another connection writes to %.200a, too, and SQLite %.20s can lose commits then; {_ADVICE}"
+_SHARED = f"another connection also writes to the database file, and SQLite %.20s can then lose commits; {_ADVICE}"
+_SHARED_LOG = f"another connection also writes to %.200a, and SQLite %.20s can then lose commits; {_ADVICE}"
 
 
 def is_affected(version: tuple[int, int, int]) -> bool:
-    """Tell whether a version of SQLite can lose commits when one connection empties the log while another commits.
+    """Return whether a version of SQLite can lose commits when one connection empties the log while another commits.
 
-    Fixed in 3.51.3, 3.50.7 and 3.44.6, and what follows each.
+    Fixed in 3.51.3 and later, and in the branches 3.50 (from 3.50.7) and 3.44 (from 3.44.6).
     Source: https://www.sqlite.org/wal.html
     """
     fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0)
@@ -40,11 +40,11 @@ def is_affected(version: tuple[int, int, int]) -> bool:
 
 
 class Maintenance:
-    """Looks after one database file; its methods are called in the writing thread.
+    """Maintains one database file. The writing thread calls its methods.
 
-    SQLite empties its log when it has copied all of it into the database, which needs a moment without readers of old
-    states. A reader that stays, such as a backup or an SQL shell with an open transaction, lets the log grow. From
-    `LONG_LOG` bytes on, the log is emptied by hand; when that fails, the operator hears of it.
+    SQLite restarts its log once it has copied all of it into the database and no reader uses an older state. A long
+    reader, such as a backup or an SQL shell with an open transaction, lets the log grow. Above `LONG_LOG` bytes, this
+    class empties the log. If that fails, it logs a warning and adds it to `problems`.
 
     Args:
         file: the database.
@@ -54,7 +54,7 @@ class Maintenance:
         self._file = file
         self._log_file: tuple[int, int] | None = None
         self._is_stuck = False
-        """Whether the log was long and could not be emptied, and has not become short since."""
+        """Whether emptying a long log failed, and the log is still long."""
         self._tried_at = 0.0
         self._data_version: int | None = None
         self._looked_at = 0.0
@@ -70,43 +70,43 @@ class Maintenance:
         return connection
 
     def before(self, connection: sqlite3.Connection) -> None:
-        """Look at the files before a transaction.
+        """Check the files before a transaction.
 
         Raises:
             StoreUnavailableError: the log has been deleted.
         """
         if self._file.log_identity() != self._log_file:
-            # What was written goes into the file now; what came next would go where nobody finds it again.
+            # Copy earlier commits into the database. Later commits would be lost with the deleted log.
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint")
             raise StoreUnavailableError(
                 problem="the database's write-ahead log was deleted",
-                advice="Stop this process in good order and start it again; it still has what it acknowledged.",
+                advice="Shut this process down cleanly, which keeps acknowledged deliveries, and start it again.",
             )
-        if time.monotonic() >= self._looked_at + LOOK_AGAIN:
-            with suppress(sqlite3.Error):  # the transaction that follows meets the same trouble, and says so
+        if time.monotonic() >= self._looked_at + CHECK_INTERVAL:
+            with suppress(sqlite3.Error):  # the following transaction raises the same error
                 self.look_for_others(connection)
 
     def after(self, connection: sqlite3.Connection) -> None:
         """Empty the log after a transaction, if it is long."""
         length = self._file.log_bytes()
-        if length > LONG_LOG and (not self._is_stuck or time.monotonic() >= self._tried_at + TRY_AGAIN):
+        if length > LONG_LOG and (not self._is_stuck or time.monotonic() >= self._tried_at + RETRY_INTERVAL):
             self._tried_at = time.monotonic()
             if not _empty(connection) and not self._is_stuck:
                 self._is_stuck = True
                 _log.warning(
-                    "the write-ahead log of %.200a has %d bytes and cannot be emptied: another connection keeps "
-                    "reading the database, such as a backup, an SQL shell or a process that hangs",
+                    "the write-ahead log of %.200a has %d bytes and cannot be emptied, because another connection "
+                    "(a backup, an SQL shell or a hung process) keeps reading the database; retrying",
                     str(self._file),
                     length,
                 )
             length = self._file.log_bytes()
         if self._is_stuck and length <= LONG_LOG:
             self._is_stuck = False
-            _log.info("the write-ahead log of %.200a could be emptied again", str(self._file))
+            _log.info("the write-ahead log of %.200a is short again", str(self._file))
 
     def look_for_others(self, connection: sqlite3.Connection) -> None:
-        """Find out whether another connection has written, and log once if that is dangerous with this SQLite."""
+        """Check whether another connection has written. If this SQLite can then lose commits, log it once."""
         self._looked_at = time.monotonic()
         if self._is_shared or not is_affected(sqlite3.sqlite_version_info):
             return
@@ -117,7 +117,7 @@ class Maintenance:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What an operator should see to. Any thread."""
+        """Problems for an operator to fix. Safe to read in any thread."""
         stuck = (_STUCK,) if self._is_stuck else ()
         shared = (_SHARED % sqlite3.sqlite_version,) if self._is_shared else ()
         return (*stuck, *shared)
@@ -134,7 +134,7 @@ def _data_version(connection: sqlite3.Connection) -> int:
 
 def _empty(connection: sqlite3.Connection) -> bool:
     (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute(f"PRAGMA busy_timeout = {READERS_WAIT}")
+    connection.execute(f"PRAGMA busy_timeout = {READER_TIMEOUT}")
     try:
         (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finally:

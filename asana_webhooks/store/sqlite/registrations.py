@@ -1,4 +1,4 @@
-"""The registrations of the SQLite store: each function is what one method does inside a transaction."""
+"""The registrations of the SQLite store: each function does the work of one method inside a transaction."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 COLUMNS = "number, id, resource, state, deadline, echoed, webhook_gid, last_heartbeat_at, secret, key_id"
-"""What `_registration` reads."""
+"""The columns that `_registration` reads."""
 FIND = f"SELECT {COLUMNS} FROM registrations WHERE id = ?"  # noqa: S608 - made of constants, as the next one
 OVERDUE = f"""
     SELECT {COLUMNS} FROM registrations WHERE state = 'pending' AND deadline <= ? ORDER BY number
@@ -45,7 +45,7 @@ CANDIDATES = "SELECT secret, key_id FROM candidates WHERE registration = ? ORDER
 OFFERABLE = "SELECT number FROM registrations WHERE id = ? AND state = 'pending' AND deadline > ?"
 ADD_CANDIDATE = "INSERT INTO candidates (registration, id, secret, key_id) VALUES (?, ?, ?, ?)"
 ECHO = "UPDATE registrations SET echoed = 1 WHERE number = ?"
-# The secret stays as it was sealed, so whoever confirms needs no secret box.
+# The secret is copied as sealed, so confirming needs no secret box.
 CONFIRM = """
     UPDATE registrations SET state = 'confirmed', webhook_gid = ?, candidate = ?, (secret, key_id) = (
         SELECT candidates.secret, candidates.key_id FROM candidates
@@ -125,7 +125,7 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
 def find(
     connection: sqlite3.Connection, ids: Iterable[str], *, now: float, sealer: Sealer
 ) -> list[Registration | StoreUnavailableError | None]:
-    """See `Store.find`; of several together each is looked up, and its secret opened if it can be, once."""
+    """See `Store.find`; equal ids share one lookup, and their secrets are opened once, unless that fails."""
     found: dict[str, Registration | None] = {}
     outcomes: list[Registration | StoreUnavailableError | None] = []
     for id in ids:
@@ -144,18 +144,18 @@ def _find(connection: sqlite3.Connection, id: str, *, now: float, sealer: Sealer
 
 
 def overdue(connection: sqlite3.Connection, *, now: float, sealer: Sealer) -> list[Registration]:
-    """Return what `Store.sweep` is to end, without the candidates whose key is lost: nobody needs them any more."""
+    """Return the registrations for `Store.sweep` to close, without candidates that cannot be opened."""
     failed: dict[str | None, str] = {}
     rows = connection.execute(OVERDUE, (now,)).fetchall()
     found = [_registration(connection, row, lambda secret: open_or_note(secret, sealer, failed)) for row in rows]
     for problem in failed.values():
-        _log.warning("overdue registrations end though their candidates cannot be opened: %.300r", problem)
+        _log.warning("cannot open candidates of expired registrations; closing these anyway: %.300r", problem)
     return found
 
 
 def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, str]) -> Secret | None:
-    """Open a secret; if the box cannot, note that under the key and return ``None``, also for the next of that key."""
-    if secret.key_id not in failed:  # asking again would only take time
+    """Open a secret. If that fails, note the error under its key; return ``None`` for every secret of that key."""
+    if secret.key_id not in failed:  # opening more secrets of a failed key would only take time
         try:
             return sealer.open(secret)
         except StoreUnavailableError as error:
@@ -164,7 +164,7 @@ def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, 
 
 
 def end_overdue(connection: sqlite3.Connection, found: Iterable[Registration], *, now: float) -> list[Registration]:
-    """End what `overdue` found; return what nobody else has ended since."""
+    """Close the registrations that `overdue` found; return those that were still pending."""
     ended = []
     for registration in found:
         still = connection.execute(STILL_OVERDUE, (registration.id, now)).fetchone()
@@ -181,7 +181,7 @@ def heartbeat(connection: sqlite3.Connection, id: str, *, now: float) -> None:
 
 @frozen
 class StaleSecret:
-    """A secret that lies in the database in another form than it would be written today."""
+    """A secret in the database that is not sealed with the current key."""
 
     table: str
     number: int
@@ -189,7 +189,7 @@ class StaleSecret:
 
 
 def stale(connection: sqlite3.Connection, *, key_id: str | None) -> list[StaleSecret]:
-    """Return the secrets that are not sealed with this key."""
+    """Return all secrets that are not sealed with this key."""
     return [
         StaleSecret(table, number, StoredSecret(*secret))
         for table in ("registrations", "candidates")
@@ -198,7 +198,7 @@ def stale(connection: sqlite3.Connection, *, key_id: str | None) -> list[StaleSe
 
 
 def replace_secret(connection: sqlite3.Connection, old: StaleSecret, new: StoredSecret) -> int:
-    """Write a secret anew, unless somebody has changed it meanwhile; return 1, or else 0."""
+    """Replace a secret, unless it was changed meanwhile; return the number of secrets replaced (0 or 1)."""
     return connection.execute(REPLACE.format(table=old.table), (*new, old.number, *old.secret)).rowcount
 
 

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 __all__ = ["APPLICATION_ID", "VERSION", "prepare"]
 
 VERSION = 4
-"""Kept in ``PRAGMA user_version``; raised by every change of the tables."""
+"""Stored in ``PRAGMA user_version``; every change of the tables increases it."""
 
 APPLICATION_ID = 0x41_57_48_4B
-"""Kept in ``PRAGMA application_id``: tells our files from other programs' ("AWHK")."""
+"""Stored in ``PRAGMA application_id`` ("AWHK"): distinguishes our files from those of other programs."""
 
 TABLES = (
-    # `echoed` outlives the candidates: it answers whether Asana can have created a webhook for the registration.
-    # `candidate` is which of them it was confirmed with. A secret is text, or sealed with the key of `key_id`.
+    # `echoed` outlives the candidates: it tells whether Asana may have created a webhook for the registration.
+    # `candidate` is the id of the one that was confirmed. `secret` is plain text, or sealed with the key `key_id`.
     """
     CREATE TABLE registrations (
         number INTEGER PRIMARY KEY,
@@ -45,11 +45,11 @@ TABLES = (
         UNIQUE (registration, id)
     )
     """,
-    # AUTOINCREMENT: an old lease must never fit a new delivery. `since` and `due_at`: when a delay or lease began, and
-    # when it ends. `duplicate_key`: the signature, as bytes if it is lower-case hex.
+    # AUTOINCREMENT: an old lease must never match a new delivery. `since` and `due_at`: when a delay or lease begins
+    # and ends. `duplicate_key`: the signature, as bytes if it is lower-case hex.
     #
-    # States are compared in pairs, here and in the indexes: SQLite makes a temporary table of a longer list each time a
-    # row is written, and that was half of the instructions of a put.
+    # Lists of states have two items at most, here and in the indexes. For longer lists SQLite makes a temporary table
+    # at each write of a row, which was half of the instructions of a put.
     """
     CREATE TABLE deliveries (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -68,7 +68,7 @@ TABLES = (
         UNIQUE (registration, duplicate_key)
     )
     """,
-    # None of the indexes grows with deliveries that are done but the last, whose entries come in order.
+    # Of the indexes below, only `deliveries_finished` grows with done deliveries, and its entries come in order.
     # For claims.
     "CREATE INDEX deliveries_waiting ON deliveries (state, id) WHERE state = 'waiting'",
     # For ordered claims.
@@ -76,37 +76,37 @@ TABLES = (
     CREATE INDEX deliveries_unfinished ON deliveries (registration, id)
     WHERE state = 'waiting' OR state IN ('delayed', 'leased')
     """,
-    # For leases and delays that ran out; the other columns let health count without looking at the rows.
+    # For expired leases and delays; the other columns let health count from the index alone.
     "CREATE INDEX deliveries_due ON deliveries (due_at, state, since, received_at) WHERE due_at IS NOT NULL",
-    # For those that began in the future.
+    # For leases and delays that began in the future.
     "CREATE INDEX deliveries_since ON deliveries (since) WHERE since IS NOT NULL",
-    # For quarantine, and for dead letters that hold up others.
+    # For quarantine, and for dead letters that block later deliveries.
     "CREATE INDEX deliveries_apart ON deliveries (state, registration, id) WHERE state IN ('quarantined', 'dead')",
     # For the list of dead letters.
     "CREATE INDEX deliveries_dead ON deliveries (id) WHERE state = 'dead'",
     # For purge.
     "CREATE INDEX deliveries_finished ON deliveries (state, received_at) WHERE state IN ('done', 'dead')",
-    # Bodies lie apart: SQLite writes a row anew with each change of it, and a delivery changes three times.
+    # Bodies are separate: SQLite rewrites a whole row at each change, and a delivery changes three times.
     """
     CREATE TABLE bodies (
         delivery INTEGER PRIMARY KEY REFERENCES deliveries (id) ON DELETE CASCADE,
         body BLOB NOT NULL
     )
     """,
-    # One row that is written to see whether writing works.
+    # One row, which health writes to test that writing works.
     "CREATE TABLE probe (one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL)",
 )
 
 
 def prepare(connection: "sqlite3.Connection") -> None:
-    """Make the tables in an empty database; all of them, or nothing.
+    """Create the tables in an empty database: all of them, or none.
 
     Raises:
-        ConfigurationError: the file belongs to another program, or to another version of this one.
+        ConfigurationError: the file belongs to another program, or to another version of this package.
     """
     if _identity(connection) == (APPLICATION_ID, VERSION):
         return
-    connection.execute("BEGIN IMMEDIATE")  # another process may be making the tables just now
+    connection.execute("BEGIN IMMEDIATE")  # another process may be creating the tables now
     try:
         if not _has_tables(connection):
             for statement in TABLES:
@@ -120,27 +120,27 @@ def prepare(connection: "sqlite3.Connection") -> None:
 
 
 def _identity(connection: "sqlite3.Connection") -> tuple[int, int]:
-    """Return which program made the tables, and in which version."""
+    """Return the application id and the version of the tables."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return application, version
 
 
 def _has_tables(connection: "sqlite3.Connection") -> bool:
-    """Tell whether the tables are there; an error if the tables of somebody else are."""
+    """Return whether our tables exist; raise `ConfigurationError` for those of another program or version."""
     application, version = _identity(connection)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (application, version, tables) == (0, 0, 0):
         return False
     if application != APPLICATION_ID:
-        raise ConfigurationError("the database file belongs to another program; give the store a file of its own")
+        raise ConfigurationError("the database file belongs to another program; give the store another file")
     if version > VERSION:
         raise ConfigurationError(
-            f"the database file has version {version}, and this release reads version {VERSION}; upgrade asana-webhooks"
+            f"the database file has version {version}, but this release reads version {VERSION}; upgrade asana-webhooks"
         )
     if version < VERSION:
         raise ConfigurationError(
-            f"the database file has version {version}, of an earlier development state, and this release reads version "
-            f"{VERSION}; move the file away, so that a new one is made, and create the webhooks anew"
+            f"the database file has version {version}, of an earlier development state, but this release reads version "
+            f"{VERSION}; move the file away, so that a new one is created, and create the webhooks again"
         )
     return True

@@ -1,4 +1,4 @@
-"""`SQLiteStore`: the methods of the protocol, each handed to the queue that writes or to the one that reads."""
+"""`SQLiteStore`: the methods of `Store`, each submitted to the writing or the reading queue."""
 
 import asyncio
 import logging
@@ -32,42 +32,41 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_CROWDED = "too much is waiting to be written: the disk is too slow for it, or max_operations or max_bytes too low"
+_CROWDED = "too many writes are waiting: the disk is too slow, or max_operations or max_bytes is too low"
 
 
 class SQLiteStore:
-    """A `Store` in one SQLite file on a local disk; several processes of one machine may share it.
+    """A `Store` in one SQLite file on a local disk; several processes on one machine may share it.
 
-    A commit waits for the disk (``synchronous=FULL``), and all that is asked for at the same time shares one commit.
-    The file is opened at first use, readable for its owner alone. The store belongs to the event loop that uses it
-    first; another one gets a `ConfigurationError`.
+    A commit waits for the disk (``synchronous=FULL``), and concurrent calls share one commit. The first use opens the
+    file, which only its owner can read. The store belongs to the event loop that uses it first; use in another loop
+    raises `ConfigurationError`.
 
-    SQLite before 3.51.3 (but for 3.50.7 and 3.44.6, and what follows each) has a rare fault that can lose a commit
-    while another connection writes. With such a version a store whose file is written by others, too, logs a warning,
-    and says so in `StoreHealth.problems` from then on: install the extra ``sqlite``, which brings a current version, or
-    keep to one process. Within one store nothing is at risk.
+    SQLite before 3.51.3 (except 3.50 from 3.50.7 and 3.44 from 3.44.6) has a rare bug: it can lose a commit while
+    another connection writes. With an affected version, a store that detects another writer logs a warning, and reports
+    it in `StoreHealth.problems` from then on. Install the extra ``sqlite``, which brings a current version, or use one
+    process. A single store is not at risk.
     Source: https://www.sqlite.org/wal.html
 
-    The write-ahead log (the file ``-wal``) grows while something that reads the database for long keeps SQLite from
-    emptying it. From 64 MiB on there is a warning, and a problem in `StoreHealth.problems`; deliveries are still taken.
+    The write-ahead log (the file ``-wal``) grows while a long reader keeps SQLite from emptying it. Above 64 MiB, the
+    store logs a warning and reports it in `StoreHealth.problems`. It still accepts deliveries.
 
-    Secrets are sealed with *secret_box* before they are written; without one they are plain text in a file that only
-    its owner can read. Whoever only works on deliveries, or confirms registrations, needs no box. What is deleted is
+    Secrets are sealed with *secret_box* before they are written. Without a box they are plain text, in a file that only
+    its owner can read. A process that only handles deliveries or confirms registrations needs no box. Deleted data is
     overwritten with zeros in the file.
 
     Args:
-        path: the database file; it is made if missing, its directory is not.
+        path: the database file. It is created if missing; its directory must exist.
         secret_box: seals the secrets of webhooks; ``None``: they are written as plain text.
-        clock: returns the time in seconds since the epoch. All who share the file must agree on it, to a minute.
-        busy_timeout: seconds to wait while another process writes, before there is a `StoreUnavailableError`.
-        max_operations: how many additions and heartbeats may wait to be written, and how many questions to be
-            answered, before there is a `StoreFullError`.
-        max_bytes: how many bytes of bodies may wait to be written; a larger delivery is never taken.
+        clock: returns the time in seconds since the epoch. Processes that share the file must agree to a minute.
+        busy_timeout: seconds to wait while another process writes, before `StoreUnavailableError`.
+        max_operations: how many additions and heartbeats may wait, and how many reads, before `StoreFullError`.
+        max_bytes: how many bytes of bodies may wait to be written; a larger delivery is never accepted.
         max_quarantined: how many deliveries one pending registration may have in quarantine.
-        max_quarantined_bytes: how many bytes their bodies may have together.
+        max_quarantined_bytes: the total size of their bodies in bytes.
 
     Raises:
-        ConfigurationError: an argument cannot work.
+        ConfigurationError: an argument is not valid.
     """
 
     def __init__(
@@ -130,23 +129,23 @@ class SQLiteStore:
             self._check_loop()
             self._closed = True
         await self._reader.aclose()
-        await self._writer.aclose()  # last, so that this connection folds the log into the file
+        await self._writer.aclose()  # last, so that this connection copies the log into the file
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise ConfigurationError("this store belongs to another event loop; make one for each loop")
+            raise ConfigurationError("this store belongs to another event loop; create one store for each loop")
 
     def _check_usable(self) -> None:
         self._check_loop()
         if self._closed:
-            raise ConfigurationError("this store is closed")
+            raise ConfigurationError("this store is closed; create a new one")
 
     def _connect_to_read(self) -> sqlite3.Connection:
         if self._file.opened is None:
-            self._writer.connect()  # who only reads can make no tables, and would leave a log behind at the end
+            self._writer.connect()  # a reader cannot create tables, and would leave a log behind
         return self._file.connect_to_read()
 
     def _write(self, operation: Operation[T]) -> asyncio.Future[T]:
@@ -154,7 +153,7 @@ class SQLiteStore:
         return self._writer.submit(operation)
 
     def _add(self, operation: Operation[T], *, size: int = 0) -> asyncio.Future[T]:
-        """Write something that makes the store larger; `StoreFullError` if too much waits for that."""
+        """Run a write that adds data; raise `StoreFullError` if too many are waiting."""
         self._check_usable()
         return self._writer.submit(operation, adds=size)
 
@@ -170,7 +169,7 @@ class SQLiteStore:
         await self._add(lambda db: registrations.open_(db, id, resource=resource, ttl=ttl, now=self._clock()))
 
     async def offer(self, id: str, secret: Secret) -> bool:
-        """See `Store.offer`; the secret is sealed before, in another thread than the one that writes."""
+        """See `Store.offer`. The reading thread seals the secret first, so that writes do not wait for the box."""
         check_texts(secret)
         sealed = await self._read(lambda _: self._sealer.seal(secret))
         name = candidate_id(secret)
@@ -206,52 +205,51 @@ class SQLiteStore:
         await self._add(lambda db: registrations.heartbeat(db, id, now=self._clock()))
 
     async def reseal(self) -> int:
-        """Seal every secret with the key that the store's box seals with now, plain text included.
+        """Seal every secret with the current key of the store's box, plain text included.
 
-        Call it once after the key was changed, or after a file without a box got one. What others change meanwhile
-        stays as they wrote it; cancelling it keeps what is sealed already. A secret that the box cannot open stays as
-        it is, and is logged.
+        Call it once after a change of the key, or after adding a box to an existing file. Concurrent changes are kept.
+        Cancelling it keeps the secrets resealed so far. A secret that the box cannot open is logged, and kept.
 
-        Earlier forms of the secrets are overwritten in the file, but may be left in the write-ahead log until SQLite
-        writes over it, in backups, and in what the disk keeps of old blocks.
+        The old forms of the secrets are overwritten in the file. They may remain in the write-ahead log until SQLite
+        overwrites it, in backups, and in old blocks of the disk.
 
         Returns:
-            How many secrets were sealed anew.
+            How many secrets were resealed.
 
         Raises:
             ConfigurationError: the store has no secret box.
             StoreUnavailableError: the box cannot seal, or the store cannot be read or written.
         """
         if self._sealer.key_id is None:
-            raise ConfigurationError("this store has no secret_box to seal its secrets with")
+            raise ConfigurationError("this store has no secret_box to reseal its secrets with; give it one")
         failed: dict[str | None, str] = {}
         count = 0
-        while True:  # again, for a secret that moved meanwhile: when a candidate is confirmed
+        while True:  # repeat for secrets that moved meanwhile, because a candidate was confirmed
             found = await self._read(lambda db: registrations.stale(db, key_id=self._sealer.key_id))
             stale = [old for old in found if old.secret.key_id not in failed]
             if not stale:
                 break
             count += sum([await self._reseal(old, failed) for old in stale])
         for problem in failed.values():
-            _log.warning("secrets in %.200a stay as they are: %.300r", str(self._file), problem)
+            _log.warning("some secrets in %.200a were not resealed: %.300r", str(self._file), problem)
         return count
 
     async def _reseal(self, old: registrations.StaleSecret, failed: dict[str | None, str]) -> int:
-        def sealed_anew(_: sqlite3.Connection) -> StoredSecret | None:
+        def resealed(_: sqlite3.Connection) -> StoredSecret | None:
             secret = registrations.open_or_note(old.secret, self._sealer, failed)
             return None if secret is None else self._sealer.seal(secret)
 
-        new = await self._read(sealed_anew)  # one at a time, so that deliveries need not wait for long for theirs
+        new = await self._read(resealed)  # one at a time, so that deliveries do not wait long for their secrets
         return 0 if new is None else await self._write(lambda db: registrations.replace_secret(db, old, new))
 
     # Inbox
 
     def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
-        """See `Store.put`; it returns a future, for a coroutine would cost a receiver 10 us more for a task."""
+        """See `Store.put`. It returns a future, which saves a receiver a task and 10 us."""
         try:
             self._check_usable()
             return self._writer.submit_batched(self._put, delivery, adds=len(delivery.body))
-        except AsanaError as error:  # told when it is awaited, as by any other method
+        except AsanaError as error:  # raised when awaited, as in every other method
             refused: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
             return refused
@@ -260,7 +258,7 @@ class SQLiteStore:
         return inbox.put(db, deliveries, now=self._clock(), limits=self._quarantine)
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
-        """See `Store.claim`; leases that a cancelled caller would have got are given back."""
+        """See `Store.claim`. If the caller is cancelled, its leases are released."""
         check_integer("limit", limit)
         check_seconds("lease", lease)
         self._check_usable()
@@ -269,7 +267,7 @@ class SQLiteStore:
             return inbox.claim(db, max(limit, 0), lease=lease, ordered=ordered, halt=halt, now=self._clock())
 
         def give_back(db: sqlite3.Connection, leases: Sequence[Lease]) -> None:
-            for one in leases:  # should that fail, it runs out by itself
+            for one in leases:  # if this fails, the lease expires
                 inbox.release(db, one, now=self._clock())
 
         return await self._writer.submit_or_undo(claim, undo=give_back)
@@ -301,7 +299,7 @@ class SQLiteStore:
     async def health(self) -> StoreHealth:
         """See `Store.health`.
 
-        It writes a little to find out. While another process writes, it takes up to *busy_timeout*.
+        It tests writing with a small write. While another process writes, it takes up to *busy_timeout*.
         """
 
         def probe(db: sqlite3.Connection) -> None:
@@ -310,7 +308,7 @@ class SQLiteStore:
 
         crowded = () if self._writer.has_room(1) else (_CROWDED,)
         try:
-            await self._add(probe, size=1)  # as a delivery of one byte
+            await self._add(probe, size=1)  # like a delivery of one byte
         except StoreError:
             writable = False
         else:
@@ -324,14 +322,14 @@ class SQLiteStore:
         return await self._read(look)
 
     async def integrity_check(self) -> Sequence[str]:
-        """Have SQLite look through the whole file for damage; return what it found, at most 100 sentences.
+        """Check the whole file for damage; return the problems found, at most 100 sentences.
 
-        It reads everything, and nothing else is read meanwhile, so this is for quiet hours. It cannot tell whether
-        the content of a body was changed.
+        SQLite reads the whole file, and other reads of the store wait meanwhile, so run it in quiet hours. It cannot
+        detect a change in the content of a body.
         Source: https://www.sqlite.org/pragma.html#pragma_integrity_check
 
         Raises:
-            StoreUnavailableError: the file is so damaged that it cannot even be looked through, or cannot be read.
+            StoreUnavailableError: the file is too damaged to check, or cannot be read.
         """
         return await self._read(inbox.integrity)
 
@@ -349,7 +347,7 @@ class SQLiteStore:
         return await self._write(lambda db: inbox.requeue(db, id))
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
-        """See `Store.purge`; it takes several transactions if there is much to forget."""
+        """See `Store.purge`. It takes several transactions if there is much to delete."""
         before = self._clock() - check_seconds("older_than", older_than)
         count = 0
         while True:

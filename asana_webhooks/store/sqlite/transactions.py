@@ -1,7 +1,7 @@
-"""Group commit: what is asked for at the same time shares one transaction, and so one wait for the disk.
+"""Group commit: concurrent operations share one transaction, and so one wait for the disk.
 
-A queue is one thread with one connection. Operations are gathered in the event loop; all that are ready in one turn of
-it run in the thread as one transaction, while the next ones gather.
+A queue is one thread with one connection. The event loop gathers operations. All that are ready in one turn of the
+loop run in the thread as one transaction, while the loop gathers the next ones.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from attrs import define
 
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
-from asana_webhooks.store.sqlite.file import DatabaseFile, is_passing, sqlite3, unavailable
+from asana_webhooks.store.sqlite.file import DatabaseFile, is_transient, sqlite3, unavailable
 
 __all__ = ["BatchOperation", "Operation", "TransactionQueue"]
 
@@ -24,11 +24,11 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Operation = Callable[[sqlite3.Connection], T]
-"""What runs in a transaction. An error of this package leaves it before its first write, or not at all."""
+"""A function that runs in a transaction. It may raise an `AsanaError` only before its first write."""
 
 BatchOperation = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
-"""What runs in a transaction for several requests of one kind that came one after the other. It returns what becomes
-of each; for errors it raises, the same holds as for an `Operation`.
+"""A function that runs in a transaction for several consecutive requests of one kind, and returns the outcome of each.
+It, too, may raise an `AsanaError` only before its first write.
 """
 
 _FAULTS_OF_ONE = (
@@ -38,7 +38,7 @@ _FAULTS_OF_ONE = (
     sqlite3.NotSupportedError,
     sqlite3.InterfaceError,
 )
-"""What SQLite raises for the values of one operation; its other errors concern the database."""
+"""SQLite's errors for the values of one operation. Its other errors concern the database."""
 
 
 @define(eq=False)
@@ -56,7 +56,7 @@ def _one_by_one(connection: sqlite3.Connection, operations: Sequence[Operation[T
 def _attempt(operation: Operation[T], connection: sqlite3.Connection) -> T | AsanaError:
     try:
         return operation(connection)
-    except AsanaError as error:  # nothing is written yet, so the transaction goes on
+    except AsanaError as error:  # nothing is written yet, so the transaction continues
         return error
 
 
@@ -65,13 +65,13 @@ class TransactionQueue:
 
     Args:
         file: the database.
-        connect: opens it; called in the thread, as the following ones.
-        name: of the thread.
+        connect: opens the database. The thread calls it, *before* and *after*.
+        name: the name of the thread.
         begin: the statement that begins a transaction.
-        before: called before each transaction of a connection but its first; what it raises ends that.
-        after: called after each transaction, when its outcomes are on their way.
-        max_operations: how many operations that add something may be under way.
-        max_bytes: how many bytes those may bring along.
+        before: called before each transaction except a connection's first. If it raises, the transaction fails.
+        after: called after each transaction, when its outcomes are sent to the loop.
+        max_operations: how many operations submitted with *adds* may be in flight.
+        max_bytes: how many bytes these operations may add in total.
     """
 
     def __init__(
@@ -105,27 +105,28 @@ class TransactionQueue:
         self._connection: sqlite3.Connection | None = None
 
     def submit(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
-        """Have an operation run in the next transaction; see `submit_batched`."""
+        """Run an operation in the next transaction; see `submit_batched`."""
         return self.submit_batched(_one_by_one, operation, adds=adds)
 
     def submit_batched(self, run: BatchOperation[R, T], request: R, *, adds: int | None = None) -> asyncio.Future[T]:
-        """Have a request done in the next transaction; the future is done when that is committed.
+        """Run a request in the next transaction; the future is done when that transaction is committed.
 
-        Cancelling the future makes the caller stop waiting, and nothing else.
+        Cancelling the future ends only the caller's waiting.
 
         Args:
-            run: called in the thread, once for all requests that follow one another and name the same.
-            request: what it gets.
-            adds: how many bytes the request brings into the store; ``None``: nothing, and it is always taken.
+            run: called in the thread, once for all consecutive requests with the same *run*.
+            request: passed to *run*, in a list with these other requests.
+            adds: how many bytes the request adds to the store; ``None``: it is accepted whatever is in flight.
 
         Raises:
-            StoreFullError: too much is under way already, or this alone is too much.
+            StoreFullError: too many operations or bytes are in flight, or this request alone exceeds *max_bytes*.
         """
         if adds is not None:
             if adds > self._max_bytes:
-                raise StoreFullError(problem="the delivery is larger than max_bytes allows")
+                raise StoreFullError(problem="the delivery is larger than max_bytes", advice="Raise max_bytes.")
             if not self.has_room(adds):
-                raise StoreFullError(problem="too much is waiting for it")
+                advice = "Use a faster disk, or raise max_operations and max_bytes."
+                raise StoreFullError(problem="too many operations or bytes are waiting", advice=advice)
             self._operations += 1
             self._bytes += adds
         loop = asyncio.get_running_loop()
@@ -134,15 +135,15 @@ class TransactionQueue:
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            loop.call_soon(self._start)  # whatever else is ready in this turn of the loop joins
+            loop.call_soon(self._start)  # everything else that is ready in this turn of the loop joins
         return answer
 
     async def submit_or_undo(self, operation: Operation[T], *, undo: Callable[[sqlite3.Connection, T], object]) -> T:
-        """Have an operation run in the next transaction; if the caller is cancelled, what it would have got is undone.
+        """Run an operation in the next transaction; if the caller is cancelled, undo it.
 
         Args:
-            operation: what to run.
-            undo: gets what the operation returned, in a later transaction. Nobody hears of its errors.
+            operation: the function to run.
+            undo: called with the operation's result in a later transaction. Its errors are ignored.
         """
 
         def undo_result(answer: asyncio.Future[T]) -> None:
@@ -162,11 +163,11 @@ class TransactionQueue:
             raise
 
     def has_room(self, adds: int) -> bool:
-        """Tell whether an operation that brings *adds* bytes would be taken now."""
+        """Return whether an operation that adds *adds* bytes would be accepted now."""
         return self._operations < self._max_operations and self._bytes + adds <= self._max_bytes
 
     def connect(self) -> None:
-        """Connect, without a transaction: a lock that somebody holds is not waited for. Blocks; for other threads.
+        """Connect without a transaction, and so without waiting for locks. Blocks; call it in another thread.
 
         Raises:
             ConfigurationError: see `DatabaseFile.connect`.
@@ -175,7 +176,7 @@ class TransactionQueue:
         self._executor.submit(self._connected).result()
 
     async def aclose(self) -> None:
-        """Wait for what is under way, then close the connection and end the thread."""
+        """Wait for the operations in flight, then close the connection and end the thread."""
         while self._busy:
             await self._idle.wait()
         if not self._ended:
@@ -197,12 +198,12 @@ class TransactionQueue:
                 self._operations -= 1
                 self._bytes -= job.adds
             if job.answer.done():
-                continue  # its caller has gone
+                continue  # the caller was cancelled
             if isinstance(outcome, Exception):
                 job.answer.set_exception(outcome)
             else:
                 job.answer.set_result(outcome)
-        # The callers wake before this next turn, so what they ask for now still joins the next transaction.
+        # The callers wake before this call, so the operations they submit then join the next transaction.
         asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -216,23 +217,23 @@ class TransactionQueue:
 
     def _work(self, batch: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
         outcomes = self._outcomes(batch)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits
             loop.call_soon_threadsafe(self._deliver, batch, outcomes)
         if self._connection is not None:
             try:
                 self._after(self._connection)
-            except sqlite3.Error:  # all is committed; the next transaction tries with a new connection
+            except sqlite3.Error:  # the transaction is committed; the next one opens a new connection
                 self._disconnect()
 
     def _outcomes(self, batch: Sequence[_Job]) -> list[Any]:
         try:
             return self._transaction(batch)
         except AsanaError as error:
-            return [_again(error) for _ in batch]
-        except BaseException as error:  # noqa: BLE001 - in this thread it ends nothing, and its caller waits for it
+            return [_copied(error) for _ in batch]
+        except BaseException as error:  # noqa: BLE001 - it must reach the caller, and not end this thread
             if len(batch) == 1:
                 return [_explained(error)]
-        # One of them failed by its own fault, and it must not fail its neighbours.
+        # One operation is at fault. Run each alone, so that the others succeed.
         return [outcome for job in batch for outcome in self._outcomes([job])]
 
     def _transaction(self, batch: Sequence[_Job]) -> list[Any]:
@@ -245,8 +246,8 @@ class TransactionQueue:
             self._roll_back(connection)
             if isinstance(error, _FAULTS_OF_ONE):
                 raise
-            if not is_passing(error):
-                self._disconnect()  # the next transaction tries with a new connection
+            if not is_transient(error):
+                self._disconnect()  # the next transaction opens a new connection
             raise unavailable(error) from error
         except BaseException:
             self._roll_back(connection)
@@ -255,7 +256,7 @@ class TransactionQueue:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and not self._file.is_in_place():
-            self._disconnect()  # what is written to a deleted file is lost
+            self._disconnect()  # writes to a deleted file are lost
         if self._connection is None:
             self._connection = self._connect()
         else:
@@ -275,32 +276,32 @@ class TransactionQueue:
 
 
 def _kinds(batch: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """Yield what can be done together, in the order it was asked for."""
+    """Yield the jobs that can run together, in the order they were submitted."""
     return (list(jobs) for _, jobs in groupby(batch, attrgetter("run")))
 
 
 def _run_batch(jobs: Sequence[_Job], connection: sqlite3.Connection) -> Sequence[Any]:
     try:
         return jobs[0].run(connection, [job.request for job in jobs])
-    except AsanaError as error:  # nothing of theirs is written yet
-        return [_again(error) for _ in jobs]
+    except AsanaError as error:  # these jobs have written nothing yet
+        return [_copied(error) for _ in jobs]
 
 
-def _again(error: AsanaError) -> AsanaError:
-    """Return an equal error; one that is raised in several tasks would collect all their tracebacks."""
+def _copied(error: AsanaError) -> AsanaError:
+    """Return a copy of an error; an error raised in several tasks would collect all their tracebacks."""
     copied = copy.copy(error)
     copied.args = error.args
     return copied
 
 
 def _explained(error: BaseException) -> Exception:
-    """Return what the caller gets; neither the text nor the objects of these errors, they may hold a secret."""
+    """Return the error for the caller, without the text and objects of errors that may contain a secret."""
     if isinstance(error, (sqlite3.Error, ValueError, OverflowError)):
-        return ConfigurationError(f"the store cannot keep one of the values given ({type(error).__name__})")
+        return ConfigurationError(f"the store cannot save one of the values given ({type(error).__name__})")
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    # A cancellation or an exit would end the caller, though nobody asked for that; a future takes no StopIteration.
+    # A cancellation or an exit would end the caller unasked, and a future does not accept StopIteration.
     return StoreUnavailableError(
         problem=f"the store was interrupted ({type(error).__name__})",
-        advice="Look at the clock it was given.",
+        advice="Check the clock function that was given to the store.",
     )
