@@ -1,1 +1,1 @@
-"""Where both halves meet."""
+"""Subscriptions: creating webhooks with their handshakes, and deleting orphaned ones."""

@@ -1,8 +1,8 @@
-"""Establishing a webhook: where asking and being called meet.
+"""Establishing a webhook: create it, echo its handshake, and confirm its registration with Asana's 201.
 
-A registration is opened before the create request is sent, the receiver lets Asana's handshake in while the request
-is open, and Asana's authenticated 201 decides which of the secrets that came is the true one. A create request has no
-idempotency key: when no answer tells what became of it, its registration is closed, and another one is tried.
+A registration is opened before the create request is sent. While the request is open, the receiver echoes handshakes
+and stores their secrets as candidates. Asana's authenticated 201 decides which candidate is the webhook's secret. A
+create request has no idempotency key. If its outcome is unknown, its registration is closed and a second one is tried.
 
 Source: https://developers.asana.com/reference/createwebhook
 """
@@ -34,27 +34,27 @@ from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks, delet
 __all__ = ["EstablishedWebhook", "establish_webhook"]
 
 _SLACK_SECONDS: Final = 60.0
-"""How long a pending registration outlives the longest create call."""
+"""How long a registration stays pending after the longest create call."""
 _ORPHANS_SECONDS: Final = 10.0
 """How long deleting the orphans of earlier processes may take."""
 _DELETE_SECONDS: Final = 15.0
-"""How long deleting a webhook that cannot be confirmed may take."""
+"""How long deleting the webhook of a failed attempt may take."""
 
 _log = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
 class EstablishedWebhook:
-    """A webhook that is live: Asana sends, and its deliveries can be verified."""
+    """A live webhook: Asana sends deliveries, and the receivers can verify them."""
 
     webhook: Webhook = field(repr=False)
-    """Asana's record of it; its target holds the endpoint."""
+    """Asana's record of it; its target contains the endpoint."""
     webhook_gid: str
     registration: str
-    """The id of its registration in the store; ``store.close`` it after deleting the webhook."""
+    """The id of its registration in the store. Pass it to ``store.close`` after deleting the webhook."""
     orphans: int = 0
-    """Webhooks of an earlier attempt of the same call that may exist and could not be found. Their deliveries are
-    answered 404, and Asana deletes them after 24 hours."""
+    """How many webhooks of this call's first attempt may exist and could not be deleted. Their deliveries are answered
+    404, and Asana deletes them after 24 hours."""
 
 
 async def establish_webhook(
@@ -66,40 +66,41 @@ async def establish_webhook(
     filters: Iterable[WebhookFilter] = (),
     workspace: str | None = None,
 ) -> EstablishedWebhook:
-    """Create a webhook whose deliveries the receivers on *store* will accept.
+    """Create a webhook whose deliveries the receivers on *store* accept.
 
-    A receiver must be listening at *public_url* already, in this process or another with the same store. So this
-    cannot be awaited from an application's start-up hook, where the port is not open yet.
+    A receiver must already be listening at *public_url*, in this process or in another with the same store. So do not
+    await this in an application's startup hook: the port is not open yet.
 
-    With *workspace* it first calls `delete_orphaned_webhooks`, for at most 10 seconds, and goes on whatever the result.
-    Then it awaits the store and one create call. If the outcome of that stays unknown, it also awaits a second create
-    call, and the calls that find and delete what became of the first: it looks twice at most, for 30 seconds each.
+    With *workspace*, it first calls `delete_orphaned_webhooks`, for at most 10 seconds, and continues if that fails.
+    Then it awaits the store and one create call. If the outcome of that call is unknown, it awaits a second create call
+    and, with *workspace*, at most two searches for orphaned webhooks (30 seconds each) and the calls that delete them.
 
-    It is all or nothing. If this raises or is cancelled, no delivery of a webhook it may have created is accepted: the
-    registration is closed again, and a webhook that is known by then is deleted. One of which no answer tells is
-    answered 404, until Asana deletes it after 24 hours. Closing may take 5 seconds and deleting 15, so being cancelled
-    takes up to 20 seconds. If the first attempt may have left a webhook and the second one fails, in whatever way, the
-    first one's error is the ``__cause__`` of what is raised.
+    It is all or nothing. If this raises or is cancelled, no delivery of a webhook it may have created is accepted. The
+    registration is closed, which may take 5 seconds, and a webhook whose gid is known is deleted, which may take 15. So
+    cancelling may take 20 seconds. Deliveries of a webhook whose gid is unknown are answered 404, and Asana deletes it
+    after 24 hours. If the first attempt may have left a webhook and the second attempt fails, the first error is the
+    ``__cause__`` of the second.
 
     Args:
         asana: the session to create it with.
         store: the store the receivers use.
-        public_url: where Asana reaches them; a random endpoint is appended as the last segment of its path.
+        public_url: where Asana reaches them. A random endpoint is appended as the last segment of its path.
         resource: the gid of the task, project, portfolio, … to watch.
-        filters: which events to let pass; by default all.
-        workspace: the resource's workspace. With it, a webhook of which no answer tells can be found and deleted, of
-            this call or of a process that was killed.
+        filters: the events Asana sends; all by default.
+        workspace: the resource's workspace. It is needed to find and delete webhooks whose create call got no answer,
+            in this call or in a process that was killed.
 
     Raises:
         TargetRejectedError: Asana could not reach *public_url*, or got a wrong answer to its handshake.
-        HandshakeMismatchError: the handshake came through somebody who changed it; the webhook is deleted again.
-        CreateOutcomeUnknownError: twice no answer told whether the webhook was created, or once, and the store could
-            not close its registration, which then ends by itself with its deadline.
-        DuplicateWebhookError: the same, if the last answer was that there is such a webhook already. As its endpoint
-            was never used before, that is this call's own: something on the way has sent the request twice.
-        StoreError: the store failed; a webhook that was created by then is deleted again, or named in the log.
-        ConfigurationError: an argument cannot work.
-        AsanaError: whatever else `create_webhook` raises.
+        HandshakeMismatchError: the 201's secret matches no handshake: something on the way may have changed or answered
+            it. Or the registration's deadline passed first. The error says whether the webhook was deleted.
+        CreateOutcomeUnknownError: the outcome of two create calls is unknown; or of one, and its registration could not
+            be closed and expires at its deadline.
+        DuplicateWebhookError: the same, but the last answer was that the webhook exists already. The endpoint is new,
+            so that webhook is this call's own: something on the way sent the request twice.
+        StoreError: the store failed. A webhook created by then is deleted, or named in the log.
+        ConfigurationError: an argument is invalid.
+        AsanaError: any other error of `create_webhook`.
     """
     base = _check_public_url(public_url)
     if not isinstance(filters, Iterable):
@@ -108,7 +109,7 @@ async def establish_webhook(
     if workspace is not None:
         GetWebhooksRequest(workspace=workspace, resource=resource)  # checks it before anything is sent or stored
         await _delete_earlier_orphans(asana, store, workspace=workspace)
-    unclear: set[str] = set()
+    uncertain: set[str] = set()
     first: AsanaError | None = None
     for last in (False, True):
         attempt = _Attempt.at(base, request)
@@ -116,26 +117,26 @@ async def establish_webhook(
             established = await _create(asana, store, attempt)
             break
         except AsanaError as error:
-            # A duplicate of an endpoint that was never used before can only be our own webhook.
+            # The endpoint is new, so a duplicate can only be this call's own webhook.
             may_exist = isinstance(error, (CreateOutcomeUnknownError, DuplicateWebhookError))
-            # Never echoed and closed: Asana has not seen its handshake answered, and cannot finish this creation.
+            # Closed with no handshake echoed: Asana has not created the webhook, and no longer can.
             if may_exist and attempt.echoed is not False:
-                unclear.add(attempt.id)
-                unclear = await delete_orphans(asana, unclear, resource=resource, workspace=workspace)
-            # Creating again is safe only after the registration is closed: no late handshake is echoed then.
+                uncertain.add(attempt.id)
+                uncertain = await delete_orphans(asana, uncertain, resource=resource, workspace=workspace)
+            # Create again only after the registration is closed: it echoes no late handshake then.
             if last or not may_exist or attempt.echoed is None:
-                if unclear - {attempt.id}:
+                if uncertain - {attempt.id}:
                     raise error from first
                 raise
             first = error
-    if unclear and workspace is not None:
-        # What had not shown up in the workspace yet may be there by now.
+    if uncertain and workspace is not None:
+        # Search again: Asana may list the webhook of the first attempt by now.
         try:
-            unclear = await delete_orphans(asana, unclear, resource=resource, workspace=workspace)
+            uncertain = await delete_orphans(asana, uncertain, resource=resource, workspace=workspace)
         except BaseException:
             await _undo(asana, store, attempt)
             raise
-    return evolve(established, orphans=len(unclear))
+    return evolve(established, orphans=len(uncertain))
 
 
 def _check_public_url(public_url: str) -> URL:
@@ -143,9 +144,9 @@ def _check_public_url(public_url: str) -> URL:
     is_plain = text.isprintable() and " " not in text
     has_extras = url.query_string or url.fragment or url.user or url.password
     if not is_plain or url.scheme not in ("http", "https") or not url.host or has_extras:
-        # The value is not shown: it may hold a password.
+        # The value is not shown: it may contain a password.
         raise ConfigurationError(
-            "public_url must be an absolute URL without user, query and fragment, such as https://example.com/asana"
+            "public_url must be an http(s) URL without user, query or fragment, such as https://example.com/asana"
         )
     return url
 
@@ -155,22 +156,22 @@ async def _delete_earlier_orphans(asana: AsanaSession, store: Store, *, workspac
         async with asyncio.timeout(_ORPHANS_SECONDS):
             await delete_orphaned_webhooks(asana, store, workspace=workspace)
     except (AsanaError, TimeoutError) as error:
-        # What has expired is answered 404 until Asana deletes it, and what has not is for the next one.
-        _log.warning("deleting orphaned webhooks of earlier processes failed: %s", str(error) or "it took too long")
+        # Not fatal: swept registrations are answered 404, and the next call sweeps the others.
+        _log.warning("deleting earlier orphans failed (%s); creating the webhook anyway", str(error) or "timed out")
 
 
 @define
 class _Attempt:
-    """One create request, with a fresh endpoint, and what became of it. No ``repr`` shows the endpoint."""
+    """One create request, with a fresh endpoint, and its outcome. No ``repr`` shows the endpoint."""
 
     id: str
-    """Of its registration."""
+    """The id of its registration."""
     request: CreateWebhookRequest
     created: CreatedWebhook | None = field(default=None, repr=False)
     echoed: bool | None = None
-    """Once it is undone: whether a handshake had been echoed. ``None`` while nobody knows."""
+    """Set by `_undo`: whether a handshake was echoed; ``None`` if unknown."""
     deleted: bool = False
-    """Once it is undone: whether the webhook that was created is gone."""
+    """Set by `_undo`: whether the webhook that was created is gone."""
 
     @classmethod
     def at(cls, base: URL, request: CreateWebhookRequest) -> Self:
@@ -179,7 +180,7 @@ class _Attempt:
 
 
 async def _create(asana: AsanaSession, store: Store, attempt: _Attempt) -> EstablishedWebhook:
-    """Create a webhook and let the 201 decide; undo it all unless that confirms the registration."""
+    """Create a webhook and confirm its registration with the 201's secret; undo both if that fails."""
     confirmed = False
     try:
         await store.open(attempt.id, resource=attempt.request.resource, ttl=asana.timeout + _SLACK_SECONDS)
@@ -196,7 +197,7 @@ async def _create(asana: AsanaSession, store: Store, attempt: _Attempt) -> Estab
 
 
 async def _undo(asana: AsanaSession, store: Store, attempt: _Attempt) -> None:
-    """Close the registration, so that nothing is accepted any more, and delete the webhook if one is known."""
+    """Close the registration, so that nothing more is accepted, and delete the webhook if its gid is known."""
     try:
         attempt.echoed = await finish(store.close(attempt.id))
     finally:
@@ -204,4 +205,4 @@ async def _undo(asana: AsanaSession, store: Store, attempt: _Attempt) -> None:
             gid = attempt.created.webhook.gid
             attempt.deleted = await finish(ensure_deleted(asana, gid), seconds=_DELETE_SECONDS) is True
             if not attempt.deleted:
-                _log.warning("webhook %.40r is left over: it could be neither confirmed nor deleted", gid)
+                _log.warning("deleting webhook %.40r failed; Asana deletes it after 24 hours of 404 replies", gid)

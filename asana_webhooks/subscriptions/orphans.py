@@ -1,9 +1,8 @@
-"""Webhooks that nobody waits for any more: what may be left of a create request whose answer never came.
+"""Orphaned webhooks: those that a create request may have created although its answer never arrived.
 
-The store tells whether there can be one. A registration is opened before its create request is sent. If it ended
-without a handshake having been echoed, Asana cannot have finished that request, and cannot any more. If one was
-echoed, the webhook may exist: its deliveries are answered 404, Asana deletes it after 24 hours of that, and here it is
-deleted at once, if it can be found.
+A registration is opened before its create request is sent. If it was closed before any handshake was echoed, Asana
+cannot have created the webhook, and cannot do so later. If a handshake was echoed, the webhook may exist. Its
+deliveries are answered 404, and Asana deletes it after 24 hours. This module deletes it at once, if it can be found.
 
 Sources: https://developers.asana.com/reference/getwebhooks, https://developers.asana.com/docs/webhooks-guide
 """
@@ -23,41 +22,41 @@ from asana_webhooks.store.base import Store, registration_id
 __all__ = ["delete_orphaned_webhooks", "delete_orphans", "ensure_deleted"]
 
 _SEARCH_SECONDS: Final = 30.0
-"""How long the webhooks of a resource are looked through."""
+"""How long one search of a resource's webhooks may take."""
 
 _log = logging.getLogger(__name__)
 
 
 async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspace: str | None = None) -> int:
-    """End what a process left open that died while it was creating webhooks, and delete those webhooks.
+    """Delete webhooks that processes left behind when they died while creating them, and end their registrations.
 
-    `establish_webhook` does this first if it is told the workspace; this is for services that may start without
-    establishing anything. A registration is left alone until its deadline, a minute behind the longest create call:
-    whoever opened it may be alive. Then nothing is accepted for it any more.
+    `establish_webhook` does this first if *workspace* is given. Call it in services that may start without establishing
+    a webhook. A registration is not touched before its deadline, one minute after the longest create call: the process
+    that opened it may be alive. After that, nothing is accepted for it.
 
-    Awaits the store, and for each resource with something to look for a walk over its webhooks, of at most 30 seconds,
-    and a delete call for each one found. Cancelling it leaves those webhooks to Asana, for what has ended is not found
-    again; so does ``workspace=None``.
+    Awaits the store. For each resource that may have orphans, it also awaits a search of its webhooks, at most 30
+    seconds, and a delete call for each one found. If it is cancelled, or *workspace* is ``None``, the webhooks not
+    deleted are left to Asana: a second call does not find their registrations again.
 
     Args:
-        asana: the session to look for webhooks with.
+        asana: the session to search and delete with.
         store: the store to sweep.
-        workspace: where to look. Webhooks in other workspaces, or all if it is ``None``, are left to Asana.
+        workspace: the workspace to search. Webhooks in others, or all if it is ``None``, are left to Asana.
 
     Returns:
-        How many webhooks may be left over, each of them named in the log by its resource. Their deliveries are
-        answered 404, and Asana deletes them after 24 hours. Only webhooks in *workspace* that the user of this
-        session's token can see can be found: what is not found counts, and so does what goes wrong at Asana.
+        How many webhooks may be left. Each is logged with its resource. Their deliveries are answered 404, and Asana
+        deletes them after 24 hours. Asana lists only webhooks of the token's own app and user, in *workspace*. Webhooks
+        that are not found count as left, and so do failed searches and failed deletions.
 
     Raises:
         StoreError: the store failed.
-        ConfigurationError: *workspace* is no gid, or the store is closed.
+        ConfigurationError: *workspace* is not a gid, or the store is closed.
     """
     if workspace is not None:
-        GetWebhooksRequest(workspace=workspace)  # checks it before anything is ended
+        GetWebhooksRequest(workspace=workspace)  # checks it before any registration is ended
     echoed: defaultdict[str, set[str]] = defaultdict(set)
     for overdue in await store.sweep():
-        _log.warning("registration %.12s on %s expired without being confirmed", overdue.id, overdue.resource)
+        _log.warning("registration %.12s on resource %s expired before it was confirmed", overdue.id, overdue.resource)
         if overdue.echoed:
             echoed[overdue.resource].add(overdue.id)
     left = 0
@@ -69,40 +68,40 @@ async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspa
 async def delete_orphans(
     asana: AsanaSession, ids: Collection[str], *, resource: str, workspace: str | None
 ) -> set[str]:
-    """Delete the webhooks of registrations that have ended; return which of these may have one still.
+    """Delete the webhooks of closed registrations; return the registrations that may still have one.
 
-    Whatever goes wrong at Asana is logged and no more: nobody gets deliveries of such a webhook anyway. What is not
-    found may still appear, or be where this token's user cannot see it; without a workspace nothing is looked for.
+    Failures at Asana are only logged, because deliveries of these webhooks are refused anyway. A webhook that is not
+    found may be listed later, or belong to another app or user. Without a workspace, there is no search.
     """
     if workspace is None:
-        return _left_over(ids, resource, "without a workspace it cannot be looked for")
+        return _log_orphans(ids, resource, "no workspace to search was given")
     try:
         async with asyncio.timeout(_SEARCH_SECONDS):
             found = await _find(asana, ids, workspace=workspace, resource=resource)
     except TimeoutError:
-        return _left_over(ids, resource, f"looking for it took longer than {_SEARCH_SECONDS:.0f} seconds")
+        return _log_orphans(ids, resource, f"the search took longer than {_SEARCH_SECONDS:.0f} seconds")
     except AsanaError as error:
-        return _left_over(ids, resource, f"looking for it failed: {error}")
-    left = _left_over(set(ids) - set(found.values()), resource, "it was not to be found")
+        return _log_orphans(ids, resource, f"the search failed: {error}")
+    left = _log_orphans(set(ids) - set(found.values()), resource, "the search did not find it")
     for gid, id in found.items():
         try:
             await ensure_deleted(asana, gid)
         except AsanaError as error:
-            left |= _left_over([id], resource, f"deleting it failed: {error}")
+            left |= _log_orphans([id], resource, f"deleting it failed: {error}")
     return left
 
 
 async def ensure_deleted(asana: AsanaSession, gid: str) -> bool:
-    """Delete a webhook; that there is none is fine too. Always True: it is gone."""
+    """Delete a webhook, if it exists. Always returns True."""
     try:
         await delete_webhook(asana, gid)
     except NotFoundError:
-        _log.info("webhook %.40r was gone already", gid)
+        _log.info("webhook %.40r was already deleted", gid)
     return True
 
 
 async def _find(asana: AsanaSession, ids: Collection[str], *, workspace: str, resource: str) -> dict[str, str]:
-    """Return the gids of the webhooks of these registrations, with the id of each."""
+    """Return the webhooks of these registrations: a dict from webhook gid to registration id."""
     found: dict[str, str] = {}
     async for webhook in get_webhooks(asana, workspace=workspace, resource=resource, opt_fields=("target",)):
         id = _registration_of(webhook.target or "")
@@ -112,20 +111,19 @@ async def _find(asana: AsanaSession, ids: Collection[str], *, workspace: str, re
 
 
 def _registration_of(target: str) -> str:
-    """Return the id of the registration that *target* belongs to if it is one of ours.
+    """Return the id that the registration of *target* has if it is one of ours.
 
-    Endpoints are stored nowhere, so they are compared by their hashes. Other people's targets have none of ours.
+    Endpoints are not stored, so their hashes are compared. Targets of other services match none.
     """
     path = target.partition("#")[0].partition("?")[0]
     return registration_id(path.rstrip("/").rpartition("/")[2])
 
 
-def _left_over(ids: Collection[str], resource: str, why: str) -> set[str]:
+def _log_orphans(ids: Collection[str], resource: str, why: str) -> set[str]:
     for id in ids:
         _log.warning(
-            "a webhook on %s may be left over (registration %.12s); %s. Asana deletes it after 24 hours of 404s",
-            resource,
-            id,
-            why,
+            "an orphaned webhook may remain on resource %s (registration %.12s); "
+            "Asana deletes it after 24 hours of 404 replies. Reason: %s",
+            *(resource, id, why),
         )
     return set(ids)
