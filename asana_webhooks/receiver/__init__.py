@@ -1,1 +1,1 @@
-"""The half that is called: signatures, handshakes, deliveries, and the doors to put them on a port."""
+"""Receiving from Asana: signatures, handshakes, deliveries, and the adapters for aiohttp and ASGI."""

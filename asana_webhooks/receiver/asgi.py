@@ -1,10 +1,10 @@
-"""The door for ASGI: one plain application that FastAPI, Starlette, Quart or Litestar mount, or a server runs alone.
+"""The adapter for ASGI: one application to mount in FastAPI, Starlette, Quart or Litestar, or to run alone.
 
-Establishing a webhook inside an ASGI lifespan's start cannot work: the port is not open yet, so Asana's handshake
-finds nobody. Establish from a request handler, a task started later, or another process.
+Establishing a webhook during an ASGI lifespan's startup cannot work: the port is not open yet, so Asana's handshake
+cannot connect. Establish from a request handler, a task started later, or another process.
 
-Servers print paths in their access logs, endpoints included; switch those off (``uvicorn --no-access-log``) if others
-read them.
+Servers show paths in their access logs, endpoints included. If others read these logs, turn them off
+(``uvicorn --no-access-log``).
 
 Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
@@ -26,15 +26,15 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 
 class ReceiverApp:
-    """An ASGI application that hands requests to a `Receiver`; the last segment of the path is the endpoint.
+    """An ASGI application that passes requests to a `Receiver`; the last segment of the path is the endpoint.
 
-    ``app.mount("/asana", ReceiverApp(receiver))`` in FastAPI and Starlette; ``public_url`` of `establish_webhook`
-    must lead to the same place.
+    In FastAPI and Starlette: ``app.mount("/asana", ReceiverApp(receiver))``. The ``public_url`` of `establish_webhook`
+    must lead to that path.
 
     Args:
-        receiver: what answers.
+        receiver: handles the requests.
         health: also answer GET and HEAD of paths that end in ``/health`` with `Receiver.health`, for a load balancer.
-            Whoever reaches the application can read it.
+            Anyone who reaches the application can read it.
     """
 
     def __init__(self, receiver: Receiver, *, health: bool = False) -> None:
@@ -42,7 +42,7 @@ class ReceiverApp:
         self._health = health
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        """Answer one request, or go along with a server's lifespan."""
+        """Answer one request, or acknowledge the server's lifespan events."""
         kind = scope["type"]
         if kind == "lifespan":
             await _lifespan(receive, send)
@@ -52,7 +52,7 @@ class ReceiverApp:
         elif kind == "websocket":
             await send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
-            raise ValueError(f"an Asana receiver speaks HTTP only, not {kind!r}")
+            raise ValueError(f"ReceiverApp handles HTTP only, not {kind!r}")
 
     async def _answer(self, scope: _Message, body: "_Chunks") -> Reply:
         method, endpoint = scope["method"], str(scope["path"]).rpartition("/")[2]
@@ -64,7 +64,7 @@ class ReceiverApp:
 
 
 class _Chunks:
-    """The chunks of a request's body, and whether they have been read to the end."""
+    """The chunks of a request's body; `is_read` tells whether all have been read."""
 
     def __init__(self, receive: _Receive) -> None:
         self._receive = receive
@@ -85,7 +85,7 @@ class _Chunks:
 
 async def _send_reply(send: _Send, scope: _Message, reply: Reply, *, is_read: bool) -> None:
     start = {"type": "http.response.start", "status": reply.status}
-    with suppress(OSError):  # the peer has gone
+    with suppress(OSError):  # the peer has disconnected
         await send(start | {"headers": list(_response_headers(scope, reply, is_read=is_read))})
         body = b"" if scope["method"] == "HEAD" else reply.body
         await send({"type": "http.response.body", "body": body})
@@ -95,10 +95,10 @@ def _response_headers(scope: _Message, reply: Reply, *, is_read: bool) -> Iterat
     yield b"content-length", str(len(reply.body)).encode()
     for name, value in reply.headers:
         yield name.lower(), value
-    # There may be a body that nobody has read; what goes on for ever must not keep a connection.
+    # Close if part of the body is unread: an endless one would hold the connection.
     framing = [value for name, value in scope["headers"] if name in _FRAMING]
     is_more_to_come = not is_read and framing not in ([], [b"0"])
-    is_old = scope.get("http_version", "1.1") < "2"  # HTTP/2 knows no such header
+    is_old = scope.get("http_version", "1.1") < "2"  # HTTP/2 has no Connection header
     if is_old and (reply.close or is_more_to_come):
         yield b"connection", b"close"
 

@@ -1,4 +1,4 @@
-"""The bodies of requests: read and verified once at most, in time, and within bounds, those of strangers included."""
+"""Request bodies: read and verified at most once, with limits on time and size that hold before verification, too."""
 
 import asyncio
 from collections.abc import AsyncIterable
@@ -12,13 +12,13 @@ __all__ = ["Body", "BodyReader"]
 
 
 class BodyReader:
-    """Reads bodies.
+    """Reads bodies chunk by chunk, within limits.
 
     Args:
-        max_body: bytes a body may have.
-        max_unproven: bytes of all bodies together that are being read, chunk by chunk. One that is here with
-            its head, as the aiohttp door hands over up to 64 KiB, is not counted.
-        timeout: seconds a peer may take to send one.
+        max_body: largest body in bytes.
+        max_unproven: bytes that all bodies being read may have together. A body that arrived complete with its headers
+            is not counted (the aiohttp adapter: up to 64 KiB).
+        timeout: seconds a peer may take to send a body.
     """
 
     def __init__(self, *, max_body: int, max_unproven: int, timeout: float) -> None:
@@ -28,7 +28,7 @@ class BodyReader:
         self._unproven = 0
 
     async def read(self, chunks: AsyncIterable[bytes]) -> bytes:
-        """Put a body together; see `Body.read`."""
+        """Return a body, joined from its chunks. Raises as `Body.read` does."""
         read = bytearray()
         try:
             async with asyncio.timeout(self._timeout):
@@ -37,7 +37,7 @@ class BodyReader:
                     self._unproven += len(chunk)
                     check_length(len(read), max_body=self.max_body)
                     if self._unproven > self._max_unproven:
-                        raise RefusedError(ReceiveResult.CROWDED)
+                        raise RefusedError(ReceiveResult.OVERLOADED)
         except TimeoutError:
             raise RefusedError(ReceiveResult.TOO_SLOW) from None
         except OSError:
@@ -48,28 +48,28 @@ class BodyReader:
 
 
 class Body:
-    """The body of one request: whoever asks again gets the same answer. Its repr shows nothing of it.
+    """The body of one request. It is read once; later calls get the same result. Its repr shows no content.
 
     Args:
-        content: all of it, or where it comes from, chunk by chunk.
-        reader: reads what is still to come.
+        content: the complete body, or its chunks.
+        reader: reads the chunks.
     """
 
     def __init__(self, content: bytes | AsyncIterable[bytes], reader: BodyReader) -> None:
-        self.is_here: Final = isinstance(content, bytes)
-        """Whether all of it was here from the start."""
+        self.is_complete: Final = isinstance(content, bytes)
+        """Whether the complete body was given."""
         self._content = content
         self._reader = reader
         self._refused: ReceiveResult | None = None
         self._tried: Secret | None = None
         self._verified: NewDelivery | None = None
-        """What it is, if the secret that was tried made its signature."""
+        """The delivery, if its signature matches the secret that was tried."""
 
     async def read(self) -> bytes:
-        """Return it. Awaits what is still to come; cancelling that leaves a body that cannot be read any more.
+        """Return the body. Awaits the remaining chunks; if that is cancelled, the body cannot be read any more.
 
         Raises:
-            RefusedError: 413 too long, 408 too slow, 400 cut off, 503 too much is being read.
+            RefusedError: 413 too large, 408 timed out, 400 cut off, 503 too many bytes being read.
         """
         if self._refused is not None:
             raise RefusedError(self._refused)
@@ -84,10 +84,12 @@ class Body:
         return self._content
 
     async def verify(self, registration: Registration, signed: Signed) -> NewDelivery:
-        """Read it, and check its signature, once for a confirmed secret: that holds the event loop for a long body.
+        """Read the body and verify its signature.
+
+        A confirmed secret is tried only once, because hashing a long body blocks the event loop.
 
         Raises:
-            RefusedError: as for `read`, or 401, none of the registration's secrets made the signature.
+            RefusedError: as `read`, or 401, the signature matches none of the registration's secrets.
         """
         content = await self.read()
         if registration.secret is None:
@@ -96,5 +98,5 @@ class Body:
             self._tried, self._verified = registration.secret, None
             self._verified = verify_delivery(registration, signed, content)
         if self._verified is None:
-            raise RefusedError(ReceiveResult.FORGED)
+            raise RefusedError(ReceiveResult.INVALID_SIGNATURE)
         return self._verified

@@ -1,4 +1,4 @@
-"""The answer a load balancer asks for: is this receiver worth sending requests to?"""
+"""The health check for load balancers: can this receiver take deliveries?"""
 
 import asyncio
 import json
@@ -12,39 +12,39 @@ from asana_webhooks.store.base import Store, StoreHealth
 __all__ = ["HealthCheck", "health_reply"]
 
 _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
-_SHOWN: Final = ("writable", "waiting", "leased", "quarantined", "dead", "oldest_age", "log_bytes", "problems")
-_ENDING: Final = 1.0
-"""Seconds a store may take over being interrupted."""
+_FIELDS: Final = ("writable", "waiting", "leased", "quarantined", "dead", "oldest_age", "log_bytes", "problems")
+_CANCEL_SECONDS: Final = 1.0
+"""How long a store may take to stop a check that is cancelled."""
 
 
 def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
-    """Return 200 if deliveries can be stored, and 503 if not, with what is known as JSON.
+    """Return 200 if deliveries can be stored and 503 if not, with the store's health as JSON.
 
-    Nothing in it tells what became of a single request: strangers could ask before and after one of theirs, and learn
-    what its answer hides.
+    The JSON must not reveal the outcome of a single request. By asking before and after a request, a stranger could
+    learn what its reply hides.
 
     Args:
-        health: what the store says; ``None`` if it says nothing.
-        stopping: whether the receiver takes no more requests.
+        health: the store's health; ``None`` if it did not answer.
+        stopping: whether the receiver is stopped.
     """
-    is_well = health is not None and health.writable and not stopping
-    told: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_well else "unavailable"}
+    is_healthy = health is not None and health.writable and not stopping
+    shown: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_healthy else "unavailable"}
     if health is not None:
-        told |= {name: getattr(health, name) for name in _SHOWN} | {"webhooks": len(health.heartbeats)}
-    return Reply(status=200 if is_well else 503, headers=_HEADERS, body=json.dumps(told).encode())
+        shown |= {name: getattr(health, name) for name in _FIELDS} | {"webhooks": len(health.heartbeats)}
+    return Reply(status=200 if is_healthy else 503, headers=_HEADERS, body=json.dumps(shown).encode())
 
 
 class HealthCheck:
-    """Asks a store how it is, once for all who want to know at about the same time.
+    """Asks a store for its health, once for all callers at about the same time.
 
-    Anyone may ask, and a store writes something to find out, so one answer is good for a while.
+    Anyone may ask, and each check tries a write, so one result is reused for a while.
 
     Args:
-        store: the store.
+        store: the store to ask.
         timeout: seconds to wait for its answer.
-        keep: seconds an answer is good for.
-        give_up: seconds after which a question without an answer is dropped, and another one asked.
-        clock: returns seconds from any beginning.
+        keep: seconds a result is reused.
+        give_up: seconds after which a check without an answer is cancelled and replaced by a new one.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -62,33 +62,33 @@ class HealthCheck:
         self._give_up = give_up
         self._clock = clock
         self._asked_at = 0.0
-        self._question: asyncio.Task[StoreHealth] | None = None
+        self._check: asyncio.Task[StoreHealth] | None = None
 
     async def ask(self) -> StoreHealth | None:
-        """Return what the store says; ``None`` if it fails or takes too long.
+        """Return the store's health; ``None`` if the check fails or takes too long.
 
-        Cancelling this lets the store answer the others.
+        Cancelling this does not cancel the check, because other callers share it.
         """
-        question, now = self._question, self._clock()
-        if question is None or now - self._asked_at > (self._keep if question.done() else self._give_up):
-            if question is not None:
-                question.cancel()
+        check, now = self._check, self._clock()
+        if check is None or now - self._asked_at > (self._keep if check.done() else self._give_up):
+            if check is not None:
+                check.cancel()
             self._asked_at = now
-            self._question = question = asyncio.ensure_future(self._store.health())
-            question.add_done_callback(_look_at)
-        if not question.done():
-            await asyncio.wait({question}, timeout=self._timeout)
-        if not question.done() or question.cancelled() or question.exception() is not None:
+            self._check = check = asyncio.ensure_future(self._store.health())
+            check.add_done_callback(_retrieve_error)
+        if not check.done():
+            await asyncio.wait({check}, timeout=self._timeout)
+        if not check.done() or check.cancelled() or check.exception() is not None:
             return None
-        return question.result()
+        return check.result()
 
     async def aclose(self) -> None:
-        """Stop waiting for an answer that is still out."""
-        if self._question is not None and not self._question.done():
-            self._question.cancel()
-            await asyncio.wait({self._question}, timeout=_ENDING)
+        """Cancel a check that is still running."""
+        if self._check is not None and not self._check.done():
+            self._check.cancel()
+            await asyncio.wait({self._check}, timeout=_CANCEL_SECONDS)
 
 
-def _look_at(question: asyncio.Task[StoreHealth]) -> None:
-    if not question.cancelled():
-        question.exception()  # perhaps nobody waits for it any more
+def _retrieve_error(check: asyncio.Task[StoreHealth]) -> None:
+    if not check.cancelled():
+        check.exception()  # or asyncio logs it if no caller is left

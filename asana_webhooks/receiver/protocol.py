@@ -1,8 +1,8 @@
-"""What a request to a webhook's target means: a handshake, a delivery, or a refusal with its status. Decisions only.
+"""Decide whether a request to a webhook's target is a handshake, a delivery, or refused with a status. Pure functions.
 
-A handshake is anonymous: anyone can send one. It is heard only while its registration is pending, and even then it
-only proposes a secret; Asana's own 201 decides. A delivery counts when its signature verifies, over the raw body,
-before anything is decoded.
+A handshake is anonymous: anyone can send one. It is accepted only while its registration is pending, and it only
+proposes a secret; Asana's own 201 decides. A delivery is accepted only if its signature verifies over the raw body.
+That check comes before any decoding.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 MAX_BODY: Final = 8 * 1024 * 1024
-"""Bytes of a body that are accepted by default. 1,000 events of the longest kind are about 0.5 MB."""
+"""The default size limit of a body, in bytes. 1,000 events of the longest kind are about 0.5 MB."""
 
 Headers = Iterable[tuple[bytes, bytes]]
-"""Raw header names and values in the order they came, as ASGI and aiohttp's ``raw_headers`` have them."""
+"""Raw header names and values in the order received, as in ASGI and aiohttp's ``raw_headers``."""
 
 _NAMES: Final = {b"content-encoding", b"content-length", b"transfer-encoding", b"x-hook-signature", b"x-hook-secret"}
 _SECRET: Final = re.compile(r"[0-9A-Za-z_-]{16,256}")
@@ -46,25 +46,25 @@ _HEARTBEAT: Final = re.compile(rb' \{ "events" : \[ \] \} '.replace(b" ", rb"[ \
 
 @frozen(kw_only=True)
 class Reply:
-    """What to answer Asana. Its repr shows no headers."""
+    """The reply to send. Its repr hides the headers."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
-    """What to send, raw: to a handshake the answer is its secret, so keep them out of logs."""
+    """Raw. The reply to a handshake repeats its secret here, so keep headers out of logs."""
     body: bytes = b""
-    """A fixed short text: Asana shows it to others as ``last_failure_content``."""
+    """For Asana a fixed short text, shown to others as ``last_failure_content``; for `Receiver.health` JSON."""
     close: bool = False
-    """Whether the connection ends with this answer: what a refused peer goes on sending is not worth reading."""
+    """Whether to close the connection after this reply instead of reading the rest of a refused request."""
 
 
 class ReceiveResult(enum.StrEnum):
-    """What became of a request: the keys of `Receiver.counts`, and the reasons in the log."""
+    """The outcome of a request: a key of `Receiver.counts`, and the reason in the log."""
 
     status: int
-    """The HTTP status it is answered with; after a 503 Asana sends it again."""
+    """The HTTP status of the reply; a 503 asks Asana to resend."""
 
     def __new__(cls, text: str, status: int) -> Self:
-        """Make a member of its text and its status."""
+        """Create a member from its text and status."""
         member = str.__new__(cls, text)
         member._value_ = text
         member.status = status
@@ -72,31 +72,31 @@ class ReceiveResult(enum.StrEnum):
 
     ECHOED = "handshake echoed", 200
     STORED = "stored", 200
-    QUARANTINED = "quarantined", 200  # stored, and dropped again if the 201 names another secret
+    QUARANTINED = "quarantined", 200  # stored, but dropped if the 201 names another secret
     DUPLICATE = "duplicate", 200
     HEARTBEAT = "heartbeat", 200
     UNKNOWN = "unknown endpoint", 404
     CLOSED = "closed registration", 404
-    ENCODED = "encoded body", 415
-    MISFRAMED = "length and chunks both", 400
-    TOO_LONG = "body too long", 413
-    TOO_SLOW = "body too slow", 408
+    ENCODED = "unsupported Content-Encoding", 415
+    AMBIGUOUS_LENGTH = "both Content-Length and chunked", 400
+    TOO_LARGE = "body too large", 413
+    TOO_SLOW = "body timed out", 408
     CUT_OFF = "body cut off", 400
     MALFORMED = "malformed handshake", 400
-    NOT_TAKEN = "handshake too late, or one of too many", 401
+    NOT_ACCEPTED = "handshake no longer accepted", 401  # no longer pending, or 4 candidates already
     UNSIGNED = "no signature", 401
-    AMBIGUOUS = "several signatures", 401
-    UNREADY = "no secret yet", 401
-    FORGED = "wrong signature", 401
+    SEVERAL_SIGNATURES = "several signatures", 401
+    NO_SECRET = "no secret yet", 401
+    INVALID_SIGNATURE = "invalid signature", 401
     STOPPING = "stopping", 503
-    CROWDED = "too much under way", 503
+    OVERLOADED = "too many requests or bytes in flight", 503
     FULL = "store full", 503
     UNAVAILABLE = "store unavailable", 503
     LATE = "not stored in time", 503
 
 
 class RefusedError(Exception):
-    """A request is refused. It never leaves the receiver: the peer gets the status, the log the reason."""
+    """A request is refused. The receiver catches this, replies with the status, and logs the reason."""
 
     def __init__(self, result: ReceiveResult) -> None:
         super().__init__(f"refused with {result.status}: {result}")
@@ -105,33 +105,33 @@ class RefusedError(Exception):
 
 @frozen
 class Handshake:
-    """A well-formed handshake for a pending registration: offer the secret to the store, and echo it if it is kept."""
+    """A well-formed handshake for a pending registration. Echo its secret only if `Store.offer` accepts it."""
 
     secret: Secret
 
 
 @frozen
 class Signed:
-    """A request that claims to be a delivery: read its body, then `verify_delivery`."""
+    """A request with one signature: read its body, then call `verify_delivery`."""
 
     signature: bytes = field(repr=False)
 
 
 @frozen(kw_only=True)
 class HookHeaders:
-    """The values of the headers that count, each as often as it came. No repr or dump of it shows a secret."""
+    """All values of the relevant headers, repeated ones included. No repr or dump of it shows a secret."""
 
     encodings: tuple[bytes, ...]
     lengths: tuple[bytes, ...]
     is_chunked: bool
-    """Whether there is a Transfer-Encoding."""
+    """Whether there is a Transfer-Encoding header."""
     signatures: tuple[bytes, ...] = field(repr=False)
     secrets: tuple[Secret, ...]
-    """Whatever stood there, well formed or not."""
+    """Every X-Hook-Secret, well formed or not."""
 
     @classmethod
     def of(cls, headers: Headers) -> "HookHeaders":
-        """Pick them out of a request's headers."""
+        """Extract them from a request's headers."""
         values: dict[bytes, list[bytes]] = {}
         for raw_name, value in headers:
             name = raw_name.lower()
@@ -147,25 +147,25 @@ class HookHeaders:
 
 
 def read_headers(registration: Registration, headers: HookHeaders, *, max_body: int = MAX_BODY) -> Handshake | Signed:
-    """Decide what a request is, before its body is read.
+    """Tell a handshake from a delivery, before the body is read.
 
     Args:
-        registration: what the store knows of the endpoint.
-        headers: those of the request.
-        max_body: bytes a body may have.
+        registration: the store's record of the endpoint.
+        headers: the request's headers.
+        max_body: the largest body allowed, in bytes.
 
     Raises:
-        RefusedError: 404 closed registration, 415 encoded body, 413 announced body too long, 400 malformed
-            handshake or both a length and chunks, 401 no usable signature.
+        RefusedError: 404 closed registration, 415 unsupported Content-Encoding, 413 Content-Length too large or
+            malformed, 400 malformed handshake or both Content-Length and chunked, 401 no signature or several.
     """
     if registration.state is RegistrationState.CLOSED:
         raise RefusedError(ReceiveResult.CLOSED)
     if any(encoding.lower() not in (b"", b"identity") for encoding in headers.encodings):
-        # Front ends decode silently, and the signature would be checked over other bytes than Asana signed.
+        # Servers may decode silently. The signature would then be checked over other bytes than Asana signed.
         raise RefusedError(ReceiveResult.ENCODED)
     if headers.lengths and headers.is_chunked:
-        # Some servers believe the chunks, and a proxy in front may have believed the length.
-        raise RefusedError(ReceiveResult.MISFRAMED)
+        # Request smuggling: a proxy in front may use the length while the server uses the chunks.
+        raise RefusedError(ReceiveResult.AMBIGUOUS_LENGTH)
     for length in headers.lengths:
         check_length(int(length) if length.isdigit() and len(length) < 20 else max_body + 1, max_body=max_body)
     signatures = headers.signatures
@@ -174,28 +174,28 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
             raise RefusedError(ReceiveResult.MALFORMED)
         return Handshake(headers.secrets[0])
     if len(signatures) != 1:
-        raise RefusedError(ReceiveResult.AMBIGUOUS if signatures else ReceiveResult.UNSIGNED)
+        raise RefusedError(ReceiveResult.SEVERAL_SIGNATURES if signatures else ReceiveResult.UNSIGNED)
     return Signed(signatures[0])
 
 
 def check_length(length: int, *, max_body: int) -> None:
-    """Refuse a body of *length* bytes if that is more than *max_body*.
+    """Refuse a body of more than *max_body* bytes.
 
     Raises:
         RefusedError: 413.
     """
     if length > max_body:
-        raise RefusedError(ReceiveResult.TOO_LONG)
+        raise RefusedError(ReceiveResult.TOO_LARGE)
 
 
 def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> NewDelivery:
-    """Check a delivery's signature; return what to store.
+    """Verify a signature and return the delivery to store.
 
-    While the registration is pending, the signature is tried with each candidate's secret, and the delivery is
-    marked for quarantine under the one that fits.
+    While the registration is pending, each candidate's secret is tried. The delivery is marked for quarantine under
+    the one that matches.
 
     Raises:
-        RefusedError: 401, none of the registration's secrets made the signature.
+        RefusedError: 401, the signature matches none of the registration's secrets.
     """
     confirmed = registration.secret
     secrets = registration.candidates if confirmed is None else (confirmed,)
@@ -207,9 +207,9 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
                 body=body,
                 candidate=candidate_id(secret) if confirmed is None else None,
             )
-    raise RefusedError(ReceiveResult.FORGED if secrets else ReceiveResult.UNREADY)
+    raise RefusedError(ReceiveResult.INVALID_SIGNATURE if secrets else ReceiveResult.NO_SECRET)
 
 
 def is_heartbeat(body: bytes) -> bool:
-    """Tell whether a verified delivery carries no events: Asana only wants to know that somebody listens."""
+    """Tell whether a verified delivery is a heartbeat: it carries no events."""
     return _HEARTBEAT.fullmatch(body) is not None

@@ -1,4 +1,4 @@
-"""The receiver: looks up the registration, asks `protocol` what the request means, stores, and replies."""
+"""The receiver: looks up the registration, lets `protocol` decide, stores the delivery, and replies."""
 
 import asyncio
 import logging
@@ -39,22 +39,22 @@ __all__ = ["Receiver", "Reply"]
 
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
-_DONE: Final = Reply(status=200)
+_OK: Final = Reply(status=200)
 
-_GRAVE: Final = {ReceiveResult.TOO_LONG, ReceiveResult.FULL, ReceiveResult.UNAVAILABLE, ReceiveResult.LATE}
+_ERRORS: Final = {ReceiveResult.TOO_LARGE, ReceiveResult.FULL, ReceiveResult.UNAVAILABLE, ReceiveResult.LATE}
 
 _log = logging.getLogger(__name__)
 
 
 class RegistrationCache:
-    """The confirmed registrations a receiver has seen, secrets included; the least recently used go first.
+    """An LRU cache of confirmed registrations, secrets included.
 
-    A confirmed registration never changes its secret; it can only end, and perhaps has. So this is good for verifying a
-    delivery, and for nothing else: the store decides in `Store.put` whether the registration still stands. Whatever
-    cannot be verified with it is for the store to judge.
+    A confirmed registration never changes its secret, but it may have been closed since. So the cache serves only to
+    verify deliveries; `Store.put` checks that the registration is still open. If verification with a cached
+    registration fails, the store decides.
 
     Args:
-        size: how many it remembers. Each takes about a kilobyte.
+        size: how many registrations it holds at most. Each takes about a kilobyte.
     """
 
     def __init__(self, size: int = 10_000) -> None:
@@ -62,14 +62,14 @@ class RegistrationCache:
         self._found: OrderedDict[str, Registration] = OrderedDict()
 
     def get(self, id: str) -> Registration | None:
-        """Return what was seen under this id last, if it is remembered."""
+        """Return the cached registration with this id, or ``None``."""
         found = self._found.get(id)
         if found is not None:
             self._found.move_to_end(id)
         return found
 
     def add(self, found: Registration) -> None:
-        """Remember what the store has found, if it is confirmed; else forget it."""
+        """Cache a registration that the store returned if it is confirmed; else drop its entry."""
         self.forget(found.id)
         if found.state is RegistrationState.CONFIRMED:
             self._found[found.id] = found
@@ -77,39 +77,38 @@ class RegistrationCache:
                 self._found.popitem(last=False)
 
     def forget(self, id: str) -> None:
-        """Have the store asked the next time."""
+        """Drop an entry, so that the store is asked next time."""
         self._found.pop(id, None)
 
 
 class Receiver:
-    """Answers Asana's handshakes and deliveries for every registration of a store; knows no web framework.
+    """Answers Asana's handshakes and deliveries for all registrations of a store, independent of any web framework.
 
-    The doors `asana_webhooks.receiver.web` (aiohttp) and `asana_webhooks.receiver.asgi` put it on a port. One receiver
-    serves any number of requests at once; several, in several processes, may share a store.
+    `asana_webhooks.receiver.web` (aiohttp) and `asana_webhooks.receiver.asgi` connect it to a server. One receiver
+    handles many requests concurrently. Several receivers, in one process or more, may share a store.
 
-    It remembers the secrets of up to 10,000 confirmed registrations, and the store is not asked for these again to
-    verify a delivery. A registration that has ended, here or in another process, takes no more deliveries all the same,
-    for the store looks again in the transaction that would keep one; whatever is not verified, and every heartbeat, is
-    answered by what the store says at that moment. These secrets stay in its memory as long as it does, and a request
-    for a registration that has ended may be read before it is refused.
+    It caches up to 10,000 confirmed registrations with their secrets, to verify deliveries without asking the store.
+    A closed registration still accepts no delivery, even if another process closed it: the store checks again in the
+    transaction that stores the delivery. Heartbeats and requests that fail verification are always answered from the
+    store's current state. Cached secrets may stay in memory as long as the receiver. A request for a closed
+    registration may be read before it is refused.
 
-    A delivery is answered 200 only after the store has committed it. What cannot be verified is answered 401, always
-    with the same empty body; what cannot be stored in time, or at once if too much is waiting already, 503, and Asana
-    sends it again. Every refusal is one line in the log, with ``extra`` fields for those who log structures:
-    ``asana_status``, ``asana_outcome`` and ``asana_registration``.
+    A delivery is answered 200 only after the store has committed it. A request that fails verification is answered
+    401, always with the same empty body. A delivery that is not stored in time is answered 503. So is any request, at
+    once, while too much is in flight. Asana resends both. Every refusal logs one line, with ``extra`` fields for
+    structured logging: ``asana_status``, ``asana_outcome`` and ``asana_registration``.
 
-    To end a service: `aclose`, then the server, then the store, so that what runs can finish.
+    To shut down, close the receiver (`aclose`), then the server, then the store. Requests in flight then finish.
 
     Args:
-        store: where registrations are looked up and deliveries kept.
-        max_body: bytes a body may have; more is 413.
-        max_unproven: bytes that all bodies which are still being read may have together; more is 503. Anyone can send
-            those. One that is here with its head, as the aiohttp door hands over up to 64 KiB, is not counted.
-        max_pending: how many requests may be under way, those included whose deliveries the store is still writing;
-            more is 503 at once.
-        max_pending_bytes: how many bytes verified bodies may have together until they are stored.
-        body_timeout: seconds a peer may take to send its body; more is 408.
-        timeout: seconds until the answer, reading and storing together; more is 503. Asana gives up after 10.
+        store: where registrations are looked up and deliveries stored.
+        max_body: largest body in bytes; a larger one is answered 413.
+        max_unproven: bytes that all bodies being read may have together; above that, 503. Anyone can send these. A
+            body that arrived complete with its headers is not counted (the aiohttp adapter: up to 64 KiB).
+        max_pending: requests in flight at once, and also deliveries being written by the store; above that, 503.
+        max_pending_bytes: bytes that verified bodies may have together until they are stored; above that, 503.
+        body_timeout: seconds a peer may take to send its body; after that, 408.
+        timeout: seconds for reading and storing together; after that, 503. Asana gives up after 10.
 
     Source: https://developers.asana.com/docs/webhooks-guide
     """
@@ -149,7 +148,7 @@ class Receiver:
         self._counts: dict[str, int] = dict.fromkeys(ReceiveResult, 0)
         self._counts_view = MappingProxyType(self._counts)
         self._stopped_at: float | None = None
-        self._under_way = 0
+        self._in_flight = 0
         self._idle = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -160,42 +159,42 @@ class Receiver:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many requests ended in which way since this receiver was made; for metrics. A live view.
+        """How many requests ended with each outcome since this receiver was created; for metrics. A live view.
 
-        The keys are the values of `asana_webhooks.receiver.protocol.ReceiveResult`, all of them from the start. A
-        request whose answer was cancelled counts nowhere.
+        The keys are the values of `asana_webhooks.receiver.protocol.ReceiveResult`, all present from the start. A
+        request whose reply was cancelled is not counted.
         """
         return self._counts_view
 
     def stop(self) -> None:
-        """Take no more requests: new ones are answered 503 at once, and those under way may finish.
+        """Stop accepting requests: new ones are answered 503 at once, and those in flight finish.
 
-        Safe to call from a signal handler of the loop, and twice; a stopped receiver stays stopped.
+        Safe to call from a signal handler of the loop, and twice. A stopped receiver cannot be restarted.
         """
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
 
     async def aclose(self) -> None:
-        """Stop, and wait for what is under way, until *timeout* seconds after the stop at most.
+        """Stop, and wait for requests in flight, at most until *timeout* seconds after the stop.
 
-        What could not be stored by then was not acknowledged, so Asana sends it again. The store is left open. Closing
-        twice is fine. Cancelling this leaves the rest under way.
+        Writes still running then are cancelled, which may take 2 seconds more. Those deliveries were not acknowledged,
+        so Asana resends them. The store stays open. Closing twice is fine. Cancelling this cancels no request.
         """
         self.stop()
-        while self._under_way:
+        while self._in_flight:
             self._idle.clear()
-            await self._idle.wait()  # each request ends within its own time
+            await self._idle.wait()  # bounded: each request has a timeout
         stopped_for = time.monotonic() - (self._stopped_at or 0.0)
         late = await self._pending.drain(max(0.0, self._timeout - stopped_for))
         if late:
-            _log.warning("%d deliveries could not be stored before the end; Asana sends them again", late)
+            _log.warning("%d deliveries could not be stored before shutdown; Asana resends them", late)
         await self._health.aclose()
 
     async def health(self) -> Reply:
-        """Answer whoever asks whether this receiver can take deliveries: 200, or 503, with what is known as JSON.
+        """Return 200 if this receiver can take deliveries and 503 if not, with the store's health as JSON.
 
-        The doors give it to a load balancer with ``health=True``. The store is asked at most once a second, however
-        many want to know, and waited for two seconds. The store writes to find out.
+        With ``health=True``, the adapters serve this to load balancers. The store is asked at most once a second,
+        however many callers there are, and has two seconds to answer. It tries a write to find out.
         """
         is_stopping = self._stopped_at is not None
         health = None if is_stopping else await self._health.ask()
@@ -204,25 +203,25 @@ class Receiver:
     async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
         """Answer one POST.
 
-        Awaits the body and the store. Cancelling it drops the answer; a delivery the store has begun to write is
-        kept all the same, and Asana's next try is then a duplicate.
+        Awaits the body and the store. Cancelling it drops the reply. A delivery that the store has begun to write is
+        stored anyway; when Asana resends it, it is a duplicate.
 
         Args:
             endpoint: the last segment of the request's path.
             headers: the raw headers.
-            body: the raw body; chunk by chunk if it should be refused before it is read. An iterator may raise
-                ``OSError`` when the peer goes away.
+            body: the raw body, or its chunks, so that a request can be refused before its body is read. The iterator
+                may raise ``OSError`` when the peer disconnects.
         """
         id = registration_id(endpoint)
-        self._under_way += 1
+        self._in_flight += 1
         try:
-            self._let_in(endpoint)
+            self._admit(endpoint)
             hook_headers, content = HookHeaders.of(headers), Body(body, self._reader)
-            if content.is_here:  # verifying awaits nothing then, and pending deliveries have a timeout of their own
+            if content.is_complete:  # no timeout here: verifying awaits nothing then, and a pending put has its own
                 delivery = await self._verify_cached(id, hook_headers, content)
                 if delivery is not None:
-                    # What waits for the disk is all the garbage collector finds: with this, and no coroutine more than
-                    # needed, it looks a quarter as often while 50 are under way, and p99 falls by a fifth.
+                    # Objects of waiting requests are most of what the garbage collector tracks. Without these, and with
+                    # no extra coroutine, it runs a quarter as often at 50 requests in flight: p99 falls by a fifth.
                     del hook_headers, content
                     return self._acknowledge(delivery, await self._pending.put(delivery))
             async with asyncio.timeout(self._timeout):
@@ -230,12 +229,12 @@ class Receiver:
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
-            return self._refuse(error, id)  # the store's own
-        except Exception as error:  # noqa: BLE001 - whatever a store does, Asana should send again
+            return self._refuse(error, id)  # the store was cancelled, not this request
+        except Exception as error:  # noqa: BLE001 - any failure of a store is a 503, so that Asana resends
             return self._refuse(error, id)
         finally:
-            self._under_way -= 1
-            if not self._under_way:
+            self._in_flight -= 1
+            if not self._in_flight:
                 self._idle.set()
 
     def _refuse(self, error: BaseException, registration: str) -> Reply:
@@ -246,13 +245,13 @@ class Receiver:
             result = ReceiveResult.LATE
         else:
             result = ReceiveResult.FULL if isinstance(error, StoreFullError) else ReceiveResult.UNAVAILABLE
-            # Only our own texts are known to hold no secret.
+            # Only our own messages are known to contain no secret.
             problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
         self._counts[result] += 1
         _log.log(
-            # These may concern a true delivery, and cost the webhook after 24 hours.
-            logging.ERROR if result in _GRAVE else logging.WARNING,
-            "refused with %d: %.200r (registration %.12s)",
+            # Errors may affect a genuine delivery, and after 24 hours of failures Asana deletes the webhook.
+            logging.ERROR if result in _ERRORS else logging.WARNING,
+            "request refused with %d: %.200r (registration %.12s)",
             result.status,
             f"{result}: {problem}" if problem else str(result),
             registration,
@@ -260,19 +259,19 @@ class Receiver:
         )
         if result.status != 503:
             return Reply(status=result.status, close=True)
-        is_final = result in {ReceiveResult.STOPPING, ReceiveResult.CROWDED}
-        return Reply(status=503, body=result.encode(), close=is_final)
+        must_close = result in {ReceiveResult.STOPPING, ReceiveResult.OVERLOADED}
+        return Reply(status=503, body=result.encode(), close=must_close)
 
-    def _let_in(self, endpoint: str) -> None:
+    def _admit(self, endpoint: str) -> None:
         if self._stopped_at is not None:
             raise RefusedError(ReceiveResult.STOPPING)
-        if self._under_way > self._max_pending:
-            raise RefusedError(ReceiveResult.CROWDED)
+        if self._in_flight > self._max_pending:
+            raise RefusedError(ReceiveResult.OVERLOADED)
         if not _ENDPOINT.fullmatch(endpoint):
             raise RefusedError(ReceiveResult.UNKNOWN)
 
     async def _answer(self, id: str, headers: HookHeaders, body: Body) -> Reply:
-        delivery = None if body.is_here else await self._verify_cached(id, headers, body)
+        delivery = None if body.is_complete else await self._verify_cached(id, headers, body)
         if delivery is None:
             meaning = await self._interpret(await self._find(id), headers, body)
             if isinstance(meaning, Handshake):
@@ -283,10 +282,10 @@ class Receiver:
         return self._acknowledge(delivery, await self._pending.put(delivery))
 
     async def _verify_cached(self, id: str, headers: HookHeaders, body: Body) -> NewDelivery | None:
-        """Verify a delivery with the cached registration; ``None``: the store must be asked what to answer.
+        """Verify a delivery with the cached registration. Return ``None`` if the store must decide the reply.
 
-        It must be for every refusal, which is another one if the registration has ended, and for heartbeats, whose
-        200 tells Asana that it still stands. For the rest `Store.put` looks itself.
+        The store must decide every refusal, as a closed registration is refused differently. It must also decide for
+        heartbeats, whose 200 keeps the webhook alive at Asana. For other deliveries, `Store.put` checks.
         """
         known = self._cache.get(id)
         if known is None:
@@ -309,27 +308,27 @@ class Receiver:
         meaning = read_headers(registration, headers, max_body=self._max_body)
         if isinstance(meaning, Handshake):
             return meaning
-        self._pending.check_room()  # there is no use in reading what cannot be kept
+        self._pending.check_room()  # do not read a body that cannot be stored
         return await body.verify(registration, meaning)
 
     async def _accept_handshake(self, id: str, handshake: Handshake) -> Reply:
         if not await self._store.offer(id, handshake.secret):
-            raise RefusedError(ReceiveResult.NOT_TAKEN)
+            raise RefusedError(ReceiveResult.NOT_ACCEPTED)
         _log.info("handshake echoed (registration %.12s)", id)
         self._counts[ReceiveResult.ECHOED] += 1
         return Reply(status=200, headers=((b"X-Hook-Secret", handshake.secret.reveal().encode()),))
 
     async def _accept_heartbeat(self, heartbeat: NewDelivery) -> Reply:
-        if heartbeat.candidate is None:  # until the 201 decides, nobody knows whose heartbeat it is
+        if heartbeat.candidate is None:  # a heartbeat proves nothing until the 201 decides
             await self._store.heartbeat(heartbeat.registration)
         self._counts[ReceiveResult.HEARTBEAT] += 1
-        return _DONE
+        return _OK
 
     def _acknowledge(self, delivery: NewDelivery, result: PutResult) -> Reply:
-        if result == "refused":  # the registration ended meanwhile, or the 201 named another secret
+        if result == "refused":  # closed since the check, or the 201 named another secret
             self._cache.forget(delivery.registration)
-            raise RefusedError(ReceiveResult.CLOSED if delivery.candidate is None else ReceiveResult.FORGED)
+            raise RefusedError(ReceiveResult.CLOSED if delivery.candidate is None else ReceiveResult.INVALID_SIGNATURE)
         stored = ReceiveResult.STORED if delivery.candidate is None else ReceiveResult.QUARANTINED
         self._counts[stored if result == "stored" else ReceiveResult.DUPLICATE] += 1
         _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
-        return _DONE
+        return _OK

@@ -1,4 +1,4 @@
-"""How Asana signs deliveries: HMAC-SHA256 over the raw body, keyed with the secret's text, written in hex.
+"""How Asana signs deliveries: HMAC-SHA256 of the raw body, keyed with the secret's text, as hex.
 
 Source: https://developers.asana.com/docs/webhooks-guide (the text itself is the key; it is not hex-decoded)
 """
@@ -19,22 +19,22 @@ def sign_body(body: bytes, *, secret: Secret) -> str:
     """Return the ``X-Hook-Signature`` of *body*: 64 lower-case hex digits.
 
     Raises:
-        ValueError: the secret is empty; anybody could make such signatures.
+        ValueError: the secret is empty: anyone could make such a signature.
     """
     if not secret.reveal():
-        raise ValueError("an empty secret signs nothing")
+        raise ValueError("the secret must not be empty: pass the webhook's X-Hook-Secret")
     return hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
 
 
 def verify_signature(body: bytes, signature: bytes, *, secret: Secret) -> bool:
-    """Tell whether *signature* is the one of *body*; whatever the header holds, this never raises.
+    """Tell whether *signature* is valid for *body*. A malformed signature is not valid; it raises no error.
 
     Args:
-        body: the raw bytes of the request, before anything has decoded them.
+        body: the raw bytes of the request, not decoded.
         signature: the raw value of the ``X-Hook-Signature`` header.
-        secret: the webhook's secret; an empty one verifies nothing.
+        secret: the webhook's secret; with an empty one, no signature is valid.
     """
     if not _SIGNATURE.fullmatch(signature) or not secret.reveal():
         return False
-    # Bytes, because compare_digest refuses texts outside ASCII with an exception.
+    # Bytes, because compare_digest raises TypeError for text outside ASCII.
     return hmac.compare_digest(sign_body(body, secret=secret).encode(), signature.lower())

@@ -1,12 +1,12 @@
-"""The door for aiohttp: routes that hand requests to a `Receiver`.
+"""The adapter for aiohttp: routes that pass requests to a `Receiver`.
 
-Establishing a webhook from ``on_startup`` cannot work: the port is not open yet, so Asana's handshake finds nobody.
+Establishing a webhook in ``on_startup`` cannot work: the port is not open yet, so Asana's handshake cannot connect.
 Start the site first (``web.TCPSite(...).start()``), then establish; or establish from another process.
 
-The body is read here, so the application's ``client_max_size`` does not cut off long deliveries. Encoded bodies are
-refused; with ``web.AppRunner(app, auto_decompress=False)`` aiohttp does not even try to decode them. Its access log
-prints paths, endpoints included; set an ``access_log_format`` without ``%r`` if others read it. Its logger
-``aiohttp.server`` quotes requests that its parser refuses, endpoints included, at ERROR.
+Bodies are read here, so the application's ``client_max_size`` does not limit deliveries. Encoded bodies are refused;
+with ``web.AppRunner(app, auto_decompress=False)``, aiohttp does not decode them first. Its access log shows paths,
+endpoints included: if others read it, set an ``access_log_format`` without ``%r``. Its logger ``aiohttp.server``
+quotes requests that its parser rejects, endpoints included, at ERROR.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -22,16 +22,16 @@ from asana_webhooks.receiver.receiver import Receiver
 __all__ = ["webhook_routes"]
 
 _SHORT: Final = 64 * 1024
-"""Bytes. A body so short that has come with its head is taken at once; that is 18 us faster, a quarter of a request."""
+"""Bytes. A body up to this size that came with its headers is passed whole: 18 us faster, a quarter of a request."""
 
 
 def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = False) -> list[web.RouteDef]:
     """Return the routes to add to an application: ``app.add_routes(webhook_routes(receiver))``.
 
     Args:
-        receiver: what answers.
+        receiver: handles the requests.
         path: the path before the endpoint; ``public_url`` of `establish_webhook` must end with it.
-        health: also answer GET and HEAD of ``<path>/health`` with `Receiver.health`, for a load balancer. Whoever
+        health: also answer GET and HEAD of ``<path>/health`` with `Receiver.health`, for a load balancer. Anyone who
             reaches the path can read it.
     """
 
@@ -47,14 +47,14 @@ def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.Stream
     async def receive(request: web.Request) -> web.StreamResponse:
         content = request.content
         endpoint, headers = request.match_info["endpoint"], request.raw_headers
-        if _is_here(content):
+        if _is_complete(content):
             return _Response(await receiver.receive(endpoint, headers, content.read_nowait()))
         async with aclosing(_chunks(content)) as body:
             response = _Response(await receiver.receive(endpoint, headers, body))
         if not content.is_eof():
-            # aiohttp would go on reading for ten seconds what the peer still sends.
+            # Otherwise aiohttp reads the rest of the body for up to ten seconds.
             response.force_close()
-            with suppress(ConnectionResetError):  # it may have gone already
+            with suppress(ConnectionResetError):  # the peer may have disconnected
                 await response.prepare(request)
                 await response.write_eof()
             request.protocol.force_close()
@@ -63,7 +63,7 @@ def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.Stream
     return receive
 
 
-def _is_here(content: StreamReader) -> bool:
+def _is_complete(content: StreamReader) -> bool:
     return content.is_eof() and content.total_bytes <= _SHORT and content.exception() is None
 
 
@@ -71,7 +71,7 @@ async def _chunks(content: StreamReader) -> AsyncGenerator[bytes, None]:
     try:
         async for chunk in content.iter_any():
             yield chunk
-    except (web.RequestPayloadError, HttpProcessingError):  # chunks that make no sense
+    except (web.RequestPayloadError, HttpProcessingError):  # cut off, or malformed chunks
         raise ConnectionResetError("the body was cut off") from None
 
 
@@ -84,4 +84,4 @@ class _Response(web.Response):
             self.headers.add(name.decode("latin-1"), value.decode("latin-1"))
 
     def __repr__(self) -> str:
-        return f"<Response {self.status}>"  # aiohttp's own shows the path
+        return f"<Response {self.status}>"  # aiohttp's repr shows the path

@@ -184,7 +184,7 @@ async def test_websockets_are_not_accepted(store: MemoryStore) -> None:
 
 async def test_other_protocols_are_refused(store: MemoryStore) -> None:
     """What ASGI may bring besides is an error that says so, as its specification wants."""
-    with pytest.raises(ValueError, match="speaks HTTP only, not 'telnet'"):
+    with pytest.raises(ValueError, match="handles HTTP only, not 'telnet'"):
         await call(ReceiverApp(Receiver(store)), {"type": "telnet"})
 
 

@@ -151,7 +151,7 @@ async def test_a_store_is_well_again_after_it_hung() -> None:
 
 async def test_closing_waits_for_no_store_that_ignores_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that does not let itself be interrupted holds up nobody's end for long."""
-    monkeypatch.setattr("asana_webhooks.receiver.health._ENDING", 0)
+    monkeypatch.setattr("asana_webhooks.receiver.health._CANCEL_SECONDS", 0)
     go, is_over = asyncio.Event(), asyncio.Event()
 
     class Stubborn(MemoryStore):

@@ -67,7 +67,7 @@ async def start(store: HeldStore, pending: PendingDeliveries, *contents: bytes) 
 
 
 def assert_no_room(pending: PendingDeliveries, size: int = 0) -> None:
-    with pytest.raises(RefusedError, match="503: too much under way"):
+    with pytest.raises(RefusedError, match="503: too many requests or bytes in flight"):
         pending.check_room(size)
 
 

@@ -78,20 +78,26 @@ def test_every_result_has_its_status() -> None:
     assert statuses == {
         200: ["handshake echoed", "stored", "quarantined", "duplicate", "heartbeat"],
         404: ["unknown endpoint", "closed registration"],
-        415: ["encoded body"],
-        400: ["length and chunks both", "body cut off", "malformed handshake"],
-        413: ["body too long"],
-        408: ["body too slow"],
+        415: ["unsupported Content-Encoding"],
+        400: ["both Content-Length and chunked", "body cut off", "malformed handshake"],
+        413: ["body too large"],
+        408: ["body timed out"],
         401: [
-            "handshake too late, or one of too many",
+            "handshake no longer accepted",
             "no signature",
             "several signatures",
             "no secret yet",
-            "wrong signature",
+            "invalid signature",
         ],
-        503: ["stopping", "too much under way", "store full", "store unavailable", "not stored in time"],
+        503: [
+            "stopping",
+            "too many requests or bytes in flight",
+            "store full",
+            "store unavailable",
+            "not stored in time",
+        ],
     }
-    assert str(RefusedError(ReceiveResult.FORGED)) == "refused with 401: wrong signature"
+    assert str(RefusedError(ReceiveResult.INVALID_SIGNATURE)) == "refused with 401: invalid signature"
 
 
 def test_no_repr_shows_a_secret_or_a_signature() -> None:
@@ -211,7 +217,7 @@ class TestBody:
         for value in (b"gzip", b"GZIP", b"deflate", b"br", b"zstd", b"gzip, gzip", b"identity, gzip", b"*", b"\xff"):
             encoding = (b"Content-Encoding", value)
             for headers in ([HOOK_SECRET], [HOOK_SIGNATURE], []):
-                assert refusal(known, [*headers, encoding]) == (415, "encoded body")
+                assert refusal(known, [*headers, encoding]) == (415, "unsupported Content-Encoding")
                 assert refusal(known, [(b"content-encoding", b"identity"), encoding, *headers])[0] == 415
 
     @OPEN_STATES
@@ -230,7 +236,7 @@ class TestBody:
         no_number = [b"-1", b"-100", b"+5", b"5.0", b"1e1", b"0x5", b"5, 5", b"1_0", b"many", b"", b"\xff", b"\x00"]
         for value in (*too_long, *no_number, "٣".encode(), "²".encode()):
             headers = [(b"Content-Length", value), HOOK_SIGNATURE]
-            assert refusal(known, headers, max_body=100) == (413, "body too long"), value
+            assert refusal(known, headers, max_body=100) == (413, "body too large"), value
 
     def test_every_length_counts(self) -> None:
         """Of several lengths the longest decides, and a handshake's counts as well."""
@@ -250,7 +256,7 @@ class TestBody:
         """Bytes that were counted are held against the same limit."""
         check_length(0, max_body=0)
         check_length(100, max_body=100)
-        with pytest.raises(RefusedError, match="413: body too long"):
+        with pytest.raises(RefusedError, match="413: body too large"):
             check_length(101, max_body=100)
 
     @OPEN_STATES
@@ -258,7 +264,7 @@ class TestBody:
         """Both a length and chunks are refused: a proxy in front may have believed the other one."""
         both = [(b"Content-Length", b"31"), (b"Transfer-Encoding", b"chunked")]
 
-        assert refusal(registration(state), [*both, HOOK_SIGNATURE]) == (400, "length and chunks both")
+        assert refusal(registration(state), [*both, HOOK_SIGNATURE]) == (400, "both Content-Length and chunked")
         assert read(registration(state), [both[1], HOOK_SIGNATURE]) == Signed(SIGNATURE)
 
     @OPEN_STATES
@@ -349,7 +355,7 @@ class TestVerifying:
         """Once the 201 has decided, another candidate's signature proves nothing."""
         known = registration(CONFIRMED, secret=SECRET, candidates=(OTHER,))
 
-        assert failure(known, signed(OTHER)) == (401, "wrong signature")
+        assert failure(known, signed(OTHER)) == (401, "invalid signature")
         assert verify_delivery(known, signed(SECRET), BODY).candidate is None
 
     def test_candidates_are_tried_in_turn(self) -> None:
@@ -363,27 +369,27 @@ class TestVerifying:
 
     def test_other_registrations_secret(self) -> None:
         """Only the secrets of this very registration count: none is taken from another."""
-        assert failure(confirmed(), signed(OTHER)) == (401, "wrong signature")
-        assert failure(registration(candidates=(SECRET,)), signed(OTHER)) == (401, "wrong signature")
+        assert failure(confirmed(), signed(OTHER)) == (401, "invalid signature")
+        assert failure(registration(candidates=(SECRET,)), signed(OTHER)) == (401, "invalid signature")
 
     @OPEN_STATES
     def test_no_secret(self, state: RegistrationState) -> None:
         """Without a secret, or with an empty one from a broken store, nothing is verified."""
         assert failure(registration(state), Signed(UNKEYED), b"") == (401, "no secret yet")
         assert failure(registration(state), signed(SECRET)) == (401, "no secret yet")
-        assert failure(registration(CONFIRMED, secret=Secret("")), Signed(UNKEYED), b"") == (401, "wrong signature")
-        assert failure(registration(candidates=(Secret(""),)), Signed(UNKEYED), b"") == (401, "wrong signature")
+        assert failure(registration(CONFIRMED, secret=Secret("")), Signed(UNKEYED), b"") == (401, "invalid signature")
+        assert failure(registration(candidates=(Secret(""),)), Signed(UNKEYED), b"") == (401, "invalid signature")
 
     def test_any_body(self) -> None:
         """A body need not be JSON to be verified: raw bytes are signed, raw bytes are kept; heartbeats are no other."""
         for body in (b"", b"\xff\x00", b'{ "events" : [] }', b"not json", HEARTBEAT):
             assert verify_delivery(confirmed(), signed(SECRET, body), body).body is body
-            assert failure(confirmed(), signed(OTHER, body), body) == (401, "wrong signature")
+            assert failure(confirmed(), signed(OTHER, body), body) == (401, "invalid signature")
 
     def test_hostile_signatures(self) -> None:
         """Signatures of a wrong length or outside ASCII are wrong, not an exception."""
         for signature in (b"", b"\xff" * 64, SIGNATURE[:63], SIGNATURE + b"0", "é".encode() * 32):
-            assert failure(confirmed(), Signed(signature)) == (401, "wrong signature")
+            assert failure(confirmed(), Signed(signature)) == (401, "invalid signature")
 
     def test_blanks_around_a_signature(self) -> None:
         """Blanks that a front end left around the value do not break a true delivery."""

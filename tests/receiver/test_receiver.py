@@ -220,7 +220,7 @@ async def test_what_cannot_be_stored_is_503_with_a_fixed_text(
 
     assert (reply.status, reply.body) == (503, text)
     assert {record.levelname for record in caplog.records} == {"ERROR"}
-    assert f"refused with 503: {text.decode()}" in caplog.text.replace("'", "")
+    assert f"request refused with 503: {text.decode()}" in caplog.text.replace("'", "")
     assert "secret" not in caplog.text
 
 
@@ -269,7 +269,7 @@ async def test_a_store_of_any_kind_is_not_interrupted(caplog: pytest.LogCaptureF
     receiver = Receiver(store, timeout=0.01, max_pending=1)
 
     assert (await receiver.receive(ENDPOINT, signed(content), content)).body == b"not stored in time"
-    assert (await receiver.receive(ENDPOINT, signed(content), unread())).body == b"too much under way"
+    assert (await receiver.receive(ENDPOINT, signed(content), unread())).body == b"too many requests or bytes in flight"
     await receiver.aclose()
     assert "1 deliveries could not be stored" in caplog.text
     await receiver.aclose()
@@ -289,7 +289,7 @@ async def test_too_much_under_way_is_503_at_once(limit: str) -> None:
 
     other = content.replace(b"gid", b"GID", 1)
     reply = await receiver.receive(ENDPOINT, signed(other), unread() if limit == "max_pending" else stream([other]))
-    assert (reply.status, reply.body, reply.close) == (503, b"too much under way", True)
+    assert (reply.status, reply.body, reply.close) == (503, b"too many requests or bytes in flight", True)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
 
@@ -308,7 +308,7 @@ async def test_too_many_requests_are_503_at_once(store: Store) -> None:
     running = [asyncio.create_task(receiver.receive(ENDPOINT, signed(b"x"), slow())) for _ in range(2)]
     for _ in running:
         await reading.acquire()
-    assert (await receiver.receive(ENDPOINT, handshake(), unread())).body == b"too much under way"
+    assert (await receiver.receive(ENDPOINT, handshake(), unread())).body == b"too many requests or bytes in flight"
     go.set()
     assert [reply.status for reply in await asyncio.gather(*running)] == [401, 401]
     content = body(event())
@@ -369,7 +369,7 @@ async def test_a_forgery_that_misses_the_201_is_401() -> None:
     receiver = Receiver(store)
 
     assert (await receiver.receive(ENDPOINT, signed(content, OTHER), content)).status == 401
-    assert receiver.counts["wrong signature"] == 1
+    assert receiver.counts["invalid signature"] == 1
 
 
 async def test_the_time_to_end_runs_from_the_first_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,7 +477,7 @@ async def test_counts(store: Store) -> None:
         "stored": 1,
         "duplicate": 1,
         "heartbeat": 1,
-        "wrong signature": 1,
+        "invalid signature": 1,
         "unknown endpoint": 1,
     }
     with pytest.raises(TypeError):
@@ -508,12 +508,12 @@ async def test_the_log_says_why_and_shows_no_secret(store: Store, caplog: pytest
     records = [record for record in caplog.records if record.levelno >= logging.WARNING]
     refusals = [record.getMessage() for record in records]
     fields = {name: value for name, value in vars(records[0]).items() if name.startswith("asana_")}
-    assert fields == {"asana_status": 401, "asana_outcome": "wrong signature", "asana_registration": id}
+    assert fields == {"asana_status": 401, "asana_outcome": "invalid signature", "asana_registration": id}
     assert [line.split(" (")[0] for line in refusals] == [
-        "refused with 401: 'wrong signature'",
-        "refused with 401: 'wrong signature'",
-        "refused with 404: 'unknown endpoint'",
-        "refused with 401: 'no signature'",
+        "request refused with 401: 'invalid signature'",
+        "request refused with 401: 'invalid signature'",
+        "request refused with 404: 'unknown endpoint'",
+        "request refused with 401: 'no signature'",
     ]
     hidden = [SECRET.reveal(), OTHER.reveal(), ENDPOINT, sign_body(content, secret=SECRET), "s3cret-content", "evil"]
     assert [text for text in hidden if text in caplog.text] == []

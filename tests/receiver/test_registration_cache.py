@@ -214,7 +214,7 @@ async def test_where_there_is_no_room(store: Asked) -> None:
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
 
-    assert (await deliver(receiver)).body == b"too much under way"
+    assert (await deliver(receiver)).body == b"too many requests or bytes in flight"
     await store.close(ID)
     assert (await deliver(receiver)).status == 404
 
