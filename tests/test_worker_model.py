@@ -376,7 +376,7 @@ class MemoryMachine(RuleBasedStateMachine):
     def judge_failure(self, fate: Fate, lease: Lease, retry_in: float | None) -> None:
         """A delivery is given up at its last attempt and not before, unless it never could be read."""
         if fate.attempts > ATTEMPTS:
-            assert fate.error.startswith("given up")
+            assert fate.error.startswith("attempts exhausted")
         elif fate.body == UNREADABLE:
             assert fate.error.startswith("unreadable")
         else:

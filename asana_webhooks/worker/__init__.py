@@ -1,1 +1,1 @@
-"""The worker: hands stored deliveries to your handler, with leases, retries and dead letters."""
+"""The worker: passes stored deliveries to your handler, with leases, retries and dead letters."""

@@ -21,7 +21,7 @@ from asana_webhooks.wire import decode_events
 __all__ = ["Backoff", "Handler", "ProcessResult", "Processor"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
-"""The user's coroutine function. Returning acknowledges the delivery; raising has it tried again later."""
+"""Your coroutine function. Returning acknowledges the delivery; raising retries it later."""
 
 _MAX_ERROR: Final = 500
 
@@ -34,9 +34,9 @@ def _is_seconds(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> Non
 
 @frozen(kw_only=True)
 class Backoff:
-    """How long a failed delivery waits for its next attempt; times are in seconds.
+    """The delay in seconds before a failed delivery is retried.
 
-    The wait after attempt n is random between half and all of ``min(longest_wait, first_wait * 2**(n-1))``.
+    After attempt n it is random, between half and all of ``min(longest_wait, first_wait * 2**(n-1))``.
     """
 
     first_wait: float = field(default=1.0, validator=_is_seconds)
@@ -44,27 +44,27 @@ class Backoff:
     random: Callable[[], float] = field(default=random.random, repr=False)
 
     def after(self, attempt: int) -> float:
-        """Return the seconds to wait after attempt number *attempt*, counted from 1."""
+        """Return the delay in seconds after attempt number *attempt*, counted from 1."""
         full = min(self.longest_wait, self.first_wait * 2.0 ** min(attempt - 1, 60))
         return full * (0.5 + self.random() / 2)
 
 
 class ProcessResult(enum.StrEnum):
-    """How an attempt ended: the keys of `Worker.counts`."""
+    """The result of an attempt. The values are the keys of `Worker.counts`."""
 
     DONE = "done"
     RETRIED = "to be retried"
     DEAD = "dead letter"
     UNREADABLE = "unreadable"
-    """A dead letter, too, because its body cannot be decoded."""
+    """Also a dead letter: the body cannot be decoded."""
     LOST = "lease lost"
     STALE = "stale"
-    """Not an end of its own: attempts with a stale delivery count here as well."""
+    """Counted in addition to another result, for each attempt with a `Delivery.stale` delivery."""
 
 
 @frozen(kw_only=True)
 class Processor:
-    """Processes leased deliveries, by the rules of a `Worker`."""
+    """Processes leased deliveries with the options of a `Worker`."""
 
     store: Store
     handle: Handler
@@ -74,33 +74,33 @@ class Processor:
     count: Callable[[ProcessResult], None] = field(repr=False)
 
     async def process(self, lease: Lease) -> None:
-        """Handle a delivery and tell the store how that ended.
+        """Handle a delivery and record the result in the store.
 
         Raises:
-            StoreError: the store could not be told; the delivery comes again when its lease has run out.
+            StoreError: recording the result failed; the delivery is handled again after its lease expires.
         """
         result, kept = await self._process(lease)
         self.count(result if kept else ProcessResult.LOST)
         if not kept:
-            _log.warning("delivery %d: the lease was lost meanwhile, so it may be handled twice", lease.id)
+            _log.warning("delivery %d: lease lost before the result was recorded; it may be handled twice", lease.id)
 
     async def _process(self, lease: Lease) -> tuple[ProcessResult, bool]:
-        """Return how it ended, and whether the lease was still ours."""
-        if lease.attempt > self.attempts:  # the workers before us died over it
-            error = f"given up after {self.attempts} attempts that ended without an answer"
+        """Return the result, and whether the lease was still held when it was recorded."""
+        if lease.attempt > self.attempts:  # usually a worker died before recording a result
+            error = f"attempts exhausted: {lease.attempt - 1} made, {self.attempts} allowed; a worker may have died"
             return ProcessResult.DEAD, await self._fail(lease, error)
         try:
             delivery = _read(lease)
         except PayloadError as problem:
-            _log.error("delivery %d: unreadable, now a dead letter: %.200r", lease.id, str(problem))
+            _log.error("delivery %d: unreadable; making it a dead letter: %.200r", lease.id, str(problem))
             return ProcessResult.UNREADABLE, await self._fail(lease, f"unreadable: {problem}")
         if delivery.stale:
             self.count(ProcessResult.STALE)
-            _log.warning("delivery %d: stale, its newest event is more than 25 hours old", lease.id)
+            error = "stale: its newest event is more than 25 hours old"
+            _log.warning("delivery %d: %s; %s", lease.id, error, "refused" if self.refuse_stale else "handled anyway")
             if self.refuse_stale:
-                error = "stale: its newest event is more than 25 hours old"
                 return ProcessResult.DEAD, await self._fail(lease, error)
-        failure = await self._try(delivery)
+        failure = await self._handle(delivery)
         if failure is None:
             return ProcessResult.DONE, await self.store.done(lease)
         if lease.attempt >= self.attempts:
@@ -110,18 +110,20 @@ class Processor:
     async def _fail(self, lease: Lease, error: str, *, retry_in: float | None = None) -> bool:
         return await self.store.fail(lease, error=error[:_MAX_ERROR], retry_in=retry_in)
 
-    async def _try(self, delivery: Delivery) -> str | None:
-        """Run the handler; return what went wrong."""
+    async def _handle(self, delivery: Delivery) -> str | None:
+        """Run the handler. Return its error as text, or ``None`` if it returned."""
         try:
             await self.handle(delivery)
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            return "CancelledError"  # the handler's own, from something it awaited
+            return "CancelledError"  # from something the handler awaited, so an ordinary failure
         except Exception as error:
-            if is_being_cancelled():  # it made something else of its cancellation; no fault of the delivery
+            if is_being_cancelled():  # the handler replaced the cancellation by another error
                 raise asyncio.CancelledError from error
-            _log.warning("delivery %d: attempt %d failed", delivery.id, delivery.attempt, exc_info=True)
+            _log.warning(
+                "delivery %d: attempt %d of %d failed", delivery.id, delivery.attempt, self.attempts, exc_info=True
+            )
             return f"{type(error).__name__}: {_text(error)}"
         return None
 
@@ -129,7 +131,7 @@ class Processor:
 def _text(error: Exception) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - its own code fails
+    except Exception:  # noqa: BLE001 - its __str__ may raise anything
         return "(no text)"
 
 

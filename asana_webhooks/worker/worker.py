@@ -1,7 +1,7 @@
-"""The worker: leases deliveries from a store, hands them to the user's coroutine, and tells the store how it went.
+"""The worker: claims deliveries from a store, passes them to your coroutine function, and records the results.
 
-Every delivery is handled at least once. It is handled more than once when a worker dies between handling and
-acknowledging, or loses its lease; `Event.fingerprint` is there to notice.
+Every delivery is handled at least once. It is handled again if a worker dies before acknowledging it, or loses its
+lease. Use `Event.fingerprint` to detect repeated events.
 """
 
 import asyncio
@@ -26,42 +26,42 @@ T = TypeVar("T")
 
 _DAY: Final = 86_400.0
 _SHORTEST_RETENTION: Final = 26 * 3_600.0
-"""What comes again after that is `Delivery.stale`: later than 25 hours, with room for clocks."""
+"""Longer than the 25 hours after which a replay is `Delivery.stale`, with a margin for clock differences."""
 
 _log = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
 class Retention:
-    """How long a store remembers finished deliveries, dead letters and closed registrations.
+    """How long a store keeps finished deliveries, dead letters and closed registrations.
 
-    A running `Worker` applies it; who runs none awaits `apply` from time to time.
+    A running `Worker` applies it. Without a worker, await `apply` regularly.
     """
 
     done: float = 3 * _DAY
-    """Seconds after its arrival for which a finished delivery is known as a duplicate, at least 26 hours. Its body goes
-    as soon as it is done. A captured delivery that somebody sends again after that is let in, as `Delivery.stale`."""
+    """Seconds after its arrival during which a finished delivery is recognized as a duplicate; at least 26 hours. Its
+    body is deleted once it is done. A delivery replayed later is accepted, and is `Delivery.stale`."""
     dead: float | None = None
-    """Seconds after its arrival for which a dead letter is kept, with its body, if at least *done*; ``None``: until
-    somebody purges it."""
+    """Seconds after its arrival during which a dead letter is kept, with its body; not less than *done*. ``None`` keeps
+    it until you purge it."""
     every: float = 600.0
-    """Seconds between one purge and the next."""
+    """Seconds between purges."""
 
     def __attrs_post_init__(self) -> None:
         check_seconds("every", self.every, zero=False)
         if check_seconds("done", self.done) < _SHORTEST_RETENTION:
             raise ConfigurationError(
-                f"done must be at least {_SHORTEST_RETENTION:.0f} seconds: Asana sends for 24 hours, and what comes"
-                " later is stale"
+                f"done must be at least {_SHORTEST_RETENTION:.0f} seconds: Asana resends a delivery for 24 hours, and"
+                " only later ones are stale"
             )
         if self.dead is not None and check_seconds("dead", self.dead) < self.done:
-            raise ConfigurationError("dead must not be less than done: dead letters are known as duplicates, too")
+            raise ConfigurationError("dead must not be less than done: dead letters also identify duplicates")
 
     async def apply(self, store: Store) -> int:
-        """Have *store* purge what is old enough, in small batches; return how many deliveries that were.
+        """Purge deliveries that are old enough from *store*, in small batches. Return how many were purged.
 
         Raises:
-            StoreError: the store failed; some may be purged already.
+            StoreError: the store failed; some deliveries may already be purged.
         """
         purged = await store.purge(older_than=self.done)
         if self.dead is not None:
@@ -70,35 +70,34 @@ class Retention:
 
 
 class Worker:
-    """Hands stored deliveries to a coroutine function, several at a time.
+    """Passes stored deliveries to a coroutine function, several at a time.
 
     ::
 
         async with Worker(store, handle) as worker:
             await worker.run()
 
-    Returning from *handle* acknowledges a delivery. Raising has it tried again after a wait (the traceback is logged),
-    and after *attempts* it becomes a dead letter with its error; so does, at once, a delivery whose body is not
-    what Asana documents. While a handler runs its lease is extended. Any number of workers, in any number of
-    processes, may share a store. While it runs, it also has the store purge what *retention* says.
+    Returning from *handle* acknowledges a delivery. Raising logs the traceback and retries the delivery after a
+    backoff. After *attempts* attempts it becomes a dead letter with its error. A delivery whose body does not match
+    Asana's documentation becomes a dead letter at once. The worker extends the lease while a handler runs. Any number
+    of workers, in any number of processes, may share a store. A running worker also purges according to *retention*.
 
     Args:
-        store: where deliveries are leased from.
-        handle: the coroutine function; it gets a `Delivery`.
-        concurrency: how many handlers run at once.
-        ordered: hand out a registration's deliveries one after the other, in the order they came. A failing one holds
-            up those behind it until it succeeds or becomes a dead letter. By default nothing waits for anything.
-        on_dead: with *ordered*, what becomes of a registration's later deliveries when one is a dead letter: ``"skip"``
-            goes on with them, ``"halt"`` waits until it is requeued or purged.
-        refuse_stale: make a dead letter of a delivery that is `Delivery.stale`, instead of handling it. Needs a clock
-            that is right.
-        lease: seconds a delivery is held before another worker may take it, should this one die.
-        attempts: how often a delivery is tried.
-        backoff: how long a failed delivery waits.
-        poll: seconds between looks at the store while it has nothing to do.
-        retention: how long the store remembers finished deliveries; ``None``: this worker purges nothing.
-        stop_timeout: seconds running handlers may take after `stop`; then they are cancelled and what they held is
-            given back. A handler that ignores being cancelled is waited for.
+        store: the store to claim deliveries from.
+        handle: the coroutine function to call with each `Delivery`.
+        concurrency: the maximum number of handlers that run at once.
+        ordered: handle a registration's deliveries one at a time, in order of arrival. A failing delivery blocks the
+            later ones until it succeeds or becomes a dead letter. By default deliveries do not wait for each other.
+        on_dead: with *ordered*, how to treat a registration's later deliveries after a dead letter. ``"skip"`` handles
+            them; ``"halt"`` blocks them until the dead letter is requeued or purged.
+        refuse_stale: make a dead letter of each `Delivery.stale` delivery, unhandled. Needs a correct system clock.
+        lease: seconds after which another worker may claim a delivery if this worker dies.
+        attempts: the maximum number of attempts for a delivery.
+        backoff: the delay before a failed delivery is retried; a default `Backoff` if ``None``.
+        poll: seconds between claims while the store has nothing to claim, and before a failed claim is retried.
+        retention: how long the store keeps finished deliveries; with ``None`` this worker purges nothing.
+        stop_timeout: seconds that running handlers may take after `stop`. Then they are cancelled and their deliveries
+            released. The worker waits for a handler that ignores cancellation.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class Worker:
         )
         self._held: dict[asyncio.Task[None], Lease] = {}
         self._slots: set[asyncio.Task[None] | None] = set()
-        """Of those that are held, which run a handler, or are about to."""
+        """The held tasks that run a handler or are about to."""
         self._to_release: list[Lease] = []
         self._stopping = False
         self._wake = asyncio.Event()
@@ -163,11 +162,10 @@ class Worker:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many attempts ended in which way since this worker was made; for metrics. A live view.
+        """The number of attempts by result since this worker was created, for metrics. A live view.
 
-        The keys are ``done``, ``to be retried``, ``dead letter``, ``unreadable`` (a dead letter, too) and ``lease
-        lost``. An attempt that is given back to the store counts nowhere. Those with a `Delivery.stale` delivery count
-        under ``stale`` besides.
+        The keys are ``done``, ``to be retried``, ``dead letter``, ``unreadable`` (also a dead letter), ``lease lost``
+        and ``stale`` (in addition to another key, for a `Delivery.stale` delivery). Released attempts are not counted.
         """
         return self._counts_view
 
@@ -175,49 +173,50 @@ class Worker:
         self._counts[result] += 1
 
     def stop(self) -> None:
-        """Ask `run` to end: nothing more is leased, running handlers may finish. Safe to call from a signal handler
-        of the loop, early, late, or twice; a stopped worker stays stopped.
+        """Stop `run`: claim no more deliveries and let running handlers finish.
+
+        Safe in a signal handler of the event loop, before `run`, and repeatedly. A stopped worker stays stopped.
         """
         self._stopping = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Work until cancelled or asked to `stop`.
+        """Handle deliveries until `stop` is called or this call is cancelled.
 
-        On `stop` running handlers may finish; on cancellation they are cancelled. Either way, what is still held at
-        the end is given back to the store, as if it had not been tried. A store that fails for a while is asked again.
+        After `stop` running handlers may finish; cancellation cancels them. Deliveries still held at the end are
+        released, and the interrupted attempts do not count. When the store fails, claiming is retried.
 
         Raises:
-            ConfigurationError: this worker is running already, or its store is closed.
+            ConfigurationError: this worker is already running, or its store is closed.
         """
-        await self._work_through(until_idle=False)
+        await self._run(until_idle=False)
 
     async def drain(self) -> None:
-        """Work until nothing can be leased and no handler runs. Deliveries that wait for another attempt stay.
+        """Handle deliveries until none can be claimed and no handler runs. It does not wait for delayed retries.
 
         Raises:
-            StoreError: the store failed.
-            ConfigurationError: this worker is running already, or its store is closed.
+            StoreError: claiming deliveries failed.
+            ConfigurationError: this worker is already running, or its store is closed.
         """
-        await self._work_through(until_idle=True)
+        await self._run(until_idle=True)
 
-    async def _work_through(self, *, until_idle: bool) -> None:
+    async def _run(self, *, until_idle: bool) -> None:
         if not self._ended.is_set():
-            raise ConfigurationError("this worker is running already; make another one, or raise its concurrency")
-        self._wake = asyncio.Event()  # anew: the next run may be in another loop
+            raise ConfigurationError("this worker is already running; create another one, or raise its concurrency")
+        self._wake = asyncio.Event()  # new events: this run may be in another event loop
         self._ended = asyncio.Event()
         failure: Exception | None = None
         try:
-            async with asyncio.TaskGroup() as beside:  # ends after the handlers have, clean-up included
-                helpers = [beside.create_task(self._extend_leases())]
+            async with asyncio.TaskGroup() as outer:  # outlives the handlers, including their cleanup
+                helpers = [outer.create_task(self._extend_leases())]
                 if self._retention is not None and not until_idle:
-                    helpers.append(beside.create_task(self._purge(self._retention)))
+                    helpers.append(outer.create_task(self._purge(self._retention)))
                 async with asyncio.TaskGroup() as handlers:
                     try:
-                        await self._lease_and_start(handlers, until_idle=until_idle)
+                        await self._claim_and_start(handlers, until_idle=until_idle)
                     except Exception as error:  # noqa: BLE001 - raised below; the group would wrap it
                         failure = error
-                    await self._let_finish()
+                    await self._wait_for_handlers()
                 for helper in helpers:
                     helper.cancel()
         finally:
@@ -228,29 +227,29 @@ class Worker:
         if failure is not None:
             raise failure
 
-    async def _lease_and_start(self, group: asyncio.TaskGroup, *, until_idle: bool) -> None:
+    async def _claim_and_start(self, group: asyncio.TaskGroup, *, until_idle: bool) -> None:
         while not self._stopping:
             self._wake.clear()
             free = self._free()
             leases = await self._claim(free, retry=not until_idle) if free else ()
             if self._stopping:
-                self._to_release += leases  # asked for before
+                self._to_release += leases  # stopped while the claim was in flight
                 return
             for lease in leases:
                 task = group.create_task(self._work(lease))
                 self._held[task] = lease
                 self._slots.add(task)
-                task.add_done_callback(self._let_go)
+                task.add_done_callback(self._on_task_done)
             if until_idle and not self._held:
                 return
             if len(leases) < free or not free:
                 await self._pause(None if not free or until_idle else self._poll)
 
     def _free(self) -> int:
-        """Return how many handlers more may start.
+        """Return how many more handlers may start.
 
-        What is handled but not yet acknowledged takes no slot, so that the next ones are leased in the transaction that
-        acknowledges these (measured: a third more deliveries a second on SQLite). It is bounded all the same.
+        Handled deliveries free their slot before they are acknowledged. So the store can acknowledge them and lease the
+        next ones in one transaction (measured: a third more deliveries a second on SQLite). Their number is bounded.
         """
         return min(self._concurrency - len(self._slots), 2 * self._concurrency - len(self._held))
 
@@ -264,27 +263,27 @@ class Worker:
     async def _claim(self, limit: int, *, retry: bool) -> Sequence[Lease]:
         try:
             claimed = self._store.claim(limit, lease=self._lease, ordered=self._ordered, halt=self._halt)
-            return await _answer(claimed)
+            return await _await_store(claimed)
         except StoreError as error:
             if not retry:
                 raise
-            _log.error("claiming deliveries failed; retrying in %g seconds: %.200r", self._poll, str(error))
+            _log.error("claiming deliveries failed; retrying in %g s: %.200r", self._poll, str(error))
             return ()
 
     async def _pause(self, seconds: float | None) -> None:
-        """Wait until a handler ends or the worker is stopped, *seconds* at most."""
+        """Wait until a handler ends or the worker is stopped, for at most *seconds*."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
-    def _let_go(self, task: "asyncio.Task[None]") -> None:
+    def _on_task_done(self, task: "asyncio.Task[None]") -> None:
         lease = self._held.pop(task)
         self._slots.discard(task)
-        if task.cancelled() or task.exception() is not None:  # perhaps before it took its first step
+        if task.cancelled() or task.exception() is not None:  # possibly cancelled before it started
             self._to_release.append(lease)
         self._wake.set()
 
-    async def _let_finish(self) -> None:
+    async def _wait_for_handlers(self) -> None:
         if self._held:
             _, late = await asyncio.wait(self._held, timeout=self._stop_timeout)
             for task in late:
@@ -295,12 +294,9 @@ class Worker:
         released = await asyncio.gather(*map(self._store.release, leases), return_exceptions=True)
         for lease, result in zip(leases, released, strict=True):
             if result is True:
-                _log.info("delivery %d: released", lease.id)
+                _log.info("delivery %d: released; this attempt does not count", lease.id)
             else:
-                _log.warning(
-                    "delivery %d: not released; it has just been acknowledged, or its lease must run out",
-                    lease.id,
-                )
+                _log.warning("delivery %d: not released; unless done, it is retried when its lease expires", lease.id)
 
     async def _extend_leases(self) -> None:
         while True:
@@ -309,40 +305,43 @@ class Worker:
 
     async def _extend(self, lease: Lease) -> None:
         try:
-            kept = await _answer(self._store.extend(lease, seconds=self._lease))
-        except Exception as error:  # noqa: BLE001 - the handler goes on, and this is tried again
-            _log.warning("delivery %d: extending its lease failed: %.200r", lease.id, _shown(error))
+            kept = await _await_store(self._store.extend(lease, seconds=self._lease))
+        except Exception as error:  # noqa: BLE001 - the handler keeps running, and this is retried
+            message = "delivery %d: extending its lease failed; retrying in %g s: %.200r"
+            _log.warning(message, lease.id, self._lease / 3, _describe(error))
         else:
             if not kept:
-                _log.warning("delivery %d: its lease is lost, so another worker may handle it too", lease.id)
+                _log.warning("delivery %d: lease lost; another worker may handle it too", lease.id)
 
     async def _work(self, lease: Lease) -> None:
         try:
             await self._processor.process(lease)
-        except Exception as error:  # noqa: BLE001 - one delivery's trouble must not end the others
-            _log.error("delivery %d: not acknowledged, so it will come again: %.200r", lease.id, _shown(error))
+        except Exception as error:  # noqa: BLE001 - one failure must not end the other deliveries
+            message = "delivery %d: recording the result failed; retrying when its lease expires: %.200r"
+            _log.error(message, lease.id, _describe(error))
 
     async def _purge(self, retention: Retention) -> None:
         while True:
             try:
-                purged = await _answer(retention.apply(self._store))
-            except Exception as error:  # noqa: BLE001 - it is tried again, and the work goes on
-                _log.warning("purging the store failed: %.200r", _shown(error))
+                purged = await _await_store(retention.apply(self._store))
+            except Exception as error:  # noqa: BLE001 - purging is retried, and the worker keeps running
+                message = "purging finished deliveries failed; retrying in %g s: %.200r"
+                _log.warning(message, retention.every, _describe(error))
             else:
-                _log.log(logging.INFO if purged else logging.DEBUG, "purged %d finished deliveries", purged)
+                _log.log(logging.INFO if purged else logging.DEBUG, "purged %d deliveries", purged)
             await asyncio.sleep(retention.every)
 
 
-async def _answer(asked: Awaitable[T]) -> T:
-    """Return a store's answer; if it was interrupted, that is its failure and not the worker's end."""
+async def _await_store(call: Awaitable[T]) -> T:
+    """Await a store call. If only the call was cancelled, and not the worker, treat that as a store failure."""
     try:
-        return await asked
+        return await call
     except asyncio.CancelledError:
         if is_being_cancelled():
             raise
-        raise StoreUnavailableError(problem="the store was interrupted") from None
+        raise StoreUnavailableError(problem="a call to the store was cancelled") from None
 
 
-def _shown(error: Exception) -> str:
-    """Return what the log says of a store's *error*: our own texts hold no secrets, others' may."""
+def _describe(error: Exception) -> str:
+    """Return a store's *error* as text for the log. Only this package's own messages are known to hold no secrets."""
     return str(error) if isinstance(error, AsanaError) else type(error).__name__
