@@ -1,11 +1,11 @@
-"""Async-first SDK for Asana's webhooks: ask, be called, keep, and try it all without Asana.
+"""Async-first SDK for Asana's webhooks: create them, receive and process deliveries, and test without Asana.
 
-The names below are the public ones. Beside them stand the doors, imported from where they are:
+The names exported here are public. Three public modules are imported by their full names:
 `asana_webhooks.receiver.web` (aiohttp), `asana_webhooks.receiver.asgi` (FastAPI, Starlette, any ASGI) and
 `asana_webhooks.testing` (a fake Asana).
 """
 
-__version__ = "0.1.0"  # before the imports: `client.transport` tells it to Asana
+__version__ = "0.1.0"  # before the imports: `client.transport` sends it to Asana
 
 from asana_webhooks.client.auth import TokenProvider
 from asana_webhooks.client.oauth import OAuthToken, TokenSet

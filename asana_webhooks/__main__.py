@@ -1,4 +1,4 @@
-"""``python -m asana_webhooks``: the same as the command ``asana-webhooks``."""
+"""``python -m asana_webhooks``: runs the command ``asana-webhooks``."""
 
 from asana_webhooks.cli import main
 

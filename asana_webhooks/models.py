@@ -1,8 +1,7 @@
-"""What travels: webhooks, filters, events, deliveries, and the secret that must not be shown.
+"""The models: webhooks, filters, events, deliveries, and a wrapper that hides secrets.
 
-The classes that mirror Asana's JSON are read by name and type alone (no converters, no aliases), so that bytes become
-objects in one step. Whatever Asana adds later passes: unknown members are skipped, unknown actions and resource types
-are strings like any other.
+The classes that mirror Asana's JSON are decoded by name and type alone: no converters, no aliases. Asana may add to its
+API: unknown members are skipped, and unknown actions and resource types are ordinary strings.
 
 Sources: https://developers.asana.com/reference/webhooks and https://developers.asana.com/reference/events
 """
@@ -29,11 +28,11 @@ __all__ = [
 
 
 class Secret:
-    """A text that must not show up in logs: a webhook's secret or an access token.
+    """A string that must not appear in logs: a webhook's secret or an access token.
 
-    `str`, `repr` and format strings hide it, it cannot be pickled, it compares in constant time, and it is no attrs
-    class, so dumps of the objects around it hold a `Secret` and never its text. Error trackers show the `repr` of
-    local variables: keep the `Secret` in them, and call `reveal` inside the expression that needs the text.
+    `str`, `repr` and format strings hide it. It cannot be pickled, and it compares in constant time. It is not an attrs
+    class, so ``attrs.asdict`` of an object around it keeps the `Secret` and never shows its text. Error trackers show
+    the `repr` of local variables: store the `Secret` there, and call `reveal` only inside the expression that needs it.
     """
 
     __slots__ = ("__text",)
@@ -42,7 +41,7 @@ class Secret:
         self.__text = text
 
     def reveal(self) -> str:
-        """Return the text itself; keep it out of logs and messages."""
+        """Return the plain text. Keep it out of logs and messages."""
         return self.__text
 
     def __eq__(self, other: object) -> bool:
@@ -68,25 +67,25 @@ class Secret:
 
 @frozen(kw_only=True)
 class ResourceRef:
-    """A task, project, user, section … as Asana names it inside other objects."""
+    """A reference to a task, project, user, section or other resource inside an Asana object."""
 
     gid: str
-    """Digits, always as text."""
+    """Digits, always as a string."""
     resource_type: str | None = None
     resource_subtype: str | None = None
     name: str | None = None
-    """Present in webhooks (the subscribed resource), absent in events."""
+    """Set on a webhook's resource, absent from events."""
     enum_value: "ResourceRef | None" = None
-    """Set when this is a custom field in `Change.new_value`: the option that was chosen."""
+    """The chosen option, if this is a custom field in `Change.new_value`."""
 
 
 @frozen(kw_only=True)
 class WebhookFilter:
-    """Which events a webhook lets pass: those for which every given member matches.
+    """Selects the events a webhook sends: those that match every member that is set.
 
-    A webhook with several filters sends an event if any of them lets it pass; one without filters sends everything.
-    *fields* (names such as ``due_on``) goes only with ``action="changed"``, and not with webhooks on workspaces, teams
-    or portfolios.
+    A webhook with several filters sends an event if any filter matches. A webhook without filters sends every event.
+    *fields* (names such as ``due_on``) needs ``action="changed"``. Asana does not support it for webhooks on
+    workspaces, teams or portfolios.
     """
 
     resource_type: str | None = None
@@ -96,10 +95,10 @@ class WebhookFilter:
     fields: tuple[str, ...] | None = None
 
 
-def _without_endpoint(target: str | None) -> str:
-    """Return a target's repr with three stars for what may tell whose secret it is.
+def _redact_target(target: str | None) -> str:
+    """Return a target's repr with three stars instead of its endpoint, user and password.
 
-    That is whatever is long in its path and query; scheme, host and short segments stay, user and password go.
+    Path and query segments of 16 or more characters are hidden. The scheme, host and shorter segments stay.
     """
     if target is None:
         return "None"
@@ -110,55 +109,55 @@ def _without_endpoint(target: str | None) -> str:
 
 @frozen(kw_only=True)
 class Webhook:
-    """A subscription as Asana keeps it.
+    """A webhook as Asana returns it.
 
-    With the full record (what this package asks for unless told otherwise) ``None`` means that Asana said null; with
-    Asana's compact records everything below `target` is ``None``.
+    In a full record, which the operations return by default, ``None`` means that Asana sent null. In Asana's compact
+    records every attribute below `target` is ``None``.
 
-    Its repr, and so a log, shows ``https://example.com/asana/***`` for the target: the endpoint at its end tells whose
-    secret a delivery is verified with. The attribute, ``attrs.asdict``, JSON and pickles carry the whole target.
+    The repr, and so a log, shows the target as ``https://example.com/asana/***``. It hides the endpoint, which
+    selects the secret that verifies deliveries. The attribute, ``attrs.asdict``, JSON and pickles hold the full target.
     """
 
     gid: str
     resource_type: str | None = None
     active: bool | None = None
-    """False: Asana sends nothing."""
+    """False if Asana sends no deliveries."""
     resource: ResourceRef | None = None
-    target: str | None = field(default=None, repr=_without_endpoint)
-    """The URL Asana posts to, as the string Asana sent."""
+    target: str | None = field(default=None, repr=_redact_target)
+    """The URL Asana posts to, exactly as Asana returned it."""
     created_at: datetime | None = None
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
     last_failure_content: str | None = None
-    """What the target answered when a delivery last failed; empty on a healthy webhook."""
+    """The target's response to the last failed delivery; empty on a healthy webhook."""
     delivery_retry_count: int | None = None
     next_attempt_after: datetime | None = None
     failure_deletion_timestamp: datetime | None = None
-    """When Asana will delete the webhook if no delivery succeeds before."""
+    """When Asana deletes the webhook unless a delivery succeeds first."""
     filters: tuple[WebhookFilter, ...] | None = None
     is_workspace_webhook: bool | None = None
-    """Undocumented; Asana sends it when it likes."""
+    """Undocumented; Asana does not always send it."""
 
 
 @frozen(kw_only=True)
 class CreatedWebhook:
-    """What createWebhook answers: the webhook, and the secret its deliveries will be signed with.
+    """Asana's answer to createWebhook: the webhook, and the secret that signs its deliveries.
 
-    No repr, dump or JSON shows the secret, and with one in it this cannot be pickled.
+    No repr, dump or JSON shows the secret. An object that holds one cannot be pickled.
     """
 
     webhook: Webhook
     secret: Secret | None
-    """``None`` only if Asana's answer held none, against its documentation."""
+    """``None`` only if Asana's answer had no secret, which contradicts its documentation."""
 
 
 @frozen(kw_only=True)
 class Change:
-    """What happened to one field of a resource. The values are set only where they are Asana resources themselves."""
+    """A change to one field of a resource. The values are set only if they are Asana resources themselves."""
 
     field: str
     action: str | None = None
-    """``changed``, ``added`` or ``removed``: what happened to the field, not to the resource."""
+    """``changed``, ``added`` or ``removed``: the change to the field, not to the resource."""
     new_value: ResourceRef | None = None
     added_value: ResourceRef | None = None
     removed_value: ResourceRef | None = None
@@ -170,29 +169,29 @@ def _gid(resource: ResourceRef | None) -> str | None:
 
 @frozen(kw_only=True)
 class Event:
-    """One thing that happened in Asana. It says what changed, not the new content: fetch that from Asana."""
+    """One event in Asana. It says what changed, but not the new content: fetch that from Asana."""
 
     action: str
-    """What happened to the resource: ``changed``, ``added``, ``removed``, ``deleted``, ``undeleted``, or a new word."""
+    """The action on the resource: ``changed``, ``added``, ``removed``, ``deleted``, ``undeleted``, or a newer one."""
     resource: ResourceRef
-    """What it happened to; often something inside the subscribed resource, such as a task of a project."""
+    """The affected resource, often one inside the subscribed resource, such as a task in a project."""
     created_at: datetime
     user: ResourceRef | None = None
-    """Who did it; ``None`` for the system."""
+    """The user who caused the event; ``None`` for system events."""
     parent: ResourceRef | None = None
-    """For added and removed: where to or from."""
+    """For ``added`` and ``removed``: the resource it was added to or removed from."""
     change: Change | None = None
     type: str | None = None
-    """Deprecated by Asana: see ``resource.resource_type``."""
+    """Deprecated by Asana: use ``resource.resource_type``."""
     registration: str = field(default="", repr=False)
-    """The registration whose delivery brought the event."""
+    """The registration whose delivery contained the event."""
 
     @property
     def fingerprint(self) -> str:
-        """A text that is the same whenever Asana sends this event again for the same webhook: an idempotency key.
+        """An idempotency key: the same string each time Asana sends this event for the same webhook.
 
-        Asana's events carry no id. This hashes everything that tells one from another: the registration, user,
-        resource, parent, action, change and time, whatever order the JSON's members came in.
+        Asana's events have no id. The fingerprint is a hash of the registration, user, resource, parent, action,
+        change and time. The order of the JSON's members does not matter.
         """
         change = self.change
         parts = [
@@ -214,38 +213,38 @@ def _values(change: Change) -> list[list[str | None]]:
 
 @frozen(kw_only=True)
 class Delivery:
-    """One POST from Asana, verified and stored, as a worker's handler gets it."""
+    """One POST from Asana, verified and stored, as a worker passes it to its handler."""
 
     id: int
-    """Its number in the store."""
+    """The delivery's number in the store."""
     registration: str
-    """The registration it came in for."""
+    """The id of the registration that received it."""
     webhook_gid: str | None
     resource: str
     """The gid of the resource the webhook watches."""
     received_at: datetime
-    """When it was stored, in UTC."""
+    """When the delivery was stored, in UTC."""
     attempt: int
-    """1 when it is handled for the first time."""
+    """The number of this attempt, counted from 1."""
     events: tuple[Event, ...]
     body: bytes = field(repr=False)
-    """The raw bytes Asana signed, with whatever members this package does not know."""
+    """The raw bytes Asana signed, including members this package does not decode."""
 
     @property
     def stale(self) -> bool:
-        """Whether even its newest event happened more than 25 hours before it was stored.
+        """Whether its newest event happened more than 25 hours before the delivery was stored.
 
-        Asana tries for 24 hours. So this is an old delivery that somebody has recorded and sent again (its signature
-        holds for ever), or the clock of this machine is wrong.
+        Asana resends a delivery for 24 hours. A stale delivery is therefore a replayed recording (signatures never
+        expire), or the clock of this machine is wrong. A delivery without events is never stale.
         Source: https://developers.asana.com/docs/webhooks-guide
         """
-        newest = max(map(_happened, self.events), default=None)
+        newest = max(map(_utc_time, self.events), default=None)
         return newest is not None and self.received_at - newest > _STALE_AFTER
 
 
 _STALE_AFTER = timedelta(hours=25)
 
 
-def _happened(event: Event) -> datetime:
+def _utc_time(event: Event) -> datetime:
     at = event.created_at
     return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -1,13 +1,13 @@
 """JSON bytes to models and back: the only place that parses or writes Asana's JSON.
 
-One cattrs converter with msgspec as its engine. Types are strict (a number is never taken for a text), unknown members
-are skipped, and an error says where in the JSON it is. Whatever a decoder can raise becomes `PayloadError`.
+One cattrs converter, backed by msgspec. Types are strict: a number is never read as a string. Unknown members are
+skipped. Every decoding error becomes a `PayloadError` that gives its place in the JSON.
 
-Webhooks and events, which come often, are first read into msgspec Structs with the members of the models, and then made
-into models: two steps that take half the time of one. Straight into attrs classes, msgspec raises and drops an
-AttributeError for every member the JSON leaves out, and events leave out most of theirs (100 of them: 184 instead of
-310 us on CPython 3.11, 188 instead of 600 us on 3.13). What comes rarely is read into dicts and lists first, and so is
-whatever cannot be read the fast way: a member that is named twice, or an error that must be located.
+Frequent input (events, pages of webhooks) is decoded into msgspec Structs, then converted to models. These two steps
+take about half the time of one. When msgspec decodes into attrs classes, it raises and drops an AttributeError for
+each missing member, and events lack most of theirs (100 events: 184 instead of 310 us on CPython 3.11, 188 instead of
+600 us on 3.13). Rare input is decoded into dicts and lists first. So is input that the fast path rejects: to locate
+the error, or to accept a repeated member whose last value is valid.
 """
 
 from collections.abc import Callable, Iterable
@@ -43,12 +43,12 @@ __all__ = [
 T = TypeVar("T")
 
 _UNREADABLE: Final = (ValueError, RecursionError, msgspec.MsgspecError)
-"""Whatever msgspec raises."""
+"""The exceptions that msgspec raises."""
 
 
 @frozen(kw_only=True)
 class ErrorDetail:
-    """One entry of an error answer. Source: https://developers.asana.com/docs/errors"""
+    """One entry of an error response. Source: https://developers.asana.com/docs/errors"""
 
     message: str | None = None
     help: str | None = None
@@ -57,7 +57,7 @@ class ErrorDetail:
 
 @frozen(kw_only=True)
 class NextPage:
-    """How to go on in a list. Its ``path`` and ``uri`` are left out on purpose: only the offset is ever used."""
+    """The link to the next page. ``path`` and ``uri`` are left out on purpose: only the offset is used."""
 
     offset: str
 
@@ -72,18 +72,18 @@ class WebhookList:
 
 @frozen(kw_only=True)
 class TokenAnswer:
-    """What the token endpoint issues. Source: https://developers.asana.com/docs/oauth"""
+    """The tokens that the token endpoint issues. Source: https://developers.asana.com/docs/oauth"""
 
     access_token: Secret
     refresh_token: Secret | None = None
-    """Only if there is a new one."""
+    """Set only if Asana issued a new one."""
     expires_in: float | None = None
-    """Seconds."""
+    """The lifetime of the access token in seconds."""
 
 
 @frozen(kw_only=True)
 class TokenRefusal:
-    """Why the token endpoint issues nothing. Source: https://www.rfc-editor.org/rfc/rfc6749#section-5.2"""
+    """An error from the token endpoint. Source: https://www.rfc-editor.org/rfc/rfc6749#section-5.2"""
 
     error: str
     error_description: str | None = None
@@ -111,10 +111,10 @@ class _EventsBody:
     events: tuple[Event, ...]
 
 
-# The Structs below have the members of the models of the same names; see the top of this file.
+# Each Struct below has the members of the model of the same name; see the top of this file.
 
 
-class _Struct(msgspec.Struct, gc=False):  # they live for a moment, and in no cycles: 7 to 20 % less for 1,000 events
+class _Struct(msgspec.Struct, gc=False):  # short-lived and never in cycles: saves 7 to 20 % for 1,000 events
     pass
 
 
@@ -159,7 +159,7 @@ class _EventStruct(_Struct):
     parent: _ResourceRefStruct | None = None
     change: _ChangeStruct | None = None
     type: str | None = None
-    registration: Any = ""  # set below, whatever the JSON may hold under this name
+    registration: Any = ""  # `decode_events` overwrites a value from the JSON
 
 
 class _WebhookListStruct(_Struct):
@@ -172,8 +172,8 @@ class _EventsBodyStruct(_Struct):
 
 
 def _structure_attrs(cls: type[T]) -> Callable[[Any, Any], T]:
-    # msgspec checks the types and names the path of what is wrong; cattrs alone turns null into the text 'None'.
-    # from_attributes is for the Structs.
+    # msgspec checks types and reports the path of an error; cattrs alone would turn null into the string 'None'.
+    # The Structs need from_attributes.
     def convert(tree: Any, _: Any) -> T:
         return msgspec.convert(tree, cls, from_attributes=True)
 
@@ -193,8 +193,8 @@ def _maker(cls: type[T]) -> Callable[[Any, type[T]], T]:
     return _converter.get_structure_hook(cls)
 
 
-# Made once, for finding them anew takes a tenth of the time for a delivery of one event.
-# Straight into the models, for there msgspec.convert would take longer to begin than to work.
+# Created once: looking them up per call takes a tenth of the time for a delivery with one event.
+# Webhooks and filters are decoded directly into models: for one object, the Structs cost more than they save.
 _read_webhook: Final = msgspec.json.Decoder(_WebhookAnswer).decode
 _read_page: Final = msgspec.json.Decoder(_WebhookListStruct).decode
 _read_filters: Final = msgspec.json.Decoder(tuple[WebhookFilter, ...] | None).decode
@@ -209,16 +209,16 @@ def _payload_error(problem: Exception) -> PayloadError:
         return PayloadError(problem=text, path=path.rstrip("`") or "$")
     if isinstance(problem, RecursionError):
         return PayloadError(problem="nested too deeply", malformed=True)
-    if isinstance(problem, UnicodeDecodeError):  # its own text quotes the bytes
+    if isinstance(problem, UnicodeDecodeError):  # its text quotes the bytes
         return PayloadError(problem="not UTF-8", malformed=True)
     return PayloadError(problem="not JSON, or cut off", malformed=True)
 
 
 def parse(body: bytes) -> Any:
-    """Read *body* as JSON of whatever shape.
+    """Decode *body* as JSON of any shape.
 
     Raises:
-        PayloadError: it is no JSON.
+        PayloadError: *body* is not JSON.
     """
     try:
         return _converter.loads(body, Any)
@@ -227,7 +227,7 @@ def parse(body: bytes) -> Any:
 
 
 def structure(tree: Any, cls: type[T]) -> T:
-    """Make an object of the attrs class *cls* from what `parse` returned.
+    """Convert the result of `parse` to an object of the attrs class *cls*.
 
     Raises:
         PayloadError: *tree* does not have the shape of *cls*.
@@ -239,30 +239,30 @@ def structure(tree: Any, cls: type[T]) -> T:
 
 
 def encode(value: Any) -> bytes:
-    """Write models, requests, or plain lists and dicts of them as JSON, compact and in UTF-8."""
+    """Encode models, requests, or lists and dicts of them as compact JSON in UTF-8."""
     return _converter.dumps(value)
 
 
 def decode(body: bytes, cls: type[T]) -> T:
-    """Read *body* as one object of the attrs class *cls*.
+    """Decode *body* as one object of the attrs class *cls*.
 
     Raises:
-        PayloadError: *body* is no JSON, or does not have the shape of *cls*.
+        PayloadError: *body* is not JSON, or does not have the shape of *cls*.
     """
     return structure(parse(body), cls)
 
 
 def decode_webhook(body: bytes) -> Webhook:
-    """Read ``{"data": {…}}``."""
+    """Decode a webhook: ``{"data": {…}}``."""
     try:
-        # Here and below as text: of bytes, msgspec checks the encoding of those members alone that it keeps.
+        # Decode to str first, here and below: in bytes, msgspec checks the encoding only of the members it keeps.
         return _read_webhook(body.decode()).data
     except _UNREADABLE:
         return decode(body, _WebhookAnswer).data
 
 
 def decode_webhook_list(body: bytes) -> WebhookList:
-    """Read ``{"data": […], "next_page": …}``."""
+    """Decode a page of webhooks: ``{"data": […], "next_page": …}``."""
     try:
         page = _read_page(body.decode())
         _make_filters(page.data)
@@ -272,8 +272,8 @@ def decode_webhook_list(body: bytes) -> WebhookList:
 
 
 def _make_filters(webhooks: Iterable[Any]) -> None:
-    # Filters are half of a page's objects, and an app mostly has the same for all its webhooks: to make equal ones
-    # once takes a fifth off the time of such a page, and adds a sixth to others, those without filters included.
+    # Filters are half of a page's objects, and most apps use the same filters for all webhooks. Decoding equal filters
+    # only once saves a fifth of the time for such a page, and costs a sixth on others, including those without filters.
     made: dict[bytes, tuple[WebhookFilter, ...] | None] = {}
     for webhook in webhooks:
         written = bytes(webhook.filters)
@@ -283,7 +283,7 @@ def _make_filters(webhooks: Iterable[Any]) -> None:
 
 
 def decode_created_webhook(body: bytes) -> CreatedWebhook:
-    """Read the answer of createWebhook, with the secret that stands beside ``data``."""
+    """Decode the answer to createWebhook, including the secret beside ``data``."""
     tree = parse(body)
     webhook = structure(tree, _WebhookAnswer).data
     secret = tree.get("X-Hook-Secret")
@@ -293,12 +293,12 @@ def decode_created_webhook(body: bytes) -> CreatedWebhook:
 
 
 def decode_error_details(body: bytes) -> tuple[ErrorDetail, ...]:
-    """Read Asana's error envelope ``{"errors": […]}``."""
+    """Decode Asana's error envelope ``{"errors": […]}``."""
     return decode(body, _ErrorAnswer).errors
 
 
 def decode_token_answer(body: bytes) -> TokenAnswer:
-    """Read the answer of the token endpoint, which is in no envelope."""
+    """Decode an answer of the token endpoint, which uses no envelope."""
     answer = decode(body, _TokenAnswer)
     return TokenAnswer(
         access_token=Secret(answer.access_token),
@@ -308,16 +308,16 @@ def decode_token_answer(body: bytes) -> TokenAnswer:
 
 
 def decode_token_refusal(body: bytes) -> TokenRefusal:
-    """Read an error of the token endpoint, which is not in Asana's usual envelope."""
+    """Decode an error of the token endpoint, which does not use Asana's usual envelope."""
     return decode(body, TokenRefusal)
 
 
 def decode_events(body: bytes, registration: str = "") -> tuple[Event, ...]:
-    """Read the events of a delivery, in the order Asana sent them.
+    """Decode the events of a delivery, in the order Asana sent them.
 
     Args:
         body: the raw bytes of the delivery, already verified.
-        registration: the registration it came in for; part of each event's fingerprint.
+        registration: the id of the registration that received it; part of each event's fingerprint.
 
     Raises:
         PayloadError: *body* is not what Asana documents for a delivery.
@@ -328,10 +328,10 @@ def decode_events(body: bytes, registration: str = "") -> tuple[Event, ...]:
             event.registration = registration
         return _make_events(read, _EventsBody).events
     except _UNREADABLE:
-        return _decode_strange_events(body, registration)
+        return _decode_events_slowly(body, registration)
 
 
-def _decode_strange_events(body: bytes, registration: str) -> tuple[Event, ...]:
+def _decode_events_slowly(body: bytes, registration: str) -> tuple[Event, ...]:
     tree = parse(body)
     events = tree.get("events") if isinstance(tree, dict) else None
     for event in events if isinstance(events, list) else ():
