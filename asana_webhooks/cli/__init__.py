@@ -1,4 +1,4 @@
-"""The command line: ``asana-webhooks``. Its framework comes with the extra ``cli``; nothing else here needs it."""
+"""The command line ``asana-webhooks``. It needs the extra ``cli``; the rest of the package does not."""
 
 import sys
 
@@ -6,16 +6,16 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line with the arguments of this process, and exit."""
+    """Run the command line with this process's arguments, and exit."""
     try:
         _run()
     except KeyboardInterrupt:
-        sys.exit(130)  # what shells expect of a process that Ctrl-C has ended
+        sys.exit(130)  # the status that shells expect after Ctrl-C
 
 
 def _run() -> None:
     try:
-        from asana_webhooks.cli.app import run  # noqa: PLC0415 - the extra may be missing, and then we can say so
+        from asana_webhooks.cli.app import run  # noqa: PLC0415 - reports a missing extra
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("asana_webhooks"):
             raise

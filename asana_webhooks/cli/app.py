@@ -1,4 +1,4 @@
-"""The commands and their options. What `demo` does is in a file of its own."""
+"""The commands of the command line, with their options."""
 
 import asyncio
 import json as json_module
@@ -19,79 +19,79 @@ from asana_webhooks.testing.control import serve_control
 __all__ = ["app", "run"]
 
 _FAKE_HELP: Final = """\
-Serve a fake Asana on 127.0.0.1 until it is stopped by Ctrl-C or SIGTERM.
+Serve a fake Asana on 127.0.0.1 until Ctrl-C or SIGTERM.
 
-Once it is ready it prints one line of JSON: url, token, workspace and projects. Its clock runs, and targets must be
-on this machine too.
+Once ready, it prints one line of JSON: url, token, workspace and projects. Its clock runs in real time. It delivers
+only to targets on this machine.
 
-**Steering it over HTTP.** Beside Asana's API the fake has a door of its own. It wants no token, and takes and
-gives JSON.
+**Control it over HTTP.** Besides Asana's API, the fake serves the control routes below. They need no token, and take
+and return JSON.
 
 ```text
-POST /_fake/changes     something changes, and the webhooks hear of it: 202
+POST /_fake/changes     change a resource and notify its webhooks: 202
                         {"resource": "8675309", "action": "changed",
                          "field": "due_on"}
-                        what is not known yet is created below its parent
+                        an unknown resource is created below its parent
                         {"resource": "99", "action": "added",
                          "parent": "8675309"}
-GET  /_fake/webhooks    every webhook, with its secret
-GET  /_fake/deliveries  every attempt to deliver, and how it was answered
-POST /_fake/faults      one fault or a list of them to come: 202
-                        refuse the next two calls that create a webhook
+GET  /_fake/webhooks    list all webhooks with their secrets
+GET  /_fake/deliveries  list all delivery attempts with their results
+POST /_fake/faults      script one fault or a list of faults: 202
+                        refuse the next two createWebhook calls
                         {"at": "createWebhook", "status": 429,
                          "retry_after": 2, "times": 2}
                         send the next delivery twice
                         {"at": "delivery", "do": "duplicate"}
-POST /_fake/clock       turn the clock: 200 when all that fell due is done
+POST /_fake/clock       advance the clock: 200 once everything due is done
                         {"advance": 28800}
-POST /_fake/settle      200 when nothing is under way any more
+POST /_fake/settle      wait for deliveries in flight: 200
 ```
 
-`asana_webhooks.testing.Fault` explains all faults, `FakeAsana.change` all members of a change.
+`asana_webhooks.testing.Fault` documents all faults, `FakeAsana.change` all members of a change.
 """
 
 
 app = App(
     name="asana-webhooks",
-    help="Try Asana's webhooks without Asana.",
+    help="Try Asana's webhooks without an Asana account.",
     version=__version__,
     help_format="markdown",
 )
 
 
 def run() -> None:
-    """Run the command line with the arguments of this process, and exit."""
+    """Run the command line with this process's arguments, and exit."""
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as mistake:
-        mistake.verbose = False  # no Python in the sentence
-        _complain(f"{mistake} See asana-webhooks --help.")
+        mistake.verbose = False  # a message without Python types
+        _print_error(f"{mistake} See asana-webhooks --help.")
         raise SystemExit(2) from None
     except AsanaError as problem:
-        _complain(str(problem))
+        _print_error(str(problem))
         raise SystemExit(1) from None
 
 
-def _complain(problem: str) -> None:
+def _print_error(problem: str) -> None:
     Console(stderr=True).print(f"asana-webhooks: {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command
 async def demo(
     *,
-    store: Annotated[str | None, Parameter(help="Where to keep things: a path, sqlite:///path, or memory:.")] = None,
-    json: Annotated[bool, Parameter(negative=(), help="Print nothing but the summary, as one JSON object.")] = False,
+    store: Annotated[str | None, Parameter(help="The store to use: a path, sqlite:///path, or memory:.")] = None,
+    json: Annotated[bool, Parameter(negative=(), help="Print only the summary, as one JSON object.")] = False,
 ) -> int:
-    """See everything this package does, in a few seconds and on this machine alone.
+    """See everything this package does, in a few seconds, on this machine only.
 
-    Starts a fake Asana with 250 webhooks, a receiver, a store and a worker; establishes three webhooks, sets a
-    filter, lets 1,000 changes happen, and sends what happens to webhooks in real life: duplicates, forgeries,
-    strangers, spoiled deliveries. Then it checks that everything arrived, once. The exit status is 0 if so, else 1.
+    Starts a fake Asana with 250 webhooks, a receiver, a store and a worker. Establishes three webhooks, sets a
+    filter and makes 1,000 changes. Also sends duplicate, forged and tampered deliveries, and an attacker's handshake.
+    Then it checks that each expected change was handled once. The exit status is 0 if so, else 1.
 
     Without --store it uses SQLite in a temporary folder.
     """
     quiet, log = logging.NullHandler(), logging.getLogger("asana_webhooks")
-    log.addHandler(quiet)  # it would warn of the demo's own attacks
+    log.addHandler(quiet)  # the demo's own attacks would be logged as warnings
     try:
         return await show_demo(store, json=json)
     finally:
@@ -102,20 +102,20 @@ async def demo(
 async def fake(
     *,
     port: Annotated[
-        int, Parameter(validator=Number(gte=0, lte=65535), help="Where to listen; 0 takes a free port.")
+        int, Parameter(validator=Number(gte=0, lte=65535), help="The port to listen on; 0 picks a free one.")
     ] = 0,
-    token: Annotated[str, Parameter(help="The access token that is good.")] = DEFAULT_TOKEN,
+    token: Annotated[str, Parameter(help="The access token it accepts.")] = DEFAULT_TOKEN,
     workspace: Annotated[str, Parameter(help="The gid of its workspace.")] = "1331",
     project: Annotated[
         tuple[str, ...],
         Parameter(consume_multiple=True, negative=(), show_default=" ".join, help="The gids of its projects."),
     ] = ("8675309",),
-    webhooks: Annotated[int, Parameter(validator=Number(gte=0), help="How many webhooks it has at first.")] = 0,
+    webhooks: Annotated[int, Parameter(validator=Number(gte=0), help="The number of webhooks at the start.")] = 0,
     loopback: Annotated[
         bool, Parameter(help="--no-loopback refuses targets on this machine with 403, as Asana does.")
     ] = True,
 ) -> int:
-    """Serve a `FakeAsana` until SIGINT or SIGTERM; the first line on standard output says how to reach it."""
+    """Serve a `FakeAsana` until SIGINT or SIGTERM. The first line on standard output says how to reach it."""
     if not project:
         raise ConfigurationError("--project needs at least one gid")
     stopped = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The demo: everything this package does, once, against a fake Asana on this machine."""
+"""The demo: uses every part of this package once, against a fake Asana on this machine."""
 
 import asyncio
 import json as json_module
@@ -37,26 +37,26 @@ from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 __all__ = ["choose_store", "run_demo", "show_demo"]
 
 PROJECTS: Final = ("8675309", "8675310", "8675311")
-"""Each of them gets a webhook."""
+"""Each project gets a webhook."""
 FILTERED_PROJECT: Final = PROJECTS[-1]
 FILTER: Final = WebhookFilter(resource_type="task", action="changed", fields=("due_on",))
-"""What the webhook of `FILTERED_PROJECT` sends; the others send everything."""
+"""The filter of the webhook on `FILTERED_PROJECT`; the other webhooks have none."""
 KINDS: Final = (("changed", "due_on"), ("changed", "name"), ("added", None), ("changed", "completed"))
-"""What happens to tasks in turn: an action, and a field."""
+"""The changes made to tasks, in turn: an action and a field."""
 EARLIER_WEBHOOKS: Final = 250
 CHANGES: Final = 1_000
 AT_ONCE: Final = 10
-"""So many changes are made before everybody has heard of them; Asana batches what happens together."""
+"""Changes made before waiting for their deliveries; Asana batches simultaneous changes."""
 DUPLICATED: Final = range(2, 32, 3)
-"""Which deliveries come twice, counted from the first."""
+"""The deliveries sent twice, by number, counted from the first."""
 
 
 async def show_demo(store: str | None, *, json: bool) -> int:
-    """Run the demo, show how far it is and what it proved, and return the exit status.
+    """Run the demo, show its progress and results, and return the exit status.
 
     Args:
-        store: where to keep things, as `choose_store` takes it.
-        json: print nothing but the summary, as one JSON object.
+        store: the path or URL of the store, passed to `choose_store`.
+        json: print only the summary, as one JSON object.
 
     Raises:
         AsanaError: as `run_demo` does.
@@ -65,7 +65,7 @@ async def show_demo(store: str | None, *, json: bool) -> int:
     with choose_store(store) as url, _progress(console, quiet=json) as say:
         async with open_store(url) as opened:
             summary = await run_demo(opened, say)
-    summary.store = url if store else "SQLite, in a temporary folder that is gone now"
+    summary.store = url if store else "SQLite, in a temporary folder (now deleted)"
     if json:
         sys.stdout.write(json_module.dumps({"ok": summary.ok, **asdict(summary)}, indent=2) + "\n")
     else:
@@ -75,7 +75,7 @@ async def show_demo(store: str | None, *, json: bool) -> int:
 
 @contextmanager
 def choose_store(named: str | None) -> Iterator[str]:
-    """Yield the URL of the store: the one *named* by a URL or a path, or one in a temporary folder that goes again."""
+    """Yield the URL of the store *named* by a URL or path, or of one in a temporary folder that is deleted on exit."""
     if named is None:
         with tempfile.TemporaryDirectory(prefix="asana-webhooks-") as folder:
             yield f"sqlite:///{Path(folder, 'demo.db')}"
@@ -85,7 +85,7 @@ def choose_store(named: str | None) -> Iterator[str]:
 
 @contextmanager
 def _progress(console: Console, *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show how far it is: on one line of a terminal, on a line for each part elsewhere unless *quiet*."""
+    """Show the progress: on one line of a terminal; elsewhere on a line for each part, unless *quiet*."""
     if console.is_terminal and not console.is_dumb_terminal:
         with console.status("starting", spinner="line") as status:
             yield status.update
@@ -94,22 +94,22 @@ def _progress(console: Console, *, quiet: bool) -> Iterator[Callable[[str], None
 
 
 async def run_demo(store: Store, say: Callable[[str], None], *, changes: int = CHANGES) -> Summary:
-    """Run the whole demo on *store*, and return what it proved.
+    """Run the whole demo on *store*, and return its summary.
 
     Args:
-        store: where to keep registrations and deliveries; nobody else may be using it.
-        say: is told of each part when it begins.
-        changes: how many changes to make.
+        store: the store for registrations and deliveries; nothing else may use it.
+        say: called with the name of each part as it starts.
+        changes: the number of changes to make.
 
     Raises:
         ConfigurationError: the store is in use.
-        AsanaError: something failed that must not.
+        AsanaError: a step of the demo failed.
     """
     began_at = time.monotonic()
     health = await store.health()
     if health.heartbeats or health.waiting or health.leased:
-        # The demo's worker would handle deliveries that somebody else waits for.
-        raise ConfigurationError("this store is in use; give the demo one of its own")
+        # The demo's worker would handle deliveries meant for another worker.
+        raise ConfigurationError("this store is in use: it has webhooks or deliveries; give the demo another one")
     say("starting a fake Asana and a receiver")
     async with (
         FakeAsana(projects=PROJECTS, webhooks=EARLIER_WEBHOOKS) as fake,
@@ -118,8 +118,8 @@ async def run_demo(store: Store, say: Callable[[str], None], *, changes: int = C
     ):
         run = _Run(fake=fake, asana=asana, store=store, say=say, summary=Summary())
         async with run.working():
-            await run.ask(public_url)
-            await run.be_called(changes)
+            await run.create_webhooks(public_url)
+            await run.receive(changes)
             await run.delete()
         run.compare()
     run.summary.seconds = round(time.monotonic() - began_at, 3)
@@ -128,7 +128,7 @@ async def run_demo(store: Store, say: Callable[[str], None], *, changes: int = C
 
 @define(kw_only=True)
 class _Run:
-    """One run: who takes part, and what was observed so far. A change is told by its project and its task."""
+    """The state of one run. A change is identified by its project and its task."""
 
     fake: FakeAsana
     asana: AsanaSession
@@ -138,11 +138,11 @@ class _Run:
     webhooks: list[EstablishedWebhook] = field(factory=list)
     """One for each of `PROJECTS`."""
     filter_kept: bool = False
-    wanted: set[tuple[str, str]] = field(factory=set)
-    held_back: set[tuple[str, str]] = field(factory=set)
+    expected: set[tuple[str, str]] = field(factory=set)
+    filtered_out: set[tuple[str, str]] = field(factory=set)
     arrived: Counter[tuple[str, str]] = field(factory=Counter)
     handled: int = 0
-    """Deliveries that the worker handled."""
+    """The number of deliveries the worker handled."""
     first_made_at: float = 0.0
     last_handled_at: float = 0.0
 
@@ -151,7 +151,7 @@ class _Run:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Have a worker running inside; on the way out everything is closed, and what still waits is handled."""
+        """Run a worker inside the block. On exit close the registrations and handle the remaining deliveries."""
         worker = Worker(self.store, self.handle, poll=0.02)
         running = asyncio.create_task(worker.run())
         try:
@@ -163,25 +163,25 @@ class _Run:
             await Worker(self.store, self.handle).drain()
 
     async def handle(self, delivery: Delivery) -> None:
-        """The worker's handler: take note of what arrived."""
+        """Record the events of a delivery: the worker's handler."""
         self.handled += 1
         self.arrived.update((delivery.resource, event.resource.gid) for event in delivery.events)
         self.last_handled_at = time.monotonic()
 
     async def close(self) -> None:
-        """Close the registrations: their deliveries are refused from now on. May be called again."""
+        """Close the registrations, so that later deliveries are refused. Safe to call twice."""
         for webhook in self.webhooks:
             await self.store.close(webhook.registration)
 
-    async def ask(self, public_url: str) -> None:
-        """Create webhooks (the receiver answers their handshakes), walk through all there are, and set a filter."""
+    async def create_webhooks(self, public_url: str) -> None:
+        """Create webhooks (the receiver answers their handshakes), list all webhooks, and set a filter."""
         self.say(f"establishing {len(PROJECTS)} webhooks")
         for project in PROJECTS:
             established = await establish_webhook(self.asana, self.store, public_url=public_url, resource=project)
             self.webhooks.append(established)
         echoed = sum(one.echoed for one in self.fake.handshakes)
         detail = f"{echoed} of {len(PROJECTS)}"
-        self.check("established", echoed == len(PROJECTS), "every webhook was established with a handshake", detail)
+        self.check("established", echoed == len(PROJECTS), "every webhook completed its handshake", detail)
 
         existing, listed = list(self.fake.webhooks), list[str]()
         self.say(f"listing {len(existing)} webhooks")
@@ -197,83 +197,83 @@ class _Run:
         await update_webhook(self.asana, gid, filters=[FILTER])
         self.filter_kept = (await get_webhook(self.asana, gid)).filters == (FILTER,)
 
-    async def be_called(self, changes: int) -> None:
-        """Make the changes; half-way a forger, a stranger and a spoiled delivery come between them."""
+    async def receive(self, changes: int) -> None:
+        """Make the changes. Halfway, try a forgery, an attacker's handshake and a tampered delivery."""
         half = changes // 2
         self.fake.script(*(Fault(at="delivery", do="duplicate", after=number) for number in DUPLICATED))
         self.first_made_at = time.monotonic()
         self.say(f"delivering the first {half:,} changes")
         await self.change(range(half))
-        self.say("letting a forger and a stranger try")
+        self.say("sending a forgery and an attacker's handshake")
         await self.attack(range(half, half + AT_ONCE))
         self.say(f"delivering the other {changes - half:,} changes")
         await self.change(range(half + AT_ONCE, changes))
 
     async def change(self, numbers: range) -> None:
-        """Let something happen to a new task each time, in one project after the other."""
+        """Create a task and change it, once for each number, in each project in turn."""
         for number in numbers:
             project = PROJECTS[number % len(PROJECTS)]
             action, changed = KINDS[number // len(PROJECTS) % len(KINDS)]
             task = self.fake.add_task(parent=project)
             self.fake.change(task, action=action, field=changed)
             passes = project != FILTERED_PROJECT or changed in (FILTER.fields or ())
-            (self.wanted if passes else self.held_back).add((project, task))
+            (self.expected if passes else self.filtered_out).add((project, task))
             if number % AT_ONCE == AT_ONCE - 1:
                 await self.fake.settle()
         await self.fake.settle()
 
     async def attack(self, numbers: range) -> None:
-        """Forge a delivery, offer a secret to a webhook that has one, and change what is delivered on its way."""
+        """Forge a delivery, send a handshake with another secret, and tamper with a delivery."""
         gid = self.webhooks[0].webhook_gid
         forged = await self.fake.forge_delivery(gid)
         self.check("forged", forged == 401, "a forged delivery was refused", _answers(forged))
 
         stranger = await self.fake.stranger_handshake(self.fake.webhook(gid).target)
         refused = stranger == 401 and not self.fake.handshakes[-1].echoed
-        self.check("stranger", refused, "a stranger could not replace the secret", _answers(stranger))
+        self.check("stranger", refused, "an attacker could not replace the secret", _answers(stranger))
 
         before = len(self.fake.deliveries)
         self.fake.script(Fault(at="delivery", do="tamper"))
         await self.change(numbers)
-        await self.fake.advance(60)  # until Asana sends again what was refused
+        await self.fake.advance(60)  # until Asana resends the refused delivery
         answers = [one.status for one in self.fake.deliveries[before:] if one.forged or one.retry]
-        self.check("spoiled", answers == [401, 200], "a delivery changed on its way came again", _answers(*answers))
+        self.check("spoiled", answers == [401, 200], "a tampered delivery was refused and resent", _answers(*answers))
 
     async def delete(self) -> None:
-        """Delete the webhooks while some have a delivery under way, which comes too late."""
+        """Delete the webhooks while each has a delivery in flight, which then arrives too late."""
         self.say("deleting the webhooks")
         before = len(self.fake.deliveries)
-        under_way = self.fake.hold("delivery", times=None)
+        in_flight = self.fake.hold("delivery", times=None)
         for project in PROJECTS:
             self.fake.change(self.fake.add_task(parent=project), field="due_on")
-        await self.fake.settle()  # all but these
+        await self.fake.settle()  # all other deliveries
         for webhook in self.webhooks:
             await delete_webhook(self.asana, webhook.webhook_gid)
         await self.close()
-        under_way.release()
+        in_flight.release()
         await self.fake.settle()
         answers = [one.status for one in self.fake.deliveries[before:]]
-        self.check("late", set(answers) == {404}, "deleted webhooks deliver no more", _answers(*answers))
+        self.check("late", set(answers) == {404}, "deliveries of deleted webhooks were refused", _answers(*answers))
 
     def compare(self) -> None:
-        """Compare what arrived with what was made."""
-        arrived, others = self.wanted & self.arrived.keys(), self.arrived.keys() - self.wanted
+        """Compare the changes received with those made."""
+        arrived, others = self.expected & self.arrived.keys(), self.arrived.keys() - self.expected
         sent = [one for one in self.fake.deliveries if not (one.forged or one.heartbeat)]
         accepted = [one.seconds * 1000 for one in sent if one.status == 200]
-        self.summary.changes, self.summary.deliveries = len(self.wanted) + len(self.held_back), len(sent)
+        self.summary.changes, self.summary.deliveries = len(self.expected) + len(self.filtered_out), len(sent)
         self.summary.per_second = round(len(arrived) / (self.last_handled_at - self.first_made_at), 1)
         self.summary.median_ms = round(median(accepted or [0.0]), 2)
 
-        detail = f"{len(arrived):,} of {len(self.wanted):,}"
-        self.check("arrived", arrived == self.wanted, "every change that must arrive arrived", detail)
-        detail = f"{len(self.held_back):,} held back, {len(others):,} too many"
-        self.check("filter", self.filter_kept and not others, "the filter held the others back", detail)
+        detail = f"{len(arrived):,} of {len(self.expected):,}"
+        self.check("arrived", arrived == self.expected, "every expected change arrived", detail)
+        detail = f"{len(others):,} of {len(self.filtered_out):,} passed"
+        self.check("filter", self.filter_kept and not others, "the filter blocked the other changes", detail)
         twice = self.arrived.total() - len(self.arrived)
-        self.check("once", not twice, "none arrived twice", f"{twice:,} twice")
+        self.check("once", not twice, "no change was handled twice", f"{twice:,} twice")
         duplicates = sum(one.duplicate for one in sent)
         once = 0 < duplicates == len(accepted) - self.handled
-        detail = f"{duplicates:,} came, {self.handled:,} handled"
-        self.check("duplicates", once, "deliveries that came twice were kept once", detail)
+        detail = f"{duplicates:,} duplicates, {self.handled:,} deliveries handled"
+        self.check("duplicates", once, "duplicate deliveries were stored once", detail)
 
 
 def _answers(*statuses: int | None) -> str:

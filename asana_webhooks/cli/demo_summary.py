@@ -1,4 +1,4 @@
-"""What one run of the demo proved, and how it is written for people."""
+"""The summary of one run of the demo, and its text form."""
 
 from attrs import define, field, frozen
 from rich.text import Text
@@ -8,7 +8,7 @@ __all__ = ["Check", "Summary"]
 
 @frozen(kw_only=True)
 class Check:
-    """One thing the demo proves, or fails to."""
+    """One check of the demo, passed or failed."""
 
     id: str
     text: str
@@ -18,23 +18,23 @@ class Check:
 
 @define(kw_only=True)
 class Summary:
-    """What there is to say about one run of the demo, filled in as it goes on."""
+    """The figures and checks of one run of the demo, filled in as it runs."""
 
     webhooks: int = 0
-    """How many were listed."""
+    """The number of webhooks listed."""
     pages: int = 0
     changes: int = 0
-    """How many were made; the filter holds some back."""
+    """The number of changes made, including those that the filter blocks."""
     deliveries: int = 0
-    """Attempts to deliver them."""
+    """The number of delivery attempts for them."""
     per_second: float = 0.0
-    """Changes that arrived a second, from the first one made to the last one handled."""
+    """Changes handled per second, from making the first to handling the last."""
     median_ms: float = 0.0
-    """Milliseconds from sending a delivery to its 200."""
+    """The median time in milliseconds from sending a delivery to its 200."""
     seconds: float = 0.0
-    """How long all of it took."""
+    """The duration of the whole run in seconds."""
     store: str = ""
-    """Where the demo kept what must survive."""
+    """The store the demo used."""
     checks: list[Check] = field(factory=list)
 
     @property
@@ -43,15 +43,15 @@ class Summary:
         return all(check.ok for check in self.checks)
 
     def render(self, *, ascii_only: bool = False) -> Text:
-        """Write it for people; *ascii_only*: the terminal knows nothing but ASCII."""
+        """Return the summary as text. With *ascii_only* it uses only ASCII characters."""
         passed, failed = ("ok", "FAILED") if ascii_only else ("✓", "✗")
         bad = sum(not check.ok for check in self.checks)
         figures = (
-            (f"{self.webhooks:,}", f"webhooks listed over {self.pages} pages"),
-            (f"{self.changes:,}", "changes of tasks in three projects"),
-            (f"{self.deliveries:,}", "deliveries, some of them twice"),
+            (f"{self.webhooks:,}", f"webhooks listed in {self.pages} pages"),
+            (f"{self.changes:,}", "task changes in three projects"),
+            (f"{self.deliveries:,}", "deliveries, including duplicates"),
             (f"{self.per_second:,.0f}", "changes a second delivered, stored and handled"),
-            (f"{self.median_ms:.1f} ms", "to store and acknowledge a delivery"),
+            (f"{self.median_ms:.1f} ms", "median time to store and acknowledge a delivery"),
         )
         lines = [
             Text("\nWhat happened", style="bold"),
@@ -62,7 +62,7 @@ class Summary:
             mark = (passed, "green") if check.ok else (failed, "bold red")
             detail = (check.detail, "dim" if check.ok else "red")
             lines.append(Text.assemble("  ", mark, f" {check.text:<47} ", detail))
-        conclusion = f"{bad} of {len(self.checks)} checks failed." if bad else f"All {len(self.checks)} checks hold."
+        conclusion = f"{bad} of {len(self.checks)} checks failed." if bad else f"All {len(self.checks)} checks passed."
         lines.append(Text(f"\n{conclusion} It took {self.seconds:.1f} s.", "bold red" if bad else "bold green"))
         lines.append(Text(f"Store: {self.store}", "dim"))
         return Text("\n").join(lines)

@@ -174,7 +174,7 @@ def test_exit_status_of_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert json.loads(capsys.readouterr().out)["ok"] is False
     assert call(monkeypatch, "demo", "--store", "memory:") == 1
     printed = capsys.readouterr().out
-    assert "✗ deliveries that came twice were kept once" in printed
+    assert "✗ duplicate deliveries were stored once" in printed
     assert "1 of 10 checks failed" in printed
 
 
@@ -195,18 +195,18 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_summary_for_people() -> None:
     """Each check has a mark, or a word where only ASCII can be written, and no line is wider than a terminal."""
     checks = [
-        Check(id=str(ok), text="a stranger could not replace the secret", ok=ok, detail="401") for ok in (True, False)
+        Check(id=str(ok), text="an attacker could not replace the secret", ok=ok, detail="401") for ok in (True, False)
     ]
     summary = Summary(
         webhooks=253, pages=3, changes=1_000, per_second=1234.5, seconds=0.94, store="memory:", checks=checks
     )
     text = summary.render().plain
-    assert ("✓ a stranger" in text, "✗ a stranger" in text) == (True, True)
+    assert ("✓ an attacker" in text, "✗ an attacker" in text) == (True, True)
     assert "1,234  changes a second" in text
     assert text.endswith("\n1 of 2 checks failed. It took 0.9 s.\nStore: memory:")
     assert max(map(len, text.splitlines())) <= 80
     plain = summary.render(ascii_only=True).plain
     assert plain.isascii()
-    assert ("ok a stranger" in plain, "FAILED a stranger" in plain) == (True, True)
+    assert ("ok an attacker" in plain, "FAILED an attacker" in plain) == (True, True)
     del checks[1]
-    assert "All 1 checks hold." in summary.render().plain
+    assert "All 1 checks passed." in summary.render().plain
