@@ -5,6 +5,7 @@ import json as json_module
 import logging
 import signal
 import sys
+from contextlib import suppress
 from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Parameter
@@ -120,7 +121,8 @@ async def fake(
         raise ConfigurationError("--project needs at least one gid")
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        with suppress(NotImplementedError):  # on Windows, where Ctrl-C cancels this task instead
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     served = FakeAsana(
         token=token,
         workspace=workspace,

@@ -1,0 +1,50 @@
+"""Run a module without what Windows lacks: ``python -m tests.helpers.without_posix MODULE [ARGUMENT …]``.
+
+The platform keeps its name, as the standard library's own choices hang on it; what our code could lean on is gone.
+"""
+
+import asyncio
+import os
+import runpy
+import stat
+import sys
+from typing import Any, Final
+
+MODULES: Final = "fcntl grp pwd resource syslog termios tty pty crypt readline"
+FUNCTIONS: Final = (
+    "chown fchmod fchown fork forkpty getegid geteuid getgid getgroups getloadavg getpgid killpg lchown mkfifo "
+    "mknod nice openpty posix_fadvise posix_fallocate pread pwrite sched_getaffinity sched_yield sendfile setsid "
+    "setuid statvfs sync sysconf wait"
+)
+
+
+def hide() -> None:
+    """Take away the modules and functions; files have one mode bit (read-only), loops no signal handlers."""
+    for name in MODULES.split():
+        sys.modules[name] = None  # type: ignore[assignment] # importing it fails
+    for name in FUNCTIONS.split():
+        vars(os).pop(name, None)
+
+    chmod, opened = os.chmod, os.open
+
+    def chmod_on_windows(path: Any, mode: int, **options: Any) -> None:
+        chmod(path, 0o666 if mode & stat.S_IWRITE else 0o444, **options)
+
+    def open_on_windows(path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
+        descriptor = opened(path, flags, mode, **options)
+        if flags & os.O_CREAT:
+            chmod_on_windows(path, mode)
+        return descriptor
+
+    def add_signal_handler(*arguments: object) -> None:
+        raise NotImplementedError
+
+    os.chmod = chmod_on_windows
+    os.open = open_on_windows
+    asyncio.SelectorEventLoop.add_signal_handler = add_signal_handler  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    hide()
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
