@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -17,16 +16,7 @@ import pytest
 
 from asana_webhooks import open_store
 from asana_webhooks.testing import FakeAsana
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def program(heading: str) -> str:
-    """Return the Python program below a heading."""
-    _, _, section = README.partition(f"## {heading}\n")
-    found = re.search(r"```python\n(.*?)```", re.split(r"\n##+ ", section)[0], re.DOTALL)
-    assert found is not None, heading
-    return found[1]
+from tests.helpers.guides import program
 
 
 def free_port() -> int:
@@ -70,7 +60,7 @@ async def next_line(process: asyncio.subprocess.Process) -> str:
 async def test_ask(tmp_path: Path) -> None:
     """The first program counts all webhooks over three pages, changes one's filters, and shows it."""
     async with FakeAsana(webhooks=250) as fake:
-        async with running(fake, tmp_path, "-c", program("Ask"), ASANA_WORKSPACE=fake.workspace) as process:
+        async with running(fake, tmp_path, "-c", program("README", "Ask"), ASANA_WORKSPACE=fake.workspace) as process:
             assert await next_line(process) == "250 webhooks"
             assert "due_on" in await next_line(process)
             assert await process.wait() == 0
@@ -97,7 +87,7 @@ async def test_with_oauth(tmp_path: Path) -> None:
             "ASANA_WORKSPACE": fake.workspace,
         }
         for _ in range(2):
-            async with running(fake, tmp_path, "-c", program("With OAuth"), **where) as process:
+            async with running(fake, tmp_path, "-c", program("README", "With OAuth"), **where) as process:
                 assert await next_line(process) == "3 webhooks"
                 assert await process.wait() == 0
 
@@ -112,7 +102,7 @@ async def test_receive_in_aiohttp_and_work(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{port}/asana"
     async with FakeAsana() as fake:
         project = fake.projects[0]
-        receive = ("-c", program("Receive, in aiohttp"))
+        receive = ("-c", program("README", "Receive, in aiohttp"))
         where = {"PORT": str(port), "PUBLIC_URL": url, "ASANA_PROJECT": project}
         async with running(fake, tmp_path, *receive, **where) as receiver:
             assert (await next_line(receiver)).startswith("listening for webhook ")
@@ -120,7 +110,7 @@ async def test_receive_in_aiohttp_and_work(tmp_path: Path) -> None:
             await fake.settle()
             assert fake.deliveries[-1].status == 200
 
-            async with running(fake, tmp_path, "-c", program("Work through what arrives")) as worker:
+            async with running(fake, tmp_path, "-c", program("README", "Work through what arrives")) as worker:
                 assert (await next_line(worker)).endswith(f"changed project {project}")
                 worker.send_signal(signal.SIGTERM)
                 assert await worker.wait() == 0
@@ -131,7 +121,7 @@ async def test_sigterm_ends_the_receiver(tmp_path: Path) -> None:
     """It ends the second program while it serves, and also while Asana does not answer its create request."""
     port = free_port()
     async with FakeAsana() as fake:
-        receive = ("-c", program("Receive, in aiohttp"))
+        receive = ("-c", program("README", "Receive, in aiohttp"))
         where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
         for held in (True, False):
             hold = fake.hold("createWebhook") if held else None
@@ -152,7 +142,7 @@ async def test_sigterm_ends_the_receiver(tmp_path: Path) -> None:
 async def test_receive_in_fastapi(tmp_path: Path) -> None:
     """The FastAPI program subscribes by a request of its own and keeps what comes."""
     port = free_port()
-    (tmp_path / "service.py").write_text(program("Receive, in FastAPI"))
+    (tmp_path / "service.py").write_text(program("README", "Receive, in FastAPI"))
     async with FakeAsana() as fake:
         serve = ("-m", "uvicorn", "service:app", "--port", str(port))
         async with running(fake, tmp_path, *serve, PUBLIC_URL=f"http://127.0.0.1:{port}/asana") as process:
@@ -176,14 +166,9 @@ async def test_receive_in_fastapi(tmp_path: Path) -> None:
 def test_testing_with_the_fake(tmp_path: Path) -> None:
     """The test as printed passes in a user's own project, whose conftest asks for the fixture's plugin."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]\n')
-    (tmp_path / "test_mine.py").write_text(program("Test your service with the fake"))
+    (tmp_path / "test_mine.py").write_text(program("README", "Test your service with the fake"))
     options = ["-q", "-W", "error", "--asyncio-mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
     command = [sys.executable, "-m", "pytest", *options]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert "1 passed" in ended.stdout, ended.stdout + ended.stderr
-
-
-def test_every_program_of_readme_is_run() -> None:
-    """Six programs, and no seventh that nobody runs."""
-    assert README.count("```python\n") == 6

@@ -1,0 +1,62 @@
+"""What the guides promise: their programs have types and are run, and their links lead somewhere."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.guides import GUIDES, ROOT, headings, programs, targets
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # both read all of aiohttp, FastAPI and pytest
+def test_types(tmp_path: Path) -> None:
+    """Mypy and pyright, both strict, accept every program as it is printed."""
+    for one in programs():
+        name = re.sub(r"\W+", "_", f"{one.guide} {one.heading}")
+        (tmp_path / f"{name}.py").write_text(one.source)
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}))
+    environment = os.environ | {"MYPYPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # and ask for no update
+    checks = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command in (("mypy", "--strict", "--config-file=", "."), ("pyright", "--pythonpath", sys.executable))
+    ]
+    printed = [check.communicate()[0] for check in checks]
+
+    assert [check.returncode for check in checks] == [0, 0], "\n".join(printed)
+
+
+def test_every_program_is_run() -> None:
+    """Tests ask for each program by ``program("GUIDE", "HEADING")``, in these very words."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    asked = set(re.findall(r'\bprogram\(\s*"([^"]+)",\s*"([^"]+)"\s*,?\s*\)', tests))
+
+    assert [one.heading for one in programs() if (one.guide, one.heading) not in asked] == []
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_links(guide: str) -> None:
+    """Every relative link or image leads to a file, and its fragment to a heading there."""
+    for target in targets(guide):
+        if re.match(r"\w+:", target):
+            continue
+        name, _, fragment = target.partition("#")
+        path = GUIDES[guide].parent / name if name else GUIDES[guide]
+        assert path.exists(), target
+        assert not fragment or fragment in map(_fragment, headings(path)), target
+
+
+def _fragment(heading: str) -> str:
+    """Return the fragment by which a page reaches a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
