@@ -1,1 +1,4 @@
-"""Receiving from Asana: signatures, handshakes, deliveries, and the adapters for aiohttp and ASGI."""
+"""Receiving from Asana: signatures, handshakes, deliveries, and the adapters for aiohttp and ASGI.
+
+.. include:: README.md
+"""

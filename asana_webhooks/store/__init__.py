@@ -1,4 +1,7 @@
-"""Stores for registrations and deliveries: in memory, or in a SQLite file. `open_store` picks one by URL."""
+"""Stores for registrations and deliveries: in memory, or in a SQLite file. `open_store` picks one by URL.
+
+.. include:: README.md
+"""
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.base import Store

@@ -1,1 +1,4 @@
-"""Subscriptions: creating webhooks with their handshakes, and deleting orphaned ones."""
+"""Subscriptions: creating webhooks with their handshakes, and deleting orphaned ones.
+
+.. include:: README.md
+"""

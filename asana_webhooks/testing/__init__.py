@@ -1,4 +1,7 @@
-"""What users need to test their own service without Asana: `FakeAsana`, and the words to script it with."""
+"""What users need to test their own service without Asana: `FakeAsana`, and the words to script it with.
+
+.. include:: README.md
+"""
 
 from asana_webhooks.testing.clock import FakeClock
 from asana_webhooks.testing.fake import FakeAsana

@@ -1,1 +1,4 @@
-"""The worker: passes stored deliveries to your handler, with leases, retries and dead letters."""
+"""The worker: passes stored deliveries to your handler, with leases, retries and dead letters.
+
+.. include:: README.md
+"""
