@@ -60,3 +60,18 @@ def test_links(guide: str) -> None:
 def _fragment(heading: str) -> str:
     """Return the fragment by which a page reaches a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_readme_is_short() -> None:
+    """README is read in a few minutes; all else is in the guides of the rooms."""
+    assert GUIDES["README"].stat().st_size <= 9_000
+
+
+@pytest.mark.parametrize("guide", [guide for guide in GUIDES if guide != "benchmarks"])
+def test_guides_begin_with_a_program(guide: str) -> None:
+    """A guide says what it is for in words beneath its title, and shows a program before its second section."""
+    text = GUIDES[guide].read_text()
+    first_section = re.split(r"^## ", text, maxsplit=2, flags=re.MULTILINE)[:2]
+
+    assert re.match(r"# .+\n\n(?!#|<|```)\S", text)
+    assert "```python\n" in "".join(first_section)
