@@ -1,4 +1,4 @@
-"""The fake's clock: it stands still until a test turns it, or runs beside the real one."""
+"""The fake's clock: frozen until a test turns it, or running beside the real one."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -8,29 +8,28 @@ from asana_webhooks.errors import ConfigurationError
 
 __all__ = ["FakeClock", "check_advance", "format_time"]
 
-FROZEN_START = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 _LONGEST_ADVANCE = timedelta(days=366)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class FakeClock:
-    """What time it is for `FakeAsana`: for its timestamps, retries, heartbeats and offsets.
+    """The time in `FakeAsana`: for its timestamps, retries, heartbeats and offsets.
 
-    Turn it with `FakeAsana.advance`, which also does everything that falls due on the way. Lend it to the store, too:
-    ``MemoryStore(clock=fake.clock.time)``. By a store's own clock the events of a frozen one are old, and deliveries
-    are `Delivery.stale`.
+    Turn it with `FakeAsana.advance`, which also does everything that falls due on the way. A test that advances it
+    past a lease or a retention period of the store lends it to the store: ``MemoryStore(clock=fake.clock.time)``.
 
     Args:
-        start: the time it begins with, with a time zone; by default a fixed date when frozen, so that every run of a
-            test sees the same timestamps, and the present when running.
-        running: whether it goes on by itself, at the speed of the real one, or stands still.
+        start: the time it begins with, with a time zone; by default the present, in whole milliseconds.
+        running: True to run at the speed of the real clock; False to stand still, but for the milliseconds of `tick`.
     """
 
     def __init__(self, *, start: datetime | None = None, running: bool = False) -> None:
         if start is not None and start.tzinfo is None:
             raise ConfigurationError("start must have a time zone: datetime(2026, 1, 2, tzinfo=UTC)")
         self.running = running
-        self._shown = start or (datetime.now(UTC) if running else FROZEN_START)
+        self._shown = start or _whole_milliseconds(datetime.now(UTC))
         self._seen = time.monotonic()
+        self._last_tick: datetime | None = None
 
     def now(self) -> datetime:
         """The time it shows."""
@@ -42,6 +41,20 @@ class FakeClock:
         """The same in seconds since 1970, to lend to whatever takes a function such as `time.time`."""
         return self.now().timestamp()
 
+    def tick(self) -> datetime:
+        """Return a millisecond of its own for one change: now, or the first one after that of the change before.
+
+        A frozen clock moves on to it. A running one does not, so it never gets ahead of the real one: after many
+        changes in one millisecond, the last ones lie a little in its future.
+        """
+        moment = _whole_milliseconds(self.now())
+        if self._last_tick is not None:
+            moment = max(moment, self._last_tick + _MILLISECOND)
+        self._last_tick = moment
+        if not self.running:
+            self.move_to(moment)
+        return moment
+
     def move_to(self, moment: datetime) -> None:
         """Turn it forward to *moment*; it never goes back. Nothing falls due by this alone: see `FakeAsana.advance`."""
         self._shown = max(moment, self.now())
@@ -49,6 +62,10 @@ class FakeClock:
 
     def __repr__(self) -> str:
         return f"<FakeClock {'running' if self.running else 'frozen'} at {format_time(self.now())}>"
+
+
+def _whole_milliseconds(moment: datetime) -> datetime:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def check_advance(seconds: Any) -> timedelta:

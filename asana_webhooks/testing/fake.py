@@ -52,7 +52,8 @@ class FakeAsana:
         retries_grow: True to let new events join a delivery that is sent again, so that its bytes change.
         answer_timeout: seconds of real time a target has to answer.
 
-        clock: ``frozen`` (it moves by `advance` only), ``running`` (beside the real one), or a clock of yours.
+        clock: ``frozen`` (it moves by `advance` and by a millisecond for each change), ``running`` (beside the real
+            one), or your own `FakeClock`. The first two start at the present.
         seed: of everything random: secrets, the order of members, offsets.
 
     Raises:
@@ -89,7 +90,7 @@ class FakeAsana:
         heartbeat: HeartbeatMoment = "before",
         retries_grow: bool = False,
         answer_timeout: float = 10.0,
-        # The same in every run
+        # Time and randomness
         clock: FakeClock | Literal["frozen", "running"] = "frozen",
         seed: int = 0,
     ) -> None:
@@ -308,6 +309,8 @@ class FakeAsana:
         resource_subtype: str | None = None,
     ) -> dict[str, Any]:
         """Let something change, and begin to tell the webhooks; `settle` waits until they know.
+
+        No two changes have the same ``created_at``: see `FakeClock.tick`.
 
         Args:
             resource: gid of what it happens to. One nobody knows is created below *parent*.

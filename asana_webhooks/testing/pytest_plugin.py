@@ -26,6 +26,6 @@ def _async_fixture(function: Callable[[], AsyncIterator[FakeAsana]]) -> Any:
 
 @_async_fixture
 async def fake_asana() -> AsyncIterator[FakeAsana]:
-    """A `FakeAsana` that runs for one test: one workspace, one project, a clock that stands still."""
+    """A `FakeAsana` that runs for one test: one workspace, one project, a frozen clock."""
     async with FakeAsana() as fake:
         yield fake

@@ -155,7 +155,7 @@ class Sender:
     async def forge(self, webhook: WebhookRecord, *, body: bytes | None, secret: Secret) -> int | None:
         """Send a delivery that is not Asana's, and return the status it was answered with."""
         if body is None:
-            circumstances = {"created_at": format_time(self._world.clock.now()), "user": None, "parent": None}
+            circumstances = {"created_at": format_time(self._world.clock.tick()), "user": None, "parent": None}
             event = {"action": "deleted", "resource": webhook.resource.compact(), **circumstances}
             body = wire.encode({"events": [event]})
         response = await self._post(webhook, Batch(body=body), signature=_sign(secret, body), forged=True)

@@ -266,7 +266,7 @@ class World:
         moved = change.action in ("added", "removed")
         event: dict[str, Any] = {
             "user": None if change.user is None else {"gid": change.user, "resource_type": "user"},
-            "created_at": format_time(self.clock.now()),
+            "created_at": format_time(self.clock.tick()),
             "action": change.action,
             "resource": resource.compact(),
             "parent": parent.compact() if moved and parent is not None else None,

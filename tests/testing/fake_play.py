@@ -5,6 +5,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -12,11 +13,16 @@ import attrs
 import jsonschema
 from aiohttp import web
 
-from asana_webhooks.testing import FakeAsana
+from asana_webhooks.testing import FakeAsana, FakeClock
 from asana_webhooks.testing.control import serve_control
 
 PROJECT = "8675309"
 WORKSPACE = "1331"
+
+
+def fixed_clock() -> FakeClock:
+    """Return a frozen clock at 2026-01-02T03:04:05.678Z."""
+    return FakeClock(start=datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC))
 
 
 @attrs.frozen

@@ -1,27 +1,35 @@
 """The fake's clock: frozen, running, or one's own."""
 
 import asyncio
+import itertools
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from asana_webhooks import MemoryStore
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import FakeAsana, FakeClock
-from tests.testing.fake_play import PROJECT, playing
+from asana_webhooks.testing.clock import format_time
+from tests.subscriptions.scenes import arrived, scene
+from tests.testing.fake_play import PROJECT, fixed_clock, playing
+
+MILLISECOND = timedelta(milliseconds=1)
 
 
 def test_frozen() -> None:
-    """A frozen clock shows the same time in every run, until it is moved; it never goes back."""
+    """A frozen clock stands still at the present, in whole milliseconds, until it is moved; it never goes back."""
     clock = FakeClock()
     start = clock.now()
-    assert start == clock.now() == FakeClock().now()
+    assert start == clock.now() == datetime.fromisoformat(format_time(start))
+    assert abs(datetime.now(UTC) - start) < timedelta(seconds=5)
     clock.move_to(start + timedelta(seconds=5))
     assert clock.now() == start + timedelta(seconds=5)
     clock.move_to(start)
     assert clock.now() == start + timedelta(seconds=5)
     assert clock.time() == clock.now().timestamp()
-    assert repr(clock) == "<FakeClock frozen at 2026-01-02T03:04:10.678Z>"
+    assert repr(fixed_clock()) == "<FakeClock frozen at 2026-01-02T03:04:05.678Z>"
 
 
 def test_running() -> None:
@@ -39,6 +47,74 @@ def test_start_needs_a_zone() -> None:
     """A start without a time zone is refused."""
     with pytest.raises(ConfigurationError, match="time zone"):
         FakeClock(start=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("microseconds", [0, 678_000, 678_901])
+def test_each_tick_is_a_millisecond_of_its_own(microseconds: int) -> None:
+    """The first is the time shown, the next are later, and a frozen clock moves on to them, never back."""
+    start = datetime(2026, 1, 2, microsecond=microseconds, tzinfo=UTC)
+    clock, first = FakeClock(start=start), start.replace(microsecond=microseconds // 1000 * 1000)
+    assert clock.tick() == first
+    assert clock.now() == start
+    assert [clock.tick(), clock.tick()] == [first + MILLISECOND, first + 2 * MILLISECOND]
+    assert clock.now() == first + 2 * MILLISECOND
+    clock.move_to(start + timedelta(seconds=1))
+    assert clock.tick() == first + timedelta(seconds=1)
+
+
+def test_ticks_of_a_running_clock() -> None:
+    """They are ahead of it by no more than they need, and do not put it forward."""
+    clock = FakeClock(running=True)
+    assert clock.tick() <= clock.now()
+    ticks = [clock.tick() for _ in range(10_000)]
+    assert all(later - sooner >= MILLISECOND for sooner, later in itertools.pairwise(ticks))
+    assert all(tick.microsecond % 1000 == 0 for tick in ticks)
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
+    clock.move_to(ticks[-1] + timedelta(seconds=1))
+    assert clock.tick() - ticks[-1] >= timedelta(seconds=1)
+
+
+async def test_first_deliveries() -> None:
+    """With a store on the real clock they are not stale, and equal changes are different events, in their order."""
+    async with scene(MemoryStore()) as here:
+        await here.establish()
+        changes = [here.fake.change(here.fake.projects[0], field="name") for _ in range(3)]
+        await here.fake.settle()
+        deliveries = await arrived(here.store)
+        assert not any(delivery.stale for delivery in deliveries)
+        events = [event for delivery in deliveries for event in delivery.events]
+        assert [format_time(event.created_at) for event in events] == [change["created_at"] for change in changes]
+        times = [event.created_at for event in events]
+        assert [later - sooner for sooner, later in itertools.pairwise(times)] == [MILLISECOND] * 2
+        assert len({event.fingerprint for event in events}) == 3
+
+
+async def test_one_change_has_one_time() -> None:
+    """All webhooks that hear of a change are told the same."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        for path in ("/first", "/second"):
+            await api.create_gid(target.root + path)
+        change = fake.change(PROJECT)
+        await fake.settle()
+        assert [json.loads(got.body)["events"] for got in target.deliveries] == [[change], [change]]
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 10), (0, 8 * 3600)])
+async def test_changes_until_something_falls_due(failures: int, seconds: float) -> None:
+    """What falls due while changes move the clock on is done then: a retry, or a heartbeat."""
+    async with playing() as (fake, api, target):
+        await api.create_gid(target.url)
+        due_at = fake.clock.now() + timedelta(seconds=seconds)
+        target.fail(times=failures)
+        fake.change(PROJECT)
+        await fake.advance(seconds - 0.002)
+        sent = []
+        for _ in range(3):
+            fake.change(PROJECT)
+            await fake.settle()
+            sent.append([one.sent_at == due_at and (one.retry or one.heartbeat) for one in fake.deliveries])
+        assert [any(one) for one in sent] == [False, False, True]
+        assert fake.clock.now() == due_at
 
 
 async def test_own_clock() -> None:
@@ -62,6 +138,7 @@ async def test_advance_refuses() -> None:
 async def test_everything_in_order() -> None:
     """What falls due on the way happens one after another, each at its own time."""
     async with playing() as (fake, api, target):
+        start = fake.clock.now()
         await api.create_gid(target.root + "/first")
         await fake.advance(3600)
         await api.create_gid(target.root + "/second")
@@ -69,7 +146,7 @@ async def test_everything_in_order() -> None:
         fake.change(PROJECT, field="name")
         await fake.advance(16 * 3600)
         assert [one.sent_at for one in fake.deliveries] == sorted(one.sent_at for one in fake.deliveries)
-        assert fake.clock.now() - FakeClock().now() == timedelta(hours=17)
+        assert fake.clock.now() - start == timedelta(hours=17)
 
 
 async def test_running_clock_sends_by_itself() -> None:

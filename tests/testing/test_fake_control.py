@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from asana_webhooks.testing import FakeAsana
-from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, playing
+from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, fixed_clock, playing
 
 
 async def test_changes() -> None:
@@ -39,7 +39,7 @@ async def test_webhooks() -> None:
 
 async def test_deliveries() -> None:
     """Every attempt is shown."""
-    async with playing() as (_, api, target):
+    async with playing(clock=fixed_clock()) as (_, api, target):
         gid = await api.create_gid(target.url)
         [shown] = (await api.call("GET", "//_fake/deliveries")).tree["data"]
         assert shown["webhook_gid"] == gid
@@ -64,7 +64,7 @@ async def test_faults() -> None:
 
 async def test_clock() -> None:
     """The clock can be turned, and everything due is done before the answer."""
-    async with playing() as (fake, api, target):
+    async with playing(clock=fixed_clock()) as (fake, api, target):
         await api.create_gid(target.url)
         answered = await api.call("POST", "//_fake/clock", json={"advance": 8 * 3600})
         assert (answered.status, answered.tree) == (200, {"now": "2026-01-02T11:04:05.678Z"})

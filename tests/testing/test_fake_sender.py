@@ -13,7 +13,7 @@ from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.testing import FakeAsana, Fault
-from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, Got, Target, playing, serving
+from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, Got, Target, fixed_clock, playing, serving
 
 VECTOR_KEY = "0123456789abcdef0123456789abcdef"
 VECTORS = [
@@ -136,7 +136,7 @@ async def test_each_webhook_gets_its_own() -> None:
 @pytest.mark.parametrize("status", [201, 202, 301, 400, 410, 500])
 async def test_only_200_and_204_succeed(status: int) -> None:
     """Any other answer is a failure, shown in the record until a delivery succeeds."""
-    async with playing() as (fake, api, target):
+    async with playing(clock=fixed_clock()) as (fake, api, target):
         gid = await api.create_gid(target.url)
         await fake.advance(1)
         target.fail(status, "body of the answer")

@@ -10,13 +10,13 @@ import pytest
 from asana_webhooks import wire
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import FakeAsana
-from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, playing
+from tests.testing.fake_play import EVENT_SCHEMA, PROJECT, fixed_clock, playing
 
 Hearing = Callable[..., Awaitable[set[str]]]
 
 
 def _world(fake: FakeAsana | None = None) -> FakeAsana:
-    fake = fake or FakeAsana(workspace="1", projects=())
+    fake = fake or FakeAsana(workspace="1", projects=(), clock=fixed_clock())
     for resource_type, gid, *parents in (
         ("team", "2", "1"),
         ("portfolio", "3", "1"),
