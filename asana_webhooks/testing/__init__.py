@@ -1,4 +1,4 @@
-"""What users need to test their own service without Asana: `FakeAsana`, and the words to script it with.
+"""Test your service without Asana: `FakeAsana`, the faults to script it with, its clock and its records.
 
 .. include:: README.md
 """

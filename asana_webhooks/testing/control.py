@@ -1,15 +1,15 @@
-"""Steering the fake over HTTP, for programs in any language; everything else they need is Asana's own API.
+"""Control the fake over HTTP, for programs in any language. Everything else they need is Asana's own API.
 
-======  ===================  ==================================================================================
-POST    ``/_fake/changes``   ``{"resource": "8675309", "field": "name"}``, the members of `FakeAsana.change`; 202
-GET     ``/_fake/webhooks``  every webhook, with its secret; 200
-GET     ``/_fake/deliveries``  every attempt to deliver; 200
-POST    ``/_fake/faults``    one `Fault` or a list of them; 202
-POST    ``/_fake/clock``     ``{"advance": 28800}``: seconds; 200 when everything due has been done
-POST    ``/_fake/settle``    200 when nothing is under way any more
-======  ===================  ==================================================================================
+======  =====================  ================================================================================
+POST    ``/_fake/changes``     ``{"resource": "8675309", "field": "name"}``, the members of `FakeAsana.change`; 202
+GET     ``/_fake/webhooks``    every webhook, with its secret; 200
+GET     ``/_fake/deliveries``  every delivery attempt; 200
+POST    ``/_fake/faults``      one `Fault` or a list of them; 202
+POST    ``/_fake/clock``       ``{"advance": 28800}``: seconds; 200 once everything due is done
+POST    ``/_fake/settle``      200 once nothing is due or in flight, except held requests
+======  =====================  ================================================================================
 
-No token is needed. Input that makes no sense is a 400 with a sentence in Asana's error envelope.
+No token is needed. Invalid input is answered with 400 and the reason, in Asana's error envelope.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _PATH: Final = "/_fake"
 
 
 def serve_control(fake: FakeAsana) -> None:
-    """Let *fake* be steered over HTTP, beside the API, below ``/_fake``."""
+    """Serve the control API of *fake* below ``/_fake``, beside Asana's API."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
@@ -75,13 +75,13 @@ def _json(body: bytes) -> Any:
 
 
 def _object(tree: Any, kind: type, what: str) -> dict[str, Any]:
-    """Check that *tree* is an object whose members *kind* has."""
+    """Check that *tree* is an object with members of *kind* only."""
     if not isinstance(tree, dict):
-        raise ConfigurationError(f"{what} is a JSON object")
+        raise ConfigurationError(f"{what} must be a JSON object")
     names = [attribute.name for attribute in attrs.fields(kind)]
     unknown = [name for name in tree if name not in names]
     if unknown:
-        raise ConfigurationError(f"{what} has no member {unknown[0]!r:.80}; it may have: {', '.join(names)}")
+        raise ConfigurationError(f"{what} has no member {unknown[0]!r:.80}; its members are: {', '.join(names)}")
     return tree
 
 
@@ -89,7 +89,7 @@ def _read_change(body: bytes) -> WorldChange:
     try:
         return wire.structure(_object(_json(body), WorldChange, "a change"), WorldChange)
     except PayloadError as problem:
-        raise ConfigurationError(f"a change: {problem}") from None
+        raise ConfigurationError(f"invalid change: {problem}") from None
 
 
 def _read_faults(body: bytes) -> list[Fault]:
@@ -97,7 +97,7 @@ def _read_faults(body: bytes) -> list[Fault]:
     tree = _json(body)
     members = [_object(one, Fault, "a fault") for one in (tree if isinstance(tree, list) else [tree])]
     if any("at" not in one for one in members):
-        raise ConfigurationError("a fault needs at: which requests it is about")
+        raise ConfigurationError("a fault needs the member 'at': the requests it applies to")
     return [Fault(**one) for one in members]
 
 
@@ -105,7 +105,7 @@ def _read_advance(body: bytes) -> float:
     tree = _json(body)
     seconds = tree.get("advance") if isinstance(tree, dict) else None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ConfigurationError('the clock takes {"advance": seconds}')
+        raise ConfigurationError('the body must be {"advance": seconds}, with seconds as a number')
     return seconds
 
 

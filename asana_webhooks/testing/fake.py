@@ -1,4 +1,4 @@
-"""FakeAsana: a server that plays Asana, for tests, demos and programs without an account."""
+"""FakeAsana: a server that plays Asana, for tests, demos and programs without an Asana account."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ __all__ = ["FakeAsana"]
 
 
 class FakeAsana:
-    """Asana, as far as webhooks are concerned, on a port of this machine.
+    """A server on 127.0.0.1 that plays Asana's API for webhooks and sends handshakes and deliveries.
 
-    It answers the five operations below `url`, shakes hands with targets, sends them signed deliveries about what
-    `change` says, and makes every mistake it is asked to (`script`, `hold`). It connects to this machine only: any
-    other target "could not be reached", without being tried.
+    It answers the five operations below `url`, sends handshakes to targets, and sends signed deliveries after each
+    `change`. `script` and `hold` make it fail on request. It connects to this machine only. For any other target it
+    says "could not be reached" without trying.
 
     ::
 
@@ -38,42 +38,41 @@ class FakeAsana:
     Use it in one event loop, with ``async with`` or with `start` and `aclose`.
 
     Args:
-        token: the access token that is good; settable later, to play a token that ends.
+        token: the access token it accepts; assign to `token` later to play a token that expires.
         workspace: gid of the only workspace.
         projects: gids of projects in it.
-        webhooks: how many webhooks there are from the beginning, each on a project of its own; their targets are
-            never contacted.
+        webhooks: how many webhooks exist at the start, each on a separate project. Their targets are never contacted.
 
-        port: where to listen on 127.0.0.1; 0 for any free port.
+        port: the port on 127.0.0.1 to listen on; 0 for any free port.
         allow_loopback: False to refuse targets on this machine with 403, as Asana does.
 
-        heartbeat: when a new webhook gets its first heartbeat: ``before`` the 201, ``after`` it, or ``None`` for not
-            at all. The others follow every 8 hours of the fake's clock in any case.
-        retries_grow: True to let new events join a delivery that is sent again, so that its bytes change.
+        heartbeat: when to send a new webhook's first heartbeat: ``before`` the 201, ``after`` it, or ``None`` to skip
+            it. The next ones follow every 8 hours of the fake's clock in any case.
+        retries_grow: True to add new events to a delivery that is resent, so that its bytes change.
         answer_timeout: seconds of real time a target has to answer.
 
-        clock: ``frozen`` (it moves by `advance` and by a millisecond for each change), ``running`` (beside the real
-            one), or your own `FakeClock`. The first two start at the present.
-        seed: of everything random: secrets, the order of members, offsets.
+        clock: ``frozen`` (moved by `advance`, and by up to a millisecond per change), ``running`` (at the speed of
+            the real clock), or your own `FakeClock`. The first two start at the present.
+        seed: seed of everything random: secrets, the order of members, offsets.
 
     Raises:
-        ConfigurationError: an argument makes no sense.
+        ConfigurationError: an argument is invalid.
     """
 
     workspace: str
     """The gid of the only workspace."""
     clock: FakeClock
-    """What time it is; `advance` turns it."""
+    """The fake's clock; `advance` moves it."""
     webhooks: dict[str, WebhookRecord]
-    """Every webhook there is, by gid."""
+    """Every existing webhook, by gid."""
     requests: list[RequestRecord]
-    """Every request to the API and the token endpoint, in the order they came in; the last 10,000 of them."""
+    """The last 10,000 requests to the API and the token endpoint, in order of arrival."""
     handshakes: list[HandshakeRecord]
-    """Every handshake, strangers' too; the last 10,000 of them."""
+    """The last 10,000 handshakes, including strangers'."""
     deliveries: list[DeliveryRecord]
-    """Every attempt to deliver, heartbeats and forgeries too; the last 10,000 of them."""
+    """The last 10,000 delivery attempts, including heartbeats and forgeries."""
     faults: FaultScript
-    """The faults still to come; see `script`."""
+    """The scripted faults; see `script`."""
 
     def __init__(
         self,
@@ -129,13 +128,13 @@ class FakeAsana:
     # Running
 
     async def start(self) -> None:
-        """Listen. Done by ``async with``.
+        """Start listening. ``async with`` does this.
 
         Raises:
-            ConfigurationError: it has been started before, or the port cannot be had.
+            ConfigurationError: it was started before, or it cannot listen on the port.
         """
         if self._state != "new":
-            raise ConfigurationError("a FakeAsana can be started once; make another one")
+            raise ConfigurationError("a FakeAsana can be started once; create a new one")
         self._rest.base_url = await self._server.start() + BASE_PATH
         self._state = "running"
         self._sender.start_sending()
@@ -143,7 +142,7 @@ class FakeAsana:
             self._ticker = asyncio.create_task(self._sender.follow_clock(), name="FakeAsana follows its clock")
 
     async def aclose(self) -> None:
-        """End everything, also what is held. May be called again."""
+        """Stop the server and cancel everything in flight, held requests too. A second call does nothing more."""
         self._state = "closed"
         if self._ticker is not None:
             self._ticker.cancel()
@@ -163,7 +162,7 @@ class FakeAsana:
         return f"<FakeAsana {self._state}, {len(self.webhooks)} webhooks>"
 
     def serve_also(self, path: str, handle: RequestHandler) -> None:
-        """Let *handle* answer the requests below *path* on the same port; see `asana_webhooks.testing.control`."""
+        """Answer requests below *path* on the same port with *handle*; see `asana_webhooks.testing.control`."""
         self._handlers[path] = handle
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -177,7 +176,7 @@ class FakeAsana:
         """The base URL of the API, such as ``http://127.0.0.1:54321/api/1.0``.
 
         Raises:
-            ConfigurationError: it has not been started.
+            ConfigurationError: the fake has not been started.
         """
         if not self._rest.base_url:
             raise ConfigurationError("FakeAsana is not running: use async with, or await start()")
@@ -188,13 +187,13 @@ class FakeAsana:
         """The URL of the token endpoint, where apps refresh their access tokens.
 
         Raises:
-            ConfigurationError: it has not been started.
+            ConfigurationError: the fake has not been started.
         """
         return self.url.removesuffix(BASE_PATH) + TOKEN_PATH
 
     @property
     def token(self) -> str:
-        """The access token that is good; set another one to play a token that ends."""
+        """The access token the API accepts; assign another one to play a token that expires."""
         return self._tokens.token
 
     @token.setter
@@ -202,24 +201,24 @@ class FakeAsana:
         self._tokens.token = token
 
     def register_app(self, client_id: str = "12345", *, rotate: bool = False) -> AppRecord:
-        """Add an app that a user has authorized, with a secret and a refresh token of its own.
+        """Add an app that a user has authorized, with a new client secret and refresh token.
 
-        The access tokens it gets with them last an hour of the fake's clock and are good beside `token`.
+        Its access tokens are accepted in addition to `token`, for an hour of the fake's clock each.
 
         Args:
-            client_id: what it is known by.
-            rotate: True to send a new refresh token with every access token, which Asana does not do.
+            client_id: the app's id.
+            rotate: True to replace the refresh token with every access token, which Asana does not do.
 
         Raises:
-            ConfigurationError: there is one with this id.
+            ConfigurationError: an app with this id exists.
         """
         return self._tokens.register(client_id, rotate=rotate)
 
     def revoke_token(self, access_token: str) -> None:
-        """Let an access token that an app got end now; the next request with it is answered with 401.
+        """Revoke an access token issued to an app; the next request with it is answered with 401.
 
         Raises:
-            ConfigurationError: no app got it.
+            ConfigurationError: the token was not issued to an app.
         """
         self._tokens.revoke(access_token)
 
@@ -227,15 +226,15 @@ class FakeAsana:
 
     @property
     def projects(self) -> tuple[str, ...]:
-        """The gids of the projects, those added later too."""
+        """The gids of all projects, including those added later."""
         return tuple(self._projects)
 
     def add_project(self, gid: str | None = None, *, name: str | None = None, accessible: bool = True) -> str:
         """Add a project to the workspace and return its gid.
 
         Args:
-            gid: a text of digits; a new one by default.
-            name: what it is called.
+            gid: a string of digits; a new one by default.
+            name: the project's name.
             accessible: False to refuse webhooks on it with 403.
         """
         gid = self.add_resource("project", gid, name=name, accessible=accessible)
@@ -243,7 +242,7 @@ class FakeAsana:
         return gid
 
     def add_quiet_webhook(self) -> str:
-        """Add a webhook on a project of its own, whose target is never contacted, and return its gid."""
+        """Add a webhook on a new project and return its gid. Its target is never contacted."""
         project = self._world.add("project", parents=[self.workspace])
         target = f"https://example.com/receive-webhook/{project.gid}"
         webhook = self._world.new_webhook(project, target, quiet=True)
@@ -252,15 +251,15 @@ class FakeAsana:
         return webhook.gid
 
     def add_task(self, gid: str | None = None, *, parent: str | None = None, name: str | None = None) -> str:
-        """Add a task and return its gid; no event comes of it.
+        """Add a task and return its gid. This sends no event.
 
         Args:
-            gid: a text of digits; a new one by default.
+            gid: a string of digits; a new one by default.
             parent: gid of the project, section or task it is in; the first project by default.
-            name: what it is called.
+            name: the task's name.
         """
         if parent is None and not self._projects:
-            raise ConfigurationError("there is no project to put the task in: name its parent")
+            raise ConfigurationError("the fake has no project for the task: pass its parent")
         return self.add_resource("task", gid, parents=[parent or self._projects[0]], name=name)
 
     def add_resource(
@@ -273,14 +272,14 @@ class FakeAsana:
         resource_subtype: str | None = None,
         accessible: bool = True,
     ) -> str:
-        """Add a resource of any type and return its gid; no event comes of it.
+        """Add a resource of any type and return its gid. This sends no event.
 
         Args:
             resource_type: ``story``, ``section``, ``team``, ``portfolio``, ``goal`` …
-            gid: a text of digits; a new one by default.
-            parents: gids of what it is in, where its changes are heard too; the workspace by default.
-            name: what it is called.
-            resource_subtype: such as ``milestone``; the usual one by default.
+            gid: a string of digits; a new one by default.
+            parents: gids of its parents, whose webhooks also report its changes; the workspace by default.
+            name: the resource's name.
+            resource_subtype: such as ``milestone``; by default the type's usual one, if it has one.
             accessible: False to refuse webhooks on it with 403.
         """
         resource = self._world.add(
@@ -308,29 +307,29 @@ class FakeAsana:
         resource_type: str | None = None,
         resource_subtype: str | None = None,
     ) -> dict[str, Any]:
-        """Let something change, and begin to tell the webhooks; `settle` waits until they know.
+        """Change a resource and start sending the event to the webhooks; `settle` waits until it is delivered.
 
         No two changes have the same ``created_at``: see `FakeClock.tick`.
 
         Args:
-            resource: gid of what it happens to. One nobody knows is created below *parent*.
+            resource: gid of the changed resource. An unknown one is created below *parent*.
             action: ``changed``, ``added``, ``removed``, ``deleted`` or ``undeleted``.
-            field: for ``changed``: which field. Without it the event has no ``change``.
-            change_action: ``changed``, ``added`` or ``removed``; by default what fits the value.
-            new_value: the new value of the field, if it is a resource: the gid of one, or
+            field: for ``changed``: the changed field. Without it the event has no ``change``.
+            change_action: ``changed``, ``added`` or ``removed``; by default the one that fits the value.
+            new_value: the field's new value, if that is a resource: the gid of a known one, or
                 ``{"gid": …, "resource_type": …}``.
-            added_value: what was added to the field, likewise.
-            removed_value: what was removed from the field, likewise.
-            user: gid of who did it, ``None`` for the system.
-            parent: gid of where it was added to or removed from; the first of its parents by default.
-            resource_type: for a resource that is created: ``task`` by default.
-            resource_subtype: the same.
+            added_value: the resource added to the field, in the same form.
+            removed_value: the resource removed from the field, in the same form.
+            user: gid of the user who made the change; ``None`` for the system.
+            parent: gid of the resource it was added to or removed from; the first of its parents by default.
+            resource_type: type of a resource that is created; ``task`` by default.
+            resource_subtype: subtype of a resource that is created; by default the type's usual one, if it has one.
 
         Returns:
             The event, as it is sent.
 
         Raises:
-            ConfigurationError: this cannot happen; the message says why.
+            ConfigurationError: the change is impossible; the message says why.
         """
         event = self._world.apply(
             WorldChange(
@@ -353,20 +352,23 @@ class FakeAsana:
     # Time
 
     async def settle(self) -> None:
-        """Return when nothing is due or under way now, except what is held.
+        """Send everything that is due, and return once nothing is in flight, except held requests.
 
-        Do not await it in a target's answer: the delivery waits for that answer.
+        Do not await it in a target's request handler: the delivery in flight waits for that handler's answer.
         """
         self._sender.start_due()
         await self.faults.activity.settled()
 
     async def advance(self, seconds: float) -> None:
-        """Turn the clock, and do everything that falls due on the way, one after another.
+        """Advance the clock, and do everything that falls due on the way, one after another.
 
-        Retries, heartbeats and deletions that is. Deliveries themselves take real time and none of the clock's.
+        Retries, heartbeats and deletions of webhooks fall due. A delivery takes real time, and none of this clock's.
 
         Args:
-            seconds: how far, up to a year.
+            seconds: by how much, up to 366 days.
+
+        Raises:
+            ConfigurationError: *seconds* is not a number, or negative, or too large.
         """
         end = self.clock.now() + check_advance(seconds)
         await self.settle()
@@ -378,20 +380,20 @@ class FakeAsana:
         self._sender.wake()
         await self.settle()
 
-    # Mistakes
+    # Faults
 
     def script(self, *faults: Fault) -> None:
-        """Let these go wrong, in this order, after those scripted before."""
+        """Add faults, to happen in this order, after those scripted before."""
         self.faults.add(*faults)
 
     def hold(self, at: str, *, when: str = "before", times: int | None = 1, webhook: str | None = None) -> Hold:
-        """Stop requests at one moment until they are let go.
+        """Hold requests at one moment until `Hold.release` is called.
 
         Args:
             at: an operation id, ``*``, ``oauth_token``, ``handshake``, ``delivery`` or ``heartbeat``.
             when: ``before`` anything is done; for operations and ``oauth_token`` also ``before_answer``; for
                 ``createWebhook`` also ``after_handshake``; for ``handshake`` also ``after``.
-            times: how many requests; ``None`` for all until it is released.
+            times: how many requests; ``None`` for all until the release.
             webhook: only requests about the webhook with this gid.
         """
         return self.faults.hold(at, when=when, times=times, webhook=webhook)
@@ -399,12 +401,12 @@ class FakeAsana:
     async def forge_delivery(
         self, gid: str, *, body: bytes | None = None, secret: Secret | str | None = None
     ) -> int | None:
-        """Send a delivery that is not Asana's to the target of a webhook, and return the status it was answered with.
+        """Send a forged delivery to a webhook's target, and return the status of the answer.
 
         Args:
-            gid: the webhook.
-            body: what it says; by default that the webhook's resource was deleted.
-            secret: what it is signed with, which may be empty; a random one by default.
+            gid: gid of the webhook.
+            body: the body; by default an event that the webhook's resource was deleted.
+            secret: the secret to sign it with, which may be empty; a random one by default.
 
         Returns:
             The status, or ``None`` if there was no answer.
@@ -412,32 +414,32 @@ class FakeAsana:
         return await self._sender.forge(self.webhook(gid), body=body, secret=self._world.secret(secret))
 
     async def stranger_handshake(self, target: str, *, secret: Secret | str | None = None) -> int | None:
-        """Post a handshake that is not Asana's to *target*, and return the status it was answered with.
+        """Post a forged handshake to *target*, and return the status of the answer.
 
         Args:
             target: any URL on this machine.
-            secret: the secret it brings; a random one by default.
+            secret: the secret it proposes; a random one by default.
 
         Returns:
-            The status, or ``None`` if there was no answer. `handshakes` tells whether the secret was echoed.
+            The status, or ``None`` if there was no answer. `HandshakeRecord.echoed` says whether the secret was echoed.
         """
         record, _ = await self._sender.post_handshake(target, self._world.secret(secret), stranger=True)
         return record.status
 
-    # What it knows
+    # Records
 
     def webhook(self, gid: str) -> WebhookRecord:
-        """Everything about one webhook.
+        """Return the record of one webhook.
 
         Raises:
-            ConfigurationError: there is none with this gid, or none any more.
+            ConfigurationError: no webhook has this gid, or it was deleted.
         """
         if gid not in self.webhooks:
-            raise ConfigurationError(f"there is no webhook {gid!r:.80} in the fake; it has {len(self.webhooks)}")
+            raise ConfigurationError(f"the fake has no webhook {gid!r:.80}; number of webhooks: {len(self.webhooks)}")
         return self.webhooks[gid]
 
     def secret(self, gid: str) -> Secret:
-        """The secret of one webhook."""
+        """Return the secret of one webhook; raises as `webhook` does."""
         return self.webhook(gid).secret
 
 

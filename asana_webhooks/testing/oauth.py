@@ -1,4 +1,4 @@
-"""The token endpoint: which apps there are, and the access tokens it issues to them.
+"""The token endpoint: the apps, and the access tokens issued to them.
 
 Sources: https://developers.asana.com/docs/oauth and https://www.rfc-editor.org/rfc/rfc6749#section-5.2
 """
@@ -17,8 +17,8 @@ from asana_webhooks.testing.world import DEFAULT_USER, World
 
 __all__ = ["DEFAULT_TOKEN", "TOKEN_PATH", "AppRecord", "FakeTokenEndpoint"]
 
-DEFAULT_TOKEN: Final = "2/1331/8675309:0123456789abcdef0123456789abcdef"  # noqa: S105 (it opens nothing)
-"""The access token of a `FakeAsana` that is given none; it looks like a personal access token."""
+DEFAULT_TOKEN: Final = "2/1331/8675309:0123456789abcdef0123456789abcdef"  # noqa: S105 (not a real token)
+"""The default access token of `FakeAsana`; it has the form of a personal access token."""
 
 TOKEN_PATH: Final = "/-/oauth_token"  # noqa: S105 (a path)
 _LIFETIME: Final = timedelta(hours=1)
@@ -28,24 +28,24 @@ _REQUIRED: Final = ("grant_type", "client_id", "client_secret", "refresh_token")
 
 @define(kw_only=True, eq=False)
 class AppRecord:
-    """An app, and the one user who has authorized it."""
+    """An app that one user has authorized."""
 
     client_id: str
     client_secret: str = field(repr=False)
     refresh_token: str = field(repr=False)
-    """The one that is good now; settable."""
+    """The refresh token accepted now; assign to it to change it."""
     rotate: bool = False
-    """True to send a new refresh token with every access token and refuse the old one, which Asana does not do."""
+    """True to replace the refresh token with every access token, which Asana does not do."""
     refreshes: int = 0
-    """How many access tokens it got."""
+    """How many access tokens were issued to it."""
 
 
 class FakeTokenEndpoint:
-    """Issues access tokens for refresh tokens, and knows which access tokens are good.
+    """Issues access tokens for refresh tokens, and checks access tokens.
 
     Args:
-        world: the clock by which tokens end, and the secrets they are made of.
-        token: an access token that is good besides, until it is set to another one.
+        world: provides the clock that expires tokens, and the random secrets in them.
+        token: an additional access token to accept; assign to `token` to change it.
     """
 
     def __init__(self, *, world: World, token: str) -> None:
@@ -54,16 +54,16 @@ class FakeTokenEndpoint:
         self._numbers = itertools.count(1)
         self._apps: dict[str, AppRecord] = {}
         self._issued: dict[str, datetime] = {}
-        """When which access token ends."""
+        """When each access token expires."""
 
     def register(self, client_id: str, *, rotate: bool) -> AppRecord:
-        """Let a new app ask for tokens.
+        """Add an app, which may then request tokens.
 
         Raises:
-            ConfigurationError: there is one with this id.
+            ConfigurationError: an app with this id exists.
         """
         if client_id in self._apps:
-            raise ConfigurationError(f"there is an app {client_id!r:.80} already")
+            raise ConfigurationError(f"the fake already has an app {client_id!r:.80}")
         self._apps[client_id] = AppRecord(
             client_id=client_id,
             client_secret=self._world.secret().reveal(),
@@ -73,23 +73,23 @@ class FakeTokenEndpoint:
         return self._apps[client_id]
 
     def accepts(self, access_token: str) -> bool:
-        """Tell whether an access token is good now."""
+        """Return whether an access token is valid now."""
         if hmac.compare_digest(access_token.encode(errors="replace"), self.token.encode()):
             return True
         return access_token in self._issued and self._world.clock.now() < self._issued[access_token]
 
     def revoke(self, access_token: str) -> None:
-        """Let an access token end now.
+        """Expire an access token now.
 
         Raises:
-            ConfigurationError: it was not issued here.
+            ConfigurationError: the token was not issued here.
         """
         if access_token not in self._issued:
-            raise ConfigurationError("no app got this access token from the fake")
+            raise ConfigurationError("this access token was not issued to an app; only such tokens can be revoked")
         self._issued[access_token] = self._world.clock.now()
 
     def answer(self, content_type: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Answer one request with a status and what the JSON says."""
+        """Return the status and the JSON that answer one request."""
         form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True)) if content_type == _FORM else None
         app = self._admit(form)
         if not isinstance(app, AppRecord):
@@ -110,11 +110,11 @@ class FakeTokenEndpoint:
         return 200, tree
 
     def _new_token(self) -> str:
-        """A text that looks like a token of Asana's."""
+        """Return a new token in Asana's form."""
         return f"2/{DEFAULT_USER}/{next(self._numbers)}:{self._world.secret().reveal()}"
 
     def _admit(self, form: Mapping[str, str] | None) -> AppRecord | tuple[str, str]:
-        """The app that may have a token, or OAuth's error code and why."""
+        """Return the app that may have a token, or OAuth's error code and its description."""
         if form is None:
             return "invalid_request", "The request must be form-encoded."
         for name in _REQUIRED:

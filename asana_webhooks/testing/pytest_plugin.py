@@ -1,8 +1,8 @@
-"""A fixture for pytest: ``fake_asana``, a running `FakeAsana`.
+"""The pytest fixture ``fake_asana``, a running `FakeAsana`.
 
-A ``conftest.py`` says ``pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]``. The fixture is a coroutine's, so
-an async plugin is needed: pytest-asyncio in either mode, or anyio's own (``@pytest.mark.anyio``) where pytest-asyncio
-is not installed.
+Enable it in ``conftest.py`` with ``pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]``. The fixture is async,
+so it needs a pytest plugin: pytest-asyncio in either mode or, where that is not installed, anyio's
+(``@pytest.mark.anyio``).
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -20,12 +20,12 @@ def _async_fixture(function: Callable[[], AsyncIterator[FakeAsana]]) -> Any:
         import pytest_asyncio  # noqa: PLC0415
     except ImportError:
         return pytest.fixture(function)
-    # In its strict mode pytest-asyncio runs only the fixtures that were made with its own decorator.
+    # In strict mode pytest-asyncio runs only fixtures made with its decorator.
     return pytest_asyncio.fixture(function)
 
 
 @_async_fixture
 async def fake_asana() -> AsyncIterator[FakeAsana]:
-    """A `FakeAsana` that runs for one test: one workspace, one project, a frozen clock."""
+    """A running `FakeAsana` for one test: one workspace, one project, a frozen clock."""
     async with FakeAsana() as fake:
         yield fake

@@ -1,4 +1,4 @@
-"""What the fake remembers: resources and webhooks, the requests it got, the handshakes and deliveries it sent."""
+"""The fake's records: resources, webhooks, requests received, handshakes and deliveries sent."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,47 +24,47 @@ _REMEMBERED = 10_000
 
 
 class RecentRecords(list[_Record]):
-    """A list that forgets all but its last 10,000 records, so that a fake may run for months."""
+    """A list of the last 10,000 records, so that the memory of a long-running fake is bounded."""
 
     def append(self, record: _Record) -> None:
-        """Remember one more."""
+        """Add a record, and drop the oldest above the limit."""
         super().append(record)
         del self[:-_REMEMBERED]
 
 
 @frozen(kw_only=True)
 class Resource:
-    """Something in Asana: a project, a task, a story, a team …"""
+    """A resource in Asana: a project, a task, a story, a team …"""
 
     gid: str
     resource_type: str
     resource_subtype: str | None = None
     name: str = ""
     parents: tuple[str, ...] = ()
-    """Gids of what it is in; its changes are heard there too."""
+    """Gids of its parents, whose webhooks also report its changes."""
     accessible: bool = True
-    """False: creating a webhook on it is refused with 403."""
+    """False to refuse webhooks on it with 403."""
 
     def compact(self) -> dict[str, str]:
-        """As it stands in an event: with its subtype and without its name."""
+        """Return its form in an event: with its subtype, without its name."""
         subtype = {} if self.resource_subtype is None else {"resource_subtype": self.resource_subtype}
         return {"gid": self.gid, "resource_type": self.resource_type, **subtype}
 
 
 @frozen(kw_only=True, eq=False)
 class Batch:
-    """What one delivery carries: the same bytes however often it is sent."""
+    """The content of one delivery: the same bytes in every attempt."""
 
     events: tuple[dict[str, Any], ...] = ()
     """Empty for a heartbeat."""
     body: bytes = field(repr=False)
     retry: bool = False
-    """Sent before, without success."""
+    """True after a failed attempt."""
 
 
 @define(kw_only=True, eq=False)
 class WebhookRecord:
-    """Everything the fake knows of one webhook. Times are those of the fake's clock."""
+    """The state of one webhook. All times are on the fake's clock."""
 
     gid: str
     resource: Resource
@@ -73,26 +73,26 @@ class WebhookRecord:
     secret: Secret
     created_at: datetime
     active: bool = True
-    """False once it has been deleted: it sends nothing any more."""
+    """False after deletion; then no more deliveries are sent."""
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
     last_failure_content: str = ""
     delivery_retry_count: int = 0
-    """How often the delivery that fails has been sent again."""
+    """How often the failing delivery was resent."""
     next_attempt_after: datetime | None = None
     failure_deletion_timestamp: datetime | None = None
-    """When it is deleted, unless a delivery succeeds before."""
+    """When the webhook is deleted, unless a delivery succeeds before then."""
 
     next_heartbeat: datetime
     quiet: bool = False
-    """True for webhooks made beforehand: their targets are never contacted."""
+    """True for webhooks of `FakeAsana.add_quiet_webhook`, whose targets are never contacted."""
     waiting: list[dict[str, Any]] = field(factory=list, repr=False)
-    """Events that are in no delivery yet."""
+    """Events not yet in a delivery."""
     failed: Batch | None = field(default=None, repr=False)
-    """The delivery to be sent again."""
+    """The failed delivery to resend."""
 
     def to_json(self, *, full: bool = True) -> dict[str, Any]:
-        """The record as Asana answers it: compact in lists, full for one webhook.
+        """Return the record as Asana's JSON: compact in lists, full for one webhook.
 
         Source: https://developers.asana.com/reference/webhooks
         """
@@ -118,7 +118,7 @@ class WebhookRecord:
             "delivery_retry_count": self.delivery_retry_count,
             "next_attempt_after": _time_or_null(self.next_attempt_after),
             "failure_deletion_timestamp": _time_or_null(self.failure_deletion_timestamp),
-            # Asana echoes stored filters with the members nobody gave as null.
+            # Asana returns stored filters with null for the members that were not given.
             "filters": [asdict(one) for one in self.filters],
             "is_workspace_webhook": self.resource.resource_type == "workspace",
         }
@@ -130,22 +130,22 @@ def _time_or_null(moment: datetime | None) -> str | None:
 
 @define(kw_only=True, eq=False)
 class RequestRecord:
-    """One request to the REST side, from the moment it came in. It never holds the access token."""
+    """One request to the API or the token endpoint, recorded on arrival. It never contains the access token."""
 
     operation: str | None
-    """Asana's operation id; ``None`` for a route that does not exist."""
+    """Asana's operation id; ``oauth_token`` for the token endpoint, ``None`` for an unknown route."""
     method: str
     path: str
-    """Below the base URL: ``/webhooks/43214``."""
+    """The path below the base URL: ``/webhooks/43214``."""
     query: Mapping[str, str]
     headers: Mapping[str, str] = field(repr=False)
-    """As they came, in lower case, without Authorization."""
+    """The headers as received, with names in lower case, without Authorization."""
     webhook_gid: str = ""
-    """The gid in the path; empty if there is none."""
+    """The webhook's gid from the path; empty if the path has none."""
     body: Any = None
-    """The body read as JSON (or as a form); ``None`` if there was none or it made no sense."""
+    """The body parsed as JSON or as a form; ``None`` if it was empty or invalid, and for the token endpoint."""
     status: int | None = None
-    """What was answered; ``None`` while it is under way, and if the connection was cut instead."""
+    """The status of the answer; ``None`` while in flight, and if the connection was cut instead."""
 
 
 @define(kw_only=True, eq=False)
@@ -155,11 +155,11 @@ class HandshakeRecord:
     target: str
     secret: Secret
     stranger: bool
-    """True if it was not the fake's Asana who sent it."""
+    """True if it is forged, and not part of a create call."""
     status: int | None = None
-    """What the target answered, if it did."""
+    """The status of the target's answer; ``None`` if there was none."""
     echoed: bool = False
-    """Whether the answer held the same secret."""
+    """Whether the answer repeated the secret."""
     failure: str | None = None
     """Why there was no answer."""
     seconds: float = 0.0
@@ -168,26 +168,26 @@ class HandshakeRecord:
 
 @define(kw_only=True, eq=False)
 class DeliveryRecord:
-    """One attempt to deliver, from the moment it was sent."""
+    """One delivery attempt, recorded when it is sent."""
 
     webhook_gid: str
     body: bytes
-    """The bytes that were sent."""
+    """The bytes sent."""
     events: int
-    """How many events they hold."""
+    """How many events the delivery has; 0 for one sent by `FakeAsana.forge_delivery`."""
     signature: str = field(repr=False)
-    """What ``X-Hook-Signature`` said."""
+    """The value of ``X-Hook-Signature``."""
     sent_at: datetime
-    """On the fake's clock."""
+    """When it was sent, on the fake's clock."""
     heartbeat: bool = False
     retry: bool = False
     duplicate: bool = False
-    """Sent again although it had been accepted."""
+    """True if it was sent again after it had been accepted."""
     forged: bool = False
-    """The signature does not prove the bytes."""
+    """True for a forged or tampered delivery."""
     status: int | None = None
-    """What the target answered, if it did."""
+    """The status of the target's answer; ``None`` if there was none."""
     failure: str | None = None
-    """Why there was no answer; ``None`` while the attempt is under way."""
+    """Why there was no answer; ``None`` while in flight."""
     seconds: float = 0.0
     """How long the answer took, in seconds of real time."""

@@ -1,4 +1,4 @@
-"""The REST side: reads requests, does the five operations, and spoils answers as scripted.
+"""The API side of the fake: reads requests, executes the five operations, and applies scripted faults.
 
 Sources: https://developers.asana.com/reference/webhooks, https://developers.asana.com/docs/errors,
 https://developers.asana.com/docs/inputoutput-options and https://developers.asana.com/docs/pagination
@@ -29,8 +29,8 @@ from asana_webhooks.testing.validation import (
     create_request,
     find_resource,
     gid_in_path,
-    legible,
     new_filters,
+    parse_body,
     read_input,
     select,
 )
@@ -41,10 +41,10 @@ __all__ = ["BASE_PATH", "Answer", "HeartbeatMoment", "RestApi", "error_answer", 
 BASE_PATH: Final = "/api/1.0"
 
 HeartbeatMoment = Literal["before", "after"] | None
-"""When the first heartbeat of a webhook is sent, relative to the 201."""
+"""When to send a webhook's first heartbeat, relative to the 201; ``None`` to skip it."""
 
 _LONGEST_LIST: Final = 1000
-"""Longer lists have to be asked for page by page."""
+"""Longer lists must be requested in pages."""
 _OFFSET_LIFETIME: Final = timedelta(minutes=15)
 _MAX_OFFSETS: Final = 10_000
 _ON_LIST: Final = {"GET": "getWebhooks", "POST": "createWebhook"}
@@ -70,12 +70,12 @@ _STATUS_MESSAGES: Final[Mapping[int, str]] = {
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
-"""What an error says when nothing else is given."""
+"""The default message of an error, by status."""
 
 
 @frozen(kw_only=True)
 class Answer:
-    """One answer, ready to be sent."""
+    """One answer, ready to send."""
 
     status: int
     body: bytes
@@ -83,13 +83,13 @@ class Answer:
 
     @classmethod
     def of(cls, status: int, tree: Any, *, pretty: bool = False, headers: Mapping[str, str] | None = None) -> "Answer":
-        """An answer with the JSON *tree* as its body."""
+        """Return an answer with the JSON *tree* as its body."""
         body = json.dumps(tree, indent=2, ensure_ascii=False).encode() if pretty else wire.encode(tree)
         return cls(status=status, body=body, headers=_merge({"Content-Type": _JSON}, headers or {}))
 
 
 def error_answer(status: int, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> Answer:
-    """Asana's error envelope with one entry; its message is the usual one for the status, unless given."""
+    """Return Asana's error envelope with one entry; *message* is by default the usual one for the status."""
     if message is None:
         message = _STATUS_MESSAGES.get(status, "Error")
     phrase = {"phrase": _PHRASE} if status == 500 else {}
@@ -98,24 +98,24 @@ def error_answer(status: int, message: str | None = None, *, headers: Mapping[st
 
 @frozen
 class _Offset:
-    """Where a page begins: behind the webhook numbered *after*, whatever was deleted in between."""
+    """Where a page begins: after the webhook with gid *after*, even if that was deleted."""
 
     after: int
     list_of: tuple[str, str]
-    """What the list was asked for: an offset is good for the same list only."""
+    """The workspace and resource of the list; the offset is valid for this list only."""
     expires: datetime
 
 
 class RestApi:
-    """Answers REST requests, and those for tokens.
+    """Answers requests to the API and the token endpoint.
 
     Args:
         world: the resources and webhooks.
-        sender: who shakes hands with targets and sends heartbeats.
-        tokens: who issues tokens and knows which are good.
-        faults: what is to go wrong.
-        heartbeat: when the first heartbeat of a webhook is sent.
-        allow_loopback: whether targets on this machine are fine; Asana refuses them.
+        sender: sends handshakes and heartbeats.
+        tokens: issues and checks access tokens.
+        faults: the scripted faults.
+        heartbeat: when to send a webhook's first heartbeat.
+        allow_loopback: whether to accept targets on this machine; Asana refuses them.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class RestApi:
         allow_loopback: bool,
     ) -> None:
         self.base_url = ""
-        """The URL it is reached by, once the server listens."""
+        """The base URL of the API, once the server listens."""
         self._world = world
         self._sender = sender
         self._tokens = tokens
@@ -157,10 +157,10 @@ class RestApi:
         self._world.requests.append(record)
         self._faults.activity.begin()
         try:
-            # Now, while the client is there: what it asks for is done even if it does not wait for the answer.
+            # Read the body before any hold or delay: the operation is executed even if the client disconnects.
             body = await request.read()
-            if request.path != TOKEN_PATH:  # what is sent there is secret
-                record.body = legible(request.content_type, body)
+            if request.path != TOKEN_PATH:  # its requests contain secrets
+                record.body = parse_body(request.content_type, body)
             plan = Plan() if operation is None else self._faults.take(operation, webhook=gid)
             await plan.wait("before")
             return await self._respond(request, body, record, plan)
@@ -195,7 +195,7 @@ class RestApi:
     async def _answer(
         self, request: web.Request, body: bytes, record: RequestRecord, plan: Plan
     ) -> tuple[Answer, WebhookRecord | None]:
-        """The true answer, and the webhook that was created, if one was."""
+        """Return the true answer, and the created webhook, if any."""
         if record.operation == TOKEN_REQUEST:
             return Answer.of(*self._tokens.answer(request.content_type, body)), None
         if record.operation is None:
@@ -204,7 +204,7 @@ class RestApi:
         if scheme != "Bearer" or not self._tokens.accepts(token):
             return error_answer(401), None
         try:
-            # GET and DELETE have no input in their bodies; the official Python client sends "{}" with DELETE.
+            # Bodies of GET and DELETE are ignored; the official Python client sends "{}" with DELETE.
             used = body if request.method in ("POST", "PUT") else b""
             given = read_input(content_type=request.content_type, body=used, query=request.query)
             if record.operation == "createWebhook":
@@ -220,7 +220,7 @@ class RestApi:
         if webhook is None:
             raise ApiError(404, f"webhook_gid: Unknown object: {record.webhook_gid}")
         if record.operation == "deleteWebhook":
-            # What is under way already still arrives.
+            # A delivery in flight still arrives.
             webhook.active = False
             del self._world.webhooks[webhook.gid]
             return Answer.of(200, {"data": {}}, pretty=given.pretty)
@@ -231,7 +231,7 @@ class RestApi:
         return Answer.of(200, {"data": _chosen(webhook, given)}, pretty=given.pretty)
 
     async def _create(self, given: Input, plan: Plan) -> tuple[Answer, WebhookRecord]:
-        """Do createWebhook, with the handshake in the middle."""
+        """Execute createWebhook, with the handshake in the middle."""
         request, resource = create_request(given, self._world.resources)
         self._refuse(request)
         pair = (request.resource, request.target)
@@ -240,7 +240,7 @@ class RestApi:
             webhook = self._world.new_webhook(resource, request.target, request.filters)
             if not plan.find("skip_handshake"):
                 await self._sender.shake_hands(webhook.target, webhook.secret)
-            # Deliveries may begin now, before the 201.
+            # Deliveries may start now, before the 201.
             webhook.last_success_at = self._world.clock.now()
             self._world.webhooks[webhook.gid] = webhook
         finally:
@@ -264,7 +264,7 @@ class RestApi:
                 "Delete the old one before creating another.",
             )
         if is_loopback(request.target) and not self._allow_loopback:
-            # Asana's own sentence is unknown, the status is not.
+            # The status is Asana's; the wording of its message is unknown.
             host = URL(request.target, encoded=True).host
             raise ApiError(
                 403, f"The remote server which is intended to receive the webhook has an invalid hostname: {host}"
@@ -280,7 +280,7 @@ class RestApi:
         return Answer.of(201, tree, pretty=given.pretty, headers=location)
 
     def _list_page(self, query: Mapping[str, str], given: Input) -> dict[str, Any]:
-        """Do getWebhooks: compact records, by pages if ``limit`` is given."""
+        """Execute getWebhooks: compact records, in pages if ``limit`` is given."""
         if not query.get("workspace"):
             raise ApiError(400, "workspace: Missing input")
         workspace = find_resource("workspace", query["workspace"], self._world.resources)
@@ -334,7 +334,7 @@ class RestApi:
 
 
 def _route(method: str, path: str) -> tuple[str | None, str]:
-    """The operation id of a request below the base URL, ``None`` for no such route; and the gid in its path."""
+    """Return the operation id, ``None`` for an unknown route, and the gid in the path, which may be empty."""
     match path.split("/"):
         case ["", "webhooks"]:
             return _ON_LIST.get(method), ""
@@ -345,18 +345,18 @@ def _route(method: str, path: str) -> tuple[str | None, str]:
 
 
 def _chosen(webhook: WebhookRecord, given: Input, *, full: bool = True) -> dict[str, Any]:
-    """The record in its usual extent, or the part of the full one that was asked for."""
+    """Return the compact or full record, or the fields of the full one that ``opt_fields`` selects."""
     return select(webhook.to_json(), given.fields) if given.fields else webhook.to_json(full=full)
 
 
 def _merge(*layers: Mapping[str, str]) -> dict[str, str]:
-    """Put headers together: of the same name, in whatever case, the last one counts."""
+    """Merge headers; the last one of a name wins. Names are case-insensitive."""
     found = {name.lower(): (name, value) for layer in layers for name, value in layer.items()}
     return dict(found.values())
 
 
 def _scripted_answer(fault: Fault) -> Answer:
-    """The answer a fault wants instead of the true one."""
+    """Return the answer that a fault scripts."""
     retry_after = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
     headers = _merge(fault.headers, retry_after)
     if fault.body is None and fault.status >= 400:
@@ -366,7 +366,7 @@ def _scripted_answer(fault: Fault) -> Answer:
 
 
 async def send(request: web.Request, answer: Answer, *, size: int | None = None) -> web.StreamResponse:
-    """Send an answer, or only the first *size* bytes of its body, and return once it is on its way."""
+    """Send an answer, or only the first *size* bytes of its body, and return once it is written."""
     response: web.StreamResponse
     try:
         if size is None:
@@ -379,18 +379,18 @@ async def send(request: web.Request, answer: Answer, *, size: int | None = None)
         await response.prepare(request)
         await response.write(answer.body[:size])
     except ConnectionError:
-        # The client has gone; what it asked for is done all the same.
+        # The client disconnected; its operation was executed all the same.
         return web.Response()
     _cut(request, reset=False)
     return response
 
 
 def _cut(request: web.Request, *, reset: bool) -> web.Response:
-    """End the connection: close it, or *reset* it so that the client sees an error. The response is never sent."""
+    """Close the connection, or *reset* it. Return a response for aiohttp, which is never sent."""
     transport = request.transport
     if transport is not None:
         if reset:
-            # https://man7.org/linux/man-pages/man7/socket.7.html: lingering for no time makes close send a reset
+            # https://man7.org/linux/man-pages/man7/socket.7.html: closing with a linger time of 0 sends a reset
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
         else:

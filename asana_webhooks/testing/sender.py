@@ -1,7 +1,7 @@
-"""Asana the sender: handshakes and signed deliveries, and everything that can go wrong with them.
+"""The sending side of the fake: handshakes, signed deliveries, heartbeats, and their scripted faults.
 
-One delivery is under way per webhook, and a failed one holds back those behind it until it succeeds or the webhook is
-deleted. Asana publishes neither its schedule of retries nor the size of its batches; these numbers are the fake's own.
+Each webhook has at most one delivery in flight. A failed one blocks later ones until it succeeds or the webhook is
+deleted. Asana publishes neither its backoff nor the size of its batches; the fake's numbers are arbitrary.
 Source: https://developers.asana.com/docs/webhooks-guide
 """
 
@@ -29,19 +29,19 @@ _SERVER: Final = "The remote server which is intended to receive the webhook"
 _DELETED_AFTER: Final = timedelta(hours=24)
 """How long deliveries may fail before the webhook is deleted."""
 _MAX_EVENTS: Final = 100
-"""Events in one delivery at most."""
+"""The most events in one delivery."""
 _FIRST_WAIT: Final = timedelta(seconds=10)
 _LONGEST_WAIT: Final = timedelta(hours=1)
 
 
 class Sender:
-    """Shakes hands with targets, and sends them what the webhooks have to send.
+    """Sends handshakes and deliveries to targets.
 
     Args:
-        world: the webhooks; those whose deliveries fail for too long are taken out.
-        faults: what is to go wrong.
+        world: the webhooks; the sender deletes those whose deliveries fail for 24 hours.
+        faults: the scripted faults.
         answer_timeout: seconds of real time a target has to answer.
-        retries_grow: whether new events join a delivery that is sent again.
+        retries_grow: whether to add new events to a delivery that is resent.
     """
 
     def __init__(self, *, world: World, faults: FaultScript, answer_timeout: float, retries_grow: bool) -> None:
@@ -50,7 +50,7 @@ class Sender:
         self._targets = TargetClient(timeout=answer_timeout)
         self._retries_grow = retries_grow
         self._tasks: dict[str, asyncio.Task[Any]] = {}
-        self._rested = asyncio.Event()
+        self._schedule_changed = asyncio.Event()
         self._open = False
 
     def start_sending(self) -> None:
@@ -59,10 +59,10 @@ class Sender:
         self._open = True
 
     async def shake_hands(self, target: str, secret: Secret) -> None:
-        """Make sure that *target* wants the webhook.
+        """Send the handshake of a create call to *target*, and check that the answer repeats the secret.
 
         Raises:
-            ApiError: 400, it does not.
+            ApiError: 400, the target did not confirm the handshake.
         """
         plan = self._faults.take("handshake")
         if (stranger := plan.find("stranger", "before")) is not None:
@@ -88,17 +88,17 @@ class Sender:
     async def post_handshake(
         self, target: str, secret: Secret, *, stranger: bool = False
     ) -> tuple[HandshakeRecord, TargetResponse]:
-        """Post a handshake, whatever comes of it."""
+        """Post a handshake and record its outcome."""
         record = HandshakeRecord(target=target, secret=secret, stranger=stranger)
         self._world.handshakes.append(record)
-        # Asana's documentation shows no body; two bytes were seen by receivers.
+        # Asana documents no body; receivers have seen these two bytes.
         response = await self._targets.post(target, {"X-Hook-Secret": secret.reveal()}, b"{}")
         record.status, record.failure, record.seconds = response.status, response.failure, response.seconds
         record.echoed = response.headers.get("X-Hook-Secret") == secret.reveal()
         return record, response
 
     def start_due(self) -> None:
-        """Begin everything that is due now and not under way."""
+        """Start sending for every webhook that has something due and nothing in flight."""
         now = self._world.clock.now()
         for webhook in list(self._world.webhooks.values()):
             due = _due_at(webhook)
@@ -106,7 +106,7 @@ class Sender:
                 self.start(webhook)
 
     def start(self, webhook: WebhookRecord) -> None:
-        """Begin sending what this webhook has to send, unless that is under way."""
+        """Start sending everything this webhook has due, unless it is sending already."""
         if self._open and webhook.gid not in self._tasks:
             self._faults.activity.begin()
             task = asyncio.create_task(self._run(webhook), name=f"FakeAsana sends for webhook {webhook.gid}")
@@ -114,7 +114,7 @@ class Sender:
             self._tasks[webhook.gid] = task
 
     def next_due(self) -> tuple[datetime, WebhookRecord] | None:
-        """What falls due next, and for which webhook, apart from those under way; nothing once sending has stopped."""
+        """Return when the next idle webhook falls due, and which; ``None`` for none, and while sending is stopped."""
         due = [
             (moment, webhook)
             for webhook in self._world.webhooks.values()
@@ -123,28 +123,28 @@ class Sender:
         return min(due, key=lambda one: (one[0], int(one[1].gid)), default=None)
 
     async def follow_clock(self) -> None:
-        """Begin everything when it falls due on a running clock, for ever."""
+        """Start everything when it falls due on a running clock, until cancelled."""
         while True:
-            self._rested.clear()
+            self._schedule_changed.clear()
             self.start_due()
             due = self.next_due()
             seconds = None if due is None else (due[0] - self._world.clock.now()).total_seconds()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._rested.wait()
+                    await self._schedule_changed.wait()
 
     def wake(self) -> None:
-        """Say that something else may fall due next."""
-        self._rested.set()
+        """Let `follow_clock` look again for what falls due next."""
+        self._schedule_changed.set()
 
     def add_heartbeat(self, webhook: WebhookRecord) -> None:
-        """Let the first heartbeat of a new webhook be due now, before everything else it has to send."""
+        """Make the first heartbeat of a new webhook due now, before its events."""
         webhook.next_heartbeat = webhook.created_at
 
     async def drain(self, webhook: WebhookRecord) -> None:
-        """Send what the webhook has to send now, and wait for that.
+        """Send everything the webhook has due, and wait for it.
 
-        The caller is counted as under way itself, so this is not counted once more.
+        This does not count as further activity, because the caller's request is counted already.
         """
         if webhook.gid in self._tasks:
             await asyncio.wait([self._tasks[webhook.gid]])
@@ -153,7 +153,7 @@ class Sender:
         await self._run(webhook)
 
     async def forge(self, webhook: WebhookRecord, *, body: bytes | None, secret: Secret) -> int | None:
-        """Send a delivery that is not Asana's, and return the status it was answered with."""
+        """Send a forged delivery, and return the status of the answer."""
         if body is None:
             circumstances = {"created_at": format_time(self._world.clock.tick()), "user": None, "parent": None}
             event = {"action": "deleted", "resource": webhook.resource.compact(), **circumstances}
@@ -162,7 +162,7 @@ class Sender:
         return response.status
 
     async def aclose(self) -> None:
-        """Stop sending, for good."""
+        """Stop sending, and cancel the deliveries in flight."""
         self._open = False
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -247,17 +247,17 @@ class Sender:
 
 
 def _sign(secret: Secret, body: bytes) -> str:
-    """Sign as `asana_webhooks.sign_body` does, with an empty secret too: an attacker would try that one."""
+    """Sign as `asana_webhooks.sign_body` does, but accept an empty secret: an attacker would try it."""
     return hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
 
 
 def _make_batch(events: tuple[dict[str, object], ...] = ()) -> Batch:
-    """A delivery of *events*; of none, a heartbeat."""
+    """Return a delivery of *events*; without events, a heartbeat."""
     return Batch(events=events, body=wire.encode({"events": list(events)}))
 
 
 def _due_at(webhook: WebhookRecord) -> datetime | None:
-    """When the webhook has something to do next; in the past if it has now, ``None`` for never."""
+    """Return when the webhook falls due next: a past time if it is due now, ``None`` for never."""
     if not webhook.active or webhook.quiet:
         return None
     if webhook.next_attempt_after and webhook.failure_deletion_timestamp:
@@ -272,7 +272,7 @@ def _is_first_heartbeat_due(webhook: WebhookRecord) -> bool:
 
 
 def _take(webhook: WebhookRecord, now: datetime, *, retries_grow: bool = False) -> Batch | None:
-    """Take what the webhook has to send now, if anything: a retry, its first heartbeat, new events, a heartbeat."""
+    """Take the webhook's next due delivery, if any: a resend, the first heartbeat, new events, or a heartbeat."""
     due = _due_at(webhook)
     if due is None or due > now:
         return None
@@ -292,11 +292,11 @@ def _take(webhook: WebhookRecord, now: datetime, *, retries_grow: bool = False) 
 
 
 def _note_success(webhook: WebhookRecord, now: datetime | None) -> None:
-    """A delivery was accepted at *now*; ``None`` if it was lost, which Asana takes for accepted."""
+    """Record that a delivery was accepted at *now*; ``None`` if it was lost, which counts as accepted."""
     if now is not None:
         webhook.last_success_at = now
         if webhook.failed is not None and webhook.next_heartbeat <= now and not _is_first_heartbeat_due(webhook):
-            # It fell due while deliveries failed; the one that has just succeeded showed that the target lives.
+            # The heartbeat fell due while deliveries failed. This success replaces it.
             webhook.next_heartbeat = now + HEARTBEAT_EVERY
     webhook.failed = None
     webhook.delivery_retry_count = 0
@@ -305,7 +305,7 @@ def _note_success(webhook: WebhookRecord, now: datetime | None) -> None:
 
 
 def _note_failure(webhook: WebhookRecord, batch: Batch, now: datetime, content: str) -> None:
-    """A delivery was not accepted at *now*: keep it, and say when it is sent again."""
+    """Record that a delivery failed at *now*: keep it, and schedule the next attempt."""
     webhook.delivery_retry_count += batch.retry
     webhook.failed = evolve(batch, retry=True)
     webhook.last_failure_at = now

@@ -1,4 +1,4 @@
-"""Servers on 127.0.0.1: the fake's own, and a receiver's, for tests and trials."""
+"""Servers on 127.0.0.1 for tests: the fake's, and one for a receiver."""
 
 import asyncio
 import os
@@ -22,18 +22,18 @@ _MAX_BODY: Final = 16 * 1024 * 1024
 
 @asynccontextmanager
 async def serve_receiver(receiver: Receiver, *, port: int = 0) -> AsyncIterator[str]:
-    """Serve *receiver* over HTTP on 127.0.0.1 while the block runs; yields its ``public_url``.
+    """Serve *receiver* over HTTP on 127.0.0.1 while the block runs, and yield its ``public_url``.
 
     Args:
-        receiver: what answers.
-        port: the port to listen on; 0 takes a free one.
+        receiver: answers the requests.
+        port: the port to listen on; 0 for any free port.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     app = web.Application()
     app.add_routes(webhook_routes(receiver, path="/asana"))
-    # Signatures are checked over raw bytes, so nothing may decode them on the way.
+    # Signatures are checked over the raw bytes, so the server must not decompress them.
     runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=2.0)
     await runner.setup()
     try:
@@ -44,13 +44,13 @@ async def serve_receiver(receiver: Receiver, *, port: int = 0) -> AsyncIterator[
 
 
 class LoopbackServer:
-    """A server on 127.0.0.1 that hands every request to one function.
+    """A server on 127.0.0.1 that passes every request to one function.
 
-    Once it is closed it is gone without a trace, whatever its requests wait for.
+    `aclose` cancels requests in flight and waits for them to end.
 
     Args:
         handle: answers a request.
-        port: where to listen; 0 for any free port.
+        port: the port to listen on; 0 for any free port.
     """
 
     def __init__(self, handle: RequestHandler, *, port: int) -> None:
@@ -60,14 +60,14 @@ class LoopbackServer:
         self._handlers: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> str:
-        """Listen, and return the URL of the server's root, without a slash.
+        """Start listening, and return the URL of the server's root, without a trailing slash.
 
         Raises:
-            ConfigurationError: the port cannot be had.
+            ConfigurationError: it cannot listen on the port.
         """
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._track)
-        # Nobody says that Asana takes compressed bodies; without inflating, a broken one is a body like any other.
+        # Asana does not document compressed bodies. Undecompressed, a broken one is just an invalid body.
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, auto_decompress=False)
         await runner.setup()
         try:
@@ -80,7 +80,7 @@ class LoopbackServer:
         return f"http://{_HOST}:{runner.addresses[0][1]}"
 
     async def aclose(self) -> None:
-        """Stop listening and cut off every request under way."""
+        """Stop listening and cancel every request in flight."""
         if self._runner is None:
             return
         for site in list(self._runner.sites):
@@ -93,12 +93,12 @@ class LoopbackServer:
         self._runner = None
 
     async def _track(self, request: web.Request) -> web.StreamResponse:
-        # aiohttp runs each handler to its end even if the client has gone; closing must not wait for that.
+        # aiohttp lets a handler finish after its client disconnects. Track it, so that closing can cancel it.
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._handlers.add(task)
         try:
             return await self._handle(request)
         except ConnectionError:
-            return web.Response()  # The client has gone in the middle of its request; nobody gets this.
+            return web.Response()  # The client disconnected during its request; this is never sent.
         finally:
             self._handlers.discard(task)

@@ -1,4 +1,4 @@
-"""The fake's one way out: a POST to a target, which must be this machine itself."""
+"""POST requests to targets, the fake's only outgoing traffic. Targets must be on this machine."""
 
 import asyncio
 import time
@@ -12,32 +12,32 @@ from yarl import URL
 
 __all__ = ["TargetClient", "TargetResponse", "is_loopback"]
 
-# What is kept of a target's answer for ``last_failure_content``, in bytes.
+# Bytes of a target's answer to keep for ``last_failure_content``.
 MAX_ANSWER = 4096
 
 
 @frozen(kw_only=True)
 class TargetResponse:
-    """What a target answered, or why there is no answer."""
+    """A target's answer, or the reason there is none."""
 
     status: int | None = None
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     text: str = ""
     failure: str | None = None
     late: bool = False
-    """There was no answer because the time ran out."""
+    """True if the target did not answer within the timeout."""
     seconds: float = 0.0
-    """Seconds of real time until the answer, or until it was given up."""
+    """Seconds of real time until the answer or the failure."""
 
     @property
     def accepted(self) -> bool:
-        """Whether Asana takes it for a success: 200 and 204 alone."""
+        """Whether Asana counts it as a success: only 200 and 204."""
         # https://developers.asana.com/docs/webhooks-guide
         return self.status in (200, 204)
 
     @property
     def content(self) -> str:
-        """The text of ``last_failure_content``, such as ``500 Server Error`` with the body below."""
+        """The text of ``last_failure_content``, such as ``500 Server Error`` followed by the body."""
         if self.status is None:
             return self.failure or ""
         phrase = "Server Error" if self.status == 500 else responses.get(self.status, "Unknown")
@@ -45,7 +45,7 @@ class TargetResponse:
 
 
 def is_loopback(target: str) -> bool:
-    """Tell whether *target* is on this machine: 127.0.0.0/8, ::1 or localhost."""
+    """Return whether *target* is on this machine: 127.0.0.0/8, ::1 or localhost."""
     try:
         host = URL(target, encoded=True).host or ""
     except ValueError:
@@ -66,7 +66,7 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
 
 
 class TargetClient:
-    """Posts to targets. It connects to this machine only; every other target cannot be reached.
+    """Posts to targets on this machine. It never connects to any other target.
 
     Args:
         timeout: seconds of real time a target has for its whole answer.
@@ -77,9 +77,9 @@ class TargetClient:
         self._http: aiohttp.ClientSession | None = None
 
     def start(self) -> None:
-        """Make the session; needs a running event loop."""
+        """Create the HTTP session; needs a running event loop."""
         self._http = aiohttp.ClientSession(
-            # A connection kept from before might be dead, and a failed delivery would be the fake's fault.
+            # A reused connection may be dead, and the delivery would fail because of the fake, not the target.
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
@@ -93,7 +93,7 @@ class TargetClient:
             self._http = None
 
     async def post(self, target: str, headers: Mapping[str, str], body: bytes) -> TargetResponse:
-        """Send one request and read its answer; whatever happens comes back as a `TargetResponse`."""
+        """Send one request and return its answer, or the failure, as a `TargetResponse`."""
         started = time.monotonic()
         if self._http is None or not is_loopback(target):
             return TargetResponse(failure="The target could not be reached")
@@ -101,7 +101,7 @@ class TargetClient:
             async with (
                 asyncio.timeout(self.timeout),
                 self._http.post(
-                    URL(target, encoded=True),  # the URL goes out as it was given, query string and all
+                    URL(target, encoded=True),  # send the URL exactly as given, including its query string
                     data=body,
                     headers={"Content-Type": "application/json", **headers},
                     allow_redirects=False,

@@ -1,4 +1,4 @@
-"""A request's input, and what Asana says to the parts of it that are wrong.
+"""Reads the input of requests, and refuses invalid input with Asana's messages.
 
 Sources: https://developers.asana.com/docs/errors, https://developers.asana.com/docs/inputoutput-options and
 https://developers.asana.com/reference/webhooks
@@ -26,8 +26,8 @@ __all__ = [
     "create_request",
     "find_resource",
     "gid_in_path",
-    "legible",
     "new_filters",
+    "parse_body",
     "read_input",
     "select",
 ]
@@ -35,14 +35,14 @@ __all__ = [
 _FORM = "application/x-www-form-urlencoded"
 _TYPE_NAMES = {bool: "boolean", int: "number", float: "number", list: "array", dict: "object", type(None): "null"}
 _MAX_PATHS: Final = 1000
-"""More than any record has members; it keeps a hostile ``opt_fields`` from making the fake slow."""
+"""More than any record has members; bounds the work for a hostile ``opt_fields``."""
 
 Path = tuple[str, ...]
-"""The names that lead to one member of a record."""
+"""The names that lead to one member of a record, from the outside in."""
 
 
 class ApiError(Exception):
-    """Asana's no to a request: raised wherever it is found out, answered in one place."""
+    """A refusal of a request, with the status and the message of the answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -52,11 +52,11 @@ class ApiError(Exception):
 
 @frozen(kw_only=True)
 class Input:
-    """What a request says, however it says it: in JSON, as a form, or in the query string."""
+    """The input of a request, merged from its JSON or form body and its query string."""
 
     data: Mapping[str, Any]
     fields: frozenset[Path]
-    """The selection of ``opt_fields``; empty for none."""
+    """The members that ``opt_fields`` selects; empty if it is not given."""
     pretty: bool
 
 
@@ -64,7 +64,7 @@ def read_input(*, content_type: str, body: bytes, query: Mapping[str, str]) -> I
     """Read the body and the query string of a request.
 
     Raises:
-        ApiError: 400, the body makes no sense.
+        ApiError: 400, the body is invalid.
     """
     tree = _read_form(body) if content_type == _FORM else _read_json(body)
     options: dict[str, Any] = {name: query[name] for name in query if name.startswith("opt_")}
@@ -76,7 +76,7 @@ def read_input(*, content_type: str, body: bytes, query: Mapping[str, str]) -> I
         options |= {f"opt_{name}": value for name, value in _member(tree, "options").items()}
     fields = options.get("opt_fields", "")
     return Input(
-        # "-d resource=…" and a bare query string are both understood: the query is asked last.
+        # Input may also be in the query string. Where both have a member, the body wins.
         data={**query, **data},
         fields=_read_fields(",".join(map(str, fields)) if isinstance(fields, list) else str(fields)),
         pretty=options.get("opt_pretty", False) not in (False, "false", "0"),
@@ -86,7 +86,7 @@ def read_input(*, content_type: str, body: bytes, query: Mapping[str, str]) -> I
 def _read_fields(text: str) -> frozenset[Path]:
     """Read ``opt_fields``: ``name``, ``resource.name``, ``(this|resource).name``, joined by commas.
 
-    A group stands for each of its alternatives, ``this`` for the record itself. Names nobody knows do no harm.
+    A group stands for each of its alternatives, ``this`` for the record itself. Unknown names are ignored.
     """
     paths = set()
     for term in re.findall(r"(?:\([^()]*\)|[^,()])+", text.replace(" ", "")):
@@ -98,7 +98,7 @@ def _read_fields(text: str) -> frozenset[Path]:
 
 
 def select(record: dict[str, Any], paths: Collection[Path]) -> dict[str, Any]:
-    """The part of *record* that *paths* name, in the record's own order; ``gid`` is always there."""
+    """Return the part of *record* that *paths* name, in the record's order; ``gid`` is always included."""
     chosen = {}
     for name, value in record.items():
         below = [path[1:] for path in paths if path[0] == name]
@@ -115,8 +115,8 @@ def _select_inside(value: Any, paths: Collection[Path]) -> Any:
     return select(value, paths) if isinstance(value, dict) else value
 
 
-def legible(content_type: str, body: bytes) -> Any:
-    """The body as JSON or as a form, whatever it says; ``None`` if it is neither."""
+def parse_body(content_type: str, body: bytes) -> Any:
+    """Parse a body as a form or as JSON, by its content type; return ``None`` if the JSON is invalid."""
     if content_type == _FORM:
         return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
     try:
@@ -144,9 +144,9 @@ def _read_json(body: bytes) -> dict[str, Any]:
 
 
 def _read_form(body: bytes) -> dict[str, Any]:
-    form: dict[str, Any] = legible(_FORM, body)
+    form: dict[str, Any] = parse_body(_FORM, body)
     if any(name.startswith("filters") for name in form):
-        # Nobody says how filters would be written in a form.
+        # Asana does not document how to write filters in a form.
         raise ApiError(400, "filters: Not supported in a form, send JSON instead")
     return form
 
@@ -171,15 +171,15 @@ def _gid(name: str, value: Any) -> str:
 
 
 def gid_in_path(value: str) -> str:
-    """Check the gid of a webhook in a path."""
+    """Check the gid of a webhook in a path, and return it."""
     return _gid("webhook_gid", value)
 
 
 def find_resource(name: str, value: Any, resources: Mapping[str, Resource]) -> Resource:
-    """The resource a parameter names.
+    """Return the resource that a parameter names.
 
     Raises:
-        ApiError: 400 for no gid and for an unknown one, 403 for one the user may not see.
+        ApiError: 400 for an invalid or unknown gid, 403 for a resource without access.
     """
     gid = _gid(name, value)
     if gid not in resources:
@@ -193,7 +193,7 @@ def create_request(given: Input, resources: Mapping[str, Resource]) -> tuple[Cre
     """Read the input of createWebhook.
 
     Raises:
-        ApiError: 400 or 403, and the first thing that is wrong with it.
+        ApiError: 400 or 403, with the first problem found.
     """
     data = given.data
     if data.get("resource") is None:
@@ -218,7 +218,7 @@ def new_filters(tree: Any, resource: Resource) -> tuple[WebhookFilter, ...]:
     """Read the filters of createWebhook and updateWebhook.
 
     Raises:
-        ApiError: 400, they have the wrong shape, or this resource needs others.
+        ApiError: 400, the filters are invalid, or not allowed for this resource.
     """
     high = resource.resource_type in FILTERED_TYPES
     if high and not tree:
@@ -238,7 +238,7 @@ def new_filters(tree: Any, resource: Resource) -> tuple[WebhookFilter, ...]:
 
 
 def check_limit(text: str | None) -> int | None:
-    """Read ``limit``: 1 to 100, or none given. Source: https://developers.asana.com/docs/pagination"""
+    """Read ``limit``: 1 to 100, or ``None``. Source: https://developers.asana.com/docs/pagination"""
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 100:

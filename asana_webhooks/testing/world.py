@@ -1,4 +1,4 @@
-"""The fake's workspace: its resources and webhooks, what changes there, and which webhooks hear of it.
+"""The fake's workspace: its resources and webhooks, changes to them, and which webhooks each change reaches.
 
 Sources: https://developers.asana.com/reference/events and https://developers.asana.com/docs/webhooks-guide
 """
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 ACTIONS: Final = ("changed", "added", "removed", "deleted", "undeleted")
-"""What can happen to a resource. Source: https://developers.asana.com/reference/events"""
+"""The actions of events. Source: https://developers.asana.com/reference/events"""
 
 DEFAULT_USER: Final = "11"
-"""The user who changes things when nobody else is named."""
+"""The default user of a change."""
 
 FILTERED_TYPES: Final = ("workspace", "team", "portfolio")
-"""Types of resources whose webhooks must have filters, without fields."""
+"""Types of resources whose webhooks need filters, which must not have fields."""
 
 HEARTBEAT_EVERY: Final = timedelta(hours=8)
 
@@ -52,12 +52,12 @@ _REACHING_HIGH: Final = ("project", "team_membership", "workspace_membership")
 _SUBTYPES: Final[Mapping[str, str]] = {"task": "default_task", "story": "comment_added"}
 
 Value = str | Mapping[str, Any]
-"""A resource as a value of a field: the gid of a known one, or ``{"gid": …, "resource_type": …}``."""
+"""A resource as a field's value: the gid of a known one, or ``{"gid": …, "resource_type": …}``."""
 
 
 @frozen(kw_only=True)
 class WorldChange:
-    """One thing that happens in the workspace. `FakeAsana.change` explains the members."""
+    """One change in the workspace; `FakeAsana.change` documents the members."""
 
     resource: str
     action: str = "changed"
@@ -73,29 +73,29 @@ class WorldChange:
 
 
 def check_text(name: str, text: str) -> None:
-    """Check that *text* can be encoded.
+    """Check that UTF-8 can encode *text*; the error message calls it *name*.
 
     Raises:
-        ConfigurationError: it holds half a character; the message calls it *name*.
+        ConfigurationError: the text has a lone surrogate.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Without the text itself: it may be a secret.
-        raise ConfigurationError(f"{name} holds a lone surrogate, which UTF-8 cannot encode") from None
+        # The message leaves out the text, which may be a secret.
+        raise ConfigurationError(f"{name} contains a lone surrogate, which UTF-8 cannot encode") from None
 
 
 class World:
-    """Everything there is in the fake: resources, webhooks, and records of what came and went.
+    """The state of the fake: resources, webhooks, and records of requests, handshakes and deliveries.
 
     Args:
-        clock: what time it is.
-        seed: of everything random.
+        clock: the fake's clock.
+        seed: seed of everything random.
     """
 
     def __init__(self, *, clock: FakeClock, seed: int) -> None:
         self.clock = clock
-        self.rng = random.Random(seed)  # noqa: S311 (the same secrets in every run, on purpose)
+        self.rng = random.Random(seed)  # noqa: S311 (tests need the same secrets in every run)
         self.resources: dict[str, Resource] = {}
         self.webhooks: dict[str, WebhookRecord] = {}
         self.requests: list[RequestRecord] = RecentRecords()
@@ -104,14 +104,14 @@ class World:
         self._numbers = itertools.count(1_200_000_000_000_001)
 
     def new_gid(self) -> str:
-        """A gid nothing has yet; later ones are larger."""
+        """Return an unused gid, larger than those returned before."""
         return next(gid for gid in map(str, self._numbers) if gid not in self.resources)
 
     def secret(self, given: Secret | str | None = None) -> Secret:
-        """The secret that was given, or a fresh one: 32 hex digits, as Asana has made them since 2021.
+        """Return the given secret, or a random one of 32 hex digits, Asana's form since 2021.
 
         Raises:
-            ConfigurationError: the text cannot be encoded.
+            ConfigurationError: UTF-8 cannot encode the given text.
         """
         if given is None:
             return Secret(f"{self.rng.getrandbits(128):032x}")
@@ -123,7 +123,7 @@ class World:
     def new_webhook(
         self, resource: Resource, target: str, filters: tuple[WebhookFilter, ...] = (), *, quiet: bool = False
     ) -> WebhookRecord:
-        """Make a webhook, which is not among `webhooks` yet."""
+        """Create a webhook without adding it to `webhooks`."""
         now = self.clock.now()
         return WebhookRecord(
             gid=self.new_gid(),
@@ -146,12 +146,12 @@ class World:
         resource_subtype: str | None = None,
         accessible: bool = True,
     ) -> Resource:
-        """Put a new resource below *parents*."""
+        """Add a new resource below *parents*."""
         gid = self.new_gid() if gid is None else gid
         if gid in self.resources:
-            raise ConfigurationError(f"there is a resource {gid} already: {self.resources[gid].resource_type}")
+            raise ConfigurationError(f"the fake already has a resource {gid}: {self.resources[gid].resource_type}")
         if not (gid.isascii() and gid.isdigit()):
-            raise ConfigurationError(f"a gid is a text of digits, not {gid!r:.80}")
+            raise ConfigurationError(f"a gid must be a string of digits, not {gid!r:.80}")
         for parent in parents:
             self.get(parent)
         self.resources[gid] = Resource(
@@ -165,17 +165,17 @@ class World:
         return self.resources[gid]
 
     def get(self, gid: str) -> Resource:
-        """The resource with this gid.
+        """Return the resource with this gid.
 
         Raises:
-            ConfigurationError: there is none.
+            ConfigurationError: no resource has this gid.
         """
         if gid not in self.resources:
-            raise ConfigurationError(f"there is no resource {gid!r:.80} in the fake: add it first, or name its parent")
+            raise ConfigurationError(f"the fake has no resource {gid!r:.80}: add it first, or pass its parent")
         return self.resources[gid]
 
     def lineage(self, gid: str) -> list[Resource]:
-        """The resource and everything it is in, directly or not."""
+        """Return the resource and all its ancestors."""
         found: dict[str, Resource] = {}
         open_gids = [gid]
         while open_gids:
@@ -186,17 +186,17 @@ class World:
         return list(found.values())
 
     def apply(self, change: WorldChange) -> dict[str, Any]:
-        """Let *change* happen, note it for the webhooks that hear of it, and return its event.
+        """Apply *change*, queue its event for the webhooks it reaches, and return the event.
 
         Raises:
-            ConfigurationError: it could not happen; nothing was changed.
+            ConfigurationError: the change is impossible; nothing was changed.
         """
         if change.action not in ACTIONS:
             raise ConfigurationError(f"action must be one of {', '.join(ACTIONS)}, not {change.action!r:.80}")
         try:
             wire.encode(attrs.asdict(change))
         except (TypeError, ValueError):
-            raise ConfigurationError("a change is sent as JSON, which cannot hold this one") from None
+            raise ConfigurationError("this change cannot be encoded as JSON") from None
         details = self._details(change)
         parent = None if change.parent is None else self.get(change.parent)
         resource = self._place(change, parent)
@@ -215,7 +215,7 @@ class World:
         return event
 
     def _place(self, change: WorldChange, parent: Resource | None) -> Resource:
-        """The changed resource: below *parent* from now on, created there if nobody knows it."""
+        """Return the changed resource: added to *parent* too, or created there if it is unknown."""
         if change.resource not in self.resources and parent is not None:
             return self.add(
                 change.resource_type or "task",
@@ -229,7 +229,7 @@ class World:
         return self.get(change.resource)
 
     def _details(self, change: WorldChange) -> dict[str, Any] | None:
-        """The member ``change`` of the event."""
+        """Return the member ``change`` of the event."""
         values = {
             "new_value": (change.new_value, "changed"),
             "added_value": (change.added_value, "added"),
@@ -238,31 +238,31 @@ class World:
         given = [(name, value, action) for name, (value, action) in values.items() if value is not None]
         if change.field is None:
             if given or change.change_action is not None:
-                raise ConfigurationError(f"{given[0][0] if given else 'change_action'} needs the field it is about")
+                raise ConfigurationError(f"{given[0][0] if given else 'change_action'} needs a field")
             return None
         if change.action != "changed":
-            raise ConfigurationError(f"field goes with action='changed' only, not with {change.action!r}")
+            raise ConfigurationError(f"field needs action='changed', not {change.action!r}")
         if len(given) > 1:
-            raise ConfigurationError(f"a change has one value, not {' and '.join(name for name, *_ in given)}")
-        implied = given[0][2] if given else "changed"
-        action = change.change_action or implied
-        if action not in ("changed", "added", "removed") or (given and action != implied):
-            raise ConfigurationError(f"change_action must fit the value ({implied}), not be {action!r:.80}")
+            raise ConfigurationError(f"a change can have one value, not {' and '.join(name for name, *_ in given)}")
+        allowed = (given[0][2],) if given else ("changed", "added", "removed")
+        action = change.change_action or allowed[0]
+        if action not in allowed:
+            raise ConfigurationError(f"change_action must be {' or '.join(allowed)}, not {action!r:.80}")
         return {"field": change.field, "action": action} | {name: self._value(value) for name, value, _ in given}
 
     def _value(self, value: Value) -> dict[str, Any]:
         if isinstance(value, str):
             resource = self.get(value)
-            # In webhooks these have a gid and a type, nothing more.
+            # In webhooks a value has only a gid and a type.
             return {"gid": resource.gid, "resource_type": resource.resource_type}
         if not isinstance(value.get("gid"), str) or not isinstance(value.get("resource_type"), str):
-            raise ConfigurationError("a value is the gid of a known resource, or has a gid and a resource_type")
+            raise ConfigurationError("a value must be the gid of a known resource, or have a gid and a resource_type")
         return dict(value)
 
     def _event(
         self, change: WorldChange, resource: Resource, parent: Resource | None, details: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """The event with the members real deliveries have; in webhooks the resource has a subtype and no name."""
+        """Return the event with the members of real deliveries; its resource has a subtype and no name."""
         moved = change.action in ("added", "removed")
         event: dict[str, Any] = {
             "user": None if change.user is None else {"gid": change.user, "resource_type": "user"},
@@ -273,12 +273,12 @@ class World:
         }
         if details is not None:
             event["change"] = details
-        # Real deliveries have the members of their events in varying order.
+        # In real deliveries the order of an event's members varies.
         return dict(self.rng.sample(list(event.items()), k=len(event)))
 
 
 def _reaches(watched: Resource, lineage: Iterable[Resource], changed: Resource) -> bool:
-    """Tell whether a change of *changed*, with this *lineage*, is heard by webhooks on *watched*."""
+    """Return whether a change of *changed*, with this *lineage*, reaches webhooks on *watched*."""
     if watched.gid == changed.gid:
         return True
     if watched.resource_type in ("workspace", "team") and changed.resource_type not in _REACHING_HIGH:
@@ -287,12 +287,12 @@ def _reaches(watched: Resource, lineage: Iterable[Resource], changed: Resource) 
 
 
 def _passes(filters: tuple[WebhookFilter, ...], event: Mapping[str, Any]) -> bool:
-    """Tell whether *event* goes through: any filter lets it pass, or there are none."""
+    """Return whether *event* passes: any filter matches, or there are none."""
     return not filters or any(_matches(one, event) for one in filters)
 
 
 def _matches(one: WebhookFilter, event: Mapping[str, Any]) -> bool:
-    """Every given member of a filter must fit. Source: https://developers.asana.com/reference/createwebhook"""
+    """Return whether all members of a filter match. Source: https://developers.asana.com/reference/createwebhook"""
     resource = event["resource"]
     return (
         one.resource_type in (None, resource["resource_type"])

@@ -79,7 +79,7 @@ MISTAKES: list[tuple[int, tuple[str, ...], str]] = [
     (1, ("fake", "--token", "a b"), "token has a space"),
     (1, ("fake", "--project", "1a"), "digits, not '1a'"),
     (1, ("fake", "--workspace", "x"), "digits, not 'x'"),
-    (1, ("fake", "--project", "7", "7"), "a resource 7 already"),
+    (1, ("fake", "--project", "7", "7"), "the fake already has a resource 7: project"),
     (1, ("fake", "--project"), "--project needs at least one gid"),
     (1, ("demo", "--store", "ftp://x"), "the store URL is not supported"),
     (1, ("demo", "--store", "/nowhere/at/all/demo.db"), "the directory /nowhere/at/all does not exist"),

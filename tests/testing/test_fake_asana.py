@@ -36,8 +36,8 @@ OPTIONS_THAT_MAKE_NO_SENSE: list[tuple[dict[str, Any], str]] = [
     ({"clock": "sundial"}, "clock must be"),
     ({"token": ""}, "access token"),
     ({"webhooks": -1}, "webhooks must be"),
-    ({"projects": ["a"]}, "a gid is a text of digits"),
-    ({"projects": ["1331"]}, "there is a resource 1331 already"),
+    ({"projects": ["a"]}, "a gid must be a string of digits"),
+    ({"projects": ["1331"]}, "the fake already has a resource 1331: workspace"),
 ]
 
 
@@ -180,7 +180,7 @@ async def test_changes_that_cannot_be_sent() -> None:
         await api.create_gid(target.url)
         fake.change(PROJECT, field="name")
         for members in CHANGES_THAT_CANNOT_BE_SENT:
-            with pytest.raises(ConfigurationError, match="a change is sent as JSON"):
+            with pytest.raises(ConfigurationError, match="this change cannot be encoded as JSON"):
                 fake.change(PROJECT, **members)
         await fake.settle()
         assert [one.events for one in fake.deliveries] == [1]
@@ -197,7 +197,7 @@ async def test_no_access() -> None:
 def test_task_needs_a_parent() -> None:
     """Without any project a task's parent must be named."""
     fake = FakeAsana(projects=[])
-    with pytest.raises(ConfigurationError, match="no project"):
+    with pytest.raises(ConfigurationError, match="the fake has no project for the task: pass its parent"):
         fake.add_task()
     assert fake.add_task(parent=fake.workspace)
 
@@ -209,7 +209,7 @@ async def test_lookups() -> None:
         assert fake.webhook(gid).target == target.url
         assert fake.secret(gid) == fake.webhooks[gid].secret
         assert fake.secret(gid).reveal() not in repr(fake.webhooks) + repr(fake.handshakes)
-        with pytest.raises(ConfigurationError, match="there is no webhook '1'"):
+        with pytest.raises(ConfigurationError, match=r"the fake has no webhook '1'; number of webhooks: 1$"):
             fake.webhook("1")
 
 

@@ -80,7 +80,7 @@ async def test_revoke() -> None:
         tokens = [(await refresh(api, app)).tree["access_token"] for app in (first, second)]
         fake.revoke_token(tokens[0])
         assert [(await api.call("GET", LIST, token=token)).status for token in tokens] == [401, 200]
-        with pytest.raises(ConfigurationError, match="no app got") as caught:
+        with pytest.raises(ConfigurationError, match="this access token was not issued to an app") as caught:
             fake.revoke_token("2/11/1:canary")
         assert "canary" not in str(caught.value)
 
@@ -166,7 +166,7 @@ async def test_two_apps_with_one_id() -> None:
     """An id belongs to one app."""
     async with playing() as (fake, _, _):
         fake.register_app("7")
-        with pytest.raises(ConfigurationError, match="there is an app '7' already"):
+        with pytest.raises(ConfigurationError, match="the fake already has an app '7'"):
             fake.register_app("7")
 
 

@@ -463,7 +463,7 @@ async def test_forge_delivery_with_the_empty_key() -> None:
         for secret in ("", Secret("")):
             await fake.forge_delivery(gid, secret=secret)
             assert _is_signed(target.deliveries[-1], Secret(""))
-        with pytest.raises(ConfigurationError, match="secret holds a lone surrogate"):
+        with pytest.raises(ConfigurationError, match="secret contains a lone surrogate"):
             await fake.forge_delivery(gid, secret="\ud800")
 
 

@@ -113,23 +113,26 @@ def test_events() -> None:
 
 
 CHANGES_THAT_CANNOT_BE: list[tuple[dict[str, Any], str]] = [
-    ({"resource": "99"}, "there is no resource '99'"),
-    ({"resource": "99", "parent": "98"}, "there is no resource '98'"),
+    ({"resource": "99"}, "the fake has no resource '99'"),
+    ({"resource": "99", "parent": "98"}, "the fake has no resource '98'"),
     ({"resource": "21", "action": "eaten"}, "action must be one of"),
-    ({"resource": "21", "new_value": "4"}, "new_value needs the field"),
-    ({"resource": "21", "change_action": "added"}, "change_action needs the field"),
-    ({"resource": "21", "action": "added", "field": "name"}, "field goes with action='changed' only"),
+    ({"resource": "21", "new_value": "4"}, "new_value needs a field"),
+    ({"resource": "21", "change_action": "added"}, "change_action needs a field"),
+    ({"resource": "21", "action": "added", "field": "name"}, "field needs action='changed', not 'added'"),
     (
         {"resource": "21", "field": "x", "new_value": "4", "added_value": "4"},
-        "one value, not new_value and added_value",
+        "a change can have one value, not new_value and added_value",
     ),
     (
         {"resource": "21", "field": "x", "new_value": "4", "change_action": "added"},
-        "change_action must fit the value",
+        "change_action must be changed, not 'added'",
     ),
-    ({"resource": "21", "field": "x", "change_action": "eaten"}, "change_action must fit"),
-    ({"resource": "21", "field": "x", "new_value": "99"}, "there is no resource '99'"),
-    ({"resource": "21", "field": "x", "new_value": {"gid": "1"}}, "a value is the gid"),
+    (
+        {"resource": "21", "field": "x", "change_action": "eaten"},
+        "change_action must be changed or added or removed, not 'eaten'",
+    ),
+    ({"resource": "21", "field": "x", "new_value": "99"}, "the fake has no resource '99'"),
+    ({"resource": "21", "field": "x", "new_value": {"gid": "1"}}, "a value must be the gid"),
 ]
 
 
@@ -201,10 +204,10 @@ def test_adding_resources() -> None:
     fake.add_task(taken, parent="4")
     assert fake.add_task(parent="4") != taken
     for arguments, message in (
-        ({"gid": "4"}, "there is a resource 4 already: project"),
-        ({"gid": "x4"}, "a gid is a text of digits"),
-        ({"gid": "٤"}, "a gid is a text of digits"),
-        ({"parent": "99"}, "there is no resource '99'"),
+        ({"gid": "4"}, "the fake already has a resource 4: project"),
+        ({"gid": "x4"}, "a gid must be a string of digits"),
+        ({"gid": "٤"}, "a gid must be a string of digits"),
+        ({"parent": "99"}, "the fake has no resource '99'"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             fake.add_task(**{"parent": "4"} | arguments)
