@@ -282,7 +282,7 @@ async def test_what_stores_say_in_the_log(words: str) -> None:
         await worker.run()
     said = " ".join(messages)
     assert "claiming deliveries failed" in said
-    assert "recording the result failed" in said
+    assert "result not recorded" in said
 
 
 @given(NASTY)

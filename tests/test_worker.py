@@ -450,7 +450,7 @@ async def test_a_failed_extension_is_logged_and_tried_again(store: Store, caplog
 
     await Worker(store, handle, lease=0.01).drain()
 
-    assert "extending its lease failed; retrying in 0.00333333 s" in caplog.text
+    assert "extending its lease failed; retrying: " in caplog.text
     assert len(handler.got) == 1
 
 
@@ -509,7 +509,7 @@ async def test_a_store_that_misbehaves_ends_no_other_delivery(store: Store, capl
     await Worker(store, handler).drain()
 
     assert len(handler.got) == 3
-    assert caplog.text.count("recording the result failed; retrying when its lease expires: 'RuntimeError'") == 3
+    assert caplog.text.count("result not recorded; retrying when its lease expires: 'RuntimeError'") == 3
     assert "connection string" not in caplog.text
 
 

@@ -96,10 +96,10 @@ class Processor:
             return ProcessResult.UNREADABLE, await self._fail(lease, f"unreadable: {problem}")
         if delivery.stale:
             self.count(ProcessResult.STALE)
-            error = "stale: its newest event is more than 25 hours old"
-            _log.warning("delivery %d: %s; %s", lease.id, error, "refused" if self.refuse_stale else "handled anyway")
             if self.refuse_stale:
-                return ProcessResult.DEAD, await self._fail(lease, error)
+                _log.warning("delivery %d: stale: its newest event is more than 25 hours old; refused", lease.id)
+                return ProcessResult.DEAD, await self._fail(lease, "stale: its newest event is more than 25 hours old")
+            _log.warning("delivery %d: stale: its newest event is more than 25 hours old; handled anyway", lease.id)
         failure = await self._handle(delivery)
         if failure is None:
             return ProcessResult.DONE, await self.store.done(lease)

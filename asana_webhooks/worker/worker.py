@@ -42,8 +42,7 @@ class Retention:
     """Seconds after its arrival during which a finished delivery is recognized as a duplicate; at least 26 hours. Its
     body is deleted once it is done. A delivery replayed later is accepted, and is `Delivery.stale`."""
     dead: float | None = None
-    """Seconds after its arrival during which a dead letter is kept, with its body; not less than *done*. ``None`` keeps
-    it until you purge it."""
+    """Seconds after arrival for which a dead letter and its body are kept, at least *done*; ``None``: until purged."""
     every: float = 600.0
     """Seconds between purges."""
 
@@ -51,8 +50,7 @@ class Retention:
         check_seconds("every", self.every, zero=False)
         if check_seconds("done", self.done) < _SHORTEST_RETENTION:
             raise ConfigurationError(
-                f"done must be at least {_SHORTEST_RETENTION:.0f} seconds: Asana resends a delivery for 24 hours, and"
-                " only later ones are stale"
+                f"done must be at least {_SHORTEST_RETENTION:.0f} seconds: Asana resends a delivery for 24 hours"
             )
         if self.dead is not None and check_seconds("dead", self.dead) < self.done:
             raise ConfigurationError("dead must not be less than done: dead letters also identify duplicates")
@@ -307,8 +305,7 @@ class Worker:
         try:
             kept = await _await_store(self._store.extend(lease, seconds=self._lease))
         except Exception as error:  # noqa: BLE001 - the handler keeps running, and this is retried
-            message = "delivery %d: extending its lease failed; retrying in %g s: %.200r"
-            _log.warning(message, lease.id, self._lease / 3, _describe(error))
+            _log.warning("delivery %d: extending its lease failed; retrying: %.200r", lease.id, _describe(error))
         else:
             if not kept:
                 _log.warning("delivery %d: lease lost; another worker may handle it too", lease.id)
@@ -317,16 +314,18 @@ class Worker:
         try:
             await self._processor.process(lease)
         except Exception as error:  # noqa: BLE001 - one failure must not end the other deliveries
-            message = "delivery %d: recording the result failed; retrying when its lease expires: %.200r"
-            _log.error(message, lease.id, _describe(error))
+            _log.error(
+                "delivery %d: result not recorded; retrying when its lease expires: %.200r", lease.id, _describe(error)
+            )
 
     async def _purge(self, retention: Retention) -> None:
         while True:
             try:
                 purged = await _await_store(retention.apply(self._store))
             except Exception as error:  # noqa: BLE001 - purging is retried, and the worker keeps running
-                message = "purging finished deliveries failed; retrying in %g s: %.200r"
-                _log.warning(message, retention.every, _describe(error))
+                _log.warning(
+                    "purging finished deliveries failed; retrying in %g s: %.200r", retention.every, _describe(error)
+                )
             else:
                 _log.log(logging.INFO if purged else logging.DEBUG, "purged %d deliveries", purged)
             await asyncio.sleep(retention.every)
