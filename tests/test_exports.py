@@ -1,4 +1,4 @@
-"""What is public: the names at the top, the names of each module, and the names the README uses."""
+"""What is public: the names at the top, and the names of each module."""
 
 import ast
 import importlib
@@ -15,7 +15,6 @@ import asana_webhooks
 ROOT = Path(__file__).parent.parent
 PACKAGE = "asana_webhooks"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
-README = (ROOT / "README.md").read_text()
 
 QUIET = """
 import logging, sys, asana_webhooks
@@ -80,22 +79,3 @@ def test_every_module_says_what_it_is_for_and_what_is_public() -> None:
         assert hasattr(module, "__all__") or not defined, name
         assert len(names) == len(set(names)), name
         assert [one for one in names if not hasattr(module, one)] == [], name
-
-
-class TestReadme:
-    def test_names_all(self) -> None:
-        """README's table of names is the top level's `__all__`, no more and no less."""
-        table = README.partition("\n## Names\n")[2].partition("\n## ")[0]
-        rows = [line for line in table.splitlines() if line.startswith("|")]
-
-        assert sorted(re.findall(r"`([^`]+)`", "".join(rows))) == sorted(asana_webhooks.__all__)
-
-    def test_names_exist(self) -> None:
-        """Every name that README's programs import from us is public where they say."""
-        for block in re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-            for node in ast.walk(
-                compile(block, "README.md", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            ):
-                if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE):
-                    public = importlib.import_module(str(node.module)).__all__
-                    assert {alias.name for alias in node.names} <= set(public)

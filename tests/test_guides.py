@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import asana_webhooks
 from tests.helpers.guides import GUIDES, ROOT, headings, programs, targets
 
 
@@ -43,6 +44,13 @@ def test_every_program_is_run() -> None:
     asked = set(re.findall(r'\bprogram\(\s*"([^"]+)",\s*"([^"]+)"\s*,?\s*\)', tests))
 
     assert [one.heading for one in programs() if (one.guide, one.heading) not in asked] == []
+
+
+def test_every_public_name_is_explained() -> None:
+    """README or a guide mentions each name that can be imported from the top."""
+    words = set(re.findall(r"\w+", "".join(path.read_text() for path in GUIDES.values())))
+
+    assert sorted(set(asana_webhooks.__all__) - words - {"__version__"}) == []
 
 
 @pytest.mark.parametrize("guide", GUIDES)

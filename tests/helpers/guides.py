@@ -24,7 +24,7 @@ _TARGET = re.compile(r'\]\(([^)\s]+)|\b(?:src|srcset|href)="([^"\s]+)')
 
 @frozen
 class Program:
-    """One block of Python in a guide."""
+    """One block of code in a guide."""
 
     guide: str
     heading: str
@@ -42,19 +42,19 @@ def targets(guide: str) -> list[str]:
     return [match[1] or match[2] for match in _TARGET.finditer(prose)]
 
 
-def programs() -> list[Program]:
-    """Return every block of Python of every guide."""
+def programs(language: str = "py") -> list[Program]:
+    """Return every block of code of every guide in a language."""
     found = []
     for guide, path in GUIDES.items():
         heading = ""
         for part in _PARTS.finditer(path.read_text()):
             heading = part["heading"] or heading
-            if (part["language"] or "").startswith("py"):
+            if (part["language"] or "").startswith(language):
                 found.append(Program(guide, heading, textwrap.dedent(part["code"])))
     return found
 
 
-def program(guide: str, heading: str) -> str:
+def program(guide: str, heading: str, *, language: str = "py") -> str:
     """Return the only program beneath a heading; `test_every_program_is_run` looks for calls of this."""
-    (found,) = (one for one in programs() if (one.guide, one.heading) == (guide, heading))
+    (found,) = (one for one in programs(language) if (one.guide, one.heading) == (guide, heading))
     return found.source

@@ -1,0 +1,268 @@
+"""The programs of README and of the guides, run as printed."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography.fernet import Fernet
+
+from asana_webhooks import AsanaSession, Delivery, Receiver, Worker, establish_webhook, open_store
+from asana_webhooks.testing import FakeAsana, serve_receiver
+from tests.helpers.guides import program
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def start(folder: Path, *command: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start Python in *folder*."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def run(folder: Path, code: str, **environment: str) -> list[str]:
+    """Run a program that ends by itself; return the lines it printed."""
+    process = await start(folder, "-c", code, **environment)
+    output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return output.decode().splitlines()
+
+
+@asynccontextmanager
+async def running(folder: Path, *command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a service; end it with SIGTERM, and see that it ended well."""
+    process = await start(folder, *command, **environment)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        _, errors = await process.communicate()
+    # uvicorn cleans up and then raises the signal again, so that its parent sees it.
+    assert process.returncode == (-signal.SIGTERM if "uvicorn" in command else 0), errors.decode()
+    assert b"Traceback" not in errors, errors.decode()
+
+
+def access(fake: FakeAsana) -> dict[str, str]:
+    """Return the variables that lead a session to *fake*."""
+    return {"ASANA_ACCESS_TOKEN": fake.token, "ASANA_BASE_URL": fake.url, "ASANA_WORKSPACE": fake.workspace}
+
+
+async def next_line(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if not line:
+        assert process.stderr is not None
+        raise AssertionError((await process.stderr.read()).decode())
+    return line.decode().strip()
+
+
+async def test_a_whole_service(tmp_path: Path) -> None:
+    """README's service establishes one webhook, handles what changes, ends on SIGTERM, and starts again with the same
+    webhook.
+    """
+    port = free_port()
+    async with FakeAsana() as fake:
+        project = fake.projects[0]
+        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": project}
+        for _ in range(2):
+            async with running(
+                tmp_path, "-c", program("README", "A whole service"), **access(fake), **where
+            ) as service:
+                assert await next_line(service) == "ready"
+                fake.change(project, field="name")
+                assert await next_line(service) == f"changed project {project}"
+        assert len(fake.webhooks) == 1
+
+
+async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
+    """README's service ends on Ctrl-C with status 0 and without a traceback."""
+    port = free_port()
+    async with FakeAsana() as fake:
+        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
+        async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
+            await next_line(service)
+            service.send_signal(signal.SIGINT)
+            _, errors = await service.communicate()
+            assert errors == b""
+
+
+async def test_ask_asana(tmp_path: Path) -> None:
+    """README's second program lists every webhook."""
+    async with FakeAsana(webhooks=3) as fake:
+        lines = await run(tmp_path, program("README", "Ask Asana"), **access(fake))
+        assert [line.split()[0] for line in lines] == list(fake.webhooks)
+
+
+def test_tests_with_the_fake(tmp_path: Path) -> None:
+    """The printed tests pass in a user's own project, whose conftest asks for the fixture."""
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["asana_webhooks.testing.pytest_plugin"]\n')
+    (tmp_path / "test_readme.py").write_text(program("README", "Test it without Asana"))
+    (tmp_path / "test_first.py").write_text(program("testing", "Testing: a fake Asana"))
+    (tmp_path / "test_faults.py").write_text(program("testing", "Faults"))
+    options = ["-q", "-W", "error", "--asyncio-mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
+    command = [sys.executable, "-m", "pytest", *options]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "3 passed" in ended.stdout, ended.stdout + ended.stderr
+
+
+async def test_the_fake_as_a_process(tmp_path: Path) -> None:
+    """README's shell commands start the fake and the service, and the service prints the change that curl makes."""
+    (tmp_path / "service.py").write_text(program("README", "A whole service"))
+    fake_port, service_port = str(free_port()), str(free_port())
+    lines = (
+        program("README", "Test it without Asana", language="sh")
+        .replace("8081", fake_port)
+        .replace("8080", service_port)
+    )
+    serve, export, service_line, curl = lines.splitlines()
+    environment = dict(re.findall(r"(\w+)=(\S+)", export + " " + service_line))
+
+    async with running(tmp_path, "-m", "asana_webhooks", *serve.removesuffix(" &").split()[1:]) as fake:
+        assert json.loads(await next_line(fake))["url"] == environment["ASANA_BASE_URL"]
+        async with running(tmp_path, "service.py", PORT=service_port, **environment) as service:
+            assert await next_line(service) == "ready"
+            change, url = re.findall(r"curl -d '(.*)' (\S+)", curl)[0]  # a machine may have no curl
+            async with aiohttp.ClientSession() as http, http.post(url, data=change) as response:
+                assert response.status == 202
+            assert await next_line(service) == "changed project 8675309"
+
+
+async def test_client(tmp_path: Path) -> None:
+    """The client's program counts all webhooks over three pages, changes one's filters, and shows it."""
+    async with FakeAsana(webhooks=250) as fake:
+        counted, changed = await run(tmp_path, program("client", "Client: ask Asana"), **access(fake))
+        assert counted == "250 webhooks"
+        assert "due_on" in changed
+
+
+async def test_oauth(tmp_path: Path) -> None:
+    """The program with OAuth begins with Asana's own answer, refreshes a token that is refused, and starts with the new
+    one next time.
+    """
+    tokens = tmp_path / "tokens.json"
+    async with FakeAsana(webhooks=3) as fake:
+        app = fake.register_app()
+        form = {"grant_type": "refresh_token", "client_id": app.client_id, "client_secret": app.client_secret}
+        async with aiohttp.ClientSession() as http:
+            async with http.post(fake.token_url, data=form | {"refresh_token": app.refresh_token}) as response:
+                answered = await response.json()
+        tokens.write_text(json.dumps(answered | {"refresh_token": app.refresh_token}))  # as at the first time
+        fake.revoke_token(answered["access_token"])
+        where = {
+            "ASANA_CLIENT_ID": app.client_id,
+            "ASANA_CLIENT_SECRET": app.client_secret,
+            "ASANA_TOKEN_URL": fake.token_url,
+        }
+        for _ in range(2):
+            assert await run(tmp_path, program("client", "OAuth"), **access(fake), **where) == ["3 webhooks"]
+
+        assert app.refreshes == 2
+        assert json.loads(tokens.read_text())["access_token"] != answered["access_token"]
+
+
+async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
+    """The receiver's program serves, that of subscriptions establishes a webhook beside it, and the worker's handles
+    what was stored; each ends on SIGTERM.
+    """
+    port = free_port()
+    async with FakeAsana() as fake:
+        project = fake.projects[0]
+        async with running(
+            tmp_path, "-c", program("receiver", "Receiver: be called by Asana"), PORT=str(port)
+        ) as receiver:
+            assert await next_line(receiver) == "listening"
+            establish = program("subscriptions", "Subscriptions: establish a webhook")
+            where = {"ASANA_PROJECT": project, "PUBLIC_URL": f"http://127.0.0.1:{port}/asana"}
+            lines = await run(tmp_path, establish, **access(fake), **where)
+            assert lines == [f"established {gid}" for gid in fake.webhooks]
+            task = fake.add_task(parent=project)
+            fake.change(task, field="name")
+            await fake.settle()
+            assert fake.deliveries[-1].status == 200
+
+        async with running(tmp_path, "-c", program("worker", "Worker: work through the deliveries")) as worker:
+            assert (await next_line(worker)).endswith(f"changed task {task}")
+
+
+async def test_fastapi(tmp_path: Path) -> None:
+    """The FastAPI program subscribes by a request of its own, and handles what comes."""
+    port = free_port()
+    (tmp_path / "service.py").write_text(program("receiver", "FastAPI"))
+    async with FakeAsana() as fake:
+        serve = ("-m", "uvicorn", "--no-access-log", "service:app", "--port", str(port))
+        async with running(tmp_path, *serve, **access(fake), PUBLIC_URL=f"http://127.0.0.1:{port}/asana") as process:
+            assert process.stderr is not None
+            async for line in process.stderr:
+                if b"Uvicorn running" in line:
+                    break
+            project = fake.projects[0]
+            async with aiohttp.ClientSession() as http:
+                async with http.post(f"http://127.0.0.1:{port}/subscriptions/{project}") as response:
+                    assert (await response.json())["webhook"] in fake.webhooks
+            fake.change(project, field="name")
+            assert await next_line(process) == f"changed {project}"
+
+
+async def stored_delivery(fake: FakeAsana, database: Path) -> None:
+    """Make a database with one webhook and one delivery."""
+    async with (
+        open_store(f"sqlite:///{database}") as store,
+        AsanaSession(fake.token, base_url=fake.url) as asana,
+        serve_receiver(Receiver(store)) as public_url,
+    ):
+        await establish_webhook(asana, store, public_url=public_url, resource=fake.projects[0])
+        fake.change(fake.projects[0], field="name")
+        await fake.settle()
+
+
+async def test_store(tmp_path: Path) -> None:
+    """The store's program shows a dead letter and makes it wait again."""
+
+    async def fail(_: Delivery) -> None:
+        raise ValueError("no calendar")
+
+    async with FakeAsana() as fake:
+        await stored_delivery(fake, tmp_path / "asana.db")
+    async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+        await Worker(store, fail, attempts=1).drain()
+
+    health, letter = await run(tmp_path, program("store", "Store: what must survive"))
+    assert health == "0 waiting 0 leased 1 dead letters"
+    assert letter.endswith("1 attempts: ValueError: no calendar")
+
+    async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+        assert (await store.health()).waiting == 1
+
+
+async def test_secrets_at_rest(tmp_path: Path) -> None:
+    """The program with keys seals the one secret that the database holds as plain text."""
+    async with FakeAsana() as fake:
+        await stored_delivery(fake, tmp_path / "asana.db")
+    keys = {"NEW_KEY": Fernet.generate_key().decode(), "OLD_KEY": Fernet.generate_key().decode()}
+    assert await run(tmp_path, program("store", "Secrets at rest"), **keys) == [
+        "1 secrets encrypted with the first key"
+    ]
