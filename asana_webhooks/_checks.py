@@ -93,7 +93,7 @@ def check_url(name: str, text: object, *, example: str) -> str:
     # Parsing drops some characters and decodes others, so the parsed host may differ from the one a reader sees.
     is_plain = isinstance(text, str) and text.isprintable() and " " not in text and "%" not in _authority(text)
     if not is_plain or not url.host or url.port == 0 or url.query_string or url.fragment or "@" in str(text):
-        raise ConfigurationError(f"{name} must look like {example}: only a scheme, a host and a path")
+        raise ConfigurationError(f"{name} must look like {example}: only a scheme, host, port and path")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
         raise ConfigurationError(f"{name} must be https, because http exposes the token (http: loopback only)")
     return str(url)

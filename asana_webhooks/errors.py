@@ -1,4 +1,4 @@
-"""Every exception a user of this package can meet, in one tree.
+"""The exceptions of this package, in one tree.
 
 ::
 
@@ -25,7 +25,7 @@
     ├── PayloadError                   invalid JSON, or JSON of the wrong shape
     └── StoreError                     a store operation failed
         ├── StoreUnavailableError      the store cannot be read or written now
-        └── StoreFullError             the store is full
+        └── StoreFullError             too many calls are waiting, or a quarantine is full
 
 No message and no ``repr`` shows an access token, a webhook's secret, a signature, a body or a target's endpoint.
 """
@@ -100,9 +100,9 @@ class ResponseError(AsanaError):
     messages: tuple[str, ...] = ()
     """Asana's error messages, one for each error in the answer."""
     help: str | None = None
-    """Asana's hint where to read more."""
+    """Asana's hint on where to read more."""
     phrase: str | None = None
-    """On some 500s: words by which Asana's support finds the incident."""
+    """On some 500s: words that Asana's support can look the error up by."""
     attempts: int = 1
     """Attempts made. 0 if Asana answered 429 to another call of the session, and the pause outlasts this call's
     deadline."""
@@ -184,7 +184,7 @@ class NotFoundError(ResponseError):
 class RateLimitedError(ResponseError):
     """429: too many requests with this token."""
 
-    advice = "Slow down; a limiter on the session keeps calls under Asana's limits."
+    advice = "Send fewer requests: give the session a limiter."
 
 
 class ServerError(ResponseError):
@@ -217,9 +217,9 @@ class PaginationError(AsanaError):
 
     reason: Literal["expired", "repeated", "endless"]
     """``expired``: the offset of the next page has expired. ``repeated``: the server sent the same offset twice.
-    ``endless``: 100 pages in a row brought nothing new, or 100,000 pages came, and the server offers more."""
+    ``endless``: 100 pages in a row had no new webhook, or 100,000 pages were read, and the server offers more."""
     items_so_far: int
-    """How many items the iteration had yielded."""
+    """How many webhooks the iteration had received."""
     offset: str | None = attrs.field(default=None, repr=False)
     """The offset of the page that cannot be fetched."""
 
@@ -273,8 +273,8 @@ class DeadlineExceededError(NetworkError):
 class CreateOutcomeUnknownError(NetworkError):
     """Asana may have executed a create request, but no answer confirms it: the webhook may exist now.
 
-    The request is not retried, because that could create a second webhook. `establish_webhook` resolves this itself.
-    With `create_webhook`, list the webhooks of the workspace and look for the target.
+    The request is not retried, because that could create a second webhook. `establish_webhook` tries once more with a
+    new endpoint. With `create_webhook`, list the webhooks of the workspace and look for the target.
     """
 
     target: str = attrs.field(repr=False)
@@ -292,7 +292,7 @@ class CreateOutcomeUnknownError(NetworkError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class HandshakeMismatchError(AsanaError):
-    """Asana's 201 carries a secret that no handshake brought, so deliveries could not be verified."""
+    """The secret in Asana's 201 is missing or matches no handshake, so deliveries could not be verified."""
 
     webhook_gid: str
     """The gid of the webhook Asana created."""
@@ -303,10 +303,10 @@ class HandshakeMismatchError(AsanaError):
         outcome = (
             "The webhook has been deleted; retry."
             if self.deleted
-            else "Deleting the webhook failed; Asana deletes it after 24 hours of failed deliveries."
+            else "Deleting the webhook failed: delete it, or Asana does so after 24 hours of failed deliveries."
         )
         return (
-            f"webhook {self.webhook_gid}: the secret in Asana's answer matches no handshake the receiver got. "
+            f"webhook {self.webhook_gid}: Asana's answer has no secret from a handshake that the receiver got. "
             f"Something between Asana and the receiver may be answering handshakes. {outcome}"
         )
 
@@ -348,6 +348,6 @@ class StoreUnavailableError(StoreError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class StoreFullError(StoreError):
-    """The store is full. A receiver answers 503, and Asana resends."""
+    """Too many calls wait for the store, or a quarantine is full. A receiver answers 503, and Asana resends."""
 
-    advice: str = "Let the workers catch up, or raise the limits."
+    advice: str = "Retry later, or raise the limits of the store."

@@ -70,7 +70,7 @@ class ResourceRef:
     """A reference to a task, project, user, section or other resource inside an Asana object."""
 
     gid: str
-    """Digits, always as a string."""
+    """A string of digits."""
     resource_type: str | None = None
     resource_subtype: str | None = None
     name: str | None = None

@@ -43,7 +43,7 @@ __all__ = [
 T = TypeVar("T")
 
 _UNREADABLE: Final = (ValueError, RecursionError, msgspec.MsgspecError)
-"""The exceptions that msgspec raises."""
+"""The exceptions that decoding invalid input raises."""
 
 
 @frozen(kw_only=True)
@@ -320,7 +320,7 @@ def decode_events(body: bytes, registration: str = "") -> tuple[Event, ...]:
         registration: the id of the registration that received it; part of each event's fingerprint.
 
     Raises:
-        PayloadError: *body* is not what Asana documents for a delivery.
+        PayloadError: *body* is not JSON, or does not have the documented shape of a delivery.
     """
     try:
         read = _read_events(body.decode())

@@ -97,15 +97,15 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.RateLimitedError(operation="getWebhooks", status=429, attempts=4, retry_after=30.0),
         (
-            "getWebhooks: Asana answered 429 after 4 attempts: no message. Asana asked to wait 30 seconds. Slow down; a"
-            " limiter on the session keeps calls under Asana's limits."
+            "getWebhooks: Asana answered 429 after 4 attempts: no message. Asana asked to wait 30 seconds. Send "
+            "fewer requests: give the session a limiter."
         ),
     ),
     (
         errors.RateLimitedError(operation="getWebhooks", status=429, retry_after=0.0),
         (
-            "getWebhooks: Asana answered 429 after 1 attempt: no message. Asana asked to wait 0 seconds. Slow down; a "
-            "limiter on the session keeps calls under Asana's limits."
+            "getWebhooks: Asana answered 429 after 1 attempt: no message. Asana asked to wait 0 seconds. Send "
+            "fewer requests: give the session a limiter."
         ),
     ),
     (
@@ -174,16 +174,16 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=True),
         (
-            "webhook 12: the secret in Asana's answer matches no handshake the receiver got. Something between Asana "
+            "webhook 12: Asana's answer has no secret from a handshake that the receiver got. Something between Asana "
             "and the receiver may be answering handshakes. The webhook has been deleted; retry."
         ),
     ),
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=False),
         (
-            "webhook 12: the secret in Asana's answer matches no handshake the receiver got. Something between Asana "
-            "and the receiver may be answering handshakes. Deleting the webhook failed; Asana deletes it after 24 "
-            "hours of failed deliveries."
+            "webhook 12: Asana's answer has no secret from a handshake that the receiver got. Something between Asana "
+            "and the receiver may be answering handshakes. Deleting the webhook failed: delete it, or Asana does so "
+            "after 24 hours of failed deliveries."
         ),
     ),
     (errors.PayloadError(problem="not JSON, or cut off", malformed=True), "not JSON, or cut off @ $"),
@@ -195,7 +195,7 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     ),
     (
         errors.StoreFullError(problem="1000 deliveries wait"),
-        "store: 1000 deliveries wait. Let the workers catch up, or raise the limits.",
+        "store: 1000 deliveries wait. Retry later, or raise the limits of the store.",
     ),
 ]
 
