@@ -79,7 +79,7 @@ def check_token(token: object, name: str = "the access token") -> str:
         name: the credential's name, for the error.
 
     Raises:
-        ConfigurationError: *token* is no string, is empty, or has a space, a line break or a character outside ASCII.
+        ConfigurationError: *token* is not a string, is empty, or has a space, line break or character outside ASCII.
     """
     if not isinstance(token, str):
         raise ConfigurationError(f"{name} must be a string, not {type(token).__name__}")

@@ -25,7 +25,7 @@ from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.auth import check_token, is_sendable
 from asana_webhooks.client.responses import clean
 from asana_webhooks.client.retry import parse_retry_after
-from asana_webhooks.client.transport import DEFAULT_HEADERS, check_lent, check_ssl, problem_of, read_body, refusal_of
+from asana_webhooks.client.transport import DEFAULT_HEADERS, check_http, check_ssl, problem_of, read_body, refusal_of
 from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError
 from asana_webhooks.models import Secret
 
@@ -74,7 +74,7 @@ class RefreshRequest:
     client_secret: Secret
     refresh_token: Secret
     sent_at: float
-    """Seconds since 1970. The new token's lifetime counts from here, so it never expires before ``expires_at``."""
+    """Seconds since the epoch. The new token's lifetime counts from here, so it never expires before ``expires_at``."""
 
     def form(self) -> dict[str, str]:
         """Return the form fields to send. Source: https://www.rfc-editor.org/rfc/rfc6749#section-6"""
@@ -103,7 +103,7 @@ class RefreshRequest:
                 return self._tokens(wire.decode_token_answer(body or b""))
             if 400 <= status < 500:
                 return self._refusal(status, wire.decode_token_refusal(body or b""))
-            problem = "it is a redirect, and redirects are never followed" if status < 400 else "not an HTTP status"
+            problem = "it is a redirect; redirects are not followed" if status < 400 else "not a final HTTP status"
         except errors.PayloadError as error:
             problem = str(error)
         return errors.UnexpectedResponseError(operation=_OPERATION, status=status, problem=problem)
@@ -111,7 +111,7 @@ class RefreshRequest:
     def _tokens(self, answer: wire.TokenAnswer) -> TokenSet:
         refresh_token = answer.refresh_token or self.refresh_token
         if not is_sendable(answer.access_token.reveal()) or not is_sendable(refresh_token.reveal()):
-            raise errors.PayloadError(problem="a token in it is empty or has a character that cannot be sent")
+            raise errors.PayloadError(problem="a token is empty or has a character that cannot be sent")
         lifetime = _USUAL_LIFETIME if answer.expires_in is None else min(answer.expires_in, _LONGEST_LIFETIME)
         if lifetime <= 0:
             raise errors.PayloadError(problem="the access token has expired already", path="$.expires_in")
@@ -164,7 +164,7 @@ class OAuthToken:
             closes a connection.
         proxy: the URL of an HTTP proxy.
         ssl: how to verify Asana's certificate; verification cannot be switched off.
-        clock: returns the time in seconds since 1970.
+        clock: returns the time in seconds since the epoch.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -204,7 +204,7 @@ class OAuthToken:
         self._token_url = check_url("token_url", token_url, example=_TOKEN_URL)
         self._timeout = check_seconds("timeout", timeout, zero=False)
         if http is not None:
-            check_lent(http)
+            check_http(http)
         self._http = http
         self._proxy = check_proxy(proxy)
         self._ssl = check_ssl(ssl)
@@ -216,7 +216,7 @@ class OAuthToken:
         self._task: asyncio.Task[AsanaError | None] | None = None
 
     async def __call__(self) -> str:
-        """Return an access token that is valid, as far as known.
+        """Return an access token; refresh it first if it expires soon.
 
         Awaits a refresh if the token expires within a minute (or half its lifetime, if less). While the old token is
         valid, only the call that starts the refresh waits for it, others only for *on_refresh*. If the refresh fails,
@@ -260,7 +260,7 @@ class OAuthToken:
         if self._loop is None:
             self._loop = loop
         if self._loop is not loop:
-            raise ConfigurationError("this OAuthToken belongs to another event loop; make one in each loop")
+            raise ConfigurationError("this OAuthToken belongs to another event loop; create one in each loop")
 
     def _lasts(self, seconds: float) -> bool:
         return self._clock() + seconds < self._expires_at

@@ -23,11 +23,10 @@ __all__ = ["WebhookPage", "WebhookPager"]
 _MAX_STALE_PAGES: Final = 100
 """An iteration fails after this many pages in a row without a new webhook. A few empty pages are normal."""
 _MAX_PAGES: Final = 100_000
-"""Most pages of one iteration. An app may have 10,000 webhooks per user, so even pages of one webhook end earlier.
+"""Maximum pages of one iteration. An app may have 10,000 webhooks per user, so even pages of one webhook end earlier.
 
-Source: https://developers.asana.com/docs/webhooks-guide
-"""
-_LEFT: Final = "a pager with prefetch=True works only inside 'async with', which has ended; iterate again in a new one"
+Source: https://developers.asana.com/docs/webhooks-guide"""
+_LEFT: Final = "a pager with prefetch=True works only inside 'async with', which has ended; start a new 'async with'"
 
 
 @frozen(kw_only=True)

@@ -50,8 +50,7 @@ WEBHOOK_FIELDS = (
 )
 """Every documented field of a webhook: requested unless *opt_fields* is given.
 
-The three that end in ``resource_type`` are documented as members, though missing from the parameter's own list.
-"""
+The three that end in ``resource_type`` are documented as members, though missing from the parameter's own list."""
 
 _ALL_FIELDS: Final = ",".join(WEBHOOK_FIELDS)
 _GID: Final = re.compile(r"[0-9]{1,64}")

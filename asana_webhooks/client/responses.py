@@ -15,7 +15,7 @@ from asana_webhooks.client.retry import Outcome, parse_retry_after
 __all__ = ["changes_of", "clean", "error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
 
 _MOST_DETAILS: Final = 10
-"""Most errors read from one answer. Asana sends one or two; thousands would flood a log."""
+"""Maximum number of errors read from one answer. Asana sends one or two; thousands would flood a log."""
 
 _BY_STATUS: dict[int, type[errors.ResponseError]] = {
     400: errors.BadRequestError,
@@ -67,7 +67,7 @@ def changes_of(values: Iterable[str]) -> dict[str, str]:
     One header may hold several, with commas between them.
 
     Returns:
-        the name of each change that affects the request, with Asana's page about it.
+        The name of each change that affects the request, with Asana's page about it.
 
     Source: https://developers.asana.com/docs/deprecations
     """
@@ -92,7 +92,7 @@ def _error_details(body: bytes | None) -> tuple[wire.ErrorDetail, ...]:
 
 
 def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "duplicate", "target"]:
-    # 403 can mean a duplicate, a bad host, no access, and more; only the text tells them apart.
+    # 403 can mean a duplicate, a bad host, no access, and more; only the text distinguishes them.
     # https://developers.asana.com/reference/createwebhook ("Invalid hostnames like localhost will receive a 403")
     text = " ".join(one.message or "" for one in details).lower()
     if status == 403 and "duplicated webhook" in text:
@@ -167,7 +167,7 @@ def _unexpected(outcome: Outcome) -> str:
     if outcome.kind == "garbled":
         return outcome.problem
     if outcome.kind == "refused" and 300 <= outcome.status < 400:
-        return "it is a redirect, and redirects are never followed"
+        return "it is a redirect; redirects are not followed"
     if outcome.kind == "refused" and not 200 <= outcome.status < 600:
         return "not a final HTTP status"
     return ""

@@ -49,11 +49,11 @@ class RetryPolicy:
     are not retried.
 
     Raises:
-        ConfigurationError: a number of attempts below 1, a budget below 0, or a time that is negative or not finite.
+        ConfigurationError: attempts below 1, a negative budget or wait, another time of 0 or less, or one not finite.
     """
 
     attempts: int = field(default=4, validator=_check_count)
-    """Most attempts of one call."""
+    """Maximum number of attempts of one call."""
     create_attempts: int = field(default=2, validator=_check_count)
     """The same for createWebhook, which is retried only if no webhook can have been created."""
     budget: int = field(default=100, validator=_check_count)
@@ -108,7 +108,7 @@ Action = Literal["again", "renew", "raise", "succeeded", "unknown"]
 
 @frozen
 class Decision:
-    """What to do after an attempt."""
+    """The next step after an attempt."""
 
     action: Action
     """``again``: retry after *wait*. ``renew``: retry at once with another token. ``succeeded``: return the answer.
@@ -118,7 +118,7 @@ class Decision:
     pause: float = 0.0
     """Seconds for which no call of the session may send."""
     cost: int = 0
-    """What to take from the session's retry budget; negative to return some."""
+    """The amount to take from the session's retry budget; negative to return some."""
     reason: str = ""
     """For ``raise``: why a retryable failure is not retried, for the log."""
 
@@ -140,7 +140,7 @@ _TABLE: Final[Mapping[str, tuple[Action, Action, Action]]] = {
 _COLUMNS: Final = {"deleteWebhook": 1, "createWebhook": 2}
 
 _COST: Final = 10
-_COST_AFTER_429: Final = 5  # cheaper: Asana works, and said when to retry
+_COST_AFTER_429: Final = 5  # cheaper: Asana works, and states when to retry
 _RETURNED: Final = 1
 _SUCCEEDED: Final = Decision("succeeded", cost=-_RETURNED)
 
@@ -157,7 +157,7 @@ def decide(
     time_left: float,
     policy: RetryPolicy,
 ) -> Decision:
-    """Decide what to do after an attempt.
+    """Decide the next step after an attempt.
 
     Args:
         operation: Asana's operation id.
@@ -173,7 +173,7 @@ def decide(
     happened = _classify(outcome, maybe_done=maybe_done, renewable=renewable)
     action = _TABLE[happened][_COLUMNS.get(operation, 0)]
     if operation == "createWebhook" and maybe_done and action != "succeeded":
-        action = "unknown"  # an earlier attempt may have created it, whatever the outcome of this one
+        action = "unknown"  # an earlier attempt may have created it, even if this one did not
     if action == "succeeded":
         return _SUCCEEDED
     wait, pause = _times(outcome, attempt, pause_left, policy)

@@ -21,7 +21,7 @@ from asana_webhooks.client.responses import error_of, unknown_outcome
 from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
 from asana_webhooks.client.throttle import Pause, Throttle
 from asana_webhooks.client.time_limit import TimeLimit, TimeLimits
-from asana_webhooks.client.transport import DEFAULT_HEADERS, SendLog, Transport, check_lent, check_ssl
+from asana_webhooks.client.transport import DEFAULT_HEADERS, SendLog, Transport, check_http, check_ssl
 from asana_webhooks.errors import AsanaError, ConfigurationError, NetworkError, RateLimitedError, ServerError
 from asana_webhooks.models import Secret
 
@@ -29,7 +29,7 @@ __all__ = ["AsanaSession"]
 
 _BASE_URL: Final = "https://app.asana.com/api/1.0"
 """Source: https://developers.asana.com/docs/overview"""
-_CLOSED: Final = "this AsanaSession is closed; make a new one"
+_CLOSED: Final = "this AsanaSession is closed; create a new one"
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class AsanaSession:
         limiter: an async context manager to enter for every attempt, such as ``aiolimiter.AsyncLimiter(150, 60)``;
             only *timeout* limits how long that takes.
         max_reads: how many GET requests may be in flight at once. Asana allows a token 50.
-        max_writes: how many POST, PUT and DELETE requests may be. Asana allows a token 15.
+        max_writes: the same for POST, PUT and DELETE requests. Asana allows a token 15.
         http: an ``aiohttp.ClientSession`` to use as it is; it is never closed.
         proxy: the URL of an HTTP proxy.
         ssl: how to verify Asana's certificate; verification cannot be switched off.
@@ -93,7 +93,7 @@ class AsanaSession:
     ) -> None:
         self._token = token_provider(token)
         if http is not None:
-            check_lent(http)
+            check_http(http)
             if trust_env:
                 raise ConfigurationError("trust_env cannot be combined with http=; set it on the session passed there")
         if retry is not None and not isinstance(retry, RetryPolicy):
@@ -140,7 +140,7 @@ class AsanaSession:
     async def aclose(self) -> None:
         """Close the session; closing twice is fine. A session passed as *http* stays open.
 
-        Calls in flight end at once with `ConfigurationError`, wherever they wait. A create request that Asana may have
+        Calls end at once with `ConfigurationError`, in flight or waiting. A create request that Asana may have
         executed ends with `CreateOutcomeUnknownError`.
 
         Raises:
@@ -163,7 +163,7 @@ class AsanaSession:
         if self._loop is None:
             self._loop = loop
         if self._loop is not loop:
-            raise ConfigurationError("this AsanaSession belongs to another event loop; make one in each loop")
+            raise ConfigurationError("this AsanaSession belongs to another event loop; create one in each loop")
         if self._transport is None:
             self._transport = self._make_transport()
         if self._transport.http.closed:
@@ -195,7 +195,7 @@ class AsanaSession:
         attempt in flight; Asana may still have executed a create request.
 
         Raises:
-            ResponseError: Asana answered with an error; the subclass tells which.
+            ResponseError: Asana answered with an error; the subclass says which.
             UnexpectedResponseError: Asana's answer does not match its documentation.
             ConnectionFailedError: connecting failed, or no complete answer arrived.
             DeadlineExceededError: the call's deadline passed.
@@ -209,7 +209,7 @@ class AsanaSession:
         state = CallState(policy.clock() + self._timeout)
         while True:
             outcome = throttle.paused(state.waited_out) or await self._attempt(request, state)
-            if self._closed and outcome.kind in {"not_sent", "lost"}:  # ended by us, or by aiohttp first
+            if self._closed and outcome.kind in {"not_sent", "lost"}:  # ended by aclose(), or by aiohttp before it
                 raise self._closed_during(request, state)
             state.count(outcome)
             time_left = state.deadline - policy.clock()
@@ -262,7 +262,7 @@ class AsanaSession:
                 raise
             raise ConfigurationError("the limiter failed with CancelledError") from None
         except TimeoutError:
-            if not limit.expired:  # the limiter's own, not one it made of our cancellation
+            if not limit.expired:  # raised by the limiter itself, not caused by our cancellation
                 raise
         except (NetworkError, RateLimitedError, ServerError) as error:  # raised by the token provider
             # A copy: a provider may raise the same object every time, and its traceback would keep all these frames.

@@ -71,7 +71,7 @@ class Throttle:
         """Return the outcome for a call that must not send now because of a pause; ``None`` if it may send.
 
         Args:
-            waited_out: a pause the call has already waited for; it no longer applies, whatever the clock says.
+            waited_out: a pause the call has already waited for; it no longer applies, even if the clock differs.
         """
         left = self.pause_left()
         if self._pause is None or self._pause is waited_out or not left:
@@ -95,7 +95,7 @@ class Throttle:
     async def wait(self, decision: Decision) -> Pause | None:
         """Wait before a retry; return the current pause if it ends within that wait.
 
-        On cancellation there is no retry, so its cost goes back to the budget.
+        On cancellation there is no retry, so its cost is returned to the budget.
         """
         waited_out = None if self.pause_left() > decision.wait else self._pause
         try:

@@ -57,7 +57,7 @@ class TimeLimit:
             return False
         for _ in range(self._expirations):
             self._task.uncancel()
-        # If others have cancelled the task too, their cancellation goes on.
+        # If others have cancelled the task too, their cancellation continues.
         return self._task.cancelling() <= self._cancelling and kind is asyncio.CancelledError
 
     def expire(self) -> None:

@@ -28,7 +28,7 @@ __all__ = [
     "DEFAULT_HEADERS",
     "SendLog",
     "Transport",
-    "check_lent",
+    "check_http",
     "check_ssl",
     "problem_of",
     "read_body",
@@ -55,9 +55,9 @@ worst JSON (filters without members, and an error at the end) blocks the event l
 _MAX_REFUSAL: Final = 64 * 1024
 """Largest body of an answer outside 2xx, in bytes."""
 _REFUSAL_SECONDS: Final = 5.0
-"""Longest wait for such a body, and at most half of the time left: the status alone tells the error."""
+"""Longest wait for such a body; at most half of the time left, because the status alone decides the error."""
 _MAX_CHANGES: Final = 100
-"""Most announced changes remembered. Asana announces a few; a server with endless ones would fill memory and logs."""
+"""Maximum number of announced changes remembered, so that an endless series cannot fill memory and logs."""
 _CHOICES: Final = ("asana-enable", "asana-disable")
 """Headers that opt in to or out of changes; the changes they name are not logged."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -230,7 +230,7 @@ async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None
 
 
 async def _content(request: Request[Any], response: aiohttp.ClientResponse, end: float) -> bytes | None:
-    # The status tells the error; an endless body must not turn it into a timeout.
+    # The status decides the error; an endless body must not turn it into a timeout.
     if not 200 <= response.status < 300:
         try:
             left = end - asyncio.get_running_loop().time()
@@ -276,7 +276,7 @@ def refusal_of(error: Exception) -> str:
     )
 
 
-def check_lent(http: object) -> None:
+def check_http(http: object) -> None:
     """Check the http session a user passes.
 
     Raises:

@@ -198,7 +198,7 @@ class TestRequest:
         token = canary_token(TOKEN_URL, access_token="2/11/22:good")
         assert asyncio.run(token()) == "2/11/22:good"
         for use in (token(), token.renew("2/11/22:good"), token.renew("another")):
-            with pytest.raises(ConfigurationError, match="belongs to another event loop; make one in each loop"):
+            with pytest.raises(ConfigurationError, match="belongs to another event loop; create one in each loop"):
                 asyncio.run(use)
 
     def test_secrets_do_not_show(self) -> None:
@@ -261,7 +261,7 @@ class TestAnswer:
             assert error.problem == "the access token has expired already @ $.expires_in"
         for name, token in (("access_token", "canary\n"), ("refresh_token", "canary x"), ("access_token", "")):
             error = error_of(200, json.dumps(GRANTED | {name: token}).encode())
-            assert error.problem == "a token in it is empty or has a character that cannot be sent @ $"
+            assert error.problem == "a token is empty or has a character that cannot be sent @ $"
 
     def test_refused(self) -> None:
         """OAuth's code and sentence are in the error, with what to do; without them the text stays readable."""

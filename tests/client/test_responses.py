@@ -227,7 +227,7 @@ class TestErrorOfAStatus:
         error = error_for(request_, 307, b"https://canary.example", attempts=2)
 
         assert isinstance(error, errors.UnexpectedResponseError)
-        assert error.problem == "it is a redirect, and redirects are never followed"
+        assert error.problem == "it is a redirect; redirects are not followed"
         assert (error.status, error.attempts, error.operation) == (307, 2, request_.operation)
         assert "canary" not in repr(error)
 

@@ -483,7 +483,7 @@ class TestClosing:
             results = await self.ended(asana, *calls)
 
             assert kinds(results) == {"ConfigurationError": 6}
-            assert {str(one) for one in results} == {"this AsanaSession is closed; make a new one"}
+            assert {str(one) for one in results} == {"this AsanaSession is closed; create a new one"}
             assert len(server.arrivals) == 1
 
     async def test_between_attempts(self) -> None:
