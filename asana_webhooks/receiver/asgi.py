@@ -64,7 +64,7 @@ class ReceiverApp:
 
 
 class _Chunks:
-    """The chunks of a request's body; `is_read` tells whether all have been read."""
+    """The chunks of a request's body; `is_read`: whether all have been read."""
 
     def __init__(self, receive: _Receive) -> None:
         self._receive = receive

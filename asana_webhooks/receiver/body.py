@@ -1,4 +1,4 @@
-"""Request bodies: read and verified at most once, with limits on time and size that hold before verification, too."""
+"""Request bodies: read and verified at most once. Limits on time and size apply before verification too."""
 
 import asyncio
 from collections.abc import AsyncIterable
@@ -66,7 +66,7 @@ class Body:
         """The delivery, if its signature matches the secret that was tried."""
 
     async def read(self) -> bytes:
-        """Return the body. Awaits the remaining chunks; if that is cancelled, the body cannot be read any more.
+        """Return the body. Awaits the remaining chunks; if that is cancelled, the body can no longer be read.
 
         Raises:
             RefusedError: 413 too large, 408 timed out, 400 cut off, 503 too many bytes being read.

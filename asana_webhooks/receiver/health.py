@@ -20,8 +20,8 @@ _CANCEL_SECONDS: Final = 1.0
 def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
     """Return 200 if deliveries can be stored and 503 if not, with the store's health as JSON.
 
-    The JSON must not reveal the outcome of a single request. By asking before and after a request, a stranger could
-    learn what its reply hides.
+    The JSON must not reveal the outcome of a single request. By asking before and after a request, an attacker
+    could learn the outcome that its reply hides.
 
     Args:
         health: the store's health; ``None`` if it did not answer.

@@ -33,9 +33,9 @@ class PendingDeliveries:
         self._timeout = timeout
         self._bytes = 0
         self._writing: dict[asyncio.Future[PutResult], asyncio.Future[PutResult]] = {}
-        """By answer, the store's write."""
+        """The store's write for each answer."""
         self._deadlines: dict[asyncio.Future[PutResult], float] = {}
-        """By answer, earliest first."""
+        """The deadline of each answer, earliest first."""
         self._timer: asyncio.TimerHandle | None = None
 
     def check_room(self, size: int = 0) -> None:
@@ -72,7 +72,7 @@ class PendingDeliveries:
     def _finish(self, answer: asyncio.Future[PutResult], size: int, writing: asyncio.Future[PutResult]) -> None:
         del self._writing[answer]
         self._bytes -= size
-        self._deadlines.pop(answer, None)  # the timer stays for deliveries that come before it fires
+        self._deadlines.pop(answer, None)  # the timer stays for deliveries that arrive before it fires
         if writing.cancelled():
             answer.cancel()
             return

@@ -131,7 +131,7 @@ class HookHeaders:
 
     @classmethod
     def of(cls, headers: Headers) -> "HookHeaders":
-        """Extract them from a request's headers."""
+        """Extract the relevant headers of a request."""
         values: dict[bytes, list[bytes]] = {}
         for raw_name, value in headers:
             name = raw_name.lower()
@@ -147,7 +147,7 @@ class HookHeaders:
 
 
 def read_headers(registration: Registration, headers: HookHeaders, *, max_body: int = MAX_BODY) -> Handshake | Signed:
-    """Tell a handshake from a delivery, before the body is read.
+    """Return whether a request is a handshake or a delivery, before its body is read.
 
     Args:
         registration: the store's record of the endpoint.
@@ -211,5 +211,5 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
 
 
 def is_heartbeat(body: bytes) -> bool:
-    """Tell whether a verified delivery is a heartbeat: it carries no events."""
+    """Return whether a verified delivery is a heartbeat: it contains no events."""
     return _HEARTBEAT.fullmatch(body) is not None

@@ -19,7 +19,7 @@ def sign_body(body: bytes, *, secret: Secret) -> str:
     """Return the ``X-Hook-Signature`` of *body*: 64 lower-case hex digits.
 
     Raises:
-        ValueError: the secret is empty: anyone could make such a signature.
+        ValueError: the secret is empty, so anyone could make the signature.
     """
     if not secret.reveal():
         raise ValueError("the secret must not be empty: pass the webhook's X-Hook-Secret")
@@ -27,7 +27,7 @@ def sign_body(body: bytes, *, secret: Secret) -> str:
 
 
 def verify_signature(body: bytes, signature: bytes, *, secret: Secret) -> bool:
-    """Tell whether *signature* is valid for *body*. A malformed signature is not valid; it raises no error.
+    """Return whether *signature* is valid for *body*. A malformed signature is not valid; it raises no error.
 
     Args:
         body: the raw bytes of the request, not decoded.

@@ -22,7 +22,7 @@ from asana_webhooks.receiver.receiver import Receiver
 __all__ = ["webhook_routes"]
 
 _SHORT: Final = 64 * 1024
-"""Bytes. A body up to this size that came with its headers is passed whole: 18 us faster, a quarter of a request."""
+"""Bytes. A body up to this size that arrived with its headers is passed whole: 18 us faster, a quarter of a request."""
 
 
 def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = False) -> list[web.RouteDef]:
