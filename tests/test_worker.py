@@ -833,7 +833,7 @@ async def test_a_store_that_is_interrupted_is_asked_again(
     worker = Worker(store, handle, poll=0.001, lease=0.01, retention=Retention(every=0.001))
     await run_until(worker, again)
 
-    assert "a call to the store was cancelled" in caplog.text
+    assert "a store operation was cancelled" in caplog.text
 
 
 async def test_each_kind_has_its_age() -> None:

@@ -1,8 +1,8 @@
 """The `Store` protocol: registrations (the secret of each endpoint) and the inbox (the deliveries to handle).
 
 Every method except `Store.purge` makes its changes in one short transaction. When it returns, its changes are
-durable (in `MemoryStore`, until the process ends). When it raises, it has changed nothing. Times are seconds of the
-store's own clock.
+durable (in `MemoryStore`, until the process ends). When it raises an error, it has changed nothing; a cancelled call
+may have. Times are seconds of the store's own clock.
 
 Every method raises `StoreUnavailableError` when the store cannot be read or written. Methods that read or add data,
 heartbeats included, raise `StoreFullError` while too many calls are waiting.
@@ -228,7 +228,7 @@ class Store(Protocol):
     def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
         """Store a delivery; the awaitable is done only when the delivery is durable. Usually a coroutine function.
 
-        A function that returns a future spares the receiver a task for each delivery. Cancelling that future must stop
+        A function that returns a future saves the receiver a task for each delivery. Cancelling that future must stop
         only the waiting, not the write.
 
         ``"duplicate"``: the registration already has a delivery with this signature, perhaps a finished one.
@@ -284,6 +284,6 @@ class Store(Protocol):
         """Delete finished deliveries received more than *older_than* seconds ago; return how many.
 
         Until then, their duplicates are recognized. With *dead*, dead letters of that age are deleted too. Closed
-        registrations without deliveries are also deleted, uncounted, once their deadline is that long past. A store may
-        use several transactions, so that other calls get their turn. If it raises, it may have deleted some already.
+        registrations without deliveries are also deleted, uncounted, once their deadline is as long ago. A store may
+        use several transactions, so that other calls run in between. If it raises, it may have deleted some already.
         """

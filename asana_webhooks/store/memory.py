@@ -134,7 +134,7 @@ class MemoryStore:
             if delivery.new.candidate == candidate_id(secret):
                 delivery.state = DeliveryState.WAITING
             else:
-                self._forget(delivery)
+                self._delete(delivery)
         return True
 
     async def close(self, id: str) -> bool:
@@ -148,7 +148,7 @@ class MemoryStore:
     def _end(self, found: Registration) -> None:
         self._registrations[found.id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
         for delivery in self._quarantined(found.id):
-            self._forget(delivery)
+            self._delete(delivery)
 
     async def find(self, id: str) -> Registration | None:
         """See `Store.find`."""
@@ -305,7 +305,7 @@ class MemoryStore:
         states = {DeliveryState.DONE, DeliveryState.DEAD} if dead else {DeliveryState.DONE}
         old = [one for one in self._known.values() if one.state in states and one.received_at < before]
         for delivery in old:
-            self._forget(delivery)
+            self._delete(delivery)
         in_use = {id for id, _ in self._known}
         for one in list(self._registrations.values()):
             if one.state is RegistrationState.CLOSED and one.deadline < before and one.id not in in_use:
@@ -319,7 +319,7 @@ class MemoryStore:
     def _quarantined(self, id: str) -> list[_Delivery]:
         return [one for one in self._in(DeliveryState.QUARANTINED) if one.new.registration == id]
 
-    def _forget(self, delivery: _Delivery) -> None:
+    def _delete(self, delivery: _Delivery) -> None:
         """Delete a delivery; a duplicate of it would be stored as new."""
         del self._known[delivery.new.registration, delivery.new.signature]
         self._open.pop(delivery.id, None)

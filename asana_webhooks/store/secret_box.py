@@ -54,8 +54,8 @@ class FernetBox:
         box = FernetBox({"2026-11": os.environ["ASANA_STORE_KEY"]})
         store = SQLiteStore("asana.db", secret_box=box)
 
-    ``python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"`` makes a key. Store it
-    safely and apart from the database file. Without the key the secrets are lost, and with them the webhooks.
+    ``python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"`` creates a key. Keep
+    it safe, and apart from the database file. Without the key the secrets are lost, and with them the webhooks.
 
     To rotate the key, first add the new one in every process (``{"old": …, "new": …}``). Then put it first everywhere
     (``{"new": …, "old": …}``), and call `SQLiteStore.reseal` once. Then remove the old one.
@@ -81,7 +81,7 @@ class FernetBox:
             if fernet is None:
                 raise ConfigurationError(
                     f"the Fernet key {key_id!a:.80} must have an id and be 32 bytes in URL-safe base64; "
-                    "make one with Fernet.generate_key()"
+                    "create one with Fernet.generate_key()"
                 )
             self._fernets[key_id] = fernet
         if not self._fernets:
@@ -104,7 +104,7 @@ class FernetBox:
 
         fernet = self._fernets.get(key_id)
         if fernet is None:
-            raise ConfigurationError(f"this FernetBox has no key {key_id!a:.80}")
+            raise ConfigurationError(f"this FernetBox has no key {key_id!a:.80}; add it to its keys")
         with suppress(InvalidToken):
             return Secret(fernet.decrypt(sealed).decode())
         raise ConfigurationError(f"the secret was not sealed with the key {key_id!a:.80}, or was changed since")

@@ -97,9 +97,11 @@ class Processor:
         if delivery.stale:
             self.count(ProcessResult.STALE)
             if self.refuse_stale:
-                _log.warning("delivery %d: stale: its newest event is more than 25 hours old; refused", lease.id)
+                _log.warning(
+                    "delivery %d: stale: its newest event is more than 25 hours old; making it a dead letter", lease.id
+                )
                 return ProcessResult.DEAD, await self._fail(lease, "stale: its newest event is more than 25 hours old")
-            _log.warning("delivery %d: stale: its newest event is more than 25 hours old; handled anyway", lease.id)
+            _log.warning("delivery %d: stale: its newest event is more than 25 hours old; handling it anyway", lease.id)
         failure = await self._handle(delivery)
         if failure is None:
             return ProcessResult.DONE, await self.store.done(lease)

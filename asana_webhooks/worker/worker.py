@@ -246,7 +246,7 @@ class Worker:
     def _free(self) -> int:
         """Return how many more handlers may start.
 
-        Handled deliveries free their slot before they are acknowledged. So the store can acknowledge them and lease the
+        Handled deliveries free their slot before they are acknowledged. So the store can acknowledge them and claim the
         next ones in one transaction (measured: a third more deliveries a second on SQLite). Their number is bounded.
         """
         return min(self._concurrency - len(self._slots), 2 * self._concurrency - len(self._held))
@@ -338,7 +338,7 @@ async def _await_store(call: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         if is_being_cancelled():
             raise
-        raise StoreUnavailableError(problem="a call to the store was cancelled") from None
+        raise StoreUnavailableError(problem="a store operation was cancelled") from None
 
 
 def _describe(error: Exception) -> str:

@@ -138,7 +138,7 @@ PURGE_REGISTRATIONS = """
 """
 
 ROWS_AT_ONCE = 500
-"""How many rows `purge` deletes in one transaction at most, so that other operations get their turn."""
+"""How many rows `purge` deletes in one transaction at most, so that other operations run in between."""
 
 BYTES_AT_ONCE = 4 * 1024**2
 """Once its bodies reach this size in bytes, a transaction of `purge` ends: overwriting deleted data fills the log."""
@@ -215,7 +215,7 @@ def claim(
     """See `Store.claim`."""
     connection.execute(WAKE, (now, now + MAX_SKEW))
     if not connection.execute(ANY_WAITING).fetchone():
-        return []  # do not step through registrations in vain
+        return []  # nothing to claim, so do not step through registrations
     chosen = connection.execute(OLDEST_IN_ORDER, (halt, limit)) if ordered else connection.execute(OLDEST, (limit,))
     leases = [Lease(**values, expires_at=now + lease) for values in _named(chosen)]
     connection.executemany(LEASE, [(now, one.expires_at, one.id) for one in leases])
@@ -255,7 +255,7 @@ def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease
 def health(
     connection: sqlite3.Connection, *, writable: bool, log_bytes: int, problems: tuple[str, ...], now: float
 ) -> StoreHealth:
-    """See `Store.health`; *writable* tells whether a write just succeeded."""
+    """See `Store.health`; *writable*: whether a write just succeeded."""
     (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
     (leased,) = connection.execute(COUNT_LEASED, (now, now + MAX_SKEW)).fetchone()
     apart = dict(connection.execute(APART).fetchall())

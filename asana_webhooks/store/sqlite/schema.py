@@ -16,7 +16,7 @@ APPLICATION_ID = 0x41_57_48_4B
 """Stored in ``PRAGMA application_id`` ("AWHK"): distinguishes our files from those of other programs."""
 
 TABLES = (
-    # `echoed` outlives the candidates: it tells whether Asana may have created a webhook for the registration.
+    # `echoed` outlives the candidates: it shows whether Asana may have created a webhook for the registration.
     # `candidate` is the id of the one that was confirmed. `secret` is plain text, or sealed with the key `key_id`.
     """
     CREATE TABLE registrations (

@@ -136,7 +136,7 @@ class SQLiteStore:
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise ConfigurationError("this store belongs to another event loop; create one store for each loop")
+            raise ConfigurationError("this store belongs to another event loop; create one in each loop")
 
     def _check_usable(self) -> None:
         self._check_loop()

@@ -28,8 +28,7 @@ Operation = Callable[[sqlite3.Connection], T]
 
 BatchOperation = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
 """A function that runs in a transaction for several consecutive requests of one kind, and returns the outcome of each.
-It, too, may raise an `AsanaError` only before its first write.
-"""
+It, too, may raise an `AsanaError` only before its first write."""
 
 _FAULTS_OF_ONE = (
     sqlite3.IntegrityError,
@@ -116,7 +115,7 @@ class TransactionQueue:
         Args:
             run: called in the thread, once for all consecutive requests with the same *run*.
             request: passed to *run*, in a list with these other requests.
-            adds: how many bytes the request adds to the store; ``None``: it is accepted whatever is in flight.
+            adds: how many bytes the request adds to the store; ``None``: no limit applies to it.
 
         Raises:
             StoreFullError: too many operations or bytes are in flight, or this request alone exceeds *max_bytes*.
@@ -300,8 +299,8 @@ def _explained(error: BaseException) -> Exception:
         return ConfigurationError(f"the store cannot save one of the values given ({type(error).__name__})")
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    # A cancellation or an exit would end the caller unasked, and a future does not accept StopIteration.
+    # A cancellation or an exit would end the caller, and a future does not accept StopIteration.
     return StoreUnavailableError(
-        problem=f"the store was interrupted ({type(error).__name__})",
+        problem=f"a store operation was interrupted ({type(error).__name__})",
         advice="Check the clock function that was given to the store.",
     )
