@@ -84,7 +84,7 @@ async def establish_webhook(
     Args:
         asana: the session to create it with.
         store: the store the receivers use.
-        public_url: where Asana reaches them. A random endpoint is appended as the last segment of its path.
+        public_url: the URL where Asana reaches the receivers. A random endpoint is appended as its last segment.
         resource: the gid of the task, project, portfolio, … to watch.
         filters: the events Asana sends; all by default.
         workspace: the resource's workspace. It is needed to find and delete webhooks whose create call got no answer,
@@ -92,8 +92,8 @@ async def establish_webhook(
 
     Raises:
         TargetRejectedError: Asana could not reach *public_url*, or got a wrong answer to its handshake.
-        HandshakeMismatchError: the 201's secret matches no handshake: something on the way may have changed or answered
-            it. Or the registration's deadline passed first. The error says whether the webhook was deleted.
+        HandshakeMismatchError: the 201 has no secret, or one that matches no handshake: something on the way may have
+            answered it. Or the registration's deadline passed first. The error says whether the webhook was deleted.
         CreateOutcomeUnknownError: the outcome of two create calls is unknown; or of one, and its registration could not
             be closed and expires at its deadline.
         DuplicateWebhookError: the same, but the last answer was that the webhook exists already. The endpoint is new,
@@ -171,7 +171,7 @@ class _Attempt:
     echoed: bool | None = None
     """Set by `_undo`: whether a handshake was echoed; ``None`` if unknown."""
     deleted: bool = False
-    """Set by `_undo`: whether the webhook that was created is gone."""
+    """Set by `_undo`: whether the webhook that was created is deleted."""
 
     @classmethod
     def at(cls, base: URL, request: CreateWebhookRequest) -> Self:

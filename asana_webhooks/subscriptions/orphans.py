@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspace: str | None = None) -> int:
-    """Delete webhooks that processes left behind when they died while creating them, and end their registrations.
+    """Delete webhooks that processes left behind when they died while creating them, and close their registrations.
 
     `establish_webhook` does this first if *workspace* is given. Call it in services that may start without establishing
     a webhook. A registration is not touched before its deadline, one minute after the longest create call: the process
@@ -53,7 +53,7 @@ async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspa
         ConfigurationError: *workspace* is not a gid, or the store is closed.
     """
     if workspace is not None:
-        GetWebhooksRequest(workspace=workspace)  # checks it before any registration is ended
+        GetWebhooksRequest(workspace=workspace)  # checks it before any registration is closed
     echoed: defaultdict[str, set[str]] = defaultdict(set)
     for overdue in await store.sweep():
         _log.warning("registration %.12s on resource %s expired before it was confirmed", overdue.id, overdue.resource)
