@@ -38,7 +38,7 @@ class FakeClock:
         return self._shown + timedelta(seconds=time.monotonic() - self._seen)
 
     def time(self) -> float:
-        """Return the same in seconds since 1970, as `time.time` does; pass this method as a *clock*."""
+        """Return the same in seconds since the epoch, as `time.time` does; pass this method as a *clock*."""
         return self.now().timestamp()
 
     def tick(self) -> datetime:

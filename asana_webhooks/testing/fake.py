@@ -26,7 +26,7 @@ class FakeAsana:
 
     It answers the five operations below `url`, sends handshakes to targets, and sends signed deliveries after each
     `change`. `script` and `hold` make it fail on request. It connects to this machine only. For any other target it
-    says "could not be reached" without trying.
+    reports "could not be reached" without trying.
 
     ::
 
@@ -38,7 +38,7 @@ class FakeAsana:
     Use it in one event loop, with ``async with`` or with `start` and `aclose`.
 
     Args:
-        token: the access token it accepts; assign to `token` later to play a token that expires.
+        token: the access token it accepts; assign to `token` later to simulate a token that expires.
         workspace: gid of the only workspace.
         projects: gids of projects in it.
         webhooks: how many webhooks exist at the start, each on a separate project. Their targets are never contacted.
@@ -68,7 +68,7 @@ class FakeAsana:
     requests: list[RequestRecord]
     """The last 10,000 requests to the API and the token endpoint, in order of arrival."""
     handshakes: list[HandshakeRecord]
-    """The last 10,000 handshakes, including strangers'."""
+    """The last 10,000 handshakes, including forged ones."""
     deliveries: list[DeliveryRecord]
     """The last 10,000 delivery attempts, including heartbeats and forgeries."""
     faults: FaultScript
@@ -193,7 +193,7 @@ class FakeAsana:
 
     @property
     def token(self) -> str:
-        """The access token the API accepts; assign another one to play a token that expires."""
+        """The access token the API accepts; assign another one to simulate a token that expires."""
         return self._tokens.token
 
     @token.setter

@@ -81,7 +81,7 @@ def _is_number(least: float, most: float = float("inf"), *, whole: bool = True, 
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not fits or not least <= value <= most or value == float("inf"):
             kind = "whole number" if whole else "number"
-            bounds = f"from {least:g} up" if most == float("inf") else f"from {least:g} to {most:g}"
+            bounds = f"of at least {least:g}" if most == float("inf") else f"from {least:g} to {most:g}"
             raise ConfigurationError(f"{attribute.name} must be a {kind} {bounds}, not {value!r:.80}")
 
     return check
@@ -141,9 +141,9 @@ class Fault:
     at: str = field(validator=_is(str))
     """Which requests: an operation id, ``*``, ``oauth_token``, ``handshake``, ``delivery`` or ``heartbeat``."""
     do: str = field(default="answer", validator=_is(str))
-    """What to do to them."""
+    """The kind of fault: see above."""
     times: int | None = field(default=1, validator=_is_number(1, optional=True))
-    """To how many of them; ``None`` for all."""
+    """How many requests to apply it to; ``None`` for all."""
     after: int = field(default=0, validator=_is_number(0))
     """How many matching requests to leave alone first."""
     webhook: str | None = field(default=None, validator=_is(str))
@@ -175,7 +175,7 @@ class Fault:
             raise ConfigurationError(f"at must be one of {', '.join(_KINDS)}, not {self.at!r:.80}")
         if self.do not in _KINDS[self.at]:
             raise ConfigurationError(
-                f"do at {self.at} must be one of {', '.join(_KINDS[self.at])}, not {self.do!r:.80}"
+                f"do for at={self.at!r} must be one of {', '.join(_KINDS[self.at])}, not {self.do!r:.80}"
             )
         _check_moment(self.at, self.when)
 
@@ -184,7 +184,7 @@ def _check_moment(at: str, when: str) -> None:
     if at not in _MOMENTS:
         raise ConfigurationError(f"at must be one of {', '.join(_MOMENTS)}, not {at!r:.80}")
     if when not in _MOMENTS[at]:
-        raise ConfigurationError(f"when at {at} must be one of {', '.join(_MOMENTS[at])}, not {when!r:.80}")
+        raise ConfigurationError(f"when for at={at!r} must be one of {', '.join(_MOMENTS[at])}, not {when!r:.80}")
 
 
 class Hold:

@@ -182,7 +182,7 @@ class DeliveryRecord:
     heartbeat: bool = False
     retry: bool = False
     duplicate: bool = False
-    """True if it was sent again after it had been accepted."""
+    """True if it was sent a second time although the first was accepted."""
     forged: bool = False
     """True for a forged or tampered delivery."""
     status: int | None = None

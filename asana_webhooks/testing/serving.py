@@ -67,7 +67,7 @@ class LoopbackServer:
         """
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._track)
-        # Asana does not document compressed bodies. Undecompressed, a broken one is just an invalid body.
+        # Asana does not document compressed bodies. Without decompression, a broken one is only an invalid body.
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, auto_decompress=False)
         await runner.setup()
         try:

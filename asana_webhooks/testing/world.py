@@ -209,8 +209,8 @@ class World:
             self.resources[resource.gid] = attrs.evolve(resource, parents=remaining)
         event = self._event(change, resource, parent, details)
         for webhook in self.webhooks.values():
-            hears = _reaches(webhook.resource, lineage, resource) and _passes(webhook.filters, event)
-            if hears and not webhook.quiet:
+            receives = _reaches(webhook.resource, lineage, resource) and _passes(webhook.filters, event)
+            if receives and not webhook.quiet:
                 webhook.waiting.append(dict(event))
         return event
 
