@@ -1,4 +1,4 @@
-"""Clean-up that runs to its end even while its task is being cancelled."""
+"""Finish cleanup even while its task is being cancelled."""
 
 import asyncio
 import logging

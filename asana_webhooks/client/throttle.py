@@ -29,7 +29,7 @@ class Pause:
 
 
 class Throttle:
-    """Rate limiting shared by one session's calls. `asana_webhooks.client.retry` decides how to act on it.
+    """Rate limiting shared by one session's calls. It holds the state; `asana_webhooks.client.retry` decides.
 
     Args:
         policy: the session's retry policy.

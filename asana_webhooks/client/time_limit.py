@@ -103,7 +103,7 @@ class TimeLimits:
             self._timer = asyncio.get_running_loop().call_at(when, self._check)
 
     def _check(self) -> None:
-        # A finished call leaves the timer set, so most checks find nothing: one check per time limit.
+        # A finished call leaves the timer set, so most checks find nothing; about one runs per timeout.
         now = asyncio.get_running_loop().time()
         next_end = math.inf
         for limit in self.entered:

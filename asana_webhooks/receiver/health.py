@@ -35,7 +35,7 @@ def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
 
 
 class HealthCheck:
-    """Asks a store for its health, once for all callers at about the same time.
+    """Asks a store for its health; callers at about the same time share one check.
 
     Anyone may ask, and each check tries a write, so one result is reused for a while.
 

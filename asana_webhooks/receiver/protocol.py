@@ -72,7 +72,7 @@ class ReceiveResult(enum.StrEnum):
 
     ECHOED = "handshake echoed", 200
     STORED = "stored", 200
-    QUARANTINED = "quarantined", 200  # stored, but dropped if the 201 names another secret
+    QUARANTINED = "quarantined", 200  # stored, but deleted if the 201 names another secret
     DUPLICATE = "duplicate", 200
     HEARTBEAT = "heartbeat", 200
     UNKNOWN = "unknown endpoint", 404

@@ -94,9 +94,9 @@ class Receiver:
     registration may be read before it is refused.
 
     A delivery is answered 200 only after the store has committed it. A request that fails verification is answered
-    401, always with the same empty body. A delivery that is not stored in time is answered 503. So is any request, at
-    once, while too much is in flight. Asana resends both. Every refusal logs one line, with ``extra`` fields for
-    structured logging: ``asana_status``, ``asana_outcome`` and ``asana_registration``.
+    401, always with the same empty body. A delivery not stored within *timeout* is answered 503. While too much is in
+    flight, any request is answered 503 at once. Asana resends both. Every refusal logs one line, with ``extra`` fields
+    for structured logging: ``asana_status``, ``asana_outcome`` and ``asana_registration``.
 
     To shut down, close the receiver (`aclose`), then the server, then the store. Requests in flight then finish.
 

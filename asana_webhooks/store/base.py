@@ -196,8 +196,8 @@ class Store(Protocol):
         """Confirm a registration with the gid and secret of Asana's 201. True: it is confirmed with them.
 
         True only if it was pending, within its deadline, with *secret* among its candidates, or is already confirmed
-        with this gid and secret. The other candidates are dropped. Deliveries quarantined under *secret* are released
-        in the order they were received; the others are dropped.
+        with this gid and secret. The other candidates are deleted. Deliveries quarantined under *secret* are released
+        in the order they were received; the others are deleted.
         """
 
     async def close(self, id: str) -> bool:
@@ -213,7 +213,7 @@ class Store(Protocol):
         """
 
     async def sweep(self) -> Sequence[Registration]:
-        """Close all pending registrations past their deadline, and drop their quarantined deliveries.
+        """Close all pending registrations past their deadline, and delete their quarantined deliveries.
 
         Returns:
             The registrations as they were: pending, with the candidates that can be opened. If `Registration.echoed`
@@ -236,10 +236,10 @@ class Store(Protocol):
         """
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
-        """Lease up to *limit* waiting deliveries for *lease* seconds, oldest first. It does not wait for deliveries.
+        """Claim up to *limit* waiting deliveries for *lease* seconds, oldest first. It does not wait for deliveries.
 
         A delivery whose lease expired is waiting again. So is one whose lease or delay began more than a minute in the
-        future: the clock was set back, and the end may be years away. With *ordered*, a delivery is leased only when
+        future: the clock was set back, and the end may be years away. With *ordered*, a delivery is claimed only when
         all earlier ones of its registration are done or dead. With *halt* as well, they must be done: a dead letter
         blocks later deliveries until it is requeued or purged.
         """

@@ -20,11 +20,12 @@ class SecretBox(Protocol):
 
     `FernetBox` uses keys that you provide. For a key management service, write a box whose methods call its client.
 
-    The store calls the methods in its threads, perhaps two at once, and never while it locks the database. They may
-    block, but need a short timeout: a delivery waits for `open`, and Asana gives up after ten seconds. Secrets are
-    opened one at a time, and concurrent lookups of one registration share a call: with calls of 50 milliseconds, the
-    deliveries of 20 webhooks a second get through. A box may cache opened secrets. Any exception, even `SystemExit` or
-    `asyncio.CancelledError`, becomes a `StoreUnavailableError` without its text; the receiver then answers 503.
+    A store calls the methods in one thread, one at a time, and never while it locks the database; stores that share a
+    box may call it concurrently. The methods may block, but need a short timeout: a delivery waits for `open`, and
+    Asana gives up after ten seconds. With calls of 50 milliseconds, a store looks up 20 registrations a second;
+    concurrent lookups of one registration share a call. A box may cache opened secrets. Any exception, even
+    `SystemExit` or `asyncio.CancelledError`, becomes a `StoreUnavailableError` without its text; the receiver then
+    answers 503.
     """
 
     @property

@@ -72,8 +72,8 @@ async def establish_webhook(
     await this in an application's startup hook: the port is not open yet.
 
     With *workspace*, it first calls `delete_orphaned_webhooks`, for at most 10 seconds, and continues if that fails.
-    Then it awaits the store and one create call. If the outcome of that call is unknown, it awaits a second create call
-    and, with *workspace*, at most two searches for orphaned webhooks (30 seconds each) and the calls that delete them.
+    Then it awaits the store and one create call. If its outcome is unknown, it awaits a second create call.
+    With *workspace*, it then also searches for orphaned webhooks, at most twice (30 seconds each), and deletes them.
 
     It is all or nothing. If this raises or is cancelled, no delivery of a webhook it may have created is accepted. The
     registration is closed, which may take 5 seconds, and a webhook whose gid is known is deleted, which may take 15. So

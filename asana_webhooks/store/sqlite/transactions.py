@@ -134,7 +134,7 @@ class TransactionQueue:
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            loop.call_soon(self._start)  # everything else that is ready in this turn of the loop joins
+            loop.call_soon(self._start)  # the other operations ready in this turn of the loop join
         return answer
 
     async def submit_or_undo(self, operation: Operation[T], *, undo: Callable[[sqlite3.Connection, T], object]) -> T:
