@@ -57,7 +57,7 @@ class ErrorDetail:
 
 @frozen(kw_only=True)
 class NextPage:
-    """The link to the next page. ``path`` and ``uri`` are left out on purpose: only the offset is used."""
+    """Where the next page starts. ``path`` and ``uri`` are left out on purpose: only the offset is used."""
 
     offset: str
 

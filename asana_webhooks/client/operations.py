@@ -144,7 +144,7 @@ async def update_webhook(
     opt_fields: Iterable[str] | None = None,
     opt_pretty: bool = False,
 ) -> Webhook:
-    """Replace all filters of a webhook; return its new record. Asana lets nothing else change.
+    """Replace all filters of a webhook; return its new record. Nothing else can be changed.
 
     Args:
         session: the session to send with.

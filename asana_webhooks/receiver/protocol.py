@@ -83,7 +83,7 @@ class ReceiveResult(enum.StrEnum):
     TOO_SLOW = "body timed out", 408
     CUT_OFF = "body cut off", 400
     MALFORMED = "malformed handshake", 400
-    NOT_ACCEPTED = "handshake no longer accepted", 401  # no longer pending, or 4 candidates already
+    NOT_ACCEPTED = "handshake too late, or too many", 401  # no longer pending, or 4 candidates already
     UNSIGNED = "no signature", 401
     SEVERAL_SIGNATURES = "several signatures", 401
     NO_SECRET = "no secret yet", 401

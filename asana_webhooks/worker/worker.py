@@ -294,7 +294,9 @@ class Worker:
             if result is True:
                 _log.info("delivery %d: released; this attempt does not count", lease.id)
             else:
-                _log.warning("delivery %d: not released; unless done, it is retried when its lease expires", lease.id)
+                _log.warning(
+                    "delivery %d: not released; if still unfinished, it is retried when its lease expires", lease.id
+                )
 
     async def _extend_leases(self) -> None:
         while True:

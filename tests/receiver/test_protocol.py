@@ -83,7 +83,7 @@ def test_every_result_has_its_status() -> None:
         413: ["body too large"],
         408: ["body timed out"],
         401: [
-            "handshake no longer accepted",
+            "handshake too late, or too many",
             "no signature",
             "several signatures",
             "no secret yet",
