@@ -27,7 +27,8 @@ class FakeClock:
         if start is not None and start.tzinfo is None:
             raise ConfigurationError("start must have a time zone, such as datetime(2026, 1, 2, tzinfo=UTC)")
         self.running = running
-        self._shown = start or _whole_milliseconds(datetime.now(UTC))
+        # In UTC: arithmetic in a zone with daylight saving time could go back, or skip an hour.
+        self._shown = start.astimezone(UTC) if start else _whole_milliseconds(datetime.now(UTC))
         self._seen = time.monotonic()
         self._last_tick = datetime.min.replace(tzinfo=UTC)
 

@@ -5,6 +5,7 @@ import itertools
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -60,6 +61,15 @@ def test_each_tick_is_a_millisecond_of_its_own(microseconds: int) -> None:
     assert clock.now() == first + 2 * MILLISECOND
     clock.move_to(start + timedelta(seconds=1))
     assert clock.tick() == first + timedelta(seconds=1)
+
+
+def test_time_goes_on_when_summer_time_ends() -> None:
+    """A clock that starts in a zone with daylight saving time neither goes back nor skips an hour."""
+    for minute, fold in ((30, 1), (59, 0)):
+        start = datetime(2026, 10, 25, 2, minute, 59, 999_000, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold)
+        clock, first = FakeClock(start=start), start.astimezone(UTC)
+        shown = [datetime.fromisoformat(format_time(clock.tick())) for _ in range(3)]
+        assert shown == [first, first + MILLISECOND, first + 2 * MILLISECOND]
 
 
 def test_ticks_of_a_running_clock() -> None:
