@@ -36,7 +36,7 @@ async def start(folder: Path, *command: str, **environment: str) -> asyncio.subp
         sys.executable,
         *command,
         cwd=folder,
-        env=os.environ | environment | {"PYTHONUNBUFFERED": ""},  # the programs flush
+        env=os.environ | environment | {"PYTHONUNBUFFERED": ""},  # programs flush what they print
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -95,6 +95,21 @@ async def test_a_whole_service(tmp_path: Path) -> None:
                 fake.change(project, field="name")
                 assert await next_line(service) == f"changed project {project}"
         assert len(fake.webhooks) == 1
+
+
+async def test_sigterm_while_establishing(tmp_path: Path) -> None:
+    """README's service ends on SIGTERM while Asana creates its webhook, too, and keeps it for the next start."""
+    port = free_port()
+    async with FakeAsana() as fake:
+        created = fake.hold("createWebhook", when="before_answer")
+        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
+        async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
+            await created.reached()
+            service.send_signal(signal.SIGTERM)
+            created.release()
+            await service.wait()
+        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+            assert list((await store.health()).heartbeats) == list(fake.webhooks)
 
 
 async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
