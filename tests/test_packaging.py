@@ -13,9 +13,9 @@ from readme_renderer.markdown import render
 
 from tests.helpers.guides import GUIDES, ROOT, targets
 
-PLUG_IN = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"][
-    "fancy-pypi-readme"
-]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PLUG_IN = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+SOURCE, VERSION = PYPROJECT["project"]["urls"]["Source"], PYPROJECT["project"]["version"]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,9 @@ def test_links_work_on_a_package_index(description: str) -> None:
 
     assert [one for one in shown if not one.startswith(("https://", "#"))] == []
     assert [one for one in shown if one.startswith("#") and f'id="{one[1:]}"' not in html] == []
+    raw = SOURCE.replace("//github.com/", "//raw.githubusercontent.com/")
+    assert f"{SOURCE}/blob/v{VERSION}/LICENSE" in shown  # the files of this release
+    assert f"{raw}/v{VERSION}/benchmarks/results/receiving-light.svg" in shown
     dark = re.findall(r'srcset="([^"]+)"', GUIDES["README"].read_text())  # no index shows these
     assert [one for one in targets("README") if one not in dark and not any(to.endswith(one) for to in shown)] == []
 
