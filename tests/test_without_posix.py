@@ -23,6 +23,7 @@ TESTS = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # many tests in one
 def test_rooms() -> None:
     """Every module can be imported, and tests of the rooms pass."""
     command = [sys.executable, *WITHOUT_POSIX, "pytest", "-q", "-p", "no:cacheprovider", *TESTS]

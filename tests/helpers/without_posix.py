@@ -6,24 +6,28 @@ The platform keeps its name, as the standard library's own choices hang on it; w
 import asyncio
 import os
 import runpy
+import signal
 import stat
 import sys
 from typing import Any, Final
 
 MODULES: Final = "fcntl grp pwd resource syslog termios tty pty crypt readline"
-FUNCTIONS: Final = (
+NAMES: Final = (
     "chown fchmod fchown fork forkpty getegid geteuid getgid getgroups getloadavg getpgid killpg lchown mkfifo "
     "mknod nice openpty posix_fadvise posix_fallocate pread pwrite sched_getaffinity sched_yield sendfile setsid "
-    "setuid statvfs sync sysconf wait"
+    "setuid statvfs sync sysconf wait O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_SYNC"
 )
+SIGNALS: Final = "SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2"
 
 
 def hide() -> None:
-    """Take away the modules and functions; files have one mode bit (read-only), loops no signal handlers."""
+    """Take away the modules and names; files have one mode bit (read-only), loops no signal handlers."""
     for name in MODULES.split():
         sys.modules[name] = None  # type: ignore[assignment] # importing it fails
-    for name in FUNCTIONS.split():
+    for name in NAMES.split():
         vars(os).pop(name, None)
+    for name in SIGNALS.split():
+        vars(signal).pop(name, None)
 
     chmod, opened = os.chmod, os.open
 
