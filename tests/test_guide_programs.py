@@ -94,6 +94,8 @@ async def test_a_whole_service(tmp_path: Path) -> None:
                 assert await next_line(service) == "ready"
                 fake.change(project, field="name")
                 assert await next_line(service) == f"changed project {project}"
+                async with aiohttp.ClientSession() as http, http.get(where["PUBLIC_URL"] + "/health") as health:
+                    assert (await health.json())["webhooks"] == 1
         assert len(fake.webhooks) == 1
 
 
@@ -154,6 +156,7 @@ async def test_the_fake_as_a_process(tmp_path: Path) -> None:
         .replace("8080", service_port)
     )
     serve, export, service_line, curl = lines.splitlines()
+    assert (serve[-2:], service_line[-2:], export[:7]) == (" &", " &", "export ")
     environment = dict(re.findall(r"(\w+)=(\S+)", export + " " + service_line))
 
     async with running(tmp_path, "-m", "asana_webhooks", *serve.removesuffix(" &").split()[1:]) as fake:

@@ -46,6 +46,13 @@ def test_every_program_is_run() -> None:
     assert [one.heading for one in programs() if (one.guide, one.heading) not in asked] == []
 
 
+def test_no_program_is_hidden() -> None:
+    """Code is in blocks of a language that the other tests know, or of none."""
+    for path in GUIDES.values():
+        fences = re.findall(r"^ *(```.*|~~~.*)$", path.read_text(), re.MULTILINE)
+        assert set(fences) <= {"```", "```python", "```sh", "```nginx"}, path
+
+
 def test_every_public_name_is_explained() -> None:
     """README or a guide mentions each name that can be imported from the top."""
     words = set(re.findall(r"\w+", "".join(path.read_text() for path in GUIDES.values())))

@@ -88,10 +88,3 @@ o[0](p), '<img src="q.svg">'
         text = re.sub(one["pattern"], one["replacement"], text)
 
     assert text == expected
-
-
-def test_code_is_shown_as_it_is(description: str) -> None:
-    """Blocks of code reach the package index unchanged."""
-    code = re.compile(r"```.*?```", re.DOTALL)
-
-    assert code.findall(description) == code.findall(GUIDES["README"].read_text())
