@@ -22,7 +22,10 @@
     │   ├── DeadlineExceededError      the call's deadline passed
     │   └── CreateOutcomeUnknownError  the webhook may or may not exist now
     ├── HandshakeMismatchError         the 201 and the handshakes carry different secrets
+    ├── InvalidSignatureError          the signature of a delivery is missing or wrong
     ├── PayloadError                   invalid JSON, or JSON of the wrong shape
+    ├── PermanentFailure               raise it in a handler: do not retry this delivery
+    ├── HandlerExitError               a handler raised SystemExit
     └── StoreError                     a store operation failed
         ├── StoreUnavailableError      the store cannot be read or written now
         └── StoreFullError             too many calls are waiting, or a quarantine is full
@@ -45,13 +48,16 @@ __all__ = [
     "DeadlineExceededError",
     "DuplicateWebhookError",
     "ForbiddenError",
+    "HandlerExitError",
     "HandshakeMismatchError",
+    "InvalidSignatureError",
     "NetworkError",
     "NotAuthorizedError",
     "NotFoundError",
     "PaginationError",
     "PayloadError",
     "PaymentRequiredError",
+    "PermanentFailure",
     "RateLimitedError",
     "ResponseError",
     "ServerError",
@@ -309,6 +315,26 @@ class HandshakeMismatchError(AsanaError):
             f"webhook {self.webhook_gid}: Asana's answer has no secret from a handshake that the receiver got. "
             f"Something between Asana and the receiver may be answering handshakes. {outcome}"
         )
+
+
+class InvalidSignatureError(AsanaError):
+    """The signature of a delivery is missing or wrong: answer 401.
+
+    Source: https://developers.asana.com/docs/webhooks-guide
+    """
+
+
+class PermanentFailure(AsanaError):  # noqa: N818 - what the handler says, not what this package found
+    """Raise it in a handler if retrying cannot help: the delivery becomes a dead letter at once.
+
+    ::
+
+        raise PermanentFailure("the task is gone")
+    """
+
+
+class HandlerExitError(AsanaError):
+    """A handler raised `SystemExit`, the cause of this error. The worker recorded a failed attempt and stopped."""
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

@@ -11,7 +11,7 @@ import hmac
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Never
+from typing import Any, Never
 
 from attrs import field, frozen
 
@@ -20,8 +20,10 @@ __all__ = [
     "CreatedWebhook",
     "Delivery",
     "Event",
+    "ParsedDelivery",
     "ResourceRef",
     "Secret",
+    "UnreadableEvent",
     "Webhook",
     "WebhookFilter",
 ]
@@ -212,6 +214,24 @@ def _values(change: Change) -> list[list[str | None]]:
 
 
 @frozen(kw_only=True)
+class UnreadableEvent:
+    """An event of a delivery that does not have the shape of an `Event`."""
+
+    raw: Any = field(repr=False)
+    """The event as parsed JSON."""
+    problem: str
+    """What is wrong, with the JSON path: ``Expected `object`, got `null` @ $.events[1].resource``."""
+
+
+@frozen(kw_only=True)
+class ParsedDelivery:
+    """The content of one verified POST from Asana."""
+
+    events: tuple[Event, ...]
+    unreadable: tuple[UnreadableEvent, ...] = ()
+
+
+@frozen(kw_only=True)
 class Delivery:
     """One POST from Asana, verified and stored, as a worker passes it to its handler."""
 
@@ -227,6 +247,9 @@ class Delivery:
     attempt: int
     """The number of this attempt, counted from 1."""
     events: tuple[Event, ...]
+    """The events that can be read, in Asana's order."""
+    unreadable: tuple[UnreadableEvent, ...] = ()
+    """The events that cannot."""
     body: bytes = field(repr=False)
     """The raw bytes Asana signed, including members this package does not decode."""
 
