@@ -68,7 +68,7 @@ from asana_webhooks.models import (
     WebhookFilter,
 )
 from asana_webhooks.receiver.receiver import Receiver, Reply
-from asana_webhooks.receiver.signature import sign_body, verify_signature
+from asana_webhooks.receiver.signature import parse_delivery, sign_body, verify_signature
 from asana_webhooks.store import open_store
 from asana_webhooks.store.base import DeadLetter, Store, StoreHealth
 from asana_webhooks.store.memory import MemoryStore
@@ -149,6 +149,7 @@ __all__ = [
     "get_webhook",
     "get_webhooks",
     "open_store",
+    "parse_delivery",
     "sign_body",
     "update_webhook",
     "verify_signature",

@@ -20,7 +20,7 @@ from attrs import frozen
 from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
 
 from asana_webhooks.errors import PayloadError
-from asana_webhooks.models import CreatedWebhook, Event, Secret, Webhook, WebhookFilter
+from asana_webhooks.models import CreatedWebhook, Event, ParsedDelivery, Secret, Webhook, WebhookFilter
 
 __all__ = [
     "ErrorDetail",
@@ -29,6 +29,7 @@ __all__ = [
     "WebhookList",
     "decode",
     "decode_created_webhook",
+    "decode_delivery",
     "decode_error_details",
     "decode_events",
     "decode_token_answer",
@@ -338,3 +339,12 @@ def _decode_events_slowly(body: bytes, registration: str) -> tuple[Event, ...]:
         if isinstance(event, dict):
             event["registration"] = registration
     return structure(tree, _EventsBody).events
+
+
+def decode_delivery(body: bytes) -> ParsedDelivery:
+    """Decode the content of a delivery.
+
+    Raises:
+        PayloadError: *body* is not JSON, or has no list of events.
+    """
+    return ParsedDelivery(events=decode_events(body))

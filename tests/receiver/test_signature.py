@@ -3,15 +3,26 @@
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import subprocess
+import traceback
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from asana_webhooks.models import Secret
-from asana_webhooks.receiver.signature import sign_body, verify_signature
+from asana_webhooks import (
+    ConfigurationError,
+    InvalidSignatureError,
+    ParsedDelivery,
+    PayloadError,
+    Secret,
+    parse_delivery,
+    sign_body,
+    verify_signature,
+)
 
 # Two vectors, computed by the algorithm that a real delivery proves.
 SECRET = Secret("0123456789abcdef0123456789abcdef")
@@ -60,11 +71,6 @@ class TestSign:
             command = [str(OPENSSL), "dgst", "-sha256", "-hmac", secret, "-r"]
             said = subprocess.run(command, input=body, capture_output=True, check=True, timeout=30)
             assert said.stdout.split()[0].decode() == sign_body(body, secret=Secret(secret))
-
-    def test_empty_secret_signs_nothing(self) -> None:
-        """An empty key would let anybody sign, so there is no signature."""
-        with pytest.raises(ValueError, match=r"^the secret must not be empty: pass the webhook's X-Hook-Secret$"):
-            sign_body(HEARTBEAT, secret=Secret(""))
 
 
 class TestVerify:
@@ -132,12 +138,6 @@ class TestVerify:
         ):
             assert verify_signature(HEARTBEAT, header, secret=SECRET) is False, header
 
-    @given(st.binary())
-    @example(HEARTBEAT)
-    def test_empty_secret_verifies_nothing(self, body: bytes) -> None:
-        """Not even the HMAC that an empty key makes."""
-        assert verify_signature(body, hmac_by_hand(b"", body).encode(), secret=Secret("")) is False
-
     def test_key_is_not_decoded(self) -> None:
         """A signature made with the hex-decoded secret is not Asana's."""
         forged = hmac_by_hand(bytes.fromhex(SECRET.reveal()), HEARTBEAT)
@@ -173,3 +173,162 @@ class TestVerify:
             (HEARTBEAT_SIGNATURE.encode(), HEARTBEAT_SIGNATURE.encode()),
             (HEARTBEAT_SIGNATURE.encode(), b"0" * 64),
         ]
+
+
+texts = st.text(st.characters(), max_size=40)  # lone surrogates included
+view: Any = memoryview  # its type parameter confuses the checker
+anything: st.SearchStrategy[Any] = st.one_of(
+    *(
+        texts,
+        texts.map(Secret),
+        st.binary(max_size=40),
+        st.binary(max_size=40).map(bytearray),
+        st.none(),
+        st.integers(),
+    ),
+    *(
+        st.binary(max_size=40).map(view),
+        st.lists(st.binary()),
+        st.dictionaries(texts, texts),
+        st.floats(),
+    ),
+    *(st.just(Secret(5)), st.just(memoryview(b"abcdef")[::2]), st.just(HEARTBEAT_SIGNATURE)),  # type: ignore[arg-type]
+)
+
+
+def released() -> memoryview:
+    view = memoryview(HEARTBEAT)
+    view.release()
+    return view
+
+
+class TestArguments:
+    """What frameworks and environment variables provide, and the caller's mistakes."""
+
+    @given(st.text(), secrets)
+    def test_text_and_bytes_are_alike(self, body: str, secret: str) -> None:
+        """A body, a header and a secret work as text and as any kind of bytes, in every combination."""
+        signature = sign_body(body.encode(), secret=Secret(secret))
+        raw = body.encode()
+        header = signature.encode()
+        bodies: list[Any] = [body, raw, bytearray(raw), memoryview(raw), memoryview(raw[::-1])[::-1]]
+        headers: list[Any] = [signature, header, bytearray(header), memoryview(header)]
+        keys: list[Any] = [secret, secret.encode(), Secret(secret)]
+        for content, header, key in itertools.product(bodies, headers, keys):
+            assert verify_signature(content, header, secret=key) is True
+            assert sign_body(content, secret=key) == signature
+
+    @given(anything, anything, anything)
+    @example(HEARTBEAT, HEARTBEAT_SIGNATURE, SECRET)
+    @example(released(), None, "x")
+    @example(b"", released(), "x")
+    def test_nothing_else_is_raised(self, body: Any, signature: Any, secret: Any) -> None:
+        """Whatever the arguments are, the functions return what they say or raise their own errors."""
+        for mistakes, call in (
+            ((), lambda: verify_signature(body, signature, secret=secret) in (True, False)),
+            ((), lambda: re.fullmatch("[0-9a-f]{64}", sign_body(body, secret=secret))),
+            (
+                (InvalidSignatureError,),
+                lambda: isinstance(parse_delivery(body, signature, secret=secret), ParsedDelivery),
+            ),
+        ):
+            try:
+                assert call()
+            except (ConfigurationError, *mistakes):
+                pass
+
+    @pytest.mark.parametrize(
+        ("argument", "value", "match"),
+        [
+            ("body", {"events": []}, "^body must be the raw body of the request.*, not dict$"),
+            ("body", None, "^body .*, not NoneType$"),
+            ("body", "\ud800", "^body .*; this str has a lone surrogate$"),
+            ("body", released(), "^body .*; this memoryview was released$"),
+            ("signature", [HEARTBEAT_SIGNATURE], "^signature must be the value of the X-Hook-Signature.*, not list$"),
+            ("secret", None, "^secret must be the webhook's X-Hook-Secret.*, not NoneType$"),
+            ("secret", "\ud800", "^secret .*; this str has a lone surrogate$"),
+            ("secret", Secret("\ud800"), "^secret .*; this str has a lone surrogate$"),
+            ("secret", "", "^secret must not be empty"),
+            ("secret", b"", "^secret must not be empty"),
+            ("secret", Secret(""), "^secret must not be empty"),
+        ],
+    )
+    def test_mistakes_are_named(self, argument: str, value: Any, match: str) -> None:
+        """A wrong type, an empty secret or a lone surrogate is a ConfigurationError that names the argument, even if
+        the signature is malformed as well.
+        """
+        arguments: dict[str, Any] = {"body": HEARTBEAT, "signature": "malformed", "secret": SECRET, argument: value}
+        for function in (verify_signature, parse_delivery):
+            with pytest.raises(ConfigurationError, match=match):
+                function(**arguments)
+        if argument != "signature":
+            del arguments["signature"]
+            with pytest.raises(ConfigurationError, match=match):
+                sign_body(**arguments)
+
+    @given(texts)
+    @example("é" * 64)
+    @example("\udcff" * 64)
+    @example(HEARTBEAT_SIGNATURE[:-1] + "\u0662")  # an Arabic digit
+    def test_any_header_text(self, header: str) -> None:
+        """A header is what the peer sent: whatever its text, the answer is no, and never an exception."""
+        assert verify_signature(HEARTBEAT, header, secret=SECRET) is False
+
+    def test_missing_header(self) -> None:
+        """A request without the header is not verified."""
+        assert verify_signature(HEARTBEAT, None, secret=SECRET) is False
+
+
+class TestParse:
+    """One delivery, without a store."""
+
+    def test_events(self) -> None:
+        """A delivery is verified and read; a heartbeat has no events."""
+        (event,) = parse_delivery(DELIVERY.decode(), DELIVERY_SIGNATURE, secret=SECRET.reveal()).events
+
+        assert (event.action, event.resource.gid, event.user) == ("deleted", "2002", None)
+        assert parse_delivery(HEARTBEAT, HEARTBEAT_SIGNATURE.encode(), secret=SECRET) == ParsedDelivery(events=())
+
+    @pytest.mark.parametrize(
+        ("signature", "problem"),
+        [
+            (None, "the request has no X-Hook-Signature"),
+            ("", "the request has no X-Hook-Signature"),
+            (DELIVERY_SIGNATURE[1:], "the signature is not 64 hex digits"),
+            ("é" * 64, "the signature is not 64 hex digits"),
+            (HEARTBEAT_SIGNATURE, "the signature does not match the body"),
+        ],
+    )
+    def test_refusal(self, signature: str | None, problem: str) -> None:
+        """The error says what is wrong and what to check, and neither it nor its causes show what was given."""
+        with pytest.raises(InvalidSignatureError, match=f"^{problem}. Check that the body is the raw one") as caught:
+            parse_delivery(DELIVERY, signature, secret=SECRET)
+
+        shown = "".join(traceback.format_exception_only(caught.value))
+        assert "this very webhook" in shown
+        assert caught.value.__context__ is None
+        assert not [one for one in (signature, SECRET.reveal(), "2002", DELIVERY_SIGNATURE) if one and one in shown]
+
+    @given(st.binary())
+    @example(b"")
+    @example(b"\xff")
+    @example(b"[]")
+    @example(b'{"events":{}}')
+    @example(b"[" * 10_000)
+    def test_signed_nonsense(self, body: bytes) -> None:
+        """A signed body that is no JSON, or has no list of events, is a PayloadError."""
+        with pytest.raises(PayloadError):
+            parse_delivery(body, sign_body(body, secret=SECRET), secret=SECRET)
+
+    def test_the_signature_comes_first(self) -> None:
+        """Nothing is decoded before the signature is verified."""
+        with pytest.raises(InvalidSignatureError):
+            parse_delivery(b"no JSON", HEARTBEAT_SIGNATURE, secret=SECRET)
+
+    def test_mistakes_chain_no_secret(self) -> None:
+        """The encoder's own error holds the secret, so it is no context of ours."""
+        with pytest.raises(ConfigurationError) as caught:
+            parse_delivery(DELIVERY, DELIVERY_SIGNATURE, secret="canary\ud800")
+
+        assert caught.value.__context__ is None
+        assert "canary" not in str(caught.value)
