@@ -65,15 +65,15 @@ class FernetBox:
     secret with another's, but cannot read either.
 
     Args:
-        keys: Fernet keys by id, each 32 bytes in URL-safe base64. The first one seals, all of them open. The ids are
-            not secret: the file and errors show them.
+        keys: Fernet keys by id, each 32 bytes in URL-safe base64, as text or bytes. The first one seals, all of them
+            open. The ids are not secret: the file and errors show them.
 
     Raises:
         ConfigurationError: there is no key, one of them is not a Fernet key, or an id is empty.
         ModuleNotFoundError: cryptography is not installed.
     """
 
-    def __init__(self, keys: Mapping[str, str | Secret]) -> None:
+    def __init__(self, keys: Mapping[str, str | bytes | Secret]) -> None:
         self.key_id = next(iter(keys), "")
         """The id of the key that seals."""
         self._fernets: dict[str, Fernet] = {}
@@ -111,7 +111,7 @@ class FernetBox:
         raise ConfigurationError(f"the secret was not sealed with the key {key_id!a:.80}, or was changed since")
 
 
-def _fernet(key: str | Secret) -> "Fernet | None":
+def _fernet(key: str | bytes | Secret) -> "Fernet | None":
     """Return the `Fernet` of a key, or ``None`` if it is not a Fernet key."""
     try:
         from cryptography.fernet import Fernet  # noqa: PLC0415 - it comes with an extra
@@ -119,8 +119,8 @@ def _fernet(key: str | Secret) -> "Fernet | None":
         raise ModuleNotFoundError(
             "FernetBox needs cryptography; install it with: pip install 'asana-webhooks[fernet]'", name=missing.name
         ) from None
-    with suppress(ValueError):  # its text may show the key, so do not chain it
-        return Fernet((key.reveal() if isinstance(key, Secret) else key).encode())
+    with suppress(TypeError, ValueError):  # their texts may show the key, so do not chain them
+        return Fernet(key.reveal() if isinstance(key, Secret) else key)
     return None
 
 

@@ -406,6 +406,12 @@ class TestFernetBox:
         assert box.open(sealed, "k") == SECRET
         assert box.key_id == "k"
 
+    def test_a_key_as_it_is_generated(self) -> None:
+        """Fernet.generate_key() returns bytes; the same key as text opens what it sealed."""
+        key = Fernet.generate_key()
+        sealed = FernetBox({"k": key}).seal(SECRET)
+        assert FernetBox({"k": key.decode()}).open(sealed, "k") == SECRET
+
     def test_the_first_key_seals(self) -> None:
         """Any of the keys opens what it sealed once; a key of another id does not."""
         sealed = FernetBox({"old": OLD}).seal(SECRET)
@@ -429,12 +435,13 @@ class TestFernetBox:
 
     def test_bad_keys(self) -> None:
         """What is no key is refused with how to make one, and not shown."""
-        bad: list[dict[str, str]] = [{}, {"k": ""}, {"k": "short"}, {"k": OLD[:-2]}, {"": OLD}, {"k": "\udcff" * 44}]
+        bad: list[dict[str, Any]] = [{}, {"k": ""}, {"k": "short"}, {"k": OLD[:-2]}, {"": OLD}, {"k": "\udcff" * 44}]
+        bad += [{"k": b"short"}, {"k": Secret("short")}, {"k": None}, {"k": 5}]
         for keys in bad:
             with pytest.raises(ConfigurationError, match=r"key") as caught:
                 FernetBox(keys)
             for key in keys.values():
-                assert not key or key not in str(caught.value)
+                assert not isinstance(key, str) or not key or key not in str(caught.value)
             assert caught.value.__context__ is None
 
     def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
