@@ -14,6 +14,7 @@ from asana_webhooks.client.operations import (
     delete_webhook,
     get_webhook,
     get_webhooks,
+    read_resource,
     update_webhook,
 )
 from asana_webhooks.client.pages import WebhookPage, WebhookPager
@@ -22,6 +23,7 @@ from asana_webhooks.client.requests import (
     DeleteWebhookRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
+    ReadResourceRequest,
     UpdateWebhookRequest,
 )
 from asana_webhooks.client.retry import RetryPolicy
@@ -114,6 +116,7 @@ __all__ = [
     "PaymentRequiredError",
     "PermanentFailure",
     "RateLimitedError",
+    "ReadResourceRequest",
     "Receiver",
     "Reply",
     "ResourceRef",
@@ -150,6 +153,7 @@ __all__ = [
     "get_webhooks",
     "open_store",
     "parse_delivery",
+    "read_resource",
     "sign_body",
     "update_webhook",
     "verify_signature",

@@ -32,6 +32,7 @@ __all__ = [
     "decode_delivery",
     "decode_error_details",
     "decode_events",
+    "decode_resource",
     "decode_token_answer",
     "decode_token_refusal",
     "decode_webhook",
@@ -100,6 +101,11 @@ class _TokenAnswer:
 @frozen(kw_only=True)
 class _WebhookAnswer:
     data: Webhook
+
+
+@frozen(kw_only=True)
+class _ResourceAnswer:
+    data: dict[str, Any]
 
 
 @frozen(kw_only=True)
@@ -291,6 +297,11 @@ def decode_created_webhook(body: bytes) -> CreatedWebhook:
     if secret is not None and not isinstance(secret, str):
         raise PayloadError(problem="Expected `str`", path="$.X-Hook-Secret")
     return CreatedWebhook(webhook=webhook, secret=Secret(secret) if secret else None)
+
+
+def decode_resource(body: bytes) -> dict[str, Any]:
+    """Decode a record of any type as a dict: ``{"data": {…}}``."""
+    return decode(body, _ResourceAnswer).data
 
 
 def decode_error_details(body: bytes) -> tuple[ErrorDetail, ...]:

@@ -27,6 +27,7 @@ Decoder = Callable[[bytes], object]
 DECODERS: list[Decoder] = [
     wire.decode_events,
     wire.decode_delivery,
+    wire.decode_resource,
     wire.decode_webhook,
     wire.decode_webhook_list,
     wire.decode_created_webhook,

@@ -1,4 +1,4 @@
-"""Asana's five webhook operations as functions: each builds its request and sends it through a session.
+"""Asana's five webhook operations, and reading one resource, as functions: each sends its request through a session.
 
 All of them raise the errors of `AsanaSession.send`, and `ConfigurationError` for invalid arguments before anything is
 sent. *opt_fields* names the fields to return. By default that is every documented one, so ``None`` in a `Webhook` means
@@ -7,6 +7,7 @@ that Asana sent null. ``()`` asks for Asana's default fields: compact records in
 """
 
 from collections.abc import Iterable
+from typing import Any, Final
 
 from asana_webhooks.client.pages import WebhookPager
 from asana_webhooks.client.requests import (
@@ -14,13 +15,17 @@ from asana_webhooks.client.requests import (
     DeleteWebhookRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
+    ReadResourceRequest,
     UpdateWebhookRequest,
 )
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
+from asana_webhooks.errors import ConfigurationError, NotFoundError
+from asana_webhooks.models import CreatedWebhook, ResourceRef, Webhook, WebhookFilter
 
-__all__ = ["create_webhook", "delete_webhook", "get_webhook", "get_webhooks", "update_webhook"]
+__all__ = ["create_webhook", "delete_webhook", "get_webhook", "get_webhooks", "read_resource", "update_webhook"]
+
+_NO_ROUTE: Final = "No matching route for request"
+"""Asana's 404 for a path that exists for no gid."""
 
 
 def _names(opt_fields: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -180,3 +185,37 @@ async def delete_webhook(session: AsanaSession, webhook_gid: str, *, opt_pretty:
     Source: https://developers.asana.com/reference/deletewebhook
     """
     await session.send(DeleteWebhookRequest(webhook_gid=webhook_gid, opt_pretty=opt_pretty))
+
+
+async def read_resource(
+    session: AsanaSession, ref: ResourceRef, *, opt_fields: Iterable[str] = ()
+) -> dict[str, Any] | None:
+    """Return the record of a resource, such as an event's, or ``None`` if it is gone: events lack the new content.
+
+    ::
+
+        task = await read_resource(asana, event.resource, opt_fields=["name", "completed", "assignee.name"])
+
+    Args:
+        session: the session to send with.
+        ref: what to read: `Event.resource`, `Event.parent`, `Event.user` or a value of `Event.change`.
+        opt_fields: the fields to return; by default Asana's full record.
+
+    Raises:
+        ForbiddenError: the token's user may not see the resource.
+        NotFoundError: a 404 that says nothing about the resource: Asana cannot read this type, or a proxy answered.
+        ConfigurationError: *ref* is not a `ResourceRef`, or has no *resource_type*.
+
+    Source: https://developers.asana.com/reference/gettask (each type has such a page)
+    """
+    given: Any = ref  # callers may ignore the type hints
+    if not isinstance(given, ResourceRef) or given.resource_type is None:
+        raise ConfigurationError(f"ref must be a ResourceRef with a resource_type, not {given!r:.80}")
+    request = ReadResourceRequest(resource_type=given.resource_type, gid=ref.gid, opt_fields=_names(opt_fields))
+    try:
+        return await session.send(request)
+    except NotFoundError as error:
+        # Neither a missing route nor a proxy's 404, which has no message of Asana, means that the resource is gone.
+        if not error.messages or _NO_ROUTE in error.messages:
+            raise
+        return None

@@ -1,4 +1,6 @@
-"""Asana's five webhook operations as request objects: method, path, query, body, and how to read the answer.
+"""Asana's operations as request objects: method, path, query, body, and how to read the answer.
+
+Five are about webhooks. The sixth reads a resource of any type, to learn what an event is about.
 
 The classes are public: log them, queue them (`asana_webhooks.wire.encode` and `decode` convert them to and from JSON),
 and send them later with `AsanaSession.send`. Constructing an invalid request raises `ConfigurationError`, before
@@ -22,8 +24,10 @@ __all__ = [
     "DeleteWebhookRequest",
     "GetWebhookRequest",
     "GetWebhooksRequest",
+    "ReadResourceRequest",
     "Request",
     "UpdateWebhookRequest",
+    "plural_of",
 ]
 
 AnswerT = TypeVar("AnswerT")
@@ -56,6 +60,9 @@ _ALL_FIELDS: Final = ",".join(WEBHOOK_FIELDS)
 _GID: Final = re.compile(r"[0-9]{1,64}")
 """Source: https://developers.asana.com/docs/object-hierarchy (gids are strings of digits)"""
 
+_MEMBERSHIPS: Final = ("custom_field_membership", "custom_type_membership", "goal_membership")
+"""Types with one path in common. Source: https://developers.asana.com/reference/getmembership"""
+
 
 def _check_gid(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     if value is None and attribute.default is None:
@@ -64,6 +71,23 @@ def _check_gid(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None
         raise ConfigurationError(
             f"{attribute.name} must be a gid, a string of digits such as '8675309', not {value!r:.80}"
         )
+
+
+def _check_resource_type(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z_]*", value):
+        raise ConfigurationError(f"resource_type must be a type of Asana's resources such as 'task', not {value!r:.80}")
+
+
+def plural_of(resource_type: str) -> str:
+    """Return the name of a type of resources in Asana's paths: ``stories`` for ``story``.
+
+    Source: https://developers.asana.com/reference/rest-api-reference
+    """
+    if resource_type in _MEMBERSHIPS:
+        return "memberships"
+    if resource_type.endswith("y"):
+        return resource_type[:-1] + "ies"
+    return resource_type + ("es" if resource_type.endswith("s") else "s")
 
 
 def _check_target(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -161,12 +185,14 @@ def _filter_members(filters: tuple[WebhookFilter, ...]) -> list[dict[str, Any]]:
 
 @frozen(kw_only=True)
 class _WithFields(Request[AnswerT]):
+    all_fields: ClassVar[str] = _ALL_FIELDS
+
     opt_fields: tuple[str, ...] | None = field(default=None, validator=_check_opt_fields)
     """Fields to return: ``None`` for every documented one, ``()`` for Asana's default fields."""
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
-        fields = _ALL_FIELDS if self.opt_fields is None else ",".join(self.opt_fields)
+        fields = self.all_fields if self.opt_fields is None else ",".join(self.opt_fields)
         query = super().query()
         if fields:
             query["opt_fields"] = fields
@@ -284,3 +310,29 @@ class DeleteWebhookRequest(Request[None]):
 
     def answer(self, body: bytes) -> None:
         """Ignore the body: Asana documents an empty object, so there is nothing to check."""
+
+
+@frozen(kw_only=True)
+class ReadResourceRequest(_WithFields[dict[str, Any]]):
+    """getTask, getProject, getStory and so on: one resource of any type.
+
+    Source: https://developers.asana.com/reference/rest-api-reference
+    """
+
+    operation = "readResource"
+    """Not an operation id of Asana, which has one for each type."""
+    method = "GET"
+    path_template = "/{resource_types}/{gid}"
+    all_fields = ""  # Asana's default is the full record
+
+    resource_type: str = field(validator=_check_resource_type)
+    gid: str = field(validator=_check_gid)
+
+    @property
+    def path(self) -> str:
+        """The path below the base URL: ``/tasks/1234``."""
+        return f"/{plural_of(self.resource_type)}/{self.gid}"
+
+    def answer(self, body: bytes) -> dict[str, Any]:
+        """Read the body of a successful answer."""
+        return wire.decode_resource(body)

@@ -24,9 +24,9 @@ __all__ = ["FakeAsana"]
 class FakeAsana:
     """A server on 127.0.0.1 that plays Asana's API for webhooks and sends handshakes and deliveries.
 
-    It answers the five operations below `url`, sends handshakes to targets, and sends signed deliveries after each
-    `change`. `script` and `hold` make it fail on request. It connects to this machine only. For any other target it
-    reports "could not be reached" without trying.
+    Below `url` it answers the five operations and ``GET /tasks/<gid>`` (any type). It sends handshakes to targets, and
+    signed deliveries after each `change`. `script` and `hold` make it fail on request. It connects to this machine
+    only. For any other target it says "could not be reached" without trying.
 
     ::
 
@@ -235,7 +235,7 @@ class FakeAsana:
         Args:
             gid: a string of digits; a new one by default.
             name: the project's name.
-            accessible: False to refuse webhooks on it with 403.
+            accessible: False to refuse reading it and webhooks on it with 403.
         """
         gid = self.add_resource("project", gid, name=name, accessible=accessible)
         self._projects.append(gid)
@@ -280,7 +280,7 @@ class FakeAsana:
             parents: gids of its parents, whose webhooks also report its changes; the workspace by default.
             name: the resource's name.
             resource_subtype: such as ``milestone``; by default the type's usual one, if it has one.
-            accessible: False to refuse webhooks on it with 403.
+            accessible: False to refuse reading it and webhooks on it with 403.
         """
         resource = self._world.add(
             resource_type,

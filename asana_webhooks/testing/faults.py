@@ -13,7 +13,8 @@ from asana_webhooks.testing.world import check_text
 
 __all__ = ["TOKEN_REQUEST", "Fault", "FaultScript", "Hold", "Plan"]
 
-OPERATIONS: Final = ("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook")
+OPERATIONS: Final = ("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook", "readResource")
+"""Asana's operation ids; ``readResource`` stands for getTask, getProject and so on."""
 
 TOKEN_REQUEST: Final = "oauth_token"  # noqa: S105 (a name)
 """The name of requests to the token endpoint; Asana has no operation id for them."""
@@ -98,7 +99,7 @@ def _is_headers(_: object, attribute: "Attribute[Any]", value: Any) -> None:
 class Fault:
     """One fault: which requests it applies to, what it does, and how often. All other requests succeed.
 
-    For an operation of the API (``at="createWebhook"`` …, or ``"*"`` for any of the five) and for requests to the
+    For an operation of the API (``at="createWebhook"`` …, or ``"*"`` for any) and for requests to the
     token endpoint (``at="oauth_token"``), `do` is one of
 
     - ``answer`` (the default): answer with `status` in Asana's error envelope, or with `body` and `headers` as given.

@@ -43,12 +43,18 @@ class Resource:
     parents: tuple[str, ...] = ()
     """Gids of its parents, whose webhooks also report its changes."""
     accessible: bool = True
-    """False to refuse webhooks on it with 403."""
+    """False to refuse reading it and webhooks on it with 403."""
+    deleted: bool = False
+    """True after a change with ``action="deleted"``: reading it is answered 404."""
 
     def compact(self) -> dict[str, str]:
         """Return its form in an event: with its subtype, without its name."""
         subtype = {} if self.resource_subtype is None else {"resource_subtype": self.resource_subtype}
         return {"gid": self.gid, "resource_type": self.resource_type, **subtype}
+
+    def full(self) -> dict[str, Any]:
+        """Return its record in the API, as far as the fake knows it."""
+        return {**self.compact(), "name": self.name}
 
 
 @frozen(kw_only=True, eq=False)
@@ -133,7 +139,8 @@ class RequestRecord:
     """One request to the API or the token endpoint, recorded on arrival. It never contains the access token."""
 
     operation: str | None
-    """Asana's operation id; ``oauth_token`` for the token endpoint, ``None`` for an unknown route."""
+    """Asana's operation id; ``readResource`` for getTask and so on, ``oauth_token`` for the token endpoint, ``None``
+    for an unknown route."""
     method: str
     path: str
     """The path below the base URL: ``/webhooks/43214``."""

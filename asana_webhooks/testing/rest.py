@@ -1,4 +1,4 @@
-"""The API side of the fake: reads requests, executes the five operations, and applies scripted faults.
+"""The API side of the fake: reads requests, executes the operations, and applies scripted faults.
 
 Sources: https://developers.asana.com/reference/webhooks, https://developers.asana.com/docs/errors,
 https://developers.asana.com/docs/inputoutput-options and https://developers.asana.com/docs/pagination
@@ -16,7 +16,7 @@ from attrs import field, frozen
 from yarl import URL
 
 from asana_webhooks import wire
-from asana_webhooks.client.requests import CreateWebhookRequest
+from asana_webhooks.client.requests import CreateWebhookRequest, plural_of
 from asana_webhooks.testing.faults import TOKEN_REQUEST, Fault, FaultScript, Plan
 from asana_webhooks.testing.oauth import TOKEN_PATH, FakeTokenEndpoint
 from asana_webhooks.testing.records import RequestRecord, WebhookRecord
@@ -216,6 +216,8 @@ class RestApi:
     def _perform(self, record: RequestRecord, given: Input) -> Answer:
         if record.operation == "getWebhooks":
             return Answer.of(200, self._list_page(record.query, given), pretty=given.pretty)
+        if record.operation == "readResource":
+            return Answer.of(200, {"data": self._resource(record.path, given)}, pretty=given.pretty)
         webhook = self._world.webhooks.get(gid_in_path(record.webhook_gid))
         if webhook is None:
             raise ApiError(404, f"webhook_gid: Unknown object: {record.webhook_gid}")
@@ -229,6 +231,14 @@ class RestApi:
                 raise ApiError(400, "filters: Missing input")
             webhook.filters = new_filters(given.data["filters"], webhook.resource)
         return Answer.of(200, {"data": _chosen(webhook, given)}, pretty=given.pretty)
+
+    def _resource(self, path: str, given: Input) -> dict[str, Any]:
+        _, types, gid = path.split("/")
+        known = self._world.resources.get(gid)
+        if known is None or known.deleted or plural_of(known.resource_type) != types:
+            raise ApiError(404, f"{types}: Not a recognized ID: {gid}")
+        record = find_resource("gid", gid, self._world.resources).full()
+        return select(record, given.fields) if given.fields else record
 
     async def _create(self, given: Input, plan: Plan) -> tuple[Answer, WebhookRecord]:
         """Execute createWebhook, with the handshake in the middle."""
@@ -334,12 +344,14 @@ class RestApi:
 
 
 def _route(method: str, path: str) -> tuple[str | None, str]:
-    """Return the operation id, ``None`` for an unknown route, and the gid in the path, which may be empty."""
+    """Return the operation id, ``None`` for an unknown route, and the webhook's gid in the path, which may be empty."""
     match path.split("/"):
         case ["", "webhooks"]:
             return _ON_LIST.get(method), ""
         case ["", "webhooks", gid] if gid:
             return _ON_ONE.get(method), gid
+        case ["", types, gid] if types.isidentifier() and gid and method == "GET":
+            return "readResource", ""
         case _:
             return None, ""
 

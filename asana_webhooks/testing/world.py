@@ -226,6 +226,8 @@ class World:
         resource = self.get(change.resource)
         if parent is not None and change.action != "removed" and parent.gid not in resource.parents:
             self.resources[resource.gid] = attrs.evolve(resource, parents=(*resource.parents, parent.gid))
+        if change.action in ("deleted", "undeleted"):
+            self.resources[resource.gid] = attrs.evolve(self.get(resource.gid), deleted=change.action == "deleted")
         return self.get(change.resource)
 
     def _details(self, change: WorldChange) -> dict[str, Any] | None:

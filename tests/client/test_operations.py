@@ -12,21 +12,25 @@ from asana_webhooks import (
     ConfigurationError,
     CreatedWebhook,
     DuplicateWebhookError,
+    ForbiddenError,
     MemoryStore,
     NotAuthorizedError,
     NotFoundError,
     PaginationError,
     Receiver,
+    ResourceRef,
     TargetRejectedError,
     WebhookFilter,
     create_webhook,
     delete_webhook,
     get_webhook,
     get_webhooks,
+    read_resource,
     update_webhook,
 )
 from asana_webhooks.store.base import registration_id
-from asana_webhooks.testing import FakeAsana, serve_receiver
+from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
+from tests.helpers.servers import answer, scripted_server
 
 ENDPOINT = "Endpoint_0123456789_abcdefghijklmnopqrstuvw"
 DUE_DATES = WebhookFilter(resource_type="task", action="changed", fields=("due_on", "due_at"))
@@ -206,3 +210,62 @@ async def test_arguments_are_not_changed(create: Create) -> None:
     await create(filters=filters, opt_fields=opt_fields)
 
     assert (filters, opt_fields) == ([DUE_DATES], ["filters"])
+
+
+async def test_reading_what_an_event_is_about(fake: FakeAsana, asana: AsanaSession) -> None:
+    """A resource comes as a dict with the chosen fields; once it is deleted it is None, and back when restored."""
+    story = ResourceRef(gid=fake.add_resource("story", name="Done!"), resource_type="story")
+
+    assert await read_resource(asana, story) == {
+        "gid": story.gid,
+        "resource_type": "story",
+        "resource_subtype": "comment_added",
+        "name": "Done!",
+    }
+    assert await read_resource(asana, story, opt_fields=["name"]) == {"gid": story.gid, "name": "Done!"}
+    assert (fake.requests[-1].path, fake.requests[-1].query) == (f"/stories/{story.gid}", {"opt_fields": "name"})
+    fake.change(story.gid, action="deleted")
+    assert await read_resource(asana, story) is None
+    fake.change(story.gid, action="undeleted")
+    assert await read_resource(asana, story) is not None
+    assert await read_resource(asana, ResourceRef(gid=story.gid, resource_type="task")) is None
+    assert await read_resource(asana, ResourceRef(gid="999", resource_type="task")) is None
+
+
+async def test_reading_is_retried_and_refused_like_any_get(fake: FakeAsana, asana: AsanaSession) -> None:
+    """A 500 is retried; a resource without access is an error, and not gone."""
+    task = ResourceRef(gid=fake.add_task(), resource_type="task")
+    fake.script(Fault(at="readResource", status=500))
+    assert await read_resource(asana, task) is not None
+    assert len(fake.requests) == 2
+
+    hidden = ResourceRef(gid=fake.add_project(accessible=False), resource_type="project")
+    with pytest.raises(ForbiddenError, match="do not have access to this project"):
+        await read_resource(asana, hidden)
+
+
+@pytest.mark.parametrize("body", [b"<html>", {"errors": [{"message": "No matching route for request"}]}])
+async def test_a_404_that_is_not_about_the_resource(body: Any) -> None:
+    """Neither a proxy's 404 nor a type that cannot be read means that the resource is gone."""
+    option = ResourceRef(gid="1", resource_type="enum_option")
+    async with scripted_server(answer(404, body)) as server, AsanaSession("token", base_url=server.url) as session:
+        with pytest.raises(NotFoundError):
+            await read_resource(session, option)
+
+
+@pytest.mark.parametrize(
+    ("ref", "match"),
+    [
+        (ResourceRef(gid="1"), "^ref must be a ResourceRef with a resource_type, not ResourceRef"),
+        ("1", "^ref must be a ResourceRef with a resource_type, not '1'$"),
+        (None, "^ref must be a ResourceRef"),
+        (ResourceRef(gid="../1", resource_type="task"), "^gid must be a gid"),
+        (ResourceRef(gid="1", resource_type="../users"), "^resource_type must be"),
+    ],
+)
+async def test_nothing_is_read_without_a_type(fake: FakeAsana, asana: AsanaSession, ref: Any, match: str) -> None:
+    """A reference that leads to no path is refused, and nothing is sent."""
+    with pytest.raises(ConfigurationError, match=match):
+        await read_resource(asana, ref)
+
+    assert fake.requests == []

@@ -17,8 +17,10 @@ from asana_webhooks.client.requests import (
     DeleteWebhookRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
+    ReadResourceRequest,
     Request,
     UpdateWebhookRequest,
+    plural_of,
 )
 from asana_webhooks.errors import ConfigurationError, PayloadError
 from asana_webhooks.models import CreatedWebhook, Secret, Webhook, WebhookFilter
@@ -32,6 +34,7 @@ GET = GetWebhookRequest(webhook_gid="7")
 LIST = GetWebhooksRequest(workspace="1331")
 UPDATE = UpdateWebhookRequest(webhook_gid="7", filters=())
 DELETE = DeleteWebhookRequest(webhook_gid="7")
+READ = ReadResourceRequest(resource_type="story", gid="31")
 
 Row = tuple[Request[Any], str, str, str, str, dict[str, str], Any]
 
@@ -66,10 +69,11 @@ TABLE: list[Row] = [
         {"data": {"filters": []}},
     ),
     (DELETE, "deleteWebhook", "DELETE", "/webhooks/7", "/webhooks/{webhook_gid}", {}, None),
+    (READ, "readResource", "GET", "/stories/31", "/{resource_types}/{gid}", {}, None),
 ]
 REQUESTS = [row[0] for row in TABLE]
 EACH = pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.operation)
-WITH_FIELDS = pytest.mark.parametrize("request_", [CREATE, GET, LIST, UPDATE], ids=lambda one: one.operation)
+WITH_FIELDS = pytest.mark.parametrize("request_", [CREATE, GET, LIST, UPDATE, READ], ids=lambda one: one.operation)
 
 
 def body_of(request: Request[Any]) -> Any:
@@ -169,6 +173,14 @@ class TestAnswers:
         assert UPDATE.answer(b'{"data":{"gid":"7"}}') == Webhook(gid="7")
         assert LIST.answer(b'{"data":[{"gid":"7"}],"next_page":null}') == WebhookList(data=(Webhook(gid="7"),))
 
+    def test_any_resource(self) -> None:
+        """A resource's record is the dict that Asana sent, whatever is in it."""
+        assert READ.answer(b'{"data":{"gid":"31","likes":[{"n":1.5}],"text":null}}') == {
+            "gid": "31",
+            "likes": [{"n": 1.5}],
+            "text": None,
+        }
+
     @pytest.mark.parametrize("body", [b'{"data":{}}', b"", b"OK", b"\xff", b"null"])
     def test_delete_learns_nothing(self, body: bytes) -> None:
         """A 2xx says the webhook is gone, whatever stands in it."""
@@ -257,6 +269,7 @@ class TestBadInput:
             (lambda gid: UpdateWebhookRequest(webhook_gid=gid, filters=()), "webhook_gid"),
             (lambda gid: DeleteWebhookRequest(webhook_gid=gid), "webhook_gid"),
             (lambda gid: CreateWebhookRequest(resource=gid, target=TARGET), "resource"),
+            (lambda gid: ReadResourceRequest(resource_type="task", gid=gid), "gid"),
             (lambda gid: GetWebhooksRequest(workspace=gid), "workspace"),
             (lambda gid: GetWebhooksRequest(workspace="1", resource=gid), "resource"),
         ]
@@ -411,6 +424,39 @@ class TestValues:
     def test_template_is_safe_to_log(self, request_: Request[Any]) -> None:
         """The template of a path holds no gid."""
         assert not any(letter.isdigit() for letter in request_.path_template)
+
+
+# Every path of Asana's reference that reads one resource.
+PATHS = """
+    /allocations/{allocation_gid} /attachments/{attachment_gid} /budgets/{budget_gid} /custom_fields/{custom_field_gid}
+    /custom_types/{custom_type_gid} /goal_relationships/{goal_relationship_gid} /goals/{goal_gid} /jobs/{job_gid}
+    /memberships/{membership_gid} /memberships/{goal_membership_gid} /memberships/{custom_field_membership_gid}
+    /organization_exports/{organization_export_gid} /portfolio_memberships/{portfolio_membership_gid}
+    /portfolios/{portfolio_gid} /project_briefs/{project_brief_gid} /project_memberships/{project_membership_gid}
+    /project_statuses/{project_status_gid} /project_templates/{project_template_gid} /projects/{project_gid}
+    /sections/{section_gid} /status_updates/{status_update_gid} /stories/{story_gid} /tags/{tag_gid}
+    /task_templates/{task_template_gid} /tasks/{task_gid} /team_memberships/{team_membership_gid} /teams/{team_gid}
+    /time_periods/{time_period_gid} /time_tracking_categories/{time_tracking_category_gid}
+    /time_tracking_entries/{time_tracking_entry_gid} /user_task_lists/{user_task_list_gid} /users/{user_gid}
+    /webhooks/{webhook_gid} /workspace_memberships/{workspace_membership_gid} /workspaces/{workspace_gid}
+"""
+
+
+class TestReadResource:
+    @pytest.mark.parametrize("path", PATHS.split())
+    def test_paths(self, path: str) -> None:
+        """Each type of resource has the path of Asana's reference."""
+        _, types, parameter = path.split("/")
+        resource_type = parameter.removeprefix("{").removesuffix("_gid}")
+
+        assert plural_of(resource_type) == types
+        assert ReadResourceRequest(resource_type=resource_type, gid="7").path == f"/{types}/7"
+
+    @pytest.mark.parametrize("resource_type", ["", "Task", "tasks/1", "../users", "task?", "té", "task\n", None, 5])
+    def test_bad_types(self, resource_type: Any) -> None:
+        """What is no type of resource is refused before it can shape a path."""
+        with pytest.raises(ConfigurationError, match=r"^resource_type must be a type"):
+            ReadResourceRequest(resource_type=resource_type, gid="7")
 
 
 class TestFilterMembers:

@@ -126,6 +126,20 @@ async def test_project_is_no_webhook() -> None:
         assert answered.message == f"webhook_gid: Unknown object: {PROJECT}"
 
 
+async def test_one_resource() -> None:
+    """A resource is read at the path of its type, by GET and with the token."""
+    async with playing() as (_, api, _):
+        read = await api.call("GET", f"/projects/{PROJECT}?opt_fields=name,permalink_url")
+        assert (read.status, read.tree) == (200, {"data": {"gid": PROJECT, "name": f"project {PROJECT}"}})
+        for method, path, status in [
+            ("GET", f"/tasks/{PROJECT}", 404),
+            ("GET", "/projects/me", 404),
+            ("PUT", f"/projects/{PROJECT}", 404),
+        ]:
+            assert (await api.call(method, path)).status == status
+        assert (await api.call("GET", f"/projects/{PROJECT}", token="wrong")).status == 401
+
+
 async def test_lists_are_compact() -> None:
     """A list holds compact records in order; without a limit it has no next_page."""
     async with playing(webhooks=2) as (_, api, target):
