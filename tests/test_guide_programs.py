@@ -1,9 +1,11 @@
 """The programs of README and of the guides, run as printed."""
 
 import asyncio
+import base64
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -11,12 +13,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.fernet import Fernet
 
-from asana_webhooks import AsanaSession, Delivery, Receiver, Worker, establish_webhook, open_store
+from asana_webhooks import AsanaSession, Delivery, Receiver, Worker, create_webhook, establish_webhook, open_store
 from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.guides import program
 
@@ -60,8 +65,9 @@ async def running(folder: Path, *command: str, **environment: str) -> AsyncItera
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         _, errors = await process.communicate()
-    # uvicorn cleans up and then raises the signal again, so that its parent sees it.
-    assert process.returncode == (-signal.SIGTERM if "uvicorn" in command else 0), errors.decode()
+    # uvicorn cleans up and then raises the signal again, so that its parent sees it; Flask's own server does nothing.
+    ends_by_signal = {"uvicorn", "flask"} & set(command)
+    assert process.returncode == (-signal.SIGTERM if ends_by_signal else 0), errors.decode()
     assert b"Traceback" not in errors, errors.decode()
 
 
@@ -235,16 +241,131 @@ async def test_fastapi(tmp_path: Path) -> None:
     async with FakeAsana() as fake:
         serve = ("-m", "uvicorn", "--no-access-log", "service:app", "--port", str(port))
         async with running(tmp_path, *serve, **access(fake), PUBLIC_URL=f"http://127.0.0.1:{port}/asana") as process:
-            assert process.stderr is not None
-            async for line in process.stderr:
-                if b"Uvicorn running" in line:
-                    break
+            await is_running(process)
             project = fake.projects[0]
             async with aiohttp.ClientSession() as http:
                 async with http.post(f"http://127.0.0.1:{port}/subscriptions/{project}") as response:
                     assert (await response.json())["webhook"] in fake.webhooks
             fake.change(project, field="name")
             assert await next_line(process) == f"changed {project}"
+
+
+async def is_running(server: asyncio.subprocess.Process) -> None:
+    """Wait until uvicorn or Flask says that it serves."""
+    assert server.stderr is not None
+    async for line in server.stderr:
+        if b"unning on" in line:
+            return
+    raise AssertionError("the server ended")
+
+
+async def receive(folder: Path, port: int) -> None:
+    """Establish a webhook with the receiver that runs on *port*: it stores a delivery and refuses a forged one. Then
+    handle what it stored in another process.
+    """
+    async with FakeAsana() as fake:
+        project = fake.projects[0]
+        where = {"ASANA_PROJECT": project, "PUBLIC_URL": f"http://127.0.0.1:{port}/asana"}
+        (gid,) = [
+            line.removeprefix("established ")
+            for line in await run(
+                folder, program("subscriptions", "Subscriptions: establish a webhook"), **access(fake), **where
+            )
+        ]
+        task = fake.add_task(parent=project)
+        fake.change(task, field="name")
+        await fake.settle()
+        assert [one.status for one in fake.deliveries if one.events] == [200]
+        assert await fake.forge_delivery(gid) == 401
+    async with running(folder, "-c", program("worker", "Worker: work through the deliveries")) as worker:
+        assert (await next_line(worker)).endswith(f"changed task {task}")
+
+
+async def test_flask(tmp_path: Path) -> None:
+    """The Flask program receives under Flask's threaded server, and a worker beside it handles what it stored."""
+    port = free_port()
+    (tmp_path / "service.py").write_text(program("receiver", "Flask and other WSGI frameworks"))
+    async with running(tmp_path, "-m", "flask", "--app", "service", "run", "--port", str(port)) as server:
+        await is_running(server)
+        await receive(tmp_path, port)
+
+
+async def test_django(tmp_path: Path) -> None:
+    """The Django program receives under ASGI behind Django's check of CSRF tokens, and a worker handles it."""
+    port = free_port()
+    (tmp_path / "urls.py").write_text(program("receiver", "Django"))
+    (tmp_path / "settings.py").write_text(
+        "SECRET_KEY, ROOT_URLCONF, ALLOWED_HOSTS = 'x', 'urls', ['*']\n"
+        "MIDDLEWARE = ['django.middleware.common.CommonMiddleware', 'django.middleware.csrf.CsrfViewMiddleware']\n"
+    )
+    serve = ("-m", "uvicorn", "--no-access-log", "--lifespan", "off", "--port", str(port), "--factory")
+    application = "django.core.asgi:get_asgi_application"
+    async with running(tmp_path, *serve, application, DJANGO_SETTINGS_MODULE="settings") as server:
+        await is_running(server)
+        await receive(tmp_path, port)
+
+
+def loaded(folder: Path, code: str) -> dict[str, Any]:
+    """Run a program whose functions somebody else calls; return its names."""
+    (folder / "module.py").write_text(code)
+    return runpy.run_path(str(folder / "module.py"))
+
+
+async def test_without_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The function echoes the handshake until it has a secret, and gets a delivery resent that came before; then it
+    handles what is signed, plain or in base64, and refuses what is not, another handshake included.
+    """
+    handler = loaded(tmp_path, program("receiver", "Without a store"))["handler"]
+    gateway = {"isBase64Encoded": False}
+
+    async def invoke(request: web.Request) -> web.Response:
+        """Call the function as a gateway does."""
+        content = await request.read()
+        body = base64.b64encode(content) if gateway["isBase64Encoded"] else content
+        answer = handler({"headers": dict(request.headers), "body": body.decode() or None, **gateway}, None)
+        return web.Response(status=answer["statusCode"], headers=answer.get("headers"))
+
+    app = web.Application()
+    app.router.add_post("/", invoke)
+    async with TestServer(app) as server, FakeAsana() as fake, AsanaSession(fake.token, base_url=fake.url) as asana:
+        project, target = fake.projects[0], str(server.make_url("/"))
+        created = await create_webhook(asana, resource=project, target=target)
+        fake.change(project, field="name")
+        await fake.settle()
+        assert fake.deliveries[-1].status == 503
+        assert created.secret is not None
+        monkeypatch.setenv("ASANA_WEBHOOK_SECRET", created.secret.reveal())
+        for encoded in (False, True):
+            gateway["isBase64Encoded"] = encoded
+            await fake.advance(600)  # the first is resent
+            fake.change(project, field="name")
+            await fake.settle()
+            assert fake.deliveries[-1].status == 200
+        assert capsys.readouterr().out.splitlines() == [f"changed {project}"] * 3
+        assert await fake.forge_delivery(created.webhook.gid) == 401
+        assert await fake.stranger_handshake(target) == 401
+
+
+async def test_reading_what_an_event_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client's handler prints the name of what changed, and copes with what is gone."""
+    handle = loaded(tmp_path, program("client", "Read what an event is about"))["handle"]
+    async with FakeAsana() as fake:
+        for name, value in access(fake).items():
+            monkeypatch.setenv(name, value)
+        await stored_delivery(fake, tmp_path / "asana.db")
+        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+
+            async def twice(delivery: Delivery) -> None:
+                await handle(delivery)
+                fake.change(fake.projects[0], action="deleted")
+                await handle(delivery)
+
+            await Worker(store, twice).drain()
+    assert capsys.readouterr().out.splitlines() == [f"changed project {fake.projects[0]}", "changed what is gone"]
 
 
 async def stored_delivery(fake: FakeAsana, database: Path) -> None:
