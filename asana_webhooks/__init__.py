@@ -79,7 +79,7 @@ from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks
 from asana_webhooks.worker.processing import Backoff
-from asana_webhooks.worker.worker import Retention, Worker
+from asana_webhooks.worker.worker import Retention, Worker, WorkerHealth
 
 __all__ = [
     "AsanaError",
@@ -144,6 +144,7 @@ __all__ = [
     "WebhookPage",
     "WebhookPager",
     "Worker",
+    "WorkerHealth",
     "__version__",
     "create_webhook",
     "delete_orphaned_webhooks",

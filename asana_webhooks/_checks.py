@@ -1,5 +1,7 @@
-"""Checks of arguments, shared by all modules: numbers, URLs, headers, proxies."""
+"""Checks of arguments, shared by all modules: numbers, URLs, headers, proxies, stores, handlers."""
 
+import functools
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -10,7 +12,18 @@ from yarl import URL
 
 from asana_webhooks.errors import ConfigurationError
 
-__all__ = ["check_count", "check_headers", "check_proxy", "check_seconds", "check_url", "is_encodable", "parse_url"]
+__all__ = [
+    "check_count",
+    "check_handler",
+    "check_headers",
+    "check_proxy",
+    "check_seconds",
+    "check_store",
+    "check_url",
+    "is_encodable",
+    "is_store",
+    "parse_url",
+]
 
 _RESERVED: Final = frozenset(
     {
@@ -150,3 +163,73 @@ def check_proxy(proxy: object) -> str | None:
     if ":" in (url.user or "") or not re.fullmatch(r"[ -~\xa0-\xff]*", f"{url.user}{url.password}"):
         raise ConfigurationError("the proxy's user must have no colon, and user and password must be printable Latin-1")
     return proxy
+
+
+def is_store(value: object) -> bool:
+    """Return whether *value* looks like a `Store`: an object, not a class, with methods that only a store has."""
+    methods = (getattr(value, name, None) for name in ("claim", "release"))
+    return not isinstance(value, type) and all(map(callable, methods))
+
+
+def check_store(store: object) -> None:
+    """Check that *store* looks like a `Store`.
+
+    Raises:
+        ConfigurationError: *store* is anything else, such as a path or a URL.
+    """
+    if not is_store(store):
+        # The value is not shown: it may be a URL with a password.
+        raise ConfigurationError(f'store must be a store, such as open_store("sqlite:///asana.db"), not {_kind(store)}')
+
+
+def check_handler(name: str, handle: Any, *parameters: str) -> None:
+    """Check that *handle* can be called with *parameters*, and that awaiting its result can work.
+
+    A lambda passes, and so do a decorated coroutine function and a callable that is not written in Python. The result
+    of their first call shows more.
+
+    Args:
+        name: the argument's name, for the error.
+        handle: the value to check.
+        *parameters: the names of its positional arguments, for the error.
+
+    Raises:
+        ConfigurationError: *handle* is anything else; the message says how to correct it.
+    """
+    wanted = f"async def {name}({', '.join(parameters)})"
+    if not callable(handle):
+        raise ConfigurationError(f"{name} must be a coroutine function, {wanted}, not {_kind(handle)}")
+    if isinstance(handle, type):
+        raise ConfigurationError(
+            f"{name} is {_kind(handle)}: pass an instance of it with {wanted.replace(name, '__call__')}"
+        )
+    function = _function_of(handle)
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise ConfigurationError(f"{name} contains yield, so calling it runs nothing: make it a plain {wanted}")
+    is_async = inspect.iscoroutinefunction(handle) or inspect.iscoroutinefunction(function)
+    if inspect.isfunction(function) and not is_async and function.__name__ != "<lambda>":
+        call = f"lambda {', '.join(parameters)}: f({', '.join(parameters)})"
+        raise ConfigurationError(f"{name} is not async: make it {wanted}; if f returns an awaitable, pass {call}")
+    try:
+        signature = inspect.signature(handle, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return  # not written in Python
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        given = f"{len(parameters)} positional argument{'s' * (len(parameters) > 1)}"
+        raise ConfigurationError(f"{name} must take {given}, {wanted}: {error}") from None
+
+
+def _function_of(handle: Any) -> Any:
+    """Return the function that a call of *handle* runs, inside partials, objects, methods and decorators."""
+    while isinstance(handle, functools.partial):
+        handle = handle.func
+    if not inspect.isroutine(handle) and not hasattr(handle, "__wrapped__"):
+        handle = type(handle).__call__
+    handle = inspect.unwrap(handle)
+    return getattr(handle, "__func__", handle)
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, Mapping
 from types import MappingProxyType
 from typing import Final, Self
 
-from asana_webhooks._checks import check_count, check_seconds
+from asana_webhooks._checks import check_count, check_seconds, check_store
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
 from asana_webhooks.receiver.body import Body, BodyReader
@@ -126,6 +126,7 @@ class Receiver:
         body_timeout: float = 5.0,
         timeout: float = 8.0,
     ) -> None:
+        check_store(store)
         self._store = store
         self._max_body = check_count("max_body", max_body)
         self._reader = BodyReader(

@@ -16,7 +16,7 @@ from typing import Final, Self
 from attrs import define, evolve, field, frozen
 from yarl import URL
 
-from asana_webhooks._checks import parse_url
+from asana_webhooks._checks import check_store, parse_url
 from asana_webhooks._tasks import finish
 from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
@@ -102,6 +102,7 @@ async def establish_webhook(
         ConfigurationError: an argument is invalid.
         AsanaError: any other error of `create_webhook`.
     """
+    check_store(store)
     base = _check_public_url(public_url)
     if not isinstance(filters, Iterable):
         raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")

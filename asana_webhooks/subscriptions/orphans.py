@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Final
 
+from asana_webhooks._checks import check_store
 from asana_webhooks.client.operations import delete_webhook, get_webhooks
 from asana_webhooks.client.requests import GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
@@ -50,8 +51,9 @@ async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspa
 
     Raises:
         StoreError: the store failed.
-        ConfigurationError: *workspace* is not a gid, or the store is closed.
+        ConfigurationError: *workspace* is not a gid, or *store* is no store or closed.
     """
+    check_store(store)
     if workspace is not None:
         GetWebhooksRequest(workspace=workspace)  # checks it before any registration is closed
     echoed: defaultdict[str, set[str]] = defaultdict(set)

@@ -2,28 +2,32 @@
 
 import asyncio
 import enum
+import inspect
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from asana_webhooks._checks import check_seconds
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.errors import PayloadError
+from asana_webhooks.errors import ConfigurationError, PayloadError, PermanentFailure
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.wire import decode_events
 
-__all__ = ["Backoff", "Handler", "ProcessResult", "Processor"]
+__all__ = ["Backoff", "Handler", "ProcessResult", "Processor", "StaleWarning"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
 """Your coroutine function. Returning acknowledges the delivery; raising retries it later."""
 
 _MAX_ERROR: Final = 500
+_STALE_EVERY: Final = 60.0
+"""Seconds between warnings of stale deliveries."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +66,35 @@ class ProcessResult(enum.StrEnum):
     """Counted in addition to another result, for each attempt with a `Delivery.stale` delivery."""
 
 
+@define
+class StaleWarning:
+    """Warns of stale deliveries: of the first one at once, then at most once a minute, with their number."""
+
+    outcome: str
+    """Whether they are refused or handled."""
+    _number: int = 0
+    _latest: int = 0
+    _warned_at: float | None = None
+
+    def add(self, id: int) -> None:
+        """Count the delivery *id*, and warn if the last warning is a minute old."""
+        self._number += 1
+        self._latest = id
+        if self._warned_at is None or time.monotonic() - self._warned_at >= _STALE_EVERY:
+            self._warned_at = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        """Warn of the deliveries that no warning has counted yet."""
+        if self._number:
+            _log.warning(
+                "stale deliveries: %d since the last warning, the latest of them delivery %d; their newest events are "
+                "more than 25 hours old; %r",
+                *(self._number, self._latest, self.outcome),
+            )
+            self._number = 0
+
+
 @frozen(kw_only=True)
 class Processor:
     """Processes leased deliveries with the options of a `Worker`."""
@@ -70,8 +103,14 @@ class Processor:
     handle: Handler
     attempts: int
     backoff: Backoff
+    handler_timeout: float | None
     refuse_stale: bool
     count: Callable[[ProcessResult], None] = field(repr=False)
+    on_handled: Callable[[], None] = field(repr=False)
+    """Called in the task of `process` when the handler has ended, before its result is recorded."""
+    end_run: Callable[[BaseException], None] = field(repr=False)
+    """Ends the worker's run, which raises the error it is given."""
+    stale: StaleWarning = field(repr=False)
 
     async def process(self, lease: Lease) -> None:
         """Handle a delivery and record the result in the store.
@@ -88,6 +127,7 @@ class Processor:
         """Return the result, and whether the lease was still held when it was recorded."""
         if lease.attempt > self.attempts:  # usually a worker died before recording a result
             error = f"attempts exhausted: {lease.attempt - 1} made, {self.attempts} allowed; a worker may have died"
+            _log.error("delivery %d of webhook %.40r: making it a dead letter: %r", lease.id, lease.webhook_gid, error)
             return ProcessResult.DEAD, await self._fail(lease, error)
         try:
             delivery = _read(lease)
@@ -96,41 +136,105 @@ class Processor:
             return ProcessResult.UNREADABLE, await self._fail(lease, f"unreadable: {problem}")
         if delivery.stale:
             self.count(ProcessResult.STALE)
+            self.stale.add(lease.id)
             if self.refuse_stale:
-                _log.warning(
-                    "delivery %d: stale: its newest event is more than 25 hours old; making it a dead letter", lease.id
-                )
                 return ProcessResult.DEAD, await self._fail(lease, "stale: its newest event is more than 25 hours old")
-            _log.warning("delivery %d: stale: its newest event is more than 25 hours old; handling it anyway", lease.id)
         failure = await self._handle(delivery)
+        self.on_handled()
         if failure is None:
             return ProcessResult.DONE, await self.store.done(lease)
-        if lease.attempt >= self.attempts:
-            return ProcessResult.DEAD, await self._fail(lease, failure)
-        return ProcessResult.RETRIED, await self._fail(lease, failure, retry_in=self.backoff.after(lease.attempt))
+        return await self._record_failure(delivery, lease, failure)
+
+    async def _record_failure(
+        self, delivery: Delivery, lease: Lease, failure: BaseException
+    ) -> tuple[ProcessResult, bool]:
+        is_last = lease.attempt >= self.attempts or _is_permanent(failure)
+        _log.log(
+            logging.ERROR if is_last else logging.WARNING,
+            "delivery %d of webhook %.40r: attempt %d of %d failed; " + ("dead letter" if is_last else "retrying"),
+            *(delivery.id, delivery.webhook_gid, delivery.attempt, self.attempts),
+            exc_info=failure,
+        )
+        text = _text(failure)
+        error = f"{type(failure).__name__}: {text}" if text else type(failure).__name__
+        try:
+            if is_last:
+                return ProcessResult.DEAD, await self._fail(lease, error)
+            return ProcessResult.RETRIED, await self._fail(lease, error, retry_in=self.backoff.after(lease.attempt))
+        finally:
+            if _ends_run(failure):
+                self.end_run(failure)
 
     async def _fail(self, lease: Lease, error: str, *, retry_in: float | None = None) -> bool:
         return await self.store.fail(lease, error=error[:_MAX_ERROR], retry_in=retry_in)
 
-    async def _handle(self, delivery: Delivery) -> str | None:
-        """Run the handler. Return its error as text, or ``None`` if it returned."""
+    async def _handle(self, delivery: Delivery) -> BaseException | None:
+        """Run the handler. Return what it raised, or ``None`` if it returned.
+
+        Everything is caught in the handler's own task: asyncio stops the event loop when one ends in `SystemExit`.
+
+        Raises:
+            CancelledError: the worker cancelled the handler, or cannot use it; the attempt does not count.
+        """
+        task = asyncio.current_task()
         try:
-            await self.handle(delivery)
-        except asyncio.CancelledError:
-            if is_being_cancelled():
+            result = self.handle(delivery)
+            if inspect.isawaitable(result):
+                await (result if self.handler_timeout is None else _within(self.handler_timeout, result))
+                return None
+        except GeneratorExit as error:
+            if not _is_current(task):  # the event loop has ended, and Python closes this coroutine
                 raise
-            return "CancelledError"  # from something the handler awaited, so an ordinary failure
-        except Exception as error:
-            if is_being_cancelled():  # the handler replaced the cancellation by another error
+            return error
+        except BaseException as error:  # however it ends, that is recorded
+            if is_being_cancelled():  # the handler may have replaced the cancellation by another error
+                if _ends_run(error):
+                    self.end_run(error)
                 raise asyncio.CancelledError from error
-            _log.warning(
-                "delivery %d: attempt %d of %d failed", delivery.id, delivery.attempt, self.attempts, exc_info=True
+            return error
+        self.end_run(
+            ConfigurationError(
+                f"the handler returned {type(result).__name__}, which cannot be awaited: make it `async def`; "
+                "a lambda must return what the coroutine function returns"
             )
-            return f"{type(error).__name__}: {_text(error)}"
-        return None
+        )
+        raise asyncio.CancelledError
 
 
-def _text(error: Exception) -> str:
+async def _within(seconds: float, result: Awaitable[object]) -> None:
+    """Await what a handler returned. After *seconds*, cancel it and raise `TimeoutError`, however it ends then."""
+    cause: Exception | None = None
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await result
+    except Exception as error:
+        if not limit.expired():
+            raise
+        cause = error
+    if limit.expired():
+        raise TimeoutError(f"the handler took longer than {seconds:g} seconds (handler_timeout)") from cause
+
+
+def _is_current(task: "asyncio.Task[Any] | None") -> bool:
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:  # no event loop runs
+        return False
+
+
+def _ends_run(failure: BaseException) -> bool:
+    """Return whether a failure of a handler is one that must not be kept from the program, such as `SystemExit`."""
+    return not isinstance(failure, (Exception, asyncio.CancelledError))
+
+
+def _is_permanent(failure: BaseException) -> bool:
+    """Return whether *failure* is a `PermanentFailure`, or a group of nothing else."""
+    if isinstance(failure, BaseExceptionGroup):
+        return all(map(_is_permanent, failure.exceptions))
+    return isinstance(failure, PermanentFailure)
+
+
+def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - its __str__ may raise anything

@@ -6,21 +6,28 @@ lease. Use `Event.fingerprint` to detect repeated events.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar, cast
 
 from attrs import frozen
 
-from asana_webhooks._checks import check_count, check_seconds
+from asana_webhooks._checks import check_count, check_handler, check_seconds, check_store, is_store
 from asana_webhooks._tasks import finish, is_being_cancelled
-from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError, StoreUnavailableError
-from asana_webhooks.models import Delivery
+from asana_webhooks.errors import (
+    AsanaError,
+    ConfigurationError,
+    HandlerExitError,
+    StoreError,
+    StoreUnavailableError,
+)
 from asana_webhooks.store.base import Lease, Store
-from asana_webhooks.worker.processing import Backoff, Handler, Processor, ProcessResult
+from asana_webhooks.worker.processing import Backoff, Handler, Processor, ProcessResult, StaleWarning
+from asana_webhooks.worker.signals import stop_on_signals
 
-__all__ = ["Retention", "Worker"]
+__all__ = ["Retention", "Worker", "WorkerHealth"]
 
 T = TypeVar("T")
 
@@ -67,6 +74,21 @@ class Retention:
         return purged
 
 
+@frozen(kw_only=True)
+class WorkerHealth:
+    """The health of a worker, for a liveness probe."""
+
+    running: bool
+    """Whether `Worker.run` or `Worker.drain` is running; also while it stops."""
+    handling: int
+    """How many handlers are running."""
+    oldest_attempt_seconds: float | None
+    """Seconds since the oldest of these was started; ``None`` if none is running."""
+    last_claim_at: float | None
+    """When the worker last asked the store for deliveries and got an answer, also an empty one, in seconds since the
+    epoch; ``None`` before that. It does not ask while *concurrency* handlers are running."""
+
+
 class Worker:
     """Passes stored deliveries to a coroutine function, several at a time.
 
@@ -76,13 +98,14 @@ class Worker:
             await worker.run()
 
     Returning from *handle* acknowledges a delivery. Raising logs the traceback and retries the delivery after a
-    backoff. After *attempts* attempts it becomes a dead letter with its error. A delivery whose body does not match
-    Asana's documentation becomes a dead letter at once. The worker extends the lease while a handler runs. Any number
-    of workers, in any number of processes, may share a store. A running worker also purges according to *retention*.
+    backoff. After *attempts* attempts it becomes a dead letter with its error, which is logged at ERROR; after a
+    `PermanentFailure`, at once. So does a delivery whose body does not match Asana's documentation. The worker extends
+    the lease while a handler runs, and warns once when it has run for three leases. Any number of workers, in any
+    number of processes, may share a store. A running worker also purges according to *retention*.
 
     Args:
         store: the store to claim deliveries from.
-        handle: the coroutine function to call with each `Delivery`.
+        handle: the coroutine function to call with each `Delivery`, or another callable that returns an awaitable.
         concurrency: the maximum number of handlers that run at once.
         ordered: handle a registration's deliveries one at a time, in order of arrival. A failing delivery blocks the
             later ones until it succeeds or becomes a dead letter. By default deliveries do not wait for each other.
@@ -92,10 +115,16 @@ class Worker:
         lease: seconds after which another worker may claim a delivery if this worker dies.
         attempts: the maximum number of attempts for a delivery.
         backoff: the delay before a failed delivery is retried; a default `Backoff` if ``None``.
+        handler_timeout: seconds an attempt may take; ``None``: any time. Then the handler is cancelled, and the attempt
+            has failed.
         poll: seconds between claims while the store has nothing to claim, and before a failed claim is retried.
         retention: how long the store keeps finished deliveries; with ``None`` this worker purges nothing.
         stop_timeout: seconds that running handlers may take after `stop`. Then they are cancelled and their deliveries
             released. The worker waits for a handler that ignores cancellation.
+
+    Raises:
+        ConfigurationError: *store* is no store, *handle* is not async or takes other arguments, or an option is
+            invalid.
     """
 
     def __init__(
@@ -111,20 +140,26 @@ class Worker:
         lease: float = 60.0,
         attempts: int = 10,
         backoff: Backoff | None = None,
+        handler_timeout: float | None = None,
         # Idling, purging and stopping
         poll: float = 0.5,
         retention: Retention | None = Retention(),
-        stop_timeout: float = 30.0,
+        stop_timeout: float = 8.0,
     ) -> None:
+        if is_store(handle) and not is_store(store):
+            raise ConfigurationError("store and handler are swapped: write Worker(store, handle)")
+        check_store(store)
+        check_handler("handle", handle, "delivery")
         check_count("concurrency", concurrency)
         check_count("attempts", attempts)
         check_seconds("lease", lease, zero=False)
         check_seconds("poll", poll, zero=False)
         check_seconds("stop_timeout", stop_timeout)
+        if handler_timeout is not None:
+            check_seconds("handler_timeout", handler_timeout, zero=False)
         if on_dead not in {"skip", "halt"} or (on_dead == "halt" and not ordered):
             raise ConfigurationError("on_dead must be 'skip', or 'halt' together with ordered=True")
         self._store = store
-        self._handle = handle
         self._concurrency = concurrency
         self._ordered = ordered
         self._halt = on_dead == "halt"
@@ -136,17 +171,26 @@ class Worker:
         self._counts_view = MappingProxyType(self._counts)
         self._processor = Processor(
             store=store,
-            handle=self._in_slot,
+            handle=handle,
             attempts=attempts,
             backoff=backoff or Backoff(),
+            handler_timeout=handler_timeout,
             refuse_stale=refuse_stale,
             count=self._count,
+            on_handled=self._free_slot,
+            end_run=self._end_run,
+            stale=StaleWarning("refused" if refuse_stale else "handled anyway"),
         )
         self._held: dict[asyncio.Task[None], Lease] = {}
-        self._slots: set[asyncio.Task[None] | None] = set()
-        """The held tasks that run a handler or are about to."""
+        self._slots: dict[asyncio.Task[None], float] = {}
+        """The held tasks that run a handler or are about to, oldest first, with the monotonic time of their start."""
+        self._slow: set[asyncio.Task[None]] = set()
+        """The held tasks whose handlers a warning has named."""
         self._to_release: list[Lease] = []
+        self._last_claim_at: float | None = None
         self._stopping = False
+        self._failure: BaseException | None = None
+        """Ends the current run, which raises it."""
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -170,6 +214,16 @@ class Worker:
     def _count(self, result: ProcessResult) -> None:
         self._counts[result] += 1
 
+    def health(self) -> WorkerHealth:
+        """Return the health of this worker, as far as it knows it without asking the store."""
+        oldest = next(iter(self._slots.values()), None)
+        return WorkerHealth(
+            running=not self._ended.is_set(),
+            handling=len(self._slots),
+            oldest_attempt_seconds=None if oldest is None else time.monotonic() - oldest,
+            last_claim_at=self._last_claim_at,
+        )
+
     def stop(self) -> None:
         """Stop `run`: claim no more deliveries and let running handlers finish.
 
@@ -178,23 +232,44 @@ class Worker:
         self._stopping = True
         self._wake.set()
 
-    async def run(self) -> None:
-        """Handle deliveries until `stop` is called or this call is cancelled.
+    def _end_run(self, failure: BaseException) -> None:
+        """End the current run as `stop` does. It then raises the first *failure*."""
+        if self._failure is None:
+            self._failure = failure
+        self._wake.set()
+
+    async def run(self, *, signals: Iterable[int] = ()) -> None:
+        """Handle deliveries until `stop` is called, one of *signals* arrives, or this call is cancelled.
+
+        ::
+
+            await worker.run(signals=(signal.SIGINT, signal.SIGTERM))
 
         After `stop` running handlers may finish; cancellation cancels them. Deliveries still held at the end are
         released, and the interrupted attempts do not count. When the store fails, claiming is retried.
 
+        Args:
+            signals: the signals that call `stop`. When this returns or raises, their earlier handlers are back; but one
+                of the program's own that was added with ``loop.add_signal_handler`` is gone.
+
         Raises:
-            ConfigurationError: this worker is already running, or its store is closed.
+            HandlerExitError: a handler raised `SystemExit`. This error and the next one count as a failed attempt, and
+                end the worker as `stop` does.
+            BaseException: what a handler raised that is no `Exception`, such as `KeyboardInterrupt`.
+            ConfigurationError: this worker is already running, or its store is closed. The handler returned something
+                that cannot be awaited. Another run has one of *signals*, or this is not the main thread.
         """
-        await self._run(until_idle=False)
+        with stop_on_signals(signals, self.stop):
+            await self._run(until_idle=False)
 
     async def drain(self) -> None:
         """Handle deliveries until none can be claimed and no handler runs. It does not wait for delayed retries.
 
         Raises:
             StoreError: claiming deliveries failed.
-            ConfigurationError: this worker is already running, or its store is closed.
+            HandlerExitError: a handler raised `SystemExit`; other errors of handlers are those of `run`.
+            ConfigurationError: this worker is already running, or its store is closed. The handler returned something
+                that cannot be awaited.
         """
         await self._run(until_idle=True)
 
@@ -203,7 +278,7 @@ class Worker:
             raise ConfigurationError("this worker is already running; create another one, or raise its concurrency")
         self._wake = asyncio.Event()  # new events: this run may be in another event loop
         self._ended = asyncio.Event()
-        failure: Exception | None = None
+        self._failure = None
         try:
             async with asyncio.TaskGroup() as outer:  # outlives the handlers, including their cleanup
                 helpers = [outer.create_task(self._extend_leases())]
@@ -213,7 +288,7 @@ class Worker:
                     try:
                         await self._claim_and_start(handlers, until_idle=until_idle)
                     except Exception as error:  # noqa: BLE001 - raised below; the group would wrap it
-                        failure = error
+                        self._end_run(error)
                     await self._wait_for_handlers()
                 for helper in helpers:
                     helper.cancel()
@@ -221,27 +296,37 @@ class Worker:
             try:
                 await finish(self._release_all())
             finally:
+                self._processor.stale.flush()
                 self._ended.set()
+        failure, self._failure = self._failure, None
+        if isinstance(failure, SystemExit):  # as itself it could end the process as if it had succeeded
+            raise HandlerExitError(
+                "a handler raised SystemExit: its attempt has failed, and the worker stopped"
+            ) from failure
         if failure is not None:
             raise failure
 
     async def _claim_and_start(self, group: asyncio.TaskGroup, *, until_idle: bool) -> None:
-        while not self._stopping:
+        while not self._is_ending():
             self._wake.clear()
             free = self._free()
             leases = await self._claim(free, retry=not until_idle) if free else ()
-            if self._stopping:
+            if self._is_ending():
                 self._to_release += leases  # stopped while the claim was in flight
                 return
+            now = time.monotonic()
             for lease in leases:
                 task = group.create_task(self._work(lease))
                 self._held[task] = lease
-                self._slots.add(task)
+                self._slots[task] = now
                 task.add_done_callback(self._on_task_done)
             if until_idle and not self._held:
                 return
             if len(leases) < free or not free:
                 await self._pause(None if not free or until_idle else self._poll)
+
+    def _is_ending(self) -> bool:
+        return self._stopping or self._failure is not None
 
     def _free(self) -> int:
         """Return how many more handlers may start.
@@ -251,22 +336,23 @@ class Worker:
         """
         return min(self._concurrency - len(self._slots), 2 * self._concurrency - len(self._held))
 
-    async def _in_slot(self, delivery: Delivery) -> None:
-        try:
-            await self._handle(delivery)
-        finally:
-            self._slots.discard(asyncio.current_task())
-            self._wake.set()
+    def _free_slot(self) -> None:
+        """Free the slot of the current task: its handler has ended."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._warn_if_slow(task, self._slots.pop(task))
+        self._wake.set()
 
     async def _claim(self, limit: int, *, retry: bool) -> Sequence[Lease]:
         try:
             claimed = self._store.claim(limit, lease=self._lease, ordered=self._ordered, halt=self._halt)
-            return await _await_store(claimed)
+            leases = await _await_store(claimed)
         except StoreError as error:
             if not retry:
                 raise
             _log.error("claiming deliveries failed; retrying in %g s: %.200r", self._poll, str(error))
             return ()
+        self._last_claim_at = time.time()
+        return leases
 
     async def _pause(self, seconds: float | None) -> None:
         """Wait until a handler ends or the worker is stopped, for at most *seconds*."""
@@ -276,7 +362,8 @@ class Worker:
 
     def _on_task_done(self, task: "asyncio.Task[None]") -> None:
         lease = self._held.pop(task)
-        self._slots.discard(task)
+        self._slots.pop(task, None)
+        self._slow.discard(task)
         if task.cancelled() or task.exception() is not None:  # possibly cancelled before it started
             self._to_release.append(lease)
         self._wake.set()
@@ -301,7 +388,19 @@ class Worker:
     async def _extend_leases(self) -> None:
         while True:
             await asyncio.sleep(self._lease / 3)
+            for task, started_at in self._slots.items():
+                self._warn_if_slow(task, started_at)
             await asyncio.gather(*map(self._extend, list(self._held.values())))
+
+    def _warn_if_slow(self, task: "asyncio.Task[None]", started_at: float) -> None:
+        seconds = time.monotonic() - started_at
+        if seconds > 3 * self._lease and task not in self._slow:
+            self._slow.add(task)
+            lease = self._held[task]
+            _log.warning(
+                "delivery %d of webhook %.40r: its handler has run for %.1f s; it may hang or block the event loop",
+                *(lease.id, lease.webhook_gid, seconds),
+            )
 
     async def _extend(self, lease: Lease) -> None:
         try:

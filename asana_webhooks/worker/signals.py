@@ -1,0 +1,64 @@
+"""Stop a worker on signals of the process, and put the earlier signal handlers back."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+
+from attrs import frozen
+
+from asana_webhooks.errors import ConfigurationError
+
+__all__ = ["stop_on_signals"]
+
+
+@frozen
+class _Stopper:
+    """The signal handler of a run. Its class marks a signal as taken."""
+
+    loop: asyncio.AbstractEventLoop
+    stop: Callable[[], None]
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.loop.call_soon_threadsafe(self.stop)
+
+
+@contextmanager
+def stop_on_signals(signals: Iterable[int], stop: Callable[[], None]) -> Iterator[None]:
+    """Call *stop* in the running event loop on each of *signals* while the block runs.
+
+    Afterwards the handlers of `signal.signal` are back, also that of `asyncio.run` for SIGINT. One that was added with
+    ``loop.add_signal_handler`` is replaced and removed.
+
+    Raises:
+        ConfigurationError: one of *signals* is taken by another run, or cannot be handled; or this is not the main
+            thread. Nothing is changed then.
+    """
+    try:
+        numbers = {signal.Signals(number) for number in signals}
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"signals must be a tuple of signals, such as (signal.SIGINT, signal.SIGTERM), not {signals!r:.80}"
+        ) from None
+    stopper = _Stopper(asyncio.get_running_loop(), stop)
+    with ExitStack() as restore:
+        for number in numbers:
+            _install(number, stopper, restore)
+        yield
+
+
+def _install(number: signal.Signals, stopper: _Stopper, restore: ExitStack) -> None:
+    previous = signal.getsignal(number)
+    if isinstance(previous, _Stopper):
+        raise ConfigurationError(f"signals: another run has {number.name} already; stop this worker when that run ends")
+    try:
+        signal.signal(number, stopper)
+    except (OSError, ValueError) as error:  # such as SIGKILL; or not the main thread
+        raise ConfigurationError(f"signals: {number.name} cannot be handled here: {error}") from None
+    restore.callback(signal.signal, number, previous or signal.SIG_DFL)  # None: it was not set from Python
+    with suppress(NotImplementedError):  # Windows, whose event loop wakes up by itself
+        # This wakes up the event loop, whichever thread gets the signal. It also replaces the handler.
+        stopper.loop.add_signal_handler(number, stopper.stop)
+        restore.callback(stopper.loop.remove_signal_handler, number)
+        signal.signal(number, stopper)

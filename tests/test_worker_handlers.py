@@ -1,0 +1,541 @@
+"""Handlers that cannot work, those that end in an odd way, and those that never end."""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+
+from asana_webhooks import (
+    AsanaSession,
+    Backoff,
+    ConfigurationError,
+    Delivery,
+    HandlerExitError,
+    MemoryStore,
+    PermanentFailure,
+    Receiver,
+    Worker,
+    delete_orphaned_webhooks,
+    establish_webhook,
+)
+from tests.helpers.raw import later
+from tests.helpers.stores import Clock, body, deliver, event, register
+
+HOUR = 3600.0
+OTHER = "Another_endpoint_0123456789"
+
+
+def fresh() -> bytes:
+    """Return the body of a delivery that is not stale by the store's clock."""
+    return body(event(created_at="2027-01-15T07:00:00.000Z"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The store's clock."""
+    return Clock()
+
+
+@pytest.fixture
+async def store(clock: Clock) -> MemoryStore:
+    """A store with one delivery."""
+    store = MemoryStore(clock=clock)
+    await deliver(store, await register(store), fresh())
+    return store
+
+
+def raising(error: BaseException) -> Callable[[Delivery], Awaitable[None]]:
+    """Return a handler that always raises this."""
+
+    async def handle(_: Delivery) -> None:
+        raise error
+
+    return handle
+
+
+async def hang(_: Delivery) -> None:
+    await asyncio.Event().wait()
+
+
+async def attempt(store: MemoryStore) -> int:
+    """Return which attempt the next claim of the delivery is."""
+    [lease] = await store.claim(1, lease=60)
+    return lease.attempt
+
+
+# What is refused at construction
+
+
+async def good(_: Delivery) -> None: ...
+
+
+def plain(_: Delivery) -> None: ...
+
+
+async def generator(_: Delivery) -> AsyncIterator[None]:
+    yield
+
+
+def old_generator(_: Delivery) -> Iterator[None]:
+    yield
+
+
+async def two(_: Delivery, database: object) -> None: ...
+
+
+async def none() -> None: ...
+
+
+async def by_name(*, delivery: Delivery) -> None: ...
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return call
+
+
+class Methods:
+    """Handlers as methods."""
+
+    async def __call__(self, _: Delivery) -> None: ...
+
+    async def good(self, _: Delivery) -> None: ...
+
+    def plain(self, _: Delivery) -> None: ...
+
+
+class Plain:
+    """A callable that is not async."""
+
+    def __call__(self, _: Delivery) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handle", "said"),
+    [
+        (None, "handle must be a coroutine function, async def handle(delivery), not NoneType"),
+        ("handle", "not str"),
+        (
+            plain,
+            "handle is not async: make it async def handle(delivery); if f returns an awaitable, pass lambda deliv",
+        ),
+        (decorated(plain), "handle is not async"),
+        (functools.partial(plain), "handle is not async"),
+        (Methods().plain, "handle is not async"),
+        (Plain(), "handle is not async"),
+        (MagicMock(), "handle is not async"),
+        (Methods, "handle is the class Methods: pass an instance of it with async def __call__(delivery)"),
+        (generator, "handle contains yield"),
+        (old_generator, "handle contains yield"),
+        (functools.partial(generator), "handle contains yield"),
+        (two, "handle must take 1 positional argument, async def handle(delivery): missing a required argument"),
+        (none, "too many positional arguments"),
+        (by_name, "handle must take 1 positional argument"),
+        (good(None), "not coroutine"),  # type: ignore[arg-type]
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__) if not isinstance(value, str) else "",
+)
+def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
+    """They are refused when the worker is made, with the mistake in words."""
+    with pytest.raises(ConfigurationError) as caught:
+        Worker(MemoryStore(), handle)
+    assert said in str(caught.value)
+    if asyncio.iscoroutine(handle):
+        handle.close()
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        good,
+        lambda delivery: good(delivery),  # noqa: PLW0108 - what a lambda returns shows only when it is called
+        functools.partial(two, database=None),
+        functools.partial(lambda database, delivery: two(delivery, database), None),
+        Methods(),
+        Methods().good,
+        decorated(good),
+        decorated(Methods().good),
+        AsyncMock(),
+    ],
+    ids=str,
+)
+async def test_handlers_of_other_kinds(store: MemoryStore, handle: Any) -> None:
+    """Whatever leads to an awaitable is a handler."""
+    worker = Worker(store, handle)
+    await worker.drain()
+    assert worker.counts["done"] == 1
+
+
+@pytest.mark.parametrize("store", [None, "sqlite:///secret.db", Path("secret.db"), MemoryStore, object()], ids=repr)
+async def test_what_is_no_store(store: Any) -> None:
+    """Everything that takes a store says what to pass; a URL, which may hold a password, is not shown."""
+    async with AsanaSession("token", base_url="http://127.0.0.1:9") as asana:
+        calls: list[Callable[[], Any]] = [lambda: Worker(store, good), lambda: Receiver(store)]
+        for call in calls:
+            with pytest.raises(ConfigurationError, match=r'open_store\("sqlite:///asana.db"\), not') as caught:
+                call()
+            assert "secret" not in str(caught.value)
+        with pytest.raises(ConfigurationError, match="store must be a store"):
+            await establish_webhook(asana, store, public_url="https://example.com", resource="1")
+        with pytest.raises(ConfigurationError, match="store must be a store"):
+            await delete_orphaned_webhooks(asana, store)
+
+
+def test_store_and_handler_swapped() -> None:
+    """That mistake has words of its own."""
+    swapped: Any = (good, MemoryStore())
+    with pytest.raises(ConfigurationError, match=r"swapped: write Worker\(store, handle\)"):
+        Worker(*swapped)
+
+
+@pytest.mark.parametrize("how", ["run", "drain"])
+async def test_a_result_that_cannot_be_awaited(store: MemoryStore, how: str) -> None:
+    """It ends the worker and costs no attempt; what runs beside it finishes."""
+    await deliver(store, await register(store, OTHER), fresh())
+    ended = asyncio.Event()
+
+    async def finish() -> None:
+        await ended.wait()
+
+    def handle(delivery: Delivery) -> Any:
+        if delivery.id == 1:
+            return finish()
+        asyncio.get_running_loop().call_soon(ended.set)
+        return None
+
+    worker = Worker(store, lambda delivery: handle(delivery), poll=0.001)  # noqa: PLW0108 - the same
+    with pytest.raises(ConfigurationError, match="the handler returned NoneType, which cannot be awaited"):
+        await getattr(worker, how)()
+
+    assert worker.counts["done"] == sum(worker.counts.values()) == 1
+    assert await attempt(store) == 1
+
+
+# What a handler can end in
+
+
+class OwnError(BaseException):
+    """No Exception."""
+
+
+ENDS: list[BaseException] = [
+    SystemExit(0),
+    SystemExit("bye"),
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    OwnError("own"),
+    BaseExceptionGroup("both", [OwnError(), ValueError()]),
+]
+
+
+@pytest.mark.parametrize("error", ENDS, ids=repr)
+async def test_every_end_is_an_attempt(store: MemoryStore, clock: Clock, error: BaseException) -> None:
+    """Each is recorded, and after the last attempt the delivery is a dead letter; each time, the worker ends, and says
+    so: with the error itself, or for SystemExit with one that no process takes for success.
+    """
+    raised = HandlerExitError if isinstance(error, SystemExit) else type(error)
+    for number in (1, 2):
+        worker = Worker(store, raising(error), attempts=2, poll=0.001)
+        with pytest.raises(raised) as caught:
+            await worker.run()
+        assert error in (caught.value, caught.value.__cause__)
+        assert worker.counts["to be retried" if number == 1 else "dead letter"] == 1
+        assert not worker.health().running
+        clock.now += HOUR
+    [letter] = await store.dead_letters()
+    assert letter.attempts == 2
+    assert letter.error.startswith(type(error).__name__)
+
+
+async def test_the_others_finish(store: MemoryStore) -> None:
+    """A handler that exits ends the worker as `stop` does: nothing more is claimed, what runs is acknowledged, and the
+    worker may be run again.
+    """
+    other = await register(store, OTHER)
+    for _ in range(2):
+        await deliver(store, other, fresh())
+    begun, exited = asyncio.Event(), asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        if delivery.id == 1:
+            await begun.wait()
+            exited.set()
+            raise SystemExit(1)
+        begun.set()
+        await exited.wait()
+        await later(0.01)
+
+    worker = Worker(store, handle, concurrency=2)
+    with pytest.raises(HandlerExitError):
+        await worker.run()
+    assert (worker.counts["done"], worker.counts["to be retried"]) == (1, 1)
+
+    await worker.drain()
+    assert worker.counts["done"] == 2
+
+
+def test_a_process_that_a_handler_exits(clock: Clock) -> None:
+    """The event loop is not torn down in the middle, and asyncio.run raises what the worker raised."""
+    for error, raised in ((SystemExit(0), HandlerExitError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        store = MemoryStore(clock=clock)
+
+        async def main(store: MemoryStore = store, error: BaseException = error) -> None:
+            await deliver(store, await register(store), fresh())
+            async with Worker(store, raising(error)) as worker:
+                await worker.run()
+
+        with pytest.raises(raised):
+            asyncio.run(main())
+        assert asyncio.run(store.health()).leased == 0
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), OwnError()], ids=repr)
+async def test_an_end_after_a_cancellation(store: MemoryStore, error: BaseException) -> None:
+    """A handler that is cancelled and makes such an end of it has not failed, but the program hears of it."""
+    started = asyncio.Event()
+
+    async def handle(_: Delivery) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise error from None
+
+    worker = Worker(store, handle, stop_timeout=0)
+    running = asyncio.create_task(worker.run())
+    await started.wait()
+    worker.stop()
+    with pytest.raises((HandlerExitError, OwnError)):
+        await running
+    assert await attempt(store) == 1
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_closed_from_outside(inside: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Python closes coroutines that are left over; that is no end of the handler, and nothing is recorded."""
+    caplog.set_level(logging.CRITICAL, "asyncio")  # what a closed task says
+    store, coroutines, started = MemoryStore(), list[Any](), asyncio.Event()
+
+    async def handle(_: Delivery) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        coroutines.append(task.get_coro())
+        started.set()
+        await asyncio.Event().wait()
+
+    async def start() -> asyncio.Task[None]:
+        await deliver(store, await register(store), fresh())
+        running = asyncio.create_task(Worker(store, handle).run())
+        await started.wait()
+        if inside:
+            coroutines[0].close()
+        return running
+
+    with asyncio.Runner() as runner:
+        running = runner.run(start())
+        if not inside:
+            coroutines[0].close()
+    assert running.done()
+    assert asyncio.run(attempt(store)) == 1
+
+
+# Failures and their log
+
+
+def permanent() -> PermanentFailure:
+    return PermanentFailure("the task is gone")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_permanent"),
+    [
+        (permanent(), True),
+        (ExceptionGroup("", [permanent()]), True),
+        (ExceptionGroup("", [permanent(), ExceptionGroup("", [permanent(), permanent()])]), True),
+        (ExceptionGroup("", [permanent(), ExceptionGroup("", [permanent(), ValueError()])]), False),
+        (ValueError(), False),
+    ],
+    ids=repr,
+)
+async def test_permanent_failures(store: MemoryStore, error: Exception, *, is_permanent: bool) -> None:
+    """PermanentFailure makes a dead letter at once, alone or in a group of nothing else."""
+    worker = Worker(store, raising(error))
+    await worker.drain()
+
+    assert worker.counts["dead letter" if is_permanent else "to be retried"] == 1
+    assert [one.error for one in await store.dead_letters()] == (
+        [] if not is_permanent else [f"{type(error).__name__}: {error}"]
+    )
+
+
+async def test_the_last_failure_is_an_error(store: MemoryStore, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged at ERROR with the delivery, its webhook and the exception; those before it are warnings."""
+    error = LookupError("away")
+    worker = Worker(store, raising(error), attempts=3)
+    for _ in range(3):
+        await worker.drain()
+        clock.now += HOUR
+
+    assert [(record.levelname, record.exc_info and record.exc_info[1]) for record in caplog.records] == [
+        ("WARNING", error),
+        ("WARNING", error),
+        ("ERROR", error),
+    ]
+    assert "delivery 1 of webhook '43214': attempt 3 of 3 failed; dead letter" in caplog.records[-1].getMessage()
+
+
+async def test_attempts_without_an_answer_are_an_error(
+    store: MemoryStore, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A delivery whose workers all died is buried with an error in the log, too."""
+    await attempt(store)
+    clock.now += 61
+    await Worker(store, good, attempts=1).drain()
+
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert "delivery 1 of webhook '43214': making it a dead letter: 'attempts exhausted: 1 made" in record.getMessage()
+
+
+async def test_stale_deliveries_are_counted(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """The first is a warning at once, the others together a minute later; what is left is told when the run ends."""
+    store, now = MemoryStore(clock=clock), time.monotonic
+    registration = await register(store)
+    for _ in range(5):
+        await deliver(store, registration, body(event(created_at="2027-01-14T06:00:00.000Z")))
+
+    async def handle(delivery: Delivery) -> None:
+        if delivery.id == 3:
+            patch.setattr(time, "monotonic", lambda: now() + 60)
+
+    with pytest.MonkeyPatch.context() as patch:
+        await Worker(store, handle, concurrency=1, lease=600).drain()
+
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "stale deliveries: 1 since the last warning, the latest of them delivery 1",
+        "stale deliveries: 3 since the last warning, the latest of them delivery 4",
+        "stale deliveries: 1 since the last warning, the latest of them delivery 5",
+    ]
+
+
+# Handlers that hang
+
+
+async def swallow(delivery: Delivery) -> None:
+    """Hang, and return when cancelled."""
+    try:
+        await hang(delivery)
+    except asyncio.CancelledError:
+        return
+
+
+async def replace(delivery: Delivery) -> None:
+    """Hang, and raise something else when cancelled."""
+    try:
+        await hang(delivery)
+    except asyncio.CancelledError:
+        raise RuntimeError("rolled back") from None
+
+
+@pytest.mark.parametrize("handle", [hang, swallow, replace])
+async def test_handler_timeout(store: MemoryStore, handle: Callable[[Delivery], Awaitable[None]]) -> None:
+    """A handler that takes longer is cancelled, and the attempt has failed, whatever it makes of that."""
+    await Worker(store, handle, handler_timeout=0.01, attempts=1).drain()
+
+    [letter] = await store.dead_letters()
+    assert letter.error == "TimeoutError: the handler took longer than 0.01 seconds (handler_timeout)"
+
+
+async def test_within_handler_timeout(store: MemoryStore, clock: Clock) -> None:
+    """A handler's own failure stays what it is, stopping costs no attempt, and the rest is as without."""
+    backoff = Backoff(first_wait=1, longest_wait=1)
+    await Worker(store, raising(TimeoutError("mine")), handler_timeout=60, backoff=backoff).drain()
+    started = asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        started.set()
+        await hang(delivery)
+
+    clock.now += 1
+    worker = Worker(store, handle, handler_timeout=60, stop_timeout=0)
+    running = asyncio.create_task(worker.run())
+    await started.wait()
+    worker.stop()
+    await running
+    assert sum(worker.counts.values()) == 0
+
+    worker = Worker(store, good, handler_timeout=60)
+    await worker.drain()
+    assert worker.counts["done"] == 1
+
+
+async def test_a_handler_that_runs_for_three_leases(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning names the delivery, while the handler runs."""
+    extend, extended = store.extend, 0
+
+    async def counted(*arguments: Any, **options: Any) -> bool:
+        nonlocal extended
+        extended += 1
+        return await extend(*arguments, **options)
+
+    store.extend = counted  # type: ignore[method-assign]
+
+    async def handle(_: Delivery) -> None:
+        while "delivery 1 of webhook '43214': its handler has run for 0." not in caplog.text:
+            await later(0.001)
+        seen = extended
+        while extended < seen + 2:
+            await later(0.001)
+
+    await Worker(store, handle, lease=0.01).drain()
+    assert caplog.text.count("its handler has run for") == 1
+
+
+async def test_a_handler_that_blocks_the_loop(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+    """It is named afterwards, for nothing else runs meanwhile."""
+
+    async def handle(_: Delivery) -> None:
+        time.sleep(0.031)  # noqa: ASYNC251 - that is the mistake
+
+    await Worker(store, handle, lease=0.01).drain()
+    assert caplog.text.count("it may hang or block the event loop") == 1
+
+
+async def test_health(store: MemoryStore) -> None:
+    """It says whether the worker runs, what it handles, for how long, and when it last claimed."""
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def handle(_: Delivery) -> None:
+        started.set()
+        await go.wait()
+
+    worker, before = Worker(store, handle, poll=0.001), time.time()
+    health = worker.health()
+    assert (health.running, health.handling, health.oldest_attempt_seconds, health.last_claim_at) == (
+        *(False, 0),
+        *(None, None),
+    )
+    async with worker:
+        running = asyncio.create_task(worker.run())
+        await started.wait()
+        health = worker.health()
+        assert (health.running, health.handling) == (True, 1)
+        assert health.oldest_attempt_seconds is not None
+        assert 0 <= health.oldest_attempt_seconds <= time.time() - before
+        assert health.last_claim_at is not None
+        assert before <= health.last_claim_at <= time.time()
+        while worker.health().last_claim_at == health.last_claim_at:  # a claim that finds nothing counts, too
+            await later(0.001)
+        go.set()
+    await running
+    health = worker.health()
+    assert (health.running, health.handling, health.oldest_attempt_seconds) == (False, 0, None)
