@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cryptography.fernet import Fernet
 from asana_webhooks import AsanaSession, Delivery, Receiver, Worker, create_webhook, establish_webhook, open_store
 from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.guides import program
+from tests.helpers.raw import later
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +128,8 @@ async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
         where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
         async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
             await next_line(service)
+            fake.change(fake.projects[0], field="name")
+            await next_line(service)  # the worker runs
             service.send_signal(signal.SIGINT)
             _, errors = await service.communicate()
             assert errors == b""
@@ -232,6 +235,37 @@ async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
 
         async with running(tmp_path, "-c", program("worker", "Worker: work through the deliveries")) as worker:
             assert (await next_line(worker)).endswith(f"changed task {task}")
+
+
+async def test_liveness(tmp_path: Path) -> None:
+    """The probe answers 200, and 503 once a handler has run for too long; the worker ends on SIGTERM all the same."""
+    port = free_port()
+    source = (
+        program("worker", "Liveness")
+        .replace("TOO_LONG = 600.0", "TOO_LONG = 0.5")
+        .replace("    print(delivery.id, flush=True)", "    await asyncio.Event().wait()")
+        .replace("Worker(store, handle)", "Worker(store, handle, stop_timeout=0)")
+    )
+
+    async with (
+        FakeAsana() as fake,
+        running(tmp_path, "-c", source, PORT=str(port)),
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def probed() -> tuple[int, dict[str, object]]:
+            with suppress(aiohttp.ClientConnectionError):  # it has not begun to listen
+                async with http.get(f"http://127.0.0.1:{port}/live") as response:
+                    return response.status, await response.json()
+            return 0, {}
+
+        while (answer := await probed())[0] != 200:
+            await later(0.02)
+        assert set(answer[1]) == {"running", "handling", "oldest_attempt_seconds", "last_claim_at"}
+        await stored_delivery(fake, tmp_path / "asana.db")
+        while (answer := await probed())[0] != 503:
+            await later(0.02)
+        assert answer[1]["handling"] == 1
 
 
 async def test_fastapi(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class Plain:
         (by_name, "handle must take 1 positional argument"),
         (good(None), "not coroutine"),  # type: ignore[arg-type]
     ],
-    ids=lambda value: getattr(value, "__name__", type(value).__name__) if not isinstance(value, str) else "",
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
     """They are refused when the worker is made, with the mistake in words."""
@@ -166,7 +166,17 @@ def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
         decorated(Methods().good),
         AsyncMock(),
     ],
-    ids=str,
+    ids=[
+        "function",
+        "lambda",
+        "partial",
+        "partial lambda",
+        "object",
+        "method",
+        "decorated",
+        "decorated method",
+        "mock",
+    ],
 )
 async def test_handlers_of_other_kinds(store: MemoryStore, handle: Any) -> None:
     """Whatever leads to an awaitable is a handler."""
@@ -175,7 +185,11 @@ async def test_handlers_of_other_kinds(store: MemoryStore, handle: Any) -> None:
     assert worker.counts["done"] == 1
 
 
-@pytest.mark.parametrize("store", [None, "sqlite:///secret.db", Path("secret.db"), MemoryStore, object()], ids=repr)
+@pytest.mark.parametrize(
+    "store",
+    [None, "sqlite:///secret.db", Path("secret.db"), MemoryStore, object()],
+    ids=["none", "url", "path", "class", "object"],
+)
 async def test_what_is_no_store(store: Any) -> None:
     """Everything that takes a store says what to pass; a URL, which may hold a password, is not shown."""
     async with AsanaSession("token", base_url="http://127.0.0.1:9") as asana:

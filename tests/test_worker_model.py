@@ -20,7 +20,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from asana_webhooks import Backoff, Delivery, MemoryStore, SQLiteStore, StoreUnavailableError, Worker
+from asana_webhooks import (
+    Backoff,
+    Delivery,
+    HandlerExitError,
+    MemoryStore,
+    PermanentFailure,
+    SQLiteStore,
+    StoreUnavailableError,
+    Worker,
+)
 from asana_webhooks.store.base import Lease, NewDelivery, Store
 from tests.helpers.stores import Clock, body, event, register
 
@@ -30,6 +39,7 @@ WAITS = {1: 10.0, 2: 20.0}
 ATTEMPTS = 3
 CONCURRENCY = 2
 UNREADABLE = b"no json"
+FAILURES: dict[str, type[BaseException]] = {"fail": LookupError, "give up": PermanentFailure, "exit": SystemExit}
 
 
 @define(eq=False)
@@ -122,8 +132,8 @@ class Life:
         finally:
             self.ended[call] = how
             self.attempts.remove(attempt)
-        if how == "fail":
-            raise LookupError(f"{delivery.id}.{delivery.attempt}")
+        if how in FAILURES:
+            raise FAILURES[how](f"{delivery.id}.{delivery.attempt}")
 
 
 LIFE: ContextVar[Life] = ContextVar("LIFE")
@@ -224,12 +234,16 @@ class MemoryMachine(RuleBasedStateMachine):
         return [(life, attempt) for life in self.lives for attempt in life.attempts]
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), end=st.sampled_from(["succeed", "fail"]))
+    @rule(data=st.data(), end=st.sampled_from(["succeed", "succeed", *FAILURES]))
     def end_one(self, data: st.DataObject, end: str) -> None:
-        """A handler returns or raises, whether its lease still holds or not."""
-        _, attempt = data.draw(st.sampled_from(self.running))
+        """A handler returns or raises, whether its lease still holds or not. If it exits, its worker stops."""
+        life, attempt = data.draw(st.sampled_from(self.running))
+        held = len(life.attempts)
         attempt.end.set_result(end)
         self.see()
+        if end == "exit":
+            assert life not in self.lives
+            assert self.heard[life, "release"] == held - 1
 
     @precondition(lambda self: self.running)
     @rule()
@@ -308,7 +322,9 @@ class MemoryMachine(RuleBasedStateMachine):
             assert len(life.attempts) <= CONCURRENCY
             life.started.clear()
         for life in [life for life in self.lives if life.task.done()]:
-            assert life.task.cancelled() or life.task.exception() is None or life.is_killed
+            error = None if life.task.cancelled() else life.task.exception()
+            assert isinstance(error, HandlerExitError | None) or life.is_killed
+            assert isinstance(error, HandlerExitError) is ("exit" in life.ended.values()) or life.is_killed
             assert not life.attempts
             self.lives.remove(life)
         self.has_failed = False
@@ -342,7 +358,7 @@ class MemoryMachine(RuleBasedStateMachine):
             earlier = [one for id, one in self.fates.items() if id < lease.id and one.registration == fate.registration]
             assert {one.state for one in earlier} <= settled
 
-    def judge_report(self, life: Life, method: str, lease: Lease, *_: Any) -> None:
+    def judge_report(self, life: Life, method: str, lease: Lease, *options: Any) -> None:
         """What a worker says of a delivery is what its handler did, and not said before."""
         handled = life.ended.get((lease.id, lease.attempt))
         if method == "done":
@@ -351,7 +367,9 @@ class MemoryMachine(RuleBasedStateMachine):
             assert handled == "was cancelled"
         elif method == "fail":
             could_be_read = lease.body != UNREADABLE and lease.attempt <= ATTEMPTS
-            assert handled == ("fail" if could_be_read else None)
+            assert (handled in FAILURES) is could_be_read
+            if handled in FAILURES:
+                assert options[0]["error"] == f"{FAILURES[handled].__name__}: {lease.id}.{lease.attempt}"
 
     def judge_answer(self, method: str, lease: Lease, *options: Any) -> None:
         """Whoever lost its lease is told so, and what it says changes nothing."""
@@ -380,8 +398,8 @@ class MemoryMachine(RuleBasedStateMachine):
         elif fate.body == UNREADABLE:
             assert fate.error.startswith("unreadable")
         else:
-            assert fate.error == f"LookupError: {lease.id}.{lease.attempt}"
-        is_over = fate.body == UNREADABLE or fate.attempts >= ATTEMPTS
+            assert fate.error.endswith(f": {lease.id}.{lease.attempt}")
+        is_over = fate.body == UNREADABLE or fate.attempts >= ATTEMPTS or fate.error.startswith("PermanentFailure")
         assert retry_in == (None if is_over else WAITS[fate.attempts])
         fate.state = "dead" if is_over else "open"
         fate.free_at = self.clock.now + (retry_in or 0)

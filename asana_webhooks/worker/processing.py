@@ -140,7 +140,8 @@ class Processor:
             if self.refuse_stale:
                 return ProcessResult.DEAD, await self._fail(lease, "stale: its newest event is more than 25 hours old")
         failure = await self._handle(delivery)
-        self.on_handled()
+        if failure is None or not _ends_run(failure):  # else nothing more is to be claimed
+            self.on_handled()
         if failure is None:
             return ProcessResult.DONE, await self.store.done(lease)
         return await self._record_failure(delivery, lease, failure)
