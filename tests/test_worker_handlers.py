@@ -103,6 +103,25 @@ def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def injected(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(delivery: Delivery) -> Any:
+        return function(delivery, None)
+
+    return call
+
+
+class Decorated:
+    """A decorator that is a class."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
 class Methods:
     """Handlers as methods."""
 
@@ -164,6 +183,8 @@ def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
         Methods().good,
         decorated(good),
         decorated(Methods().good),
+        Decorated(good),
+        injected(two),
         AsyncMock(),
     ],
     ids=[
@@ -175,6 +196,8 @@ def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
         "method",
         "decorated",
         "decorated method",
+        "decorated in an object",
+        "decorated with an argument",
         "mock",
     ],
 )

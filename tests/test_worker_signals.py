@@ -15,6 +15,7 @@ import pytest
 
 from asana_webhooks import ConfigurationError, Delivery, MemoryStore, SQLiteStore, Worker
 from tests.helpers.guides import program
+from tests.helpers.raw import later
 from tests.helpers.receiving import sending
 from tests.helpers.stores import body, deliver, event, register
 from tests.test_guide_programs import free_port
@@ -70,12 +71,34 @@ async def test_earlier_handlers_come_back(store: MemoryStore, earlier: Any, hand
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, earlier)
+    worker = Worker(store, handle, attempts=1)
     try:
         with pytest.raises(KeyboardInterrupt):
-            await Worker(store, handle).run(signals=BOTH)
+            await worker.run(signals=BOTH)
         assert signal.getsignal(signal.SIGTERM) is earlier
+        if earlier is not signal.SIG_DFL:
+            signal.raise_signal(signal.SIGTERM)
+        running = asyncio.create_task(worker.run())
+        await later(0.01)
+        assert not running.done()  # the signal has not stopped the worker
+        worker.stop()
+        await running
     finally:
         signal.signal(signal.SIGTERM, handlers[1])
+
+
+async def test_a_signal_that_another_thread_gets() -> None:
+    """The event loop wakes up at once, though no system call of the main thread is interrupted."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait, daemon=True)
+    thread.start()
+    assert thread.ident is not None
+    worker = Worker(MemoryStore(), AsyncNothing(), poll=600, lease=6000, retention=None)
+    running = asyncio.create_task(worker.run(signals=BOTH))
+    asyncio.get_running_loop().call_later(0.01, signal.pthread_kill, thread.ident, signal.SIGTERM)
+    await running
+    ended.set()
+    thread.join()
 
 
 def test_ctrl_c_after_the_run() -> None:

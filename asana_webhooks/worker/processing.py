@@ -177,16 +177,13 @@ class Processor:
         Raises:
             CancelledError: the worker cancelled the handler, or cannot use it; the attempt does not count.
         """
-        task = asyncio.current_task()
         try:
             result = self.handle(delivery)
             if inspect.isawaitable(result):
                 await (result if self.handler_timeout is None else _within(self.handler_timeout, result))
                 return None
         except GeneratorExit as error:
-            if not _is_current(task):  # the event loop has ended, and Python closes this coroutine
-                raise
-            return error
+            return error  # if Python closes this coroutine, the caller never sees it, but is closed next
         except BaseException as error:  # however it ends, that is recorded
             if is_being_cancelled():  # the handler may have replaced the cancellation by another error
                 if _ends_run(error):
@@ -214,13 +211,6 @@ async def _within(seconds: float, result: Awaitable[object]) -> None:
         cause = error
     if limit.expired():
         raise TimeoutError(f"the handler took longer than {seconds:g} seconds (handler_timeout)") from cause
-
-
-def _is_current(task: "asyncio.Task[Any] | None") -> bool:
-    try:
-        return asyncio.current_task() is task
-    except RuntimeError:  # no event loop runs
-        return False
 
 
 def _ends_run(failure: BaseException) -> bool:

@@ -298,7 +298,7 @@ class Worker:
             finally:
                 self._processor.stale.flush()
                 self._ended.set()
-        failure, self._failure = self._failure, None
+        failure = self._failure
         if isinstance(failure, SystemExit):  # as itself it could end the process as if it had succeeded
             raise HandlerExitError(
                 "a handler raised SystemExit: its attempt has failed, and the worker stopped"
