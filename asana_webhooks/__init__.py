@@ -79,6 +79,7 @@ from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks
 from asana_webhooks.worker.processing import Backoff
+from asana_webhooks.worker.router import EventRouter
 from asana_webhooks.worker.worker import Retention, Worker, WorkerHealth
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "DuplicateWebhookError",
     "EstablishedWebhook",
     "Event",
+    "EventRouter",
     "ForbiddenError",
     "GetWebhookRequest",
     "GetWebhooksRequest",

@@ -96,6 +96,19 @@ class WebhookFilter:
     """``changed``, ``added``, ``removed``, ``deleted`` or ``undeleted``."""
     fields: tuple[str, ...] | None = None
 
+    def matches(self, event: "Event") -> bool:
+        """Return whether *event* matches every member that is set.
+
+        Source: https://developers.asana.com/reference/createwebhook
+        """
+        resource = event.resource
+        return (
+            self.resource_type in (None, resource.resource_type)
+            and self.resource_subtype in (None, resource.resource_subtype)
+            and self.action in (None, event.action)
+            and (not self.fields or event.field in self.fields)
+        )
+
 
 def _redact_target(target: str | None) -> str:
     """Return a target's repr with three stars instead of its endpoint, user and password.
@@ -187,6 +200,17 @@ class Event:
     """Deprecated by Asana: use ``resource.resource_type``."""
     registration: str = field(default="", repr=False)
     """The registration whose delivery contained the event."""
+
+    @property
+    def field(self) -> str | None:
+        """The changed field; ``None`` if the event names none."""
+        return None if self.change is None else self.change.field
+
+    @property
+    def value(self) -> ResourceRef | None:
+        """The new, added or removed value of the changed field, whichever there is."""
+        change = self.change
+        return None if change is None else change.new_value or change.added_value or change.removed_value
 
     @property
     def fingerprint(self) -> str:

@@ -106,21 +106,6 @@ async def test_a_whole_service(tmp_path: Path) -> None:
         assert len(fake.webhooks) == 1
 
 
-async def test_sigterm_while_establishing(tmp_path: Path) -> None:
-    """README's service ends on SIGTERM while Asana creates its webhook, too, and keeps it for the next start."""
-    port = free_port()
-    async with FakeAsana() as fake:
-        created = fake.hold("createWebhook", when="before_answer")
-        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
-        async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
-            await created.reached()
-            service.send_signal(signal.SIGTERM)
-            created.release()
-            await service.wait()
-        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
-            assert list((await store.health()).heartbeats) == list(fake.webhooks)
-
-
 async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
     """README's service ends on Ctrl-C with status 0 and without a traceback."""
     port = free_port()
@@ -266,6 +251,44 @@ async def test_liveness(tmp_path: Path) -> None:
         while (answer := await probed())[0] != 503:
             await later(0.02)
         assert answer[1]["handling"] == 1
+
+
+async def test_routing_events(tmp_path: Path) -> None:
+    """The router's filters let the six usual events pass, and each function prints its own; the rest stays away."""
+    service = tmp_path / "service.py"
+    service.write_text(program("worker", "Routing events"))
+    filters = runpy.run_path(str(service))["router"].filters
+    async with FakeAsana() as fake:
+        async with (
+            open_store(f"sqlite:///{tmp_path}/asana.db") as store,
+            AsanaSession(fake.token, base_url=fake.url) as asana,
+            serve_receiver(Receiver(store)) as public_url,
+        ):
+            project = fake.projects[0]
+            await establish_webhook(asana, store, public_url=public_url, resource=project, filters=filters)
+            section, task = fake.add_resource("section", parents=[project]), fake.add_task(parent=project)
+            for field in ("completed", "completed_at", "due_at", "name"):
+                fake.change(task, field=field)
+            fake.change(task, action="added", parent=section)
+            fake.change("777", action="added", parent=project)
+            fake.change("888", action="added", resource_type="story", parent=task)
+            fake.change("999", action="added", resource_type="story", resource_subtype="assigned", parent=task)
+            option = {"gid": "61", "resource_type": "enum_option"}
+            chosen = {"gid": "51", "resource_type": "custom_field", "resource_subtype": "enum", "enum_value": option}
+            fake.change(task, field="custom_fields", new_value=chosen)
+            fake.change(task, field="custom_fields", new_value=chosen | {"enum_value": None})
+            await fake.settle()
+        assert sum(delivery.events for delivery in fake.deliveries) == 7
+
+        async with running(tmp_path, "service.py") as worker:
+            assert {await next_line(worker) for _ in range(6)} == {
+                f"task {task}: completed or reopened",
+                f"task {task}: due_at changed",
+                f"task {task}: moved to section {section}",
+                f"task 777: added to project {project}",
+                f"task {task}: comment 888",
+                f"task {task}: option 61 in field 51",
+            }
 
 
 async def test_fastapi(tmp_path: Path) -> None:

@@ -1,0 +1,273 @@
+"""The router: a worker's handler that passes each event to the functions that asked for such events."""
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+from attrs import frozen
+
+from asana_webhooks._checks import is_encodable
+from asana_webhooks._tasks import is_being_cancelled
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.models import Delivery, Event, UnreadableEvent, WebhookFilter
+
+__all__ = ["EventHandler", "EventRouter", "UnreadableHandler"]
+
+EventHandler = Callable[[Event, Delivery], Awaitable[object]]
+"""Your coroutine function for events. Returning means success; raising fails this event of the delivery."""
+UnreadableHandler = Callable[[UnreadableEvent, Delivery], Awaitable[object]]
+"""Your coroutine function for events that cannot be read."""
+
+E = TypeVar("E", bound=EventHandler)
+U = TypeVar("U", bound=UnreadableHandler)
+T = TypeVar("T")
+
+# https://developers.asana.com/reference/events
+_ACTIONS: Final = ("changed", "added", "removed", "deleted", "undeleted")
+_WITH_PARENT: Final = (None, "added", "removed")
+_MISSING: Any = None
+
+_log = logging.getLogger(__name__)
+
+
+@frozen
+class _Route:
+    filter: WebhookFilter
+    parent_type: str | None
+    handler: EventHandler
+
+    def matches(self, event: Event) -> bool:
+        parent_type = event.parent.resource_type if event.parent else None
+        return self.parent_type in (None, parent_type) and self.filter.matches(event)
+
+
+class EventRouter:
+    """Passes each event of a delivery to the functions that match it. A router is the handler of a `Worker`.
+
+    ::
+
+        router = EventRouter()
+
+        @router.on("task", "changed", field=("due_on", "due_at"))
+        async def due_date_changed(event: Event, delivery: Delivery) -> None: ...
+
+        worker = Worker(store, router)
+
+    ``await router(delivery)`` runs handlers one at a time: the events in Asana's order, and for each event all
+    matching functions in the order they were added. A function that matches an event by several routes runs once.
+    If a function raises, the event's remaining functions do not run; the other events do. Events that cannot be read
+    come last. Then the failures are raised: one alone as itself, several as an `ExceptionGroup`. The worker retries the
+    whole delivery, so functions that succeeded run again: make them idempotent. If all failures are `PermanentFailure`,
+    the delivery becomes a dead letter at once. Cancellation and other exceptions that are no `Exception` are raised
+    immediately.
+    """
+
+    def __init__(self) -> None:
+        self._routes: list[_Route] = []
+        self._otherwise: EventHandler | None = None
+        self._unreadable: UnreadableHandler | None = None
+
+    def on(
+        self,
+        resource_type: str | None = None,
+        action: str | None = None,
+        *,
+        field: str | Iterable[str] | None = None,
+        resource_subtype: str | None = None,
+        parent_type: str | None = None,
+    ) -> Callable[[E], E]:
+        """Return a decorator that adds an ``async def`` function of (event, delivery) for matching events.
+
+        An event matches if every given argument does. Without arguments, every event matches. The decorator returns
+        the function unchanged. To let one function match in several ways, decorate it several times.
+
+        Args:
+            resource_type: the type of `Event.resource`: ``task``, ``project``, ``story`` …
+            action: ``changed``, ``added``, ``removed``, ``deleted`` or ``undeleted``.
+            field: with ``action="changed"``: the changed field, or several of which one has changed.
+            resource_subtype: the subtype of `Event.resource`: ``comment_added``, ``milestone`` …
+            parent_type: the type of `Event.parent`, for ``added`` and ``removed``: ``section``, ``project``, ``task`` …
+
+        Raises:
+            ConfigurationError: no event can match these arguments, or *on* is used without parentheses. The decorator
+                raises it if the function is not ``async def`` or cannot take two positional arguments.
+
+        Source: https://developers.asana.com/reference/events
+        """
+        if callable(resource_type):
+            raise ConfigurationError("router.on needs parentheses: write @router.on(), or better @router.on('task')")
+        for name, value in {"resource_type": resource_type, "resource_subtype": resource_subtype}.items():
+            _check_name(name, value)
+        _check_action(action, field, parent_type)
+        fields = None if field is None else _read_fields(field)
+        chosen = WebhookFilter(
+            resource_type=resource_type, resource_subtype=resource_subtype, action=action, fields=fields
+        )
+
+        def add(handler: E) -> E:
+            _check_handler("router.on(…)", handler)
+            self._routes.append(_Route(chosen, parent_type, handler))
+            return handler
+
+        return add
+
+    def otherwise(self, handler: E = _MISSING) -> E:
+        """Add the function for events that no route matches. It gets (event, delivery). Use it without parentheses.
+
+        Raises:
+            ConfigurationError: as for `on`, or there is such a function already.
+        """
+        self._otherwise = _check_only("router.otherwise", handler, self._otherwise)
+        return handler
+
+    def unreadable(self, handler: U = _MISSING) -> U:
+        """Add the function for `Delivery.unreadable`. It gets (unreadable, delivery). Use it without parentheses.
+
+        Without one, unreadable events are only logged, by the worker.
+
+        Raises:
+            ConfigurationError: as for `on`, or there is such a function already.
+        """
+        self._unreadable = _check_only("router.unreadable", handler, self._unreadable)
+        return handler
+
+    @property
+    def filters(self) -> tuple[WebhookFilter, ...]:
+        """The narrowest filters with which a webhook sends every event that a route matches.
+
+        They are ``()``, which stands for all events, if a route matches all events. *parent_type* does not narrow
+        them, because filters cannot express it. `otherwise` and `unreadable` do not widen them. The order of
+        decoration does not matter.
+
+        For a webhook on a workspace, team or portfolio, write filters by hand if a route has a *field*, or if these are
+        ``()``: Asana refuses ``fields`` there, and webhooks without filters.
+
+        Raises:
+            ConfigurationError: the router has no route.
+
+        Source: https://developers.asana.com/reference/createwebhook
+        """
+        if not self._routes:
+            raise ConfigurationError("a router without routes has no filters: add functions with router.on(…) first")
+        # A filter without its other fields: one for each field, so that coverage can be decided member by member.
+        single = {
+            (one.resource_type or "", one.resource_subtype or "", one.action or "", name)
+            for one in (route.filter for route in self._routes)
+            for name in one.fields or ("",)
+        }
+        fields: dict[tuple[str, str, str], list[str]] = {}
+        for narrow in sorted(single):
+            if not any(wide != narrow and _covers(wide, narrow) for wide in single):
+                fields.setdefault(narrow[:3], []).append(narrow[3])
+        if ("", "", "") in fields:
+            return ()
+        return tuple(
+            WebhookFilter(
+                resource_type=resource_type or None,
+                resource_subtype=resource_subtype or None,
+                action=action or None,
+                fields=None if names == [""] else tuple(names),
+            )
+            for (resource_type, resource_subtype, action), names in fields.items()
+        )
+
+    async def __call__(self, delivery: Delivery) -> None:
+        """Run the functions for every event of *delivery*, as described above.
+
+        Raises:
+            Exception: the only failure, as the function raised it.
+            ExceptionGroup: all failures, if there are several.
+        """
+        failures: list[Exception] = []
+        for event, handlers in self._plan(delivery):
+            try:
+                for handler in handlers:
+                    await handler(event, delivery)
+            except BaseException as error:
+                if not isinstance(error, Exception) or is_being_cancelled():  # some handlers replace the cancellation
+                    for failure in failures:
+                        _log.warning("delivery %d: failed before it was interrupted", delivery.id, exc_info=failure)
+                    raise
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            kinds = ", ".join(dict.fromkeys(type(failure).__name__ for failure in failures))
+            raise ExceptionGroup(f"the handlers of {len(failures)} events failed: {kinds}", failures)
+
+    def _plan(self, delivery: Delivery) -> Iterator[tuple[Any, Sequence[Callable[[Any, Delivery], Awaitable[object]]]]]:
+        """Yield each event, the unreadable ones last, with its handlers."""
+        for event in delivery.events:
+            handlers: list[EventHandler] = []
+            for route in self._routes:
+                if route.handler not in handlers and route.matches(event):
+                    handlers.append(route.handler)
+            if not handlers and self._otherwise is not None:
+                handlers = [self._otherwise]
+            if not handlers:
+                what = (event.action, event.resource.resource_type, event.resource.gid)
+                _log.debug("delivery %d: no handler for the event %.200r", delivery.id, what)
+            yield event, handlers
+        if self._unreadable is not None:
+            for unreadable in delivery.unreadable:
+                yield unreadable, [self._unreadable]
+
+
+def _is_name(value: object) -> bool:
+    return value != "" and is_encodable(value)
+
+
+def _check_name(name: str, value: object) -> None:
+    if value is not None and not _is_name(value):
+        raise ConfigurationError(f"{name} must be a name such as 'task', or None, not {value!r:.80}")
+
+
+def _check_action(action: object, field: object, parent_type: object) -> None:
+    _check_name("parent_type", parent_type)
+    if action is not None and action not in _ACTIONS:
+        raise ConfigurationError(f"action must be one of {', '.join(_ACTIONS)}, not {action!r:.80}")
+    if field is not None and action != "changed":
+        raise ConfigurationError(f"field needs action='changed', not {action!r}; others change no field")
+    if parent_type is not None and action not in _WITH_PARENT:
+        raise ConfigurationError(
+            f"parent_type needs action='added' or 'removed', not {action!r}; others have no parent"
+        )
+
+
+def _read_fields(field: object) -> tuple[str, ...]:
+    names = [field] if isinstance(field, str) else list(field) if isinstance(field, Iterable) else []
+    if not names or not all(map(_is_name, names)):
+        raise ConfigurationError(f"field must be a name such as 'due_on', or several of them, not {field!r:.80}")
+    return tuple(names)
+
+
+def _covers(wide: tuple[str, ...], narrow: tuple[str, ...]) -> bool:
+    return all(one in ("", other) for one, other in zip(wide, narrow, strict=True))
+
+
+def _check_only(name: str, handler: T, previous: object) -> T:
+    if not callable(handler):
+        raise ConfigurationError(f"{name} takes no arguments: write @{name}, without parentheses, above the function")
+    if previous is not None:
+        raise ConfigurationError(f"{name} is used twice; a router takes one such function")
+    _check_handler(name, handler)
+    return handler
+
+
+def _check_handler(name: str, handler: Any) -> None:
+    """Check that *handler* is ``async def``, possibly wrapped, and takes two positional arguments."""
+    inner = handler
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    inner = inspect.unwrap(inner)
+    is_async = inspect.iscoroutinefunction
+    if not callable(inner) or not (is_async(inner) or is_async(type(inner).__call__)):
+        raise ConfigurationError(f"{name} needs an async def function without yield, not {handler!r:.80}")
+    try:
+        inspect.signature(handler, follow_wrapped=False).bind(None, None)
+    except TypeError:
+        raise ConfigurationError(
+            f"{name} needs a function that takes two arguments, the event and the delivery: {handler!r:.80} does not"
+        ) from None
