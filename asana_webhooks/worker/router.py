@@ -1,14 +1,12 @@
 """The router: a worker's handler that passes each event to the functions that asked for such events."""
 
-import functools
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from attrs import frozen
 
-from asana_webhooks._checks import is_encodable
+from asana_webhooks._checks import check_handler, is_encodable
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Delivery, Event, UnreadableEvent, WebhookFilter
@@ -22,7 +20,6 @@ UnreadableHandler = Callable[[UnreadableEvent, Delivery], Awaitable[object]]
 
 E = TypeVar("E", bound=EventHandler)
 U = TypeVar("U", bound=UnreadableHandler)
-T = TypeVar("T")
 
 # https://developers.asana.com/reference/events
 _ACTIONS: Final = ("changed", "added", "removed", "deleted", "undeleted")
@@ -107,7 +104,7 @@ class EventRouter:
         )
 
         def add(handler: E) -> E:
-            _check_handler("router.on(…)", handler)
+            check_handler("handler", handler, "event", "delivery")
             self._routes.append(_Route(chosen, parent_type, handler))
             return handler
 
@@ -119,7 +116,9 @@ class EventRouter:
         Raises:
             ConfigurationError: as for `on`, or there is such a function already.
         """
-        self._otherwise = _check_only("router.otherwise", handler, self._otherwise)
+        _check_only("router.otherwise", handler, self._otherwise)
+        check_handler("handler", handler, "event", "delivery")
+        self._otherwise = handler
         return handler
 
     def unreadable(self, handler: U = _MISSING) -> U:
@@ -130,7 +129,9 @@ class EventRouter:
         Raises:
             ConfigurationError: as for `on`, or there is such a function already.
         """
-        self._unreadable = _check_only("router.unreadable", handler, self._unreadable)
+        _check_only("router.unreadable", handler, self._unreadable)
+        check_handler("handler", handler, "unreadable", "delivery")
+        self._unreadable = handler
         return handler
 
     @property
@@ -247,27 +248,8 @@ def _covers(wide: tuple[str, ...], narrow: tuple[str, ...]) -> bool:
     return all(one in ("", other) for one, other in zip(wide, narrow, strict=True))
 
 
-def _check_only(name: str, handler: T, previous: object) -> T:
+def _check_only(decorator: str, handler: object, previous: object) -> None:
     if not callable(handler):
-        raise ConfigurationError(f"{name} takes no arguments: write @{name}, without parentheses, above the function")
+        raise ConfigurationError(f"{decorator} takes no arguments: write @{decorator}, without parentheses")
     if previous is not None:
-        raise ConfigurationError(f"{name} is used twice; a router takes one such function")
-    _check_handler(name, handler)
-    return handler
-
-
-def _check_handler(name: str, handler: Any) -> None:
-    """Check that *handler* is ``async def``, possibly wrapped, and takes two positional arguments."""
-    inner = handler
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    inner = inspect.unwrap(inner)
-    is_async = inspect.iscoroutinefunction
-    if not callable(inner) or not (is_async(inner) or is_async(type(inner).__call__)):
-        raise ConfigurationError(f"{name} needs an async def function without yield, not {handler!r:.80}")
-    try:
-        inspect.signature(handler, follow_wrapped=False).bind(None, None)
-    except TypeError:
-        raise ConfigurationError(
-            f"{name} needs a function that takes two arguments, the event and the delivery: {handler!r:.80} does not"
-        ) from None
+        raise ConfigurationError(f"{decorator} is used twice; a router takes one such function")
