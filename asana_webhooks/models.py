@@ -11,8 +11,9 @@ import hmac
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any, Never
+from typing import Any, Final, Never
 
+import attrs
 from attrs import field, frozen
 
 __all__ = [
@@ -77,8 +78,85 @@ class ResourceRef:
     resource_subtype: str | None = None
     name: str | None = None
     """Set on a webhook's resource, absent from events."""
-    enum_value: "ResourceRef | None" = None
-    """The chosen option, if this is a custom field in `Change.new_value`."""
+    other_members: dict[str, Any] | None = field(default=None, hash=False)
+    """In a value of a `Change`: its other members, as parsed JSON. Six of them are properties, too. ``None`` elsewhere.
+
+    ``ResourceRef(gid="52", other_members={"number_value": 5.2})`` is a number field with its value.
+    """
+
+    @classmethod
+    def from_json(cls, tree: Any) -> "ResourceRef | None":
+        """Return the reference in parsed JSON, or ``None`` if it is not an object with a gid."""
+        if not isinstance(tree, dict):
+            return None
+        get = tree.get  # no loop over the names: it takes twice as long
+        gid, kind, subtype, name = get("gid"), get("resource_type"), get("resource_subtype"), get("name")
+        if not (
+            isinstance(gid, str)
+            and isinstance(kind, _OPTIONAL_TEXT)
+            and isinstance(subtype, _OPTIONAL_TEXT)
+            and isinstance(name, _OPTIONAL_TEXT)
+        ):
+            return None
+        others = None
+        if not tree.keys() <= _REF_MEMBERS:
+            others = {key: value for key, value in tree.items() if key not in _REF_MEMBERS}
+        return cls(gid=gid, resource_type=kind, resource_subtype=subtype, name=name, other_members=others)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reference as Asana writes it, for JSON."""
+        named = {
+            "gid": self.gid,
+            "resource_type": self.resource_type,
+            "resource_subtype": self.resource_subtype,
+            "name": self.name,
+        }
+        return named | (self.other_members or {})
+
+    @property
+    def enum_value(self) -> "ResourceRef | None":
+        """The chosen option of an enum field."""
+        return ResourceRef.from_json(self._other("enum_value"))
+
+    @property
+    def multi_enum_values(self) -> "tuple[ResourceRef, ...] | None":
+        """The chosen options of a multi-enum field."""
+        return _refs(self._other("multi_enum_values"))
+
+    @property
+    def people_value(self) -> "tuple[ResourceRef, ...] | None":
+        """The users in a people field."""
+        return _refs(self._other("people_value"))
+
+    @property
+    def number_value(self) -> float | None:
+        """The number in a number field: an `int` if Asana wrote it without a decimal point."""
+        value = self._other("number_value")
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    @property
+    def text_value(self) -> str | None:
+        """The text in a text field."""
+        value = self._other("text_value")
+        return value if isinstance(value, str) else None
+
+    @property
+    def date_value(self) -> dict[str, Any] | None:
+        """The date in a date field: ``{"date": "2026-12-01", "date_time": None}``."""
+        value = self._other("date_value")
+        return value if isinstance(value, dict) else None
+
+    def _other(self, name: str) -> Any:
+        return (self.other_members or {}).get(name)
+
+
+_REF_MEMBERS: Final = {"gid", "resource_type", "resource_subtype", "name"}
+_OPTIONAL_TEXT: Final = (str, type(None))
+
+
+def _refs(tree: Any) -> tuple[ResourceRef, ...] | None:
+    refs = tuple(map(ResourceRef.from_json, tree)) if isinstance(tree, list) else (None,)
+    return tuple(ref for ref in refs if ref is not None) if None not in refs else None
 
 
 @frozen(kw_only=True)
@@ -97,14 +175,13 @@ class WebhookFilter:
     fields: tuple[str, ...] | None = None
 
     def matches(self, event: "Event") -> bool:
-        """Return whether *event* matches every member that is set.
+        """Return whether *event* matches every member that is set. No *fields* match events of all fields.
 
         Source: https://developers.asana.com/reference/createwebhook
         """
-        resource = event.resource
         return (
-            self.resource_type in (None, resource.resource_type)
-            and self.resource_subtype in (None, resource.resource_subtype)
+            self.resource_type in (None, event.resource.resource_type)
+            and self.resource_subtype in (None, event.resource.resource_subtype)
             and self.action in (None, event.action)
             and (not self.fields or event.field in self.fields)
         )
@@ -153,6 +230,10 @@ class Webhook:
     is_workspace_webhook: bool | None = None
     """Undocumented; Asana does not always send it."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the webhook for JSON, times as ISO text. It holds the full *target*, and so the endpoint."""
+        return _members(self)
+
 
 @frozen(kw_only=True)
 class CreatedWebhook:
@@ -168,18 +249,21 @@ class CreatedWebhook:
 
 @frozen(kw_only=True)
 class Change:
-    """A change to one field of a resource. The values are set only if they are Asana resources themselves."""
+    """A change to one field of a resource.
+
+    Most changes have no value; some have one. A value is a `ResourceRef`, or parsed JSON if it is not a resource.
+    """
 
     field: str
     action: str | None = None
     """``changed``, ``added`` or ``removed``: the change to the field, not to the resource."""
-    new_value: ResourceRef | None = None
-    added_value: ResourceRef | None = None
-    removed_value: ResourceRef | None = None
+    new_value: Any = attrs.field(default=None, hash=False)
+    added_value: Any = attrs.field(default=None, hash=False)
+    removed_value: Any = attrs.field(default=None, hash=False)
 
-
-def _gid(resource: ResourceRef | None) -> str | None:
-    return None if resource is None else resource.gid
+    @property
+    def _values(self) -> tuple[Any, Any, Any]:
+        return self.new_value, self.added_value, self.removed_value
 
 
 @frozen(kw_only=True)
@@ -198,50 +282,65 @@ class Event:
     change: Change | None = None
     type: str | None = None
     """Deprecated by Asana: use ``resource.resource_type``."""
-    registration: str = field(default="", repr=False)
-    """The registration whose delivery contained the event."""
 
     @property
     def field(self) -> str | None:
-        """The changed field; ``None`` if the event names none."""
+        """The name of the changed field, or ``None`` if the event has no `change`."""
         return None if self.change is None else self.change.field
 
     @property
     def value(self) -> ResourceRef | None:
-        """The new, added or removed value of the changed field, whichever there is."""
-        change = self.change
-        return None if change is None else change.new_value or change.added_value or change.removed_value
+        """The new, added or removed value of the change, or ``None`` if none of these is a resource."""
+        values = () if self.change is None else self.change._values  # noqa: SLF001
+        return next((one for one in values if isinstance(one, ResourceRef)), None)
 
     @property
     def fingerprint(self) -> str:
-        """An idempotency key: the same string each time Asana sends this event for the same webhook.
+        """An idempotency key: the same string each time Asana sends this event, through whichever webhook.
 
-        Asana's events have no id. The fingerprint is a hash of the registration, user, resource, parent, action,
-        change and time. The order of the JSON's members does not matter.
+        Asana's events have no id. The fingerprint is a hash of the resource, parent, action, change and time. The user,
+        names, `type`, and the order of the JSON's members do not matter. Null counts as missing. Where tenants must
+        stay apart, join it with the tenant's name.
         """
         change = self.change
         parts = [
-            self.registration,
-            _gid(self.user),
-            self.resource.gid,
-            _gid(self.parent),
+            _identity(self.resource),
+            _identity(self.parent),
             self.action,
-            None if change is None else [change.field, change.action, *_values(change)],
-            self.created_at.isoformat(),
+            None if change is None else [change.field, change.action, *map(_canonical, change._values)],  # noqa: SLF001
+            (_utc_time(self) - _EPOCH) // timedelta(microseconds=1),
         ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event as Asana writes it, for JSON."""
+        return _members(self)
 
 
-def _values(change: Change) -> list[list[str | None]]:
-    values: tuple[ResourceRef | None, ...] = (change.new_value, change.added_value, change.removed_value)
-    return [[_gid(value), _gid(value.enum_value) if value else None] for value in values]
+def _identity(resource: ResourceRef | None) -> list[str | None] | None:
+    return None if resource is None else [resource.gid, resource.resource_type, resource.resource_subtype]
+
+
+def _canonical(value: Any) -> Any:
+    """Return JSON without nulls in objects and without the names of resources; equal numbers are written alike."""
+    match value:
+        case ResourceRef():
+            return _canonical(value.to_dict())
+        case dict():
+            left_out = ("name",) if "gid" in value else ()
+            return {name: _canonical(one) for name, one in value.items() if one is not None and name not in left_out}
+        case list() | tuple():
+            return [_canonical(one) for one in value]
+        case float() if value.is_integer():
+            return int(value)
+    return value
 
 
 @frozen(kw_only=True)
 class UnreadableEvent:
     """An event of a delivery that does not have the shape of an `Event`."""
 
-    raw: Any = field(repr=False)
+    raw: Any = field(repr=False, hash=False)
     """The event as parsed JSON."""
     problem: str
     """What is wrong, with the JSON path: ``Expected `object`, got `null` @ $.events[1].resource``."""
@@ -288,10 +387,30 @@ class Delivery:
         newest = max(map(_utc_time, self.events), default=None)
         return newest is not None and self.received_at - newest > _STALE_AFTER
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the delivery without its body, for JSON. Times are ISO text."""
+        return {name: value for name, value in _members(self).items() if name != "body"}
 
-_STALE_AFTER = timedelta(hours=25)
+
+_STALE_AFTER: Final = timedelta(hours=25)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _utc_time(event: Event) -> datetime:
     at = event.created_at
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _members(model: "attrs.AttrsInstance") -> dict[str, Any]:
+    return {one.name: _to_json(getattr(model, one.name)) for one in attrs.fields(type(model))}
+
+
+def _to_json(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case tuple():
+            return [_to_json(one) for one in value]
+        case ResourceRef():
+            return value.to_dict()
+    return _members(value) if attrs.has(type(value)) else value

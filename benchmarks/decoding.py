@@ -23,8 +23,6 @@ BY_HAND: Final = "orjson, constructors by hand"
 PYDANTIC: Final = "pydantic"
 LIMIT: Final = "msgspec.Struct"
 
-REGISTRATION: Final = "0123456789abcdef"
-
 _Decoder = Callable[[bytes], object]
 
 
@@ -36,7 +34,7 @@ def our_page(body: bytes) -> object:
 
 
 def our_events(body: bytes) -> object:
-    return wire.decode_events(body, REGISTRATION)
+    return wire.decode_delivery(body).events
 
 
 # The same attrs classes, without the checks, as one would write it by hand
@@ -56,7 +54,6 @@ def _sure_ref(tree: dict[str, Any]) -> ResourceRef:
         resource_type=tree.get("resource_type"),
         resource_subtype=tree.get("resource_subtype"),
         name=tree.get("name"),
-        enum_value=_ref(tree.get("enum_value")),
     )
 
 
@@ -111,7 +108,6 @@ def _event(tree: dict[str, Any]) -> Event:
         parent=_ref(tree.get("parent")),
         change=_change(tree.get("change")),
         type=tree.get("type"),
-        registration=REGISTRATION,
     )
 
 
@@ -123,7 +119,8 @@ def events_by_hand(body: bytes) -> object:
     return tuple(_event(one) for one in orjson.loads(body)["events"])
 
 
-# Classes of other libraries with the members of ours, but for `ResourceRef.enum_value`, which none of these has
+# Classes of other libraries with the members of ours, but for `ResourceRef.other_members`, which none of these has.
+# The values of changes are resources here.
 
 
 def _mirror(make: Callable[[str, dict[str, tuple[Any, Any]]], Any]) -> dict[str, Any]:
@@ -131,8 +128,9 @@ def _mirror(make: Callable[[str, dict[str, tuple[Any, Any]]], Any]) -> dict[str,
     made: dict[Any, Any] = {}
     for model in (ResourceRef, WebhookFilter, Webhook, Change, Event):
         hints = get_type_hints(model)
-        members = attrs.fields_dict(model)
+        members = {name: one for name, one in attrs.fields_dict(model).items() if name != "other_members"}
         defaults = {name: ... if one.default is attrs.NOTHING else one.default for name, one in members.items()}
+        hints |= {name: ResourceRef | None for name, hint in hints.items() if hint is Any}
         made[model] = make(model.__name__, {name: (_mirrored(hints[name], made), defaults[name]) for name in members})
     page = make("Page", {"data": (GenericAlias(tuple, (made[Webhook], ...)), ...)})
     return {"page": page, "events": make("Events", {"events": (GenericAlias(tuple, (made[Event], ...)), ...)})}
@@ -180,7 +178,7 @@ def events_of_structs(body: bytes) -> object:
 
 
 def _plain(value: Any) -> Any:
-    """Return values of any kind as dicts and lists, without the registration, which not everybody sets."""
+    """Return values of any kind as dicts and lists, without the other members, which not everybody reads."""
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     if attrs.has(type(value)):
@@ -191,7 +189,7 @@ def _plain(value: Any) -> Any:
         members = dict(value)
     else:
         return value
-    return {name: _plain(member) for name, member in members.items() if name != "registration"}
+    return {name: _plain(member) for name, member in members.items() if name != "other_members"}
 
 
 def decode(decoder: _Decoder, body: bytes, objects: int, times: int) -> Round:

@@ -133,11 +133,12 @@ def test_tests_with_the_fake(tmp_path: Path) -> None:
     (tmp_path / "test_readme.py").write_text(program("README", "Test it without Asana"))
     (tmp_path / "test_first.py").write_text(program("testing", "Testing: a fake Asana"))
     (tmp_path / "test_faults.py").write_text(program("testing", "Faults"))
+    (tmp_path / "test_handler.py").write_text(program("testing", "One handler, without a server"))
     options = ["-q", "-W", "error", "--asyncio-mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
     command = [sys.executable, "-m", "pytest", *options]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert "3 passed" in ended.stdout, ended.stdout + ended.stderr
+    assert "4 passed" in ended.stdout, ended.stdout + ended.stderr
 
 
 async def test_the_fake_as_a_process(tmp_path: Path) -> None:
@@ -323,12 +324,8 @@ async def receive(folder: Path, port: int) -> None:
     async with FakeAsana() as fake:
         project = fake.projects[0]
         where = {"ASANA_PROJECT": project, "PUBLIC_URL": f"http://127.0.0.1:{port}/asana"}
-        (gid,) = [
-            line.removeprefix("established ")
-            for line in await run(
-                folder, program("subscriptions", "Subscriptions: establish a webhook"), **access(fake), **where
-            )
-        ]
+        await run(folder, program("subscriptions", "Subscriptions: establish a webhook"), **access(fake), **where)
+        (gid,) = fake.webhooks
         task = fake.add_task(parent=project)
         fake.change(task, field="name")
         await fake.settle()

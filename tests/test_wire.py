@@ -20,12 +20,20 @@ from asana_webhooks.client.requests import (
     UpdateWebhookRequest,
 )
 from asana_webhooks.errors import PayloadError
-from asana_webhooks.models import Change, CreatedWebhook, Event, ResourceRef, Secret, Webhook, WebhookFilter
+from asana_webhooks.models import (
+    Change,
+    CreatedWebhook,
+    Event,
+    ParsedDelivery,
+    ResourceRef,
+    Secret,
+    Webhook,
+    WebhookFilter,
+)
 
 Decoder = Callable[[bytes], object]
 
 DECODERS: list[Decoder] = [
-    wire.decode_events,
     wire.decode_delivery,
     wire.decode_resource,
     wire.decode_webhook,
@@ -99,7 +107,7 @@ SHAPES: dict[str, tuple[str, Event]] = {
                     gid="51",
                     resource_type="custom_field",
                     resource_subtype="enum",
-                    enum_value=ResourceRef(gid="61", resource_type="enum_option"),
+                    other_members={"enum_value": {"gid": "61", "resource_type": "enum_option"}},
                 ),
             ),
         ),
@@ -145,26 +153,36 @@ class TestEvents:
     def test_shapes(self) -> None:
         """Each shape ever seen is read in full, in Asana's order (trap 24: an unknown action or null user crashes)."""
         for text, event in SHAPES.values():
-            assert wire.decode_events(events_of(text)) == (event,)
+            assert wire.decode_delivery(events_of(text)) == ParsedDelivery(events=(event,))
         texts, events = zip(*SHAPES.values(), strict=True)
-        assert wire.decode_events(events_of(*texts)) == events
+        assert wire.decode_delivery(events_of(*texts)) == ParsedDelivery(events=events)
 
     def test_heartbeat(self) -> None:
         """A heartbeat has no events, and members beside them do not matter."""
-        assert wire.decode_events(b'{"events":[]}') == ()
-        assert wire.decode_events(b' {"events" : [ ], "sync": 1}\n') == ()
+        assert wire.decode_delivery(b'{"events":[]}') == ParsedDelivery(events=())
+        assert wire.decode_delivery(b' {"events" : [ ], "unreadable": 1}\n') == ParsedDelivery(events=())
 
-    def test_registration_is_ours(self) -> None:
-        """A member named registration in the JSON neither replaces ours nor makes the body unreadable."""
-        for theirs in ['"theirs"', "null", "5", '{"gid":"1"}', '"a","registration":"b"']:
-            text = '{"registration":' + theirs + "," + SHAPES["completed"][0][1:]
-            body = events_of(text, text.replace("{", "{ ", 1), SHAPES["completed"][0])
-
-            assert [event.registration for event in wire.decode_events(body, "ours")] == ["ours"] * 3
-            assert [event.registration for event in wire.decode_events(body)] == [""] * 3
-            # A member named twice is read the slow way.
-            (strange,) = wire.decode_events(b'{"events":null,' + events_of(text)[1:], "ours")
-            assert strange.registration == "ours"
+    def test_values_that_are_no_resources(self) -> None:
+        """A value of a change that is not an object with a gid is kept as parsed JSON."""
+        values: list[Any] = [
+            "High",
+            3,
+            2**70,
+            0.5,
+            False,
+            "",
+            [],
+            [{"gid": "5"}],
+            {},
+            {"date_value": {"date": "2026-12-01"}},
+        ]
+        values += [{"gid": 5}, {"gid": None}, {"gid": "5", "resource_type": 5}, {"gid": "5", "name": []}]
+        for value in values:
+            for name in ("new_value", "added_value", "removed_value"):
+                event = '{"gid":"21"},"change":' + json.dumps({"field": "x", name: value}) + "}"
+                body = events_of('{"created_at":"2026-01-02T03:04:05Z","action":"changed","resource":' + event)
+                (read,) = wire.decode_delivery(body).events
+                assert read.change == attrs.evolve(Change(field="x"), **{name: value})
 
     def test_not_a_delivery(self) -> None:
         """JSON that is no delivery says where it is wrong; it is mistyped, not malformed."""
@@ -179,40 +197,43 @@ class TestEvents:
             b"null": "Expected `object`, got `null` @ $",
             b'"events"': "Expected `object`, got `str` @ $",
             b"true": "Expected `object`, got `bool` @ $",
-            b'{"events":[null]}': "Expected `object`, got `null` @ $.events[0]",
-            b'{"events":["1"]}': "Expected `object`, got `str` @ $.events[0]",
-            b'{"events":[[]]}': "Expected `object`, got `array` @ $.events[0]",
-            b'{"events":[{}]}': "Object missing required field `action` @ $.events[0]",
         }.items():
-            error = refusal(wire.decode_events, body)
+            error = refusal(wire.decode_delivery, body)
             assert (str(error), error.malformed) == (problem, False)
 
-    def test_wrong_types_name_the_place(self) -> None:
-        """A wrong type is never converted; the error says where it stands."""
-        text = SHAPES["custom field with an option"][0]
-        for old, new, path in [
-            ('"gid":"21"', '"gid":21', "$.events[1].resource.gid"),
-            ('"gid":"21"', '"gid":null', "$.events[1].resource.gid"),
-            ('"gid":"21",', "", "$.events[1].resource"),
-            ('"gid":"11"', '"gid":true', "$.events[1].user.gid"),
-            ('"user":{"gid":"11","resource_type":"user"}', '"user":"11"', "$.events[1].user"),
-            ('"action":"changed","resource"', '"action":null,"resource"', "$.events[1].action"),
-            ('"field":"custom_fields"', '"field":["custom_fields"]', "$.events[1].change.field"),
-            ('"gid":"61"', '"gid":61', "$.events[1].change.new_value.enum_value.gid"),
-            ('"parent":null', '"parent":[]', "$.events[1].parent"),
-            ("2026-01-02T03:04:05.678Z", "yesterday", "$.events[1].created_at"),
-            ("2026-01-02T03:04:05.678Z", "2026-13-02T03:04:05.678Z", "$.events[1].created_at"),
-            ('"2026-01-02T03:04:05.678Z"', "null", "$.events[1].created_at"),
-            ('"2026-01-02T03:04:05.678Z"', "1767323045", "$.events[1].created_at"),
+    def test_one_unreadable_event_does_not_cost_its_neighbours(self) -> None:
+        """A wrong type is never converted; the event is kept as it came, with the place of the error, and the others
+        are read, those before it and after it.
+        """
+        text, event = SHAPES["custom field with an option"]
+        for old, new, problem in [
+            (text, "null", "Expected `object`, got `null` @ $.events[1]"),
+            (text, '"1"', "Expected `object`, got `str` @ $.events[1]"),
+            (text, "[]", "Expected `object`, got `array` @ $.events[1]"),
+            (text, "{}", "Object missing required field `action` @ $.events[1]"),
+            (TASK, '"resource":1337,', "Expected `object`, got `int` @ $.events[1].resource"),  # as before 2020
+            (TASK, "", "Object missing required field `resource` @ $.events[1]"),
+            ('"gid":"21"', '"gid":21', "Expected `str`, got `int` @ $.events[1].resource.gid"),
+            ('"gid":"21",', "", "Object missing required field `gid` @ $.events[1].resource"),
+            ('"gid":"11"', '"gid":true', "Expected `str`, got `bool` @ $.events[1].user.gid"),
+            ('"user":{"gid":"11",', '"user":{', "Object missing required field `gid` @ $.events[1].user"),
+            ('"action":"changed","r', '"action":null,"r', "Expected `str`, got `null` @ $.events[1].action"),
+            ('"field":"custom_fields"', '"field":[]', "Expected `str`, got `array` @ $.events[1].change.field"),
+            ('"field":"custom_fields",', "", "Object missing required field `field` @ $.events[1].change"),
+            ('"parent":null', '"parent":[]', "Expected `object | null`, got `array` @ $.events[1].parent"),
+            ("2026-01-02T03:04:05.678Z", "yesterday", "Invalid RFC3339 encoded datetime @ $.events[1].created_at"),
+            ('"2026-01-02T03:04:05.678Z"', "null", "Expected `datetime`, got `null` @ $.events[1].created_at"),
+            ('"2026-01-02T03:04:05.678Z"', "17", "Expected `datetime`, got `int` @ $.events[1].created_at"),
         ]:
             assert old in text
-            error = refusal(wire.decode_events, events_of(SHAPES["completed"][0], text.replace(old, new)))
-            assert (error.path, error.malformed) == (path, False)
-
-    def test_bare_ids_of_before_2020_are_refused(self) -> None:
-        """The shape Asana gave up in 2020 is an error with its place, not a crash."""
-        with pytest.raises(PayloadError, match=r"\$\.events\[0\]\.resource$"):
-            wire.decode_events(b'{"events":[{"action":"added","created_at":"2019-01-02T03:04:05Z","resource":1337}]}')
+            odd = text.replace(old, new)
+            for count in (1, 2):
+                parsed = wire.decode_delivery(events_of(text, *[odd] * count, text))
+                assert parsed.events == (event, event)
+                assert [one.raw for one in parsed.unreadable] == [json.loads(odd)] * count
+                assert parsed.unreadable[0].problem == problem
+            assert wire.decode_delivery(events_of(odd)).events == ()
+            assert parsed.unreadable[1].problem == problem.replace("[1]", "[2]")
 
 
 # Real answers of 2024, with other ids.
@@ -537,7 +558,7 @@ class TestHostileBytes:
         for depth in [100, 900, 1_000, 1_024, 1_025, 3_000, 50_000]:
             value = b'{"gid":"1","enum_value":' * depth + b"null" + b"}" * depth
             body = b'{"events":[{"action":"a","created_at":"2026-01-02T03:04:05Z","resource":' + value + b"}]}"
-            error = read_or_refused(wire.decode_events, body)
+            error = read_or_refused(wire.decode_delivery, body)
             assert error is None or error.malformed
 
     def test_huge_numbers(self) -> None:
@@ -669,13 +690,10 @@ def outcome(read: Callable[[], object]) -> object:
 class TestTheFastWay:
     def test_every_member_is_read(self) -> None:
         """What is read fast has all the members of its model."""
-        ref = ResourceRef(
-            gid="1", resource_type="t", resource_subtype="s", name="n", enum_value=ResourceRef(gid="2", name="m")
-        )
-        change = Change(field="f", action="added", new_value=ref, added_value=ref, removed_value=ref)
-        event = Event(
-            action="a", resource=ref, created_at=AT, user=ref, parent=ref, change=change, type="t", registration="r"
-        )
+        ref = ResourceRef(gid="1", resource_type="t", resource_subtype="s", name="n")
+        value = attrs.evolve(ref, other_members={"enum_value": {"gid": "2", "name": "m"}, "color": "red"})
+        change = Change(field="f", action="added", new_value=value, added_value=value, removed_value=value)
+        event = Event(action="a", resource=ref, created_at=AT, user=ref, parent=ref, change=change, type="t")
         webhook = Webhook(
             gid="1",
             resource_type="webhook",
@@ -692,9 +710,9 @@ class TestTheFastWay:
             filters=(WebhookFilter(resource_type="task", resource_subtype="s", action="changed", fields=("due_on",)),),
             is_workspace_webhook=True,
         )
-        for value in (ref, change, event, webhook):
-            assert not {one.name for one in attrs.fields(type(value)) if getattr(value, one.name) == one.default}
-        assert wire.decode_events(wire.encode({"events": [event]}), "r") == (event,)
+        for made in (value, change, event, webhook):
+            assert not {one.name for one in attrs.fields(type(made)) if getattr(made, one.name) == one.default}
+        assert wire.decode_delivery(wire.encode({"events": [event]})).events == (event,)
         assert wire.decode_webhook_list(wire.encode({"data": [webhook]})).data == (webhook,)
 
     @given(TREES)
@@ -704,16 +722,31 @@ class TestTheFastWay:
 
         assert outcome(lambda: wire.decode_webhook(webhook)) == outcome(lambda: plain(webhook, "data", Webhook))
         assert outcome(lambda: wire.decode_webhook_list(page)) == outcome(lambda: wire.decode(page, wire.WebhookList))
-        assert outcome(lambda: wire.decode_events(events)) == outcome(lambda: plain(events, "events", Event))
+        assert outcome(lambda: one_event(events)) == outcome(lambda: plain_event(events))
 
 
 def plain(body: bytes, member: str, kind: type[Any]) -> object:
-    tree = wire.parse(body)[member]
-    if kind is not Event:
-        return wire.structure(tree, kind)
-    if isinstance(tree[0], dict):
-        tree[0]["registration"] = ""
-    return (wire.structure(tree[0], Event),)
+    return wire.structure(wire.parse(body)[member], kind)
+
+
+def one_event(body: bytes) -> Event:
+    parsed = wire.decode_delivery(body)
+    for one in parsed.unreadable:
+        problem, _, path = one.problem.rpartition(" @ ")
+        raise PayloadError(problem=problem, path=path)
+    return parsed.events[0]
+
+
+def plain_event(body: bytes) -> Event:
+    """Read an event without the fast way, and the values of its change by themselves."""
+    (tree,) = wire.parse(body)["events"]
+    event = wire.structure(tree, Event)
+    if event.change is None:
+        return event
+    names = ("new_value", "added_value", "removed_value")
+    values = {name: tree["change"].get(name) for name in names}
+    refs: dict[str, Any] = {name: ResourceRef.from_json(value) or value for name, value in values.items()}
+    return attrs.evolve(event, change=attrs.evolve(event.change, **refs))
 
 
 class TestEncode:

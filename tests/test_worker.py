@@ -23,7 +23,7 @@ from asana_webhooks import (
     sign_body,
 )
 from asana_webhooks.store.base import Lease, NewDelivery
-from asana_webhooks.wire import decode_events
+from asana_webhooks.wire import decode_delivery
 from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.stores import SECRET, Clock, body, deliver, event, register
 from tests.store.sqlite_help import in_writer
@@ -130,7 +130,7 @@ async def test_a_handler_gets_the_delivery_and_acknowledges_by_returning(store: 
     await Worker(store, handler).drain()
 
     [delivery] = handler.got
-    assert delivery.events == decode_events(content, registration)
+    assert delivery.events == decode_delivery(content).events
     assert (delivery.registration, delivery.webhook_gid, delivery.resource) == (registration, "43214", "8675309")
     assert (delivery.attempt, delivery.body) == (1, content)
     assert [one.action for one in delivery.events] == ["changed", "deleted"]
@@ -193,7 +193,7 @@ async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock
 
 async def test_unreadable_bodies_are_dead_letters_at_once(store: Store) -> None:
     """No handler sees them, and no attempt is wasted on them."""
-    contents = [b"no json", b"[]", b"{}", b'{"events":null}', b'{"events":[{}]}', b"\xff"]
+    contents = [b"no json", b"[]", b"{}", b'{"events":null}', b'{"events":{}}', b"\xff"]
     id = await register(store)
     for content in contents:
         await deliver(store, id, content)
@@ -205,6 +205,35 @@ async def test_unreadable_bodies_are_dead_letters_at_once(store: Store) -> None:
     assert [letter.body for letter in letters] == contents
     assert all(letter.error.startswith("unreadable") for letter in letters)
     assert handler.got == []
+
+
+async def test_one_unreadable_event_does_not_cost_its_neighbours(
+    store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The handler gets what can be read, and the rest as JSON. The log has the places, once and without values."""
+    odd = [event(resource=None), event(created_at="canary"), event(user={"canary": "canary"})]
+    contents = [body(event(), *odd, event(action="deleted")), body(*odd)]
+    id = await register(store)
+    for content in contents:
+        await deliver(store, id, content)
+    handler = Handler(failures=2)
+
+    await Worker(store, handler).drain()
+    clock.now += 10
+    await Worker(store, handler).drain()
+
+    assert len(handler.got) == 4
+    assert {one.body: [event.action for event in one.events] for one in handler.got} == {
+        contents[0]: ["changed", "deleted"],
+        contents[1]: [],
+    }
+    assert all([one.raw for one in delivery.unreadable] == odd for delivery in handler.got)
+    logged = [record for record in caplog.records if "unreadable" in record.getMessage()]
+    assert [record.levelname for record in logged] == ["ERROR", "ERROR"]
+    assert "3 of 5 events are unreadable" in logged[0].getMessage()
+    for place in ("$.events[1].resource", "$.events[2].created_at", "$.events[3].user"):
+        assert place in logged[0].getMessage()
+    assert "canary" not in logged[0].getMessage()
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])

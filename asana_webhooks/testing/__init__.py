@@ -1,9 +1,11 @@
-"""Test your service without Asana: `FakeAsana`, the faults to script it with, its clock and its records.
+"""Test your service without Asana: `FakeAsana`, the faults to script it with, its clock and its records, and
+events for the test of one handler.
 
 .. include:: README.md
 """
 
 from asana_webhooks.testing.clock import FakeClock
+from asana_webhooks.testing.events import make_delivery, make_event
 from asana_webhooks.testing.fake import FakeAsana
 from asana_webhooks.testing.faults import Fault, Hold
 from asana_webhooks.testing.oauth import DEFAULT_TOKEN, AppRecord
@@ -21,5 +23,7 @@ __all__ = [
     "Hold",
     "RequestRecord",
     "WebhookRecord",
+    "make_delivery",
+    "make_event",
     "serve_receiver",
 ]

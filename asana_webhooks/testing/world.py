@@ -14,7 +14,7 @@ from attrs import frozen
 
 from asana_webhooks import wire
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.models import Secret, WebhookFilter
+from asana_webhooks.models import Event, Secret, WebhookFilter
 from asana_webhooks.testing.clock import FakeClock, format_time
 from asana_webhooks.testing.records import (
     DeliveryRecord,
@@ -208,9 +208,10 @@ class World:
             remaining = tuple(one for one in resource.parents if one != parent.gid)
             self.resources[resource.gid] = attrs.evolve(resource, parents=remaining)
         event = self._event(change, resource, parent, details)
+        typed = wire.structure(event, Event)
         for webhook in self.webhooks.values():
-            receives = _reaches(webhook.resource, lineage, resource) and _passes(webhook.filters, event)
-            if receives and not webhook.quiet:
+            passes = not webhook.filters or any(one.matches(typed) for one in webhook.filters)
+            if passes and _reaches(webhook.resource, lineage, resource) and not webhook.quiet:
                 webhook.waiting.append(dict(event))
         return event
 
@@ -286,19 +287,3 @@ def _reaches(watched: Resource, lineage: Iterable[Resource], changed: Resource) 
     if watched.resource_type in ("workspace", "team") and changed.resource_type not in _REACHING_HIGH:
         return False
     return any(watched.gid == resource.gid for resource in lineage)
-
-
-def _passes(filters: tuple[WebhookFilter, ...], event: Mapping[str, Any]) -> bool:
-    """Return whether *event* passes: any filter matches, or there are none."""
-    return not filters or any(_matches(one, event) for one in filters)
-
-
-def _matches(one: WebhookFilter, event: Mapping[str, Any]) -> bool:
-    """Return whether all members of a filter match. Source: https://developers.asana.com/reference/createwebhook"""
-    resource = event["resource"]
-    return (
-        one.resource_type in (None, resource["resource_type"])
-        and one.resource_subtype in (None, resource.get("resource_subtype"))
-        and one.action in (None, event["action"])
-        and (not one.fields or event.get("change", {}).get("field") in one.fields)
-    )

@@ -18,7 +18,7 @@ from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import ConfigurationError, PayloadError, PermanentFailure
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
-from asana_webhooks.wire import decode_events
+from asana_webhooks.wire import decode_delivery
 
 __all__ = ["Backoff", "Handler", "ProcessResult", "Processor", "StaleWarning"]
 
@@ -134,6 +134,8 @@ class Processor:
         except PayloadError as problem:
             _log.error("delivery %d: unreadable; making it a dead letter: %.200r", lease.id, str(problem))
             return ProcessResult.UNREADABLE, await self._fail(lease, f"unreadable: {problem}")
+        if delivery.unreadable and delivery.attempt == 1:
+            _log_unreadable(delivery)
         if delivery.stale:
             self.count(ProcessResult.STALE)
             self.stale.add(lease.id)
@@ -232,7 +234,15 @@ def _text(error: BaseException) -> str:
         return "(no text)"
 
 
+def _log_unreadable(delivery: Delivery) -> None:
+    bad, good = len(delivery.unreadable), len(delivery.events)
+    problems = "; ".join(one.problem for one in delivery.unreadable)
+    text = "delivery %d: %d of %d events are unreadable; handling the others: %.500s"
+    _log.error(text, delivery.id, bad, bad + good, problems)
+
+
 def _read(lease: Lease) -> Delivery:
+    parsed = decode_delivery(lease.body)
     return Delivery(
         id=lease.id,
         registration=lease.registration,
@@ -240,6 +250,7 @@ def _read(lease: Lease) -> Delivery:
         resource=lease.resource,
         received_at=datetime.fromtimestamp(lease.received_at, UTC),
         attempt=lease.attempt,
-        events=decode_events(lease.body, lease.registration),
+        events=parsed.events,
+        unreadable=parsed.unreadable,
         body=lease.body,
     )
