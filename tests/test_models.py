@@ -220,6 +220,15 @@ class TestFingerprint:
         assert read(event.to_dict()).fingerprint == event.fingerprint
         assert decode_delivery(encode({"events": [event]})).events == (event,)
 
+    def test_values_are_told_apart(self) -> None:
+        """Each value has a fingerprint of its own, to the last bit of a number; 5 and 5.0 are one number."""
+        values = [{"field": "f", "new_value": value} for value in VALUES_OF_CHANGES]
+        fingerprints = {read(BODY_EVENT | {"change": value}).fingerprint for value in values}
+        five, also_five = (FIELD | {"number_value": value} for value in (5, 5.0))
+
+        assert len(fingerprints) == len(set(map(essence, values)))
+        assert changed(new_value=five).fingerprint == changed(new_value=also_five).fingerprint
+
     def test_of_events_made_by_hand(self) -> None:
         """It is made of the attributes, so an event with another attribute has another one."""
         event = full_event()
@@ -283,7 +292,7 @@ class TestFieldAndValue:
             kinds = ("enum_value", "multi_enum_values", "people_value", "number_value", "text_value", "date_value")
             assert {kind: getattr(value, kind) for kind in kinds} == dict.fromkeys(kinds) | {name: expected}
             strange: Any
-            for strange in (None, True, {}, [5], [{"gid": 5}]):
+            for strange in (None, True, {}, [5], [{"gid": 5}], [OPTION, 5]):
                 odd = ResourceRef(gid="51", other_members={name: strange})
                 assert getattr(odd, name) == ({} if (name, strange) == ("date_value", {}) else None)
 
@@ -326,7 +335,7 @@ VALUES: list[Any] = [
     WebhookFilter(action="changed", fields=("due_on",)),
     Webhook(gid="1", filters=(WebhookFilter(),)),
     CreatedWebhook(webhook=Webhook(gid="1"), secret=None),
-    Change(field="name"),
+    Change(field="name", new_value=[], added_value={}, removed_value=[{}]),
     full_event(),
     UnreadableEvent(raw={"canary": [1]}, problem="odd"),
     ParsedDelivery(events=(full_event(),), unreadable=(UnreadableEvent(raw=None, problem="odd"),)),
