@@ -183,10 +183,10 @@ def check_store(store: object) -> None:
 
 
 def check_handler(name: str, handle: Any, *parameters: str) -> None:
-    """Check that *handle* can be called with *parameters*, and that awaiting its result can work.
+    """Check that *handle* can be called with *parameters* and may return an awaitable.
 
-    A lambda passes, and so do a decorated coroutine function and a callable that is not written in Python. The result
-    of their first call shows more.
+    A lambda, a decorated coroutine function, and a callable that is not written in Python pass. Only a call shows
+    whether their result can be awaited.
 
     Args:
         name: the argument's name, for the error.

@@ -24,7 +24,7 @@
     ├── HandshakeMismatchError         the 201 and the handshakes carry different secrets
     ├── InvalidSignatureError          the signature of a delivery is missing or wrong
     ├── PayloadError                   invalid JSON, or JSON of the wrong shape
-    ├── PermanentFailure               raise it in a handler: do not retry this delivery
+    ├── PermanentFailure               for handlers to raise: do not retry this delivery
     ├── HandlerExitError               a handler raised SystemExit
     └── StoreError                     a store operation failed
         ├── StoreUnavailableError      the store cannot be read or written now
@@ -324,8 +324,8 @@ class InvalidSignatureError(AsanaError):
     """
 
 
-class PermanentFailure(AsanaError):  # noqa: N818 - what the handler says, not what this package found
-    """Raise it in a handler if retrying cannot help: the delivery becomes a dead letter at once.
+class PermanentFailure(AsanaError):  # noqa: N818 - raised by handlers, not by this package
+    """Raise this in a handler if a retry cannot help: the delivery becomes a dead letter at once.
 
     ::
 
@@ -334,7 +334,7 @@ class PermanentFailure(AsanaError):  # noqa: N818 - what the handler says, not w
 
 
 class HandlerExitError(AsanaError):
-    """A handler raised `SystemExit`, the cause of this error. The worker recorded a failed attempt and stopped."""
+    """A handler raised `SystemExit` (the ``__cause__``). The worker recorded a failed attempt and stopped."""
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

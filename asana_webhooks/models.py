@@ -79,7 +79,7 @@ class ResourceRef:
     name: str | None = None
     """Set on a webhook's resource, absent from events."""
     other_members: dict[str, Any] | None = field(default=None, hash=False)
-    """In a value of a `Change`: its other members, as parsed JSON. Six of them are properties, too. ``None`` elsewhere.
+    """In a value of a `Change`: its other members, as parsed JSON. Six of them are also properties. ``None`` elsewhere.
 
     ``ResourceRef(gid="52", other_members={"number_value": 5.2})`` is a number field with its value.
     """
@@ -104,7 +104,7 @@ class ResourceRef:
         return cls(gid=gid, resource_type=kind, resource_subtype=subtype, name=name, other_members=others)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the reference as Asana writes it, for JSON."""
+        """Return the reference for JSON, with Asana's names. Missing members are ``None``."""
         named = {
             "gid": self.gid,
             "resource_type": self.resource_type,
@@ -175,7 +175,7 @@ class WebhookFilter:
     fields: tuple[str, ...] | None = None
 
     def matches(self, event: "Event") -> bool:
-        """Return whether *event* matches every member that is set. No *fields* match events of all fields.
+        """Return whether *event* matches every member that is set. Without *fields*, events of all fields match.
 
         Source: https://developers.asana.com/reference/createwebhook
         """
@@ -231,7 +231,7 @@ class Webhook:
     """Undocumented; Asana does not always send it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the webhook for JSON, times as ISO text. It holds the full *target*, and so the endpoint."""
+        """Return the webhook for JSON, times as ISO text. It contains the full *target*, and so the endpoint."""
         return _members(self)
 
 
@@ -251,7 +251,7 @@ class CreatedWebhook:
 class Change:
     """A change to one field of a resource.
 
-    Most changes have no value; some have one. A value is a `ResourceRef`, or parsed JSON if it is not a resource.
+    Most changes have no value. A value is a `ResourceRef`, or parsed JSON if it is not a resource.
     """
 
     field: str
@@ -290,17 +290,17 @@ class Event:
 
     @property
     def value(self) -> ResourceRef | None:
-        """The new, added or removed value of the change, or ``None`` if none of these is a resource."""
+        """The new, added or removed value of the change, or ``None`` if it is not a resource."""
         values = () if self.change is None else self.change._values  # noqa: SLF001
         return next((one for one in values if isinstance(one, ResourceRef)), None)
 
     @property
     def fingerprint(self) -> str:
-        """An idempotency key: the same string each time Asana sends this event, through whichever webhook.
+        """An idempotency key: the same string each time Asana sends this event, through any webhook.
 
         Asana's events have no id. The fingerprint is a hash of the resource, parent, action, change and time. The user,
-        names, `type`, and the order of the JSON's members do not matter. Null counts as missing. Where tenants must
-        stay apart, join it with the tenant's name.
+        names, `type`, and the order of the JSON's members do not matter. Null counts as missing. If several
+        tenants share a table, add the tenant's name to the key.
         """
         change = self.change
         parts = [
@@ -313,7 +313,7 @@ class Event:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the event as Asana writes it, for JSON."""
+        """Return the event for JSON, with Asana's names. Missing members are ``None``; times are ISO text."""
         return _members(self)
 
 
@@ -372,7 +372,7 @@ class Delivery:
     events: tuple[Event, ...]
     """The events that can be read, in Asana's order."""
     unreadable: tuple[UnreadableEvent, ...] = ()
-    """The events that cannot."""
+    """The events that cannot be read."""
     body: bytes = field(repr=False)
     """The raw bytes Asana signed, including members this package does not decode."""
 

@@ -339,7 +339,7 @@ def decode_token_refusal(body: bytes) -> TokenRefusal:
 
 
 def decode_delivery(body: bytes) -> ParsedDelivery:
-    """Decode the events of a delivery, in the order Asana sent them. Those that cannot be read are kept apart.
+    """Decode the events of a delivery, in the order Asana sent them. Unreadable events are returned separately.
 
     Raises:
         PayloadError: *body* is not JSON, or has no list of events.

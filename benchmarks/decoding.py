@@ -119,7 +119,7 @@ def events_by_hand(body: bytes) -> object:
     return tuple(_event(one) for one in orjson.loads(body)["events"])
 
 
-# Classes of other libraries with the members of ours, but for `ResourceRef.other_members`, which none of these has.
+# Classes of other libraries with the members of ours, but without `ResourceRef.other_members`.
 # The values of changes are resources here.
 
 
@@ -178,7 +178,7 @@ def events_of_structs(body: bytes) -> object:
 
 
 def _plain(value: Any) -> Any:
-    """Return values of any kind as dicts and lists, without the other members, which not everybody reads."""
+    """Return values of any kind as dicts and lists, without the other members, which only some decoders read."""
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     if attrs.has(type(value)):

@@ -230,7 +230,7 @@ async def test_one_unreadable_event_does_not_cost_its_neighbours(
     assert all([one.raw for one in delivery.unreadable] == odd for delivery in handler.got)
     logged = [record for record in caplog.records if "unreadable" in record.getMessage()]
     assert [record.levelname for record in logged] == ["ERROR", "ERROR"]
-    assert "3 of 5 events are unreadable" in logged[0].getMessage()
+    assert "3 of 5 events are unreadable; the handler gets them" in logged[0].getMessage()
     for place in ("$.events[1].resource", "$.events[2].created_at", "$.events[3].user"):
         assert place in logged[0].getMessage()
     assert "canary" not in logged[0].getMessage()

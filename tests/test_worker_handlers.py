@@ -458,9 +458,9 @@ async def test_stale_deliveries_are_counted(clock: Clock, caplog: pytest.LogCapt
         await Worker(store, handle, concurrency=1, lease=600).drain()
 
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-        "stale deliveries: 1 since the last warning, the latest of them delivery 1",
-        "stale deliveries: 3 since the last warning, the latest of them delivery 4",
-        "stale deliveries: 1 since the last warning, the latest of them delivery 5",
+        "stale deliveries: 1 since the last warning, the latest is delivery 1",
+        "stale deliveries: 3 since the last warning, the latest is delivery 4",
+        "stale deliveries: 1 since the last warning, the latest is delivery 5",
     ]
 
 

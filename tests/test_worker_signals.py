@@ -140,7 +140,7 @@ async def test_a_signal_that_another_run_has(store: MemoryStore) -> None:
     running = asyncio.create_task(first.run(signals=BOTH))
     await asyncio.sleep(0)
     second = Worker(store, AsyncNothing())
-    with pytest.raises(ConfigurationError, match="another run has SIGTERM already"):
+    with pytest.raises(ConfigurationError, match="another run handles SIGTERM already"):
         await second.run(signals=(signal.SIGTERM, signal.SIGUSR1))
     assert second.health().last_claim_at is None
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL

@@ -1,4 +1,4 @@
-"""Asana's five webhook operations, and reading one resource, as functions: each sends its request through a session.
+"""Functions for Asana's five webhook operations and for reading one resource. Each sends its request through a session.
 
 All of them raise the errors of `AsanaSession.send`, and `ConfigurationError` for invalid arguments before anything is
 sent. *opt_fields* names the fields to return. By default that is every documented one, so ``None`` in a `Webhook` means
@@ -25,7 +25,7 @@ from asana_webhooks.models import CreatedWebhook, ResourceRef, Webhook, WebhookF
 __all__ = ["create_webhook", "delete_webhook", "get_webhook", "get_webhooks", "read_resource", "update_webhook"]
 
 _NO_ROUTE: Final = "No matching route for request"
-"""Asana's 404 for a path that exists for no gid."""
+"""Asana's 404 for a path that does not exist for any gid."""
 
 
 def _names(opt_fields: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -190,7 +190,7 @@ async def delete_webhook(session: AsanaSession, webhook_gid: str, *, opt_pretty:
 async def read_resource(
     session: AsanaSession, ref: ResourceRef, *, opt_fields: Iterable[str] = ()
 ) -> dict[str, Any] | None:
-    """Return the record of a resource, such as an event's, or ``None`` if it is gone: events lack the new content.
+    """Return the current record of a resource, such as an event's, or ``None`` if it is gone.
 
     ::
 
@@ -215,7 +215,7 @@ async def read_resource(
     try:
         return await session.send(request)
     except NotFoundError as error:
-        # Neither a missing route nor a proxy's 404, which has no message of Asana, means that the resource is gone.
+        # A missing route, or a proxy's 404 without Asana's messages, does not mean that the resource is gone.
         if not error.messages or _NO_ROUTE in error.messages:
             raise
         return None

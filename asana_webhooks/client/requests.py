@@ -1,6 +1,6 @@
 """Asana's operations as request objects: method, path, query, body, and how to read the answer.
 
-Five are about webhooks. The sixth reads a resource of any type, to learn what an event is about.
+Five are about webhooks. The sixth reads a resource of any type, such as an event's.
 
 The classes are public: log them, queue them (`asana_webhooks.wire.encode` and `decode` convert them to and from JSON),
 and send them later with `AsanaSession.send`. Constructing an invalid request raises `ConfigurationError`, before

@@ -200,7 +200,7 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
     confirmed = registration.secret
     secrets = registration.candidates if confirmed is None else (confirmed,)
     for secret in secrets:
-        # An empty secret, which only a broken store can hold, verifies nothing; for `verify_signature` it is a mistake.
+        # `verify_signature` raises for an empty secret. Only a broken store can hold one: refuse the delivery instead.
         if secret.reveal() and verify_signature(body, signed.signature, secret=secret):
             return NewDelivery(
                 registration=registration.id,

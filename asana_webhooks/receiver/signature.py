@@ -1,7 +1,7 @@
 """How Asana signs deliveries, and how to verify and read one without a store.
 
-A signature is the HMAC-SHA256 of the raw body, keyed with the secret's text, as hex. The three functions take text and
-bytes alike, as web frameworks and environment variables provide them. They raise `ConfigurationError` for the caller's
+A signature is the HMAC-SHA256 of the raw body, keyed with the secret's text, as hex. The three functions take text
+or bytes, as web frameworks and environment variables provide them. They raise `ConfigurationError` for the caller's
 mistakes: a wrong type, an empty secret, or text that UTF-8 cannot encode.
 
 Source: https://developers.asana.com/docs/webhooks-guide (the text itself is the key; it is not hex-decoded)
@@ -56,7 +56,7 @@ def parse_delivery(
     if problem:
         raise InvalidSignatureError(
             f"{problem}. Check that the body is the raw one, before anything decodes it, and that the secret is the "
-            "one of this very webhook. If both are right, the request is not Asana's."
+            "one of this webhook. If both are right, the request is not Asana's."
         )
     return wire.decode_delivery(content)
 

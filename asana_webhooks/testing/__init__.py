@@ -1,5 +1,5 @@
-"""Test your service without Asana: `FakeAsana`, the faults to script it with, its clock and its records, and
-events for the test of one handler.
+"""Test your service without Asana: `FakeAsana` with its faults, clock and records, and events for tests of one
+handler.
 
 .. include:: README.md
 """

@@ -1,4 +1,4 @@
-"""Events and deliveries for tests of one handler: no fake Asana, no store."""
+"""Events and deliveries for tests of one handler, without a fake Asana or a store."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ def make_event(
     user: ResourceRef | None = _USER,
     created_at: datetime = _NOON,
 ) -> Event:
-    """Return an event as a worker would decode it. Equal arguments make equal events with one fingerprint.
+    """Return an event as a worker decodes it. Equal arguments make equal events with one fingerprint.
 
     Args:
         resource_type: the type of the affected resource.
@@ -38,7 +38,7 @@ def make_event(
         field: the changed field; needs ``action="changed"``.
         gid: the affected resource.
         resource_subtype: its subtype; ``default_task`` for tasks and ``comment_added`` for stories if it is left out.
-        change_action: ``changed``, ``added`` or ``removed``; by default the one that goes with the value.
+        change_action: ``changed``, ``added`` or ``removed``; by default it follows from the value.
         new_value: the field's new value: a `ResourceRef`, or JSON as Asana writes it.
         added_value: what was added to the field.
         removed_value: what was removed from it.
@@ -47,7 +47,7 @@ def make_event(
         created_at: when it happened.
 
     Raises:
-        ConfigurationError: a value without *field*, *field* with another action, or not an event of Asana's JSON.
+        ConfigurationError: a value without *field*, *field* with another action, or values that no event has.
     """
     values = {"new_value": new_value, "added_value": added_value, "removed_value": removed_value}
     given = {name: value for name, value in values.items() if value is not None}

@@ -24,9 +24,9 @@ __all__ = ["FakeAsana"]
 class FakeAsana:
     """A server on 127.0.0.1 that plays Asana's API for webhooks and sends handshakes and deliveries.
 
-    Below `url` it answers the five operations and ``GET /tasks/<gid>`` (any type). It sends handshakes to targets, and
-    signed deliveries after each `change`. `script` and `hold` make it fail on request. It connects to this machine
-    only. For any other target it says "could not be reached" without trying.
+    Below `url` it answers the five operations and ``GET /tasks/<gid>``, likewise for other types. It sends handshakes
+    to targets, and signed deliveries after each `change`. `script` and `hold` make it fail on request. It connects to
+    this machine only. For any other target it says "could not be reached" without trying.
 
     ::
 

@@ -60,7 +60,7 @@ class ProcessResult(enum.StrEnum):
     RETRIED = "to be retried"
     DEAD = "dead letter"
     UNREADABLE = "unreadable"
-    """Also a dead letter: the body cannot be decoded."""
+    """Also a dead letter: the body is not JSON with a list of events."""
     LOST = "lease lost"
     STALE = "stale"
     """Counted in addition to another result, for each attempt with a `Delivery.stale` delivery."""
@@ -88,7 +88,7 @@ class StaleWarning:
         """Warn of the deliveries that no warning has counted yet."""
         if self._number:
             _log.warning(
-                "stale deliveries: %d since the last warning, the latest of them delivery %d; their newest events are "
+                "stale deliveries: %d since the last warning, the latest is delivery %d; the newest event of each is "
                 "more than 25 hours old; %r",
                 *(self._number, self._latest, self.outcome),
             )
@@ -109,7 +109,7 @@ class Processor:
     on_handled: Callable[[], None] = field(repr=False)
     """Called in the task of `process` when the handler has ended, before its result is recorded."""
     end_run: Callable[[BaseException], None] = field(repr=False)
-    """Ends the worker's run, which raises the error it is given."""
+    """Ends the worker's run, which raises the given error."""
     stale: StaleWarning = field(repr=False)
 
     async def process(self, lease: Lease) -> None:
@@ -142,7 +142,7 @@ class Processor:
             if self.refuse_stale:
                 return ProcessResult.DEAD, await self._fail(lease, "stale: its newest event is more than 25 hours old")
         failure = await self._handle(delivery)
-        if failure is None or not _ends_run(failure):  # else nothing more is to be claimed
+        if failure is None or not _ends_run(failure):  # otherwise the slot stays taken, so that no more is claimed
             self.on_handled()
         if failure is None:
             return ProcessResult.DONE, await self.store.done(lease)
@@ -174,7 +174,7 @@ class Processor:
     async def _handle(self, delivery: Delivery) -> BaseException | None:
         """Run the handler. Return what it raised, or ``None`` if it returned.
 
-        Everything is caught in the handler's own task: asyncio stops the event loop when one ends in `SystemExit`.
+        Everything is caught in the handler's task: asyncio stops the event loop when a task ends in `SystemExit`.
 
         Raises:
             CancelledError: the worker cancelled the handler, or cannot use it; the attempt does not count.
@@ -185,8 +185,8 @@ class Processor:
                 await (result if self.handler_timeout is None else _within(self.handler_timeout, result))
                 return None
         except GeneratorExit as error:
-            return error  # if Python closes this coroutine, the caller never sees it, but is closed next
-        except BaseException as error:  # however it ends, that is recorded
+            return error  # raised by the handler; or Python closes this coroutine, and drops the result
+        except BaseException as error:  # every result is recorded
             if is_being_cancelled():  # the handler may have replaced the cancellation by another error
                 if _ends_run(error):
                     self.end_run(error)
@@ -202,7 +202,7 @@ class Processor:
 
 
 async def _within(seconds: float, result: Awaitable[object]) -> None:
-    """Await what a handler returned. After *seconds*, cancel it and raise `TimeoutError`, however it ends then."""
+    """Await a handler. After *seconds*, cancel it, and raise `TimeoutError` even if it then returns."""
     cause: Exception | None = None
     try:
         async with asyncio.timeout(seconds) as limit:
@@ -216,7 +216,7 @@ async def _within(seconds: float, result: Awaitable[object]) -> None:
 
 
 def _ends_run(failure: BaseException) -> bool:
-    """Return whether a failure of a handler is one that must not be kept from the program, such as `SystemExit`."""
+    """Return whether the run must end and raise *failure*, such as `SystemExit`."""
     return not isinstance(failure, (Exception, asyncio.CancelledError))
 
 
@@ -237,7 +237,7 @@ def _text(error: BaseException) -> str:
 def _log_unreadable(delivery: Delivery) -> None:
     bad, good = len(delivery.unreadable), len(delivery.events)
     problems = "; ".join(one.problem for one in delivery.unreadable)
-    text = "delivery %d: %d of %d events are unreadable; handling the others: %.500s"
+    text = "delivery %d: %d of %d events are unreadable; the handler gets them as delivery.unreadable: %.500s"
     _log.error(text, delivery.id, bad, bad + good, problems)
 
 

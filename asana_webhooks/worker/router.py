@@ -1,4 +1,4 @@
-"""The router: a worker's handler that passes each event to the functions that asked for such events."""
+"""The router: a worker's handler that passes each event to the functions registered for such events."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -54,10 +54,10 @@ class EventRouter:
 
     ``await router(delivery)`` runs handlers one at a time: the events in Asana's order, and for each event all
     matching functions in the order they were added. A function that matches an event by several routes runs once.
-    If a function raises, the event's remaining functions do not run; the other events do. Events that cannot be read
+    If a function raises, the event's remaining functions do not run; the other events are handled. Unreadable events
     come last. Then the failures are raised: one alone as itself, several as an `ExceptionGroup`. The worker retries the
     whole delivery, so functions that succeeded run again: make them idempotent. If all failures are `PermanentFailure`,
-    the delivery becomes a dead letter at once. Cancellation and other exceptions that are no `Exception` are raised
+    the delivery becomes a dead letter at once. Cancellation and other exceptions that are not an `Exception` are raised
     immediately.
     """
 
@@ -88,7 +88,7 @@ class EventRouter:
             parent_type: the type of `Event.parent`, for ``added`` and ``removed``: ``section``, ``project``, ``task`` …
 
         Raises:
-            ConfigurationError: no event can match these arguments, or *on* is used without parentheses. The decorator
+            ConfigurationError: no event can match these arguments, or `on` is used without parentheses. The decorator
                 raises it if the function is not ``async def`` or cannot take two positional arguments.
 
         Source: https://developers.asana.com/reference/events
@@ -138,7 +138,7 @@ class EventRouter:
     def filters(self) -> tuple[WebhookFilter, ...]:
         """The narrowest filters with which a webhook sends every event that a route matches.
 
-        They are ``()``, which stands for all events, if a route matches all events. *parent_type* does not narrow
+        They are ``()``, which lets all events pass, if a route matches all events. *parent_type* does not narrow
         them, because filters cannot express it. `otherwise` and `unreadable` do not widen them. The order of
         decoration does not matter.
 
@@ -152,7 +152,7 @@ class EventRouter:
         """
         if not self._routes:
             raise ConfigurationError("a router without routes has no filters: add functions with router.on(…) first")
-        # A filter without its other fields: one for each field, so that coverage can be decided member by member.
+        # One filter for each field, so that two filters can be compared member by member.
         single = {
             (one.resource_type or "", one.resource_subtype or "", one.action or "", name)
             for one in (route.filter for route in self._routes)
@@ -189,7 +189,7 @@ class EventRouter:
             except BaseException as error:
                 if not isinstance(error, Exception) or is_being_cancelled():  # some handlers replace the cancellation
                     for failure in failures:
-                        _log.warning("delivery %d: failed before it was interrupted", delivery.id, exc_info=failure)
+                        _log.warning("delivery %d: failed before its cancellation", delivery.id, exc_info=failure)
                     raise
                 failures.append(error)
         if len(failures) == 1:

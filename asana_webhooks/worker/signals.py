@@ -15,7 +15,7 @@ __all__ = ["stop_on_signals"]
 
 @frozen
 class _Stopper:
-    """The signal handler of a run. Its class marks a signal as taken."""
+    """The signal handler of a run. Other runs recognize it by its class."""
 
     loop: asyncio.AbstractEventLoop
     stop: Callable[[], None]
@@ -28,12 +28,12 @@ class _Stopper:
 def stop_on_signals(signals: Iterable[int], stop: Callable[[], None]) -> Iterator[None]:
     """Call *stop* in the running event loop on each of *signals* while the block runs.
 
-    Afterwards the handlers of `signal.signal` are back, also that of `asyncio.run` for SIGINT. One that was added with
-    ``loop.add_signal_handler`` is replaced and removed.
+    Afterwards the handlers set with `signal.signal` are restored, also that of `asyncio.run` for SIGINT. A handler that
+    was added with ``loop.add_signal_handler`` is removed.
 
     Raises:
-        ConfigurationError: one of *signals* is taken by another run, or cannot be handled; or this is not the main
-            thread. Nothing is changed then.
+        ConfigurationError: another run handles one of *signals*, or it cannot be handled, or this is not the main
+            thread. No signal handler is changed.
     """
     try:
         numbers = {signal.Signals(number) for number in signals}
@@ -51,7 +51,7 @@ def stop_on_signals(signals: Iterable[int], stop: Callable[[], None]) -> Iterato
 def _install(number: signal.Signals, stopper: _Stopper, restore: ExitStack) -> None:
     previous = signal.getsignal(number)
     if isinstance(previous, _Stopper):
-        raise ConfigurationError(f"signals: another run has {number.name} already; stop this worker when that run ends")
+        raise ConfigurationError(f"another run handles {number.name} already; stop this worker when that run ends")
     try:
         signal.signal(number, stopper)
     except (OSError, ValueError) as error:  # such as SIGKILL; or not the main thread

@@ -83,10 +83,10 @@ class WorkerHealth:
     handling: int
     """How many handlers are running."""
     oldest_attempt_seconds: float | None
-    """Seconds since the oldest of these was started; ``None`` if none is running."""
+    """Seconds since the oldest of them started; ``None`` if none is running."""
     last_claim_at: float | None
-    """When the worker last asked the store for deliveries and got an answer, also an empty one, in seconds since the
-    epoch; ``None`` before that. It does not ask while *concurrency* handlers are running."""
+    """When the store last answered a claim, even without deliveries, in seconds since the epoch; ``None`` before that.
+    The worker does not claim while *concurrency* handlers are running."""
 
 
 class Worker:
@@ -99,7 +99,7 @@ class Worker:
 
     Returning from *handle* acknowledges a delivery. Raising logs the traceback and retries the delivery after a
     backoff. After *attempts* attempts it becomes a dead letter with its error, which is logged at ERROR; after a
-    `PermanentFailure`, at once. So does a delivery whose body does not match Asana's documentation. The worker extends
+    `PermanentFailure`, at once. So does a delivery whose body is not JSON with a list of events. The worker extends
     the lease while a handler runs, and warns once when it has run for three leases. Any number of workers, in any
     number of processes, may share a store. A running worker also purges according to *retention*.
 
@@ -115,15 +115,14 @@ class Worker:
         lease: seconds after which another worker may claim a delivery if this worker dies.
         attempts: the maximum number of attempts for a delivery.
         backoff: the delay before a failed delivery is retried; a default `Backoff` if ``None``.
-        handler_timeout: seconds an attempt may take; ``None``: any time. Then the handler is cancelled, and the attempt
-            has failed.
+        handler_timeout: seconds after which a handler is cancelled and its attempt has failed; ``None``: no limit.
         poll: seconds between claims while the store has nothing to claim, and before a failed claim is retried.
         retention: how long the store keeps finished deliveries; with ``None`` this worker purges nothing.
         stop_timeout: seconds that running handlers may take after `stop`. Then they are cancelled and their deliveries
             released. The worker waits for a handler that ignores cancellation.
 
     Raises:
-        ConfigurationError: *store* is no store, *handle* is not async or takes other arguments, or an option is
+        ConfigurationError: *store* is not a store, *handle* is not async or takes other arguments, or an option is
             invalid.
     """
 
@@ -185,7 +184,7 @@ class Worker:
         self._slots: dict[asyncio.Task[None], float] = {}
         """The held tasks that run a handler or are about to, oldest first, with the monotonic time of their start."""
         self._slow: set[asyncio.Task[None]] = set()
-        """The held tasks whose handlers a warning has named."""
+        """The held tasks that a warning has already named."""
         self._to_release: list[Lease] = []
         self._last_claim_at: float | None = None
         self._stopping = False
@@ -215,7 +214,7 @@ class Worker:
         self._counts[result] += 1
 
     def health(self) -> WorkerHealth:
-        """Return the health of this worker, as far as it knows it without asking the store."""
+        """Return the health of this worker. This does not ask the store."""
         oldest = next(iter(self._slots.values()), None)
         return WorkerHealth(
             running=not self._ended.is_set(),
@@ -249,13 +248,13 @@ class Worker:
         released, and the interrupted attempts do not count. When the store fails, claiming is retried.
 
         Args:
-            signals: the signals that call `stop`. When this returns or raises, their earlier handlers are back; but one
-                of the program's own that was added with ``loop.add_signal_handler`` is gone.
+            signals: the signals that call `stop` while this runs. Afterwards their earlier handlers are restored. Those
+                that were added with ``loop.add_signal_handler`` are removed instead.
 
         Raises:
-            HandlerExitError: a handler raised `SystemExit`. This error and the next one count as a failed attempt, and
-                end the worker as `stop` does.
-            BaseException: what a handler raised that is no `Exception`, such as `KeyboardInterrupt`.
+            HandlerExitError: a handler raised `SystemExit`. Its attempt has failed, and the worker stopped.
+            BaseException: a handler raised an exception, other than `asyncio.CancelledError`, that is not an
+                `Exception`, such as `KeyboardInterrupt`. Its attempt has failed, and the worker stopped.
             ConfigurationError: this worker is already running, or its store is closed. The handler returned something
                 that cannot be awaited. Another run has one of *signals*, or this is not the main thread.
         """
@@ -267,7 +266,7 @@ class Worker:
 
         Raises:
             StoreError: claiming deliveries failed.
-            HandlerExitError: a handler raised `SystemExit`; other errors of handlers are those of `run`.
+            HandlerExitError: a handler raised `SystemExit`. Other exceptions of handlers are raised as by `run`.
             ConfigurationError: this worker is already running, or its store is closed. The handler returned something
                 that cannot be awaited.
         """

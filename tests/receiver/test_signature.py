@@ -305,7 +305,7 @@ class TestParse:
             parse_delivery(DELIVERY, signature, secret=SECRET)
 
         shown = "".join(traceback.format_exception_only(caught.value))
-        assert "this very webhook" in shown
+        assert "the one of this webhook" in shown
         assert caught.value.__context__ is None
         assert not [one for one in (signature, SECRET.reveal(), "2002", DELIVERY_SIGNATURE) if one and one in shown]
 
