@@ -371,7 +371,7 @@ async def test_without_a_store(
     """The function echoes the handshake until it has a secret, and gets a delivery resent that came before; then it
     handles what is signed, plain or in base64, and refuses what is not, another handshake included.
     """
-    handler = loaded(tmp_path, program("receiver", "Without a store"))["handler"]
+    handler = loaded(tmp_path, program("receiver", "AWS Lambda, or without a store"))["handler"]
     gateway = {"isBase64Encoded": False}
 
     async def invoke(request: web.Request) -> web.Response:
@@ -402,24 +402,26 @@ async def test_without_a_store(
         assert await fake.stranger_handshake(target) == 401
 
 
-async def test_reading_what_an_event_is_about(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_fetching_the_resource_of_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The client's handler prints the name of what changed, and copes with what is gone."""
-    handle = loaded(tmp_path, program("client", "Read what an event is about"))["handle"]
+    handle = loaded(tmp_path, program("client", "Fetch the resource of an event"))["handle"]
     async with FakeAsana() as fake:
-        for name, value in access(fake).items():
-            monkeypatch.setenv(name, value)
         await stored_delivery(fake, tmp_path / "asana.db")
-        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+        async with (
+            open_store(f"sqlite:///{tmp_path}/asana.db") as store,
+            AsanaSession(fake.token, base_url=fake.url) as asana,
+        ):
 
             async def twice(delivery: Delivery) -> None:
-                await handle(delivery)
+                await handle(asana, delivery)
                 fake.change(fake.projects[0], action="deleted")
-                await handle(delivery)
+                await handle(asana, delivery)
 
             await Worker(store, twice).drain()
-    assert capsys.readouterr().out.splitlines() == [f"changed project {fake.projects[0]}", "changed what is gone"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"changed project {fake.projects[0]}",
+        "changed a resource that is gone",
+    ]
 
 
 async def stored_delivery(fake: FakeAsana, database: Path) -> None:
