@@ -255,7 +255,7 @@ async def test_liveness(tmp_path: Path) -> None:
 
 
 async def test_routing_events(tmp_path: Path) -> None:
-    """The router's filters let the six usual events pass, and each function prints its own; the rest stays away."""
+    """The router's filters let the six usual events pass, and no others; each function prints its event."""
     service = tmp_path / "service.py"
     service.write_text(program("worker", "Routing events"))
     filters = runpy.run_path(str(service))["router"].filters
@@ -360,7 +360,7 @@ async def test_django(tmp_path: Path) -> None:
 
 
 def loaded(folder: Path, code: str) -> dict[str, Any]:
-    """Run a program whose functions somebody else calls; return its names."""
+    """Run a program that only defines functions; return its names."""
     (folder / "module.py").write_text(code)
     return runpy.run_path(str(folder / "module.py"))
 

@@ -140,7 +140,7 @@ REFS = [{"gid": "11", "resource_type": "user"}, {"gid": "11"}, {"gid": "21", "re
 REFS += [REFS[2] | {"resource_subtype": "default_task"}]
 OPTION = {"gid": "61", "resource_type": "enum_option"}
 FIELD = {"gid": "51", "resource_type": "custom_field"}
-# The values seen in public code, and those nobody has seen yet.
+# Values seen in public code, and other possible ones.
 VALUES_OF_CHANGES = [
     *REFS,
     *(FIELD | {"enum_value": value} for value in (None, OPTION, OPTION | {"color": "red"}, [OPTION])),
@@ -183,7 +183,7 @@ events_of_shapes = st.fixed_dictionaries(
 
 
 def essence(tree: Any) -> Any:
-    """Return what tells an event from others, in another way than the package: nested sets of members."""
+    """Return an event's identity, computed in another way than the package does: nested sets of members."""
     if isinstance(tree, list):
         return ("list", *map(essence, tree))
     if not isinstance(tree, dict):
@@ -221,7 +221,7 @@ class TestFingerprint:
         assert decode_delivery(encode({"events": [event]})).events == (event,)
 
     def test_values_are_told_apart(self) -> None:
-        """Each value has a fingerprint of its own, to the last bit of a number; 5 and 5.0 are one number."""
+        """Different values have different fingerprints, to the last bit of a number; 5 and 5.0 are equal."""
         values = [{"field": "f", "new_value": value} for value in VALUES_OF_CHANGES]
         fingerprints = {read(BODY_EVENT | {"change": value}).fingerprint for value in values}
         five, also_five = (FIELD | {"number_value": value} for value in (5, 5.0))
@@ -230,7 +230,7 @@ class TestFingerprint:
         assert changed(new_value=five).fingerprint == changed(new_value=also_five).fingerprint
 
     def test_of_events_made_by_hand(self) -> None:
-        """It is made of the attributes, so an event with another attribute has another one."""
+        """It is computed from the attributes: changing one changes the fingerprint."""
         event = full_event()
         different = [
             full_event(resource=ResourceRef(gid="22")),
@@ -265,7 +265,7 @@ class TestFieldAndValue:
         assert (changed(field="due_on").field, full_event(change=None).field) == ("due_on", None)
 
     def test_value(self) -> None:
-        """It is the new, added or removed value, whichever there is, if that is a resource."""
+        """It is the new, added or removed value, if that is a resource."""
         ref = ResourceRef(gid="12")
         names = ("new_value", "added_value", "removed_value")
         for name in names:
@@ -307,7 +307,7 @@ FILTERS: dict[str, tuple[Any, Any]] = {
 
 class TestMatches:
     def test_every_member_that_is_set_must_fit(self) -> None:
-        """A filter matches an event in all that it says, and one that says nothing matches all."""
+        """A filter matches if all its members do; an empty filter matches every event."""
         assert WebhookFilter().matches(full_event())
         assert WebhookFilter(**{name: fits for name, (fits, _) in FILTERS.items()}).matches(full_event())
         for name, (fits, misses) in FILTERS.items():

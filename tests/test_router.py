@@ -1,4 +1,4 @@
-"""The router: which functions get an event, in which order, what a failure costs, and the filters that fit."""
+"""The router: which functions get an event, in which order, the effects of failures, and the filters."""
 
 import asyncio
 import functools
@@ -104,7 +104,7 @@ class TestRoutes:
         ],
     )
     async def test_what_matches(self, wanted: dict[str, Any], matching: str, notes: Notes) -> None:
-        """An event matches if every argument does; what is left out, any value fits."""
+        """An event matches if every given argument does."""
         router = EventRouter()
         router.on(**wanted)(notes.handler("got"))
         await router(
@@ -121,7 +121,7 @@ class TestRoutes:
         assert notes == [f"got {gid}" for gid in matching]
 
     async def test_the_order(self, notes: Notes) -> None:
-        """Events in Asana's order, each one's functions in the order they were added, what is unreadable last."""
+        """Events run in Asana's order, each event's functions in the order they were added, unreadable events last."""
         router = EventRouter()
         router.unreadable(notes.handler("unreadable"))
         router.on("task")(notes.handler("tasks"))
@@ -149,7 +149,7 @@ class TestRoutes:
         assert notes == ["first 1", "method 1", "between 1"] * 2
 
     async def test_otherwise(self, notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
-        """Events without a route go to `otherwise`; without that, they are noted in the log at debug level only."""
+        """Events without a route go to `otherwise`; without it, they are only logged, at DEBUG."""
         caplog.set_level(logging.DEBUG)
         router = EventRouter()
         router.on("story")(notes.handler("story"))
@@ -166,7 +166,7 @@ class TestRoutes:
         assert len(caplog.records) == 1
 
     async def test_decorators_change_nothing(self) -> None:
-        """Each returns the very function, and type checkers keep its type."""
+        """Each returns the same function, and type checkers keep its type."""
         router = EventRouter()
 
         async def number(event: Event, delivery: Delivery) -> int:
@@ -183,7 +183,7 @@ class TestRoutes:
 
 class TestFailures:
     async def test_one_alone(self, notes: Notes) -> None:
-        """After a failure the event's other functions do not run, other events do, and the failure comes as itself."""
+        """After a failure the event's other functions do not run, other events do, and it is raised as itself."""
         router, failure = EventRouter(), ValueError("no calendar")
         router.on("task")(notes.handler("fails", fails=failure))
         router.on()(notes.handler("all"))
@@ -195,7 +195,7 @@ class TestFailures:
         assert notes == ["fails 1", "all 2", "unreadable"]
 
     async def test_several(self, notes: Notes) -> None:
-        """Several failures come as a group that holds them all, those of unreadable events too."""
+        """Several failures are raised as one group, also those of unreadable events."""
         router, first, second = EventRouter(), ValueError("no calendar"), PermanentFailure("gone")
         router.on("task")(notes.handler("task", fails=first))
         router.on("tag")(notes.handler("tag"))
@@ -209,7 +209,7 @@ class TestFailures:
     async def test_interruptions(
         self, interruption: BaseException, notes: Notes, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What is no `Exception` is raised at once, as itself; failures before it are in the log."""
+        """An exception that is not an `Exception` is raised at once, as itself; earlier failures are logged."""
         router, failure = EventRouter(), ValueError("no calendar")
         router.on("task")(notes.handler("task", fails=failure))
         router.on("story")(notes.handler("story", fails=interruption))
@@ -222,7 +222,7 @@ class TestFailures:
         assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [failure]
 
     async def test_cancelled(self, notes: Notes) -> None:
-        """Once cancelled, no further event is handled, even if a function raises an error of its own instead."""
+        """Once cancelled, no further event is handled, even if a function raises another error instead."""
         router, started = EventRouter(), asyncio.Event()
 
         @router.on("task")
@@ -242,7 +242,7 @@ class TestFailures:
         assert notes == []
 
     async def test_in_a_worker(self, notes: Notes) -> None:
-        """A worker takes a router as its handler, and retries a failed delivery whole."""
+        """A worker takes a router as its handler, and retries the whole delivery."""
         store, router = MemoryStore(), EventRouter()
         registration = await register(store)
         resource = {"gid": "1", "resource_type": "task"}
@@ -298,7 +298,7 @@ class TestMistakes:
         ],
     )
     def test_routes_that_cannot_match(self, arguments: dict[str, Any], message: str) -> None:
-        """What no event can match is refused when the route is made, in words that say the mistake."""
+        """A route that no event can match is refused when it is made, and the error names the mistake."""
         with pytest.raises(ConfigurationError, match=message):
             EventRouter().on(**arguments)
 
@@ -315,7 +315,7 @@ class TestMistakes:
         ],
     )
     def test_functions_that_cannot_work(self, method: str, function: Any, message: str) -> None:
-        """What is no coroutine function of two arguments is refused when it is added."""
+        """Anything but a coroutine function of two arguments is refused when it is added."""
         router = EventRouter()
         with pytest.raises(ConfigurationError, match=message):
             (router.on() if method == "on" else getattr(router, method))(function)
@@ -340,13 +340,13 @@ class TestMistakes:
         await router(make_delivery(make_event(), unreadable=(ODD,)))
 
     def test_a_function_that_is_no_function(self) -> None:
-        """A decorator of `on` refuses what cannot be called."""
+        """A decorator of `on` refuses values that cannot be called."""
         with pytest.raises(ConfigurationError, match="async def"):
             EventRouter().on()("task")  # type: ignore[type-var]
 
     @pytest.mark.parametrize("method", ["otherwise", "unreadable"])
     def test_parentheses(self, method: str) -> None:
-        """`otherwise` and `unreadable` decorate directly, and once."""
+        """`otherwise` and `unreadable` decorate without parentheses, and only once."""
         decorator: Any = getattr(EventRouter(), method)
         for arguments in ((), ("task",)):
             with pytest.raises(ConfigurationError, match=f"@router.{method}, without parentheses"):
@@ -440,7 +440,7 @@ class TestFilters:
         ],
     )
     def test_examples(self, routes: list[Route], filters: list[dict[str, Any]]) -> None:
-        """Fields are united, covered filters dropped, parents left out; no filter means every event."""
+        """Fields are merged, covered filters dropped, parents ignored; no filter means every event."""
         assert make_router(routes).filters == tuple(WebhookFilter(**one) for one in filters)
 
     @given(st.lists(make_route(), min_size=1, max_size=6), EVENTS)
@@ -461,7 +461,7 @@ class TestFilters:
 
     @given(st.lists(make_route(), min_size=1, max_size=6), st.randoms(use_true_random=False))
     def test_order(self, routes: list[Route], random: Any) -> None:
-        """The filters are the same whatever the order of decoration, sorted, and few: none differ in fields only."""
+        """The filters do not depend on the order of decoration; they are sorted, and no two differ in fields only."""
         filters = make_router(routes).filters
         random.shuffle(routes)
         kinds = [(one.resource_type or "", one.resource_subtype or "", one.action or "") for one in filters]
@@ -470,14 +470,14 @@ class TestFilters:
         assert all(one < other for one, other in pairwise(kinds))
 
     def test_without_routes(self) -> None:
-        """Without any route there are no filters to give: `()` would mean every event."""
+        """Without routes, reading the filters raises: `()` would mean every event."""
         router = EventRouter()
         router.otherwise(good)
         with pytest.raises(ConfigurationError, match="without routes"):
             _ = router.filters
 
     def test_others_do_not_widen(self) -> None:
-        """`otherwise` and `unreadable` get what comes anyway, and ask for nothing."""
+        """`otherwise` and `unreadable` do not widen the filters."""
         router = make_router([{"resource_type": "task"}])
         router.otherwise(good)
         router.unreadable(AsyncMock())

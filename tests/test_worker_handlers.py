@@ -1,4 +1,4 @@
-"""Handlers that cannot work, those that end in an odd way, and those that never end."""
+"""Handlers that are refused, that end in unusual ways, and that never end."""
 
 import asyncio
 import functools
@@ -164,7 +164,7 @@ class Plain:
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
-    """They are refused when the worker is made, with the mistake in words."""
+    """They are refused when the worker is made, and the error names the mistake."""
     with pytest.raises(ConfigurationError) as caught:
         Worker(MemoryStore(), handle)
     assert said in str(caught.value)
@@ -202,7 +202,7 @@ def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
     ],
 )
 async def test_handlers_of_other_kinds(store: MemoryStore, handle: Any) -> None:
-    """Whatever leads to an awaitable is a handler."""
+    """Every callable that returns an awaitable is a handler."""
     worker = Worker(store, handle)
     await worker.drain()
     assert worker.counts["done"] == 1
@@ -228,7 +228,7 @@ async def test_what_is_no_store(store: Any) -> None:
 
 
 def test_store_and_handler_swapped() -> None:
-    """That mistake has words of its own."""
+    """This mistake has a separate message."""
     swapped: Any = (good, MemoryStore())
     with pytest.raises(ConfigurationError, match=r"swapped: write Worker\(store, handle\)"):
         Worker(*swapped)
@@ -236,7 +236,7 @@ def test_store_and_handler_swapped() -> None:
 
 @pytest.mark.parametrize("how", ["run", "drain"])
 async def test_a_result_that_cannot_be_awaited(store: MemoryStore, how: str) -> None:
-    """It ends the worker and costs no attempt; what runs beside it finishes."""
+    """It ends the worker, and the attempt does not count; other running handlers finish."""
     await deliver(store, await register(store, OTHER), fresh())
     ended = asyncio.Event()
 
@@ -337,7 +337,7 @@ def test_a_process_that_a_handler_exits(clock: Clock) -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(1), OwnError()], ids=repr)
 async def test_an_end_after_a_cancellation(store: MemoryStore, error: BaseException) -> None:
-    """A handler that is cancelled and makes such an end of it has not failed, but the program hears of it."""
+    """A cancelled handler that then raises such an exception has not failed, but `run` raises it."""
     started = asyncio.Event()
 
     async def handle(_: Delivery) -> None:
@@ -358,7 +358,7 @@ async def test_an_end_after_a_cancellation(store: MemoryStore, error: BaseExcept
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_closed_from_outside(inside: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Python closes coroutines that are left over; that is no end of the handler, and nothing is recorded."""
+    """When Python closes an unfinished coroutine, nothing is recorded."""
     caplog.set_level(logging.CRITICAL, "asyncio")  # what a closed task says
     store, coroutines, started = MemoryStore(), list[Any](), asyncio.Event()
 
@@ -433,7 +433,7 @@ async def test_the_last_failure_is_an_error(store: MemoryStore, clock: Clock, ca
 async def test_attempts_without_an_answer_are_an_error(
     store: MemoryStore, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A delivery whose workers all died is buried with an error in the log, too."""
+    """When a delivery whose workers all died becomes a dead letter, an error is logged, too."""
     await attempt(store)
     clock.now += 61
     await Worker(store, good, attempts=1).drain()
@@ -444,7 +444,7 @@ async def test_attempts_without_an_answer_are_an_error(
 
 
 async def test_stale_deliveries_are_counted(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """The first is a warning at once, the others together a minute later; what is left is told when the run ends."""
+    """The first is warned of at once, the others together a minute later, and the rest when the run ends."""
     store, now = MemoryStore(clock=clock), time.monotonic
     registration = await register(store)
     for _ in range(5):
@@ -485,7 +485,7 @@ async def replace(delivery: Delivery) -> None:
 
 @pytest.mark.parametrize("handle", [hang, swallow, replace])
 async def test_handler_timeout(store: MemoryStore, handle: Callable[[Delivery], Awaitable[None]]) -> None:
-    """A handler that takes longer is cancelled, and the attempt has failed, whatever it makes of that."""
+    """A handler that takes longer is cancelled, and the attempt has failed, however the handler ends."""
     await Worker(store, handle, handler_timeout=0.01, attempts=1).drain()
 
     [letter] = await store.dead_letters()
@@ -493,7 +493,7 @@ async def test_handler_timeout(store: MemoryStore, handle: Callable[[Delivery], 
 
 
 async def test_within_handler_timeout(store: MemoryStore, clock: Clock) -> None:
-    """A handler's own failure stays what it is, stopping costs no attempt, and the rest is as without."""
+    """A timeout changes neither a handler's own failure, nor stopping, nor success."""
     backoff = Backoff(first_wait=1, longest_wait=1)
     await Worker(store, raising(TimeoutError("mine")), handler_timeout=60, backoff=backoff).drain()
     started = asyncio.Event()
@@ -538,7 +538,7 @@ async def test_a_handler_that_runs_for_three_leases(store: MemoryStore, caplog: 
 
 
 async def test_a_handler_that_blocks_the_loop(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
-    """It is named afterwards, for nothing else runs meanwhile."""
+    """The warning comes afterwards, because nothing else runs meanwhile."""
 
     async def handle(_: Delivery) -> None:
         time.sleep(0.031)  # noqa: ASYNC251 - that is the mistake

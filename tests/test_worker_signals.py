@@ -64,7 +64,7 @@ async def test_a_signal_stops_the_run(
 
 @pytest.mark.parametrize("earlier", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None], ids=["ignore", "default", "own"])
 async def test_earlier_handlers_come_back(store: MemoryStore, earlier: Any, handlers: list[Any]) -> None:
-    """Whatever they were; also when the run raises."""
+    """All earlier handlers are restored; also when the run raises."""
 
     async def handle(_: Delivery) -> None:
         assert signal.getsignal(signal.SIGTERM) is not earlier
@@ -225,7 +225,7 @@ async def end_under_load(folder: Path, change: Callable[[str], str]) -> float:
 
 @pytest.mark.slow
 async def test_a_service_ends_on_sigterm(tmp_path: Path) -> None:
-    """After stop_timeout it has given back what it held, untried, and is gone soon."""
+    """After stop_timeout it has released its deliveries, without an attempt, and ends soon."""
 
     def change(source: str) -> str:
         return source.replace("Worker(store, handle)", "Worker(store, handle, stop_timeout=0.5)")
@@ -235,5 +235,5 @@ async def test_a_service_ends_on_sigterm(tmp_path: Path) -> None:
 
 @pytest.mark.long
 async def test_a_service_ends_on_sigterm_by_default(tmp_path: Path) -> None:
-    """It is gone within the ten seconds that Docker leaves it."""
+    """It ends within the ten seconds that Docker allows."""
     assert 8 <= await end_under_load(tmp_path, str) < 10

@@ -213,7 +213,7 @@ async def test_arguments_are_not_changed(create: Create) -> None:
 
 
 async def test_reading_what_an_event_is_about(fake: FakeAsana, asana: AsanaSession) -> None:
-    """A resource comes as a dict with the chosen fields; once it is deleted it is None, and back when restored."""
+    """Reading returns a dict with the chosen fields, None after the deletion, and the dict again once restored."""
     story = ResourceRef(gid=fake.add_resource("story", name="Done!"), resource_type="story")
 
     assert await read_resource(asana, story) == {
@@ -233,7 +233,7 @@ async def test_reading_what_an_event_is_about(fake: FakeAsana, asana: AsanaSessi
 
 
 async def test_reading_is_retried_and_refused_like_any_get(fake: FakeAsana, asana: AsanaSession) -> None:
-    """A 500 is retried; a resource without access is an error, and not gone."""
+    """A 500 is retried. A 403 is an error, and does not count as gone."""
     task = ResourceRef(gid=fake.add_task(), resource_type="task")
     fake.script(Fault(at="readResource", status=500))
     assert await read_resource(asana, task) is not None
@@ -264,7 +264,7 @@ async def test_a_404_that_is_not_about_the_resource(body: Any) -> None:
     ],
 )
 async def test_nothing_is_read_without_a_type(fake: FakeAsana, asana: AsanaSession, ref: Any, match: str) -> None:
-    """A reference that leads to no path is refused, and nothing is sent."""
+    """A reference without a usable path is refused before anything is sent."""
     with pytest.raises(ConfigurationError, match=match):
         await read_resource(asana, ref)
 

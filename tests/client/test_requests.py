@@ -174,7 +174,7 @@ class TestAnswers:
         assert LIST.answer(b'{"data":[{"gid":"7"}],"next_page":null}') == WebhookList(data=(Webhook(gid="7"),))
 
     def test_any_resource(self) -> None:
-        """A resource's record is the dict that Asana sent, whatever is in it."""
+        """A resource's record is the dict that Asana sent, with any content."""
         assert READ.answer(b'{"data":{"gid":"31","likes":[{"n":1.5}],"text":null}}') == {
             "gid": "31",
             "likes": [{"n": 1.5}],
@@ -454,7 +454,7 @@ class TestReadResource:
 
     @pytest.mark.parametrize("resource_type", ["", "Task", "tasks/1", "../users", "task?", "té", "task\n", None, 5])
     def test_bad_types(self, resource_type: Any) -> None:
-        """What is no type of resource is refused before it can shape a path."""
+        """A text that is not a resource type is refused, so it cannot change the path."""
         with pytest.raises(ConfigurationError, match=r"^resource_type must be a type"):
             ReadResourceRequest(resource_type=resource_type, gid="7")
 

@@ -164,7 +164,7 @@ SPOILED: dict[str, list[Any]] = {
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> bytes:
-    """A body with one thing wrong: cut off, or no delivery."""
+    """A body with one error: cut off, or not a delivery."""
     sent = draw(deliveries)
     whole = json.dumps({"events": sent}).encode()
     kind = draw(st.sampled_from(["cut off", "not a delivery", "bytes"]))
@@ -177,7 +177,7 @@ def spoiled(draw: st.DrawFn) -> bytes:
 
 @BOTH
 def test_the_other_events_are_handled(kind: str, tmp_path: Path) -> None:
-    """An event with one thing wrong reaches the handler as it came, beside the others."""
+    """The handler gets an event with one error unchanged, and the other events."""
     with lasting_service(kind, tmp_path) as (service, run):
 
         @settings(max_examples=EXAMPLES[kind])

@@ -223,7 +223,7 @@ class TestArguments:
     @example(released(), None, "x")
     @example(b"", released(), "x")
     def test_nothing_else_is_raised(self, body: Any, signature: Any, secret: Any) -> None:
-        """Whatever the arguments are, the functions return what they say or raise their own errors."""
+        """With any arguments, the functions return a documented result or raise a documented error."""
         for mistakes, call in (
             ((), lambda: verify_signature(body, signature, secret=secret) in (True, False)),
             ((), lambda: re.fullmatch("[0-9a-f]{64}", sign_body(body, secret=secret))),
@@ -271,7 +271,7 @@ class TestArguments:
     @example("\udcff" * 64)
     @example(HEARTBEAT_SIGNATURE[:-1] + "\u0662")  # an Arabic digit
     def test_any_header_text(self, header: str) -> None:
-        """A header is what the peer sent: whatever its text, the answer is no, and never an exception."""
+        """The header comes from the peer: any text returns False, and none raises."""
         assert verify_signature(HEARTBEAT, header, secret=SECRET) is False
 
     def test_missing_header(self) -> None:
@@ -316,7 +316,7 @@ class TestParse:
     @example(b'{"events":{}}')
     @example(b"[" * 10_000)
     def test_signed_nonsense(self, body: bytes) -> None:
-        """A signed body that is no JSON, or has no list of events, is a PayloadError."""
+        """A signed body that is not JSON, or has no list of events, is a PayloadError."""
         with pytest.raises(PayloadError):
             parse_delivery(body, sign_body(body, secret=SECRET), secret=SECRET)
 
@@ -326,7 +326,7 @@ class TestParse:
             parse_delivery(b"no JSON", HEARTBEAT_SIGNATURE, secret=SECRET)
 
     def test_mistakes_chain_no_secret(self) -> None:
-        """The encoder's own error holds the secret, so it is no context of ours."""
+        """The encoder's error contains the secret, so it is not chained."""
         with pytest.raises(ConfigurationError) as caught:
             parse_delivery(DELIVERY, DELIVERY_SIGNATURE, secret="canary\ud800")
 

@@ -23,7 +23,7 @@ async def test_a_handler() -> None:
 
 
 def test_events() -> None:
-    """An event is a change of a task unless it is told otherwise; values are references or Asana's JSON."""
+    """By default an event is a change of a task; values are references or Asana's JSON."""
     event = make_event()
     assert (event.action, event.change) == ("changed", None)
     assert event.resource == ResourceRef(gid="21", resource_type="task", resource_subtype="default_task")
@@ -56,14 +56,14 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
 
 
 def test_events_that_cannot_be() -> None:
-    """An event that Asana could not send is refused, in words."""
+    """An event that Asana could not send is refused, and the error says why."""
     for arguments, message in IMPOSSIBLE:
         with pytest.raises(ConfigurationError, match=message):
             make_event(**arguments)
 
 
 def test_deliveries() -> None:
-    """A delivery has everything, its events and a body that says the same; each of its attributes can be given."""
+    """A delivery has its events and a body with the same events; each attribute can be given."""
     events = make_event(field="name"), make_event(created_at=datetime(2026, 5, 6, tzinfo=UTC))
     odd = UnreadableEvent(raw={"resource": None}, problem="Expected `object`, got `null` @ $.events[2].resource")
     delivery = make_delivery(*events, unreadable=(odd,))
