@@ -414,6 +414,37 @@ async def test_permanent_failures(store: MemoryStore, error: Exception, *, is_pe
     )
 
 
+async def fail_in_a_child(_: Delivery) -> None:
+    """Fail in a task group, which on Python 3.11 and 3.12 leaves the handler's task marked as being cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(raise_soon(permanent()))
+
+
+async def cancel_itself(_: Delivery) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+    raise AssertionError("not reached")
+
+
+async def raise_soon(error: BaseException) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+@pytest.mark.parametrize("handle", [fail_in_a_child, cancel_itself])
+async def test_a_cancellation_within_a_handler_is_a_failure(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture, handle: Callable[[Delivery], Awaitable[None]]
+) -> None:
+    """Only the worker's own cancellation gives a delivery back untried."""
+    worker = Worker(store, handle, attempts=1)
+    await worker.drain()
+
+    assert worker.counts["dead letter"] == 1
+    assert "attempt 1 of 1 failed; dead letter" in caplog.text
+
+
 async def test_the_last_failure_is_an_error(store: MemoryStore, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """It is logged at ERROR with the delivery, its webhook and the exception; those before it are warnings."""
     error = LookupError("away")

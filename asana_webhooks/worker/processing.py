@@ -14,7 +14,6 @@ import attrs
 from attrs import define, field, frozen
 
 from asana_webhooks._checks import check_seconds
-from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import ConfigurationError, PayloadError, PermanentFailure
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
@@ -110,6 +109,9 @@ class Processor:
     """Called in the task of `process` when the handler has ended, before its result is recorded."""
     end_run: Callable[[BaseException], None] = field(repr=False)
     """Ends the worker's run, which raises the given error."""
+    is_interrupted: Callable[[], bool] = field(repr=False)
+    """Whether the worker has cancelled the handlers, or is being cancelled with them. A handler's task does not know:
+    `asyncio.TaskGroup` leaves it marked as being cancelled when a child fails (Python 3.11 and 3.12)."""
     stale: StaleWarning = field(repr=False)
 
     async def process(self, lease: Lease) -> None:
@@ -187,7 +189,7 @@ class Processor:
         except GeneratorExit as error:
             return error  # raised by the handler; or Python closes this coroutine, and drops the result
         except BaseException as error:  # every result is recorded
-            if is_being_cancelled():  # the handler may have replaced the cancellation by another error
+            if self.is_interrupted():  # the handler may have replaced the cancellation by another error
                 if _ends_run(error):
                     self.end_run(error)
                 raise asyncio.CancelledError from error

@@ -178,6 +178,7 @@ class Worker:
             count=self._count,
             on_handled=self._free_slot,
             end_run=self._end_run,
+            is_interrupted=self._is_interrupted,
             stale=StaleWarning("refused" if refuse_stale else "handled anyway"),
         )
         self._held: dict[asyncio.Task[None], Lease] = {}
@@ -190,6 +191,12 @@ class Worker:
         self._stopping = False
         self._failure: BaseException | None = None
         """Ends the current run, which raises it."""
+        self._cancelled_late = False
+        """Whether this run has cancelled the handlers that did not end in time."""
+        self._task: asyncio.Task[object] | None = None
+        """The task of the current run."""
+        self._cancelling = 0
+        """How often it had been cancelled before the run."""
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -237,6 +244,10 @@ class Worker:
             self._failure = failure
         self._wake.set()
 
+    def _is_interrupted(self) -> bool:
+        is_cancelled = self._task is not None and self._task.cancelling() > self._cancelling
+        return is_cancelled or self._cancelled_late
+
     async def run(self, *, signals: Iterable[int] = ()) -> None:
         """Handle deliveries until `stop` is called, one of *signals* arrives, or this call is cancelled.
 
@@ -278,6 +289,9 @@ class Worker:
         self._wake = asyncio.Event()  # new events: this run may be in another event loop
         self._ended = asyncio.Event()
         self._failure = None
+        self._cancelled_late = False
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._cancelling = self._task.cancelling()
         try:
             async with asyncio.TaskGroup() as outer:  # outlives the handlers, including their cleanup
                 helpers = [outer.create_task(self._extend_leases())]
@@ -370,6 +384,7 @@ class Worker:
     async def _wait_for_handlers(self) -> None:
         if self._held:
             _, late = await asyncio.wait(self._held, timeout=self._stop_timeout)
+            self._cancelled_late = True
             for task in late:
                 task.cancel()
 
