@@ -293,6 +293,17 @@ async def test_every_end_is_an_attempt(store: MemoryStore, clock: Clock, error: 
     assert letter.error.startswith(type(error).__name__)
 
 
+async def test_an_end_that_cannot_be_logged(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program hears of it nevertheless."""
+
+    def fail(_: logging.LogRecord) -> bool:
+        raise ValueError
+
+    monkeypatch.setattr(logging.getLogger("asana_webhooks.worker.processing"), "filter", fail)
+    with pytest.raises(HandlerExitError):
+        await Worker(store, raising(SystemExit(0))).run()
+
+
 async def test_the_others_finish(store: MemoryStore) -> None:
     """A handler that exits ends the worker as `stop` does: nothing more is claimed, what runs is acknowledged, and the
     worker may be run again.
@@ -493,6 +504,25 @@ async def test_stale_deliveries_are_counted(clock: Clock, caplog: pytest.LogCapt
         "stale deliveries: 3 since the last warning, the latest is delivery 4",
         "stale deliveries: 1 since the last warning, the latest is delivery 5",
     ]
+
+
+async def test_stale_deliveries_are_told_though_no_more_arrive(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A minute after the first warning the running worker tells of the others."""
+    store, now = MemoryStore(clock=clock), time.monotonic
+    registration = await register(store)
+    for _ in range(5):
+        await deliver(store, registration, body(event(created_at="2027-01-14T06:00:00.000Z")))
+
+    worker = Worker(store, good, lease=0.03, poll=600)
+    running = asyncio.create_task(worker.run())
+    while worker.counts["done"] < 5:
+        await later(0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now() + 60)
+        while "stale deliveries: 4 since the last warning" not in caplog.text:
+            await later(0.001)
+    worker.stop()
+    await running
 
 
 # Handlers that hang

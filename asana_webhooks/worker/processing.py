@@ -76,10 +76,14 @@ class StaleWarning:
     _warned_at: float | None = None
 
     def add(self, id: int) -> None:
-        """Count the delivery *id*, and warn if the last warning is a minute old."""
+        """Count the delivery *id*, and warn if that is due."""
         self._number += 1
         self._latest = id
-        if self._warned_at is None or time.monotonic() - self._warned_at >= _STALE_EVERY:
+        self.warn()
+
+    def warn(self) -> None:
+        """Warn of what no warning has counted yet, if the last warning is a minute old."""
+        if self._number and (self._warned_at is None or time.monotonic() - self._warned_at >= _STALE_EVERY):
             self._warned_at = time.monotonic()
             self.flush()
 
@@ -154,19 +158,19 @@ class Processor:
         self, delivery: Delivery, lease: Lease, failure: BaseException
     ) -> tuple[ProcessResult, bool]:
         is_last = lease.attempt >= self.attempts or _is_permanent(failure)
-        _log.log(
-            logging.ERROR if is_last else logging.WARNING,
-            "delivery %d of webhook %.40r: attempt %d of %d failed; " + ("dead letter" if is_last else "retrying"),
-            *(delivery.id, delivery.webhook_gid, delivery.attempt, self.attempts),
-            exc_info=failure,
-        )
-        text = _text(failure)
-        error = f"{type(failure).__name__}: {text}" if text else type(failure).__name__
         try:
+            _log.log(
+                logging.ERROR if is_last else logging.WARNING,
+                "delivery %d of webhook %.40r: attempt %d of %d failed; " + ("dead letter" if is_last else "retrying"),
+                *(delivery.id, delivery.webhook_gid, delivery.attempt, self.attempts),
+                exc_info=failure,
+            )
+            text = _text(failure)
+            error = f"{type(failure).__name__}: {text}" if text else type(failure).__name__
             if is_last:
                 return ProcessResult.DEAD, await self._fail(lease, error)
             return ProcessResult.RETRIED, await self._fail(lease, error, retry_in=self.backoff.after(lease.attempt))
-        finally:
+        finally:  # also when the program's logging or the store fails
             if _ends_run(failure):
                 self.end_run(failure)
 

@@ -402,6 +402,7 @@ class Worker:
     async def _extend_leases(self) -> None:
         while True:
             await asyncio.sleep(self._lease / 3)
+            self._processor.stale.warn()
             for task, started_at in self._slots.items():
                 self._warn_if_slow(task, started_at)
             await asyncio.gather(*map(self._extend, list(self._held.values())))
