@@ -304,6 +304,20 @@ async def test_an_end_that_cannot_be_logged(store: MemoryStore, monkeypatch: pyt
         await Worker(store, raising(SystemExit(0))).run()
 
 
+async def test_the_first_end_is_raised(store: MemoryStore) -> None:
+    """When several handlers end so at once."""
+    await deliver(store, await register(store, OTHER), fresh())
+
+    async def handle(delivery: Delivery) -> None:
+        await later(0.01 * delivery.id)
+        raise KeyboardInterrupt if delivery.id == 1 else OwnError
+
+    worker = Worker(store, handle)
+    with pytest.raises(KeyboardInterrupt):
+        await worker.run()
+    assert worker.counts["to be retried"] == 2
+
+
 async def test_the_others_finish(store: MemoryStore) -> None:
     """A handler that exits ends the worker as `stop` does: nothing more is claimed, what runs is acknowledged, and the
     worker may be run again.
@@ -454,6 +468,31 @@ async def test_a_cancellation_within_a_handler_is_a_failure(
 
     assert worker.counts["dead letter"] == 1
     assert "attempt 1 of 1 failed; dead letter" in caplog.text
+
+
+async def test_an_earlier_cancellation(store: MemoryStore) -> None:
+    """A run in a task that has survived one, and after a run that cancelled its handlers, counts failures as ever."""
+    task, attempts = asyncio.current_task(), list[int]()
+    assert task is not None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    await deliver(store, await register(store, OTHER), fresh())
+
+    async def handle(delivery: Delivery) -> None:
+        attempts.append(delivery.id)
+        if len(attempts) == 1:
+            raise SystemExit
+        if len(attempts) == 2:
+            await hang(delivery)
+        raise permanent()
+
+    worker = Worker(store, handle, stop_timeout=0)
+    with pytest.raises(HandlerExitError):
+        await worker.drain()
+    await worker.drain()
+    assert attempts == [1, 2, 2]
+    assert (worker.counts["to be retried"], worker.counts["dead letter"]) == (1, 1)
 
 
 async def test_the_last_failure_is_an_error(store: MemoryStore, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
