@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -227,7 +228,8 @@ def _function_of(handle: Any) -> Any:
         handle = handle.func
     if not inspect.isroutine(handle) and not hasattr(handle, "__wrapped__"):
         handle = type(handle).__call__
-    handle = inspect.unwrap(handle)
+    with suppress(ValueError):  # an object that has any attribute also has __wrapped__, without end
+        handle = inspect.unwrap(handle)
     return getattr(handle, "__func__", handle)
 
 

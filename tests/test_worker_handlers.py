@@ -132,6 +132,15 @@ class Methods:
     def plain(self, _: Delivery) -> None: ...
 
 
+class Proxy:
+    """A handler that has every attribute."""
+
+    def __getattr__(self, _: str) -> "Proxy":
+        return Proxy()
+
+    async def __call__(self, _: Delivery) -> None: ...
+
+
 class Plain:
     """A callable that is not async."""
 
@@ -186,6 +195,7 @@ def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
         Decorated(good),
         injected(two),
         AsyncMock(),
+        Proxy(),
     ],
     ids=[
         "function",
@@ -199,6 +209,7 @@ def test_handlers_that_cannot_work(handle: Any, said: str) -> None:
         "decorated in an object",
         "decorated with an argument",
         "mock",
+        "proxy",
     ],
 )
 async def test_handlers_of_other_kinds(store: MemoryStore, handle: Any) -> None:
@@ -522,6 +533,17 @@ async def test_attempts_without_an_answer_are_an_error(
     [record] = caplog.records
     assert record.levelname == "ERROR"
     assert "delivery 1 of webhook '43214': making it a dead letter: 'attempts exhausted: 1 made" in record.getMessage()
+
+
+async def test_an_unreadable_body_is_an_error(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Its dead letter is logged like the others."""
+    store = MemoryStore(clock=clock)
+    await deliver(store, await register(store), b"[]")
+    await Worker(store, good).drain()
+
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith("delivery 1 of webhook '43214': unreadable; making it a dead letter: ")
 
 
 async def test_stale_deliveries_are_counted(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

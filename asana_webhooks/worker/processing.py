@@ -138,7 +138,8 @@ class Processor:
         try:
             delivery = _read(lease)
         except PayloadError as problem:
-            _log.error("delivery %d: unreadable; making it a dead letter: %.200r", lease.id, str(problem))
+            text = "delivery %d of webhook %.40r: unreadable; making it a dead letter: %.200r"
+            _log.error(text, lease.id, lease.webhook_gid, str(problem))
             return ProcessResult.UNREADABLE, await self._fail(lease, f"unreadable: {problem}")
         if delivery.unreadable and delivery.attempt == 1:
             _log_unreadable(delivery)
