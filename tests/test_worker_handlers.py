@@ -698,3 +698,25 @@ async def test_health(store: MemoryStore) -> None:
     await running
     health = worker.health()
     assert (health.running, health.handling, health.oldest_attempt_seconds) == (False, 0, None)
+
+
+async def test_health_tells_of_the_oldest(store: MemoryStore) -> None:
+    """Of several handlers it says how long the first one runs."""
+    other, started = await register(store, OTHER), asyncio.Queue[int]()
+
+    async def handle(delivery: Delivery) -> None:
+        started.put_nowait(delivery.id)
+        await hang(delivery)
+
+    worker = Worker(store, handle, poll=0.001, stop_timeout=0)
+    running = asyncio.create_task(worker.run())
+    assert await started.get() == 1
+    await later(0.05)
+    await deliver(store, other, fresh())
+    assert await started.get() == 2
+    health = worker.health()
+    assert health.handling == 2
+    assert health.oldest_attempt_seconds is not None
+    assert health.oldest_attempt_seconds >= 0.05
+    worker.stop()
+    await running
