@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import attrs
+
 from asana_webhooks import wire
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Delivery, Event, ResourceRef, UnreadableEvent
@@ -44,7 +46,7 @@ def make_event(
         removed_value: what was removed from it.
         parent: for ``added`` and ``removed``: where it was added or removed.
         user: who caused the event.
-        created_at: when it happened.
+        created_at: when it happened; in UTC if it has no time zone.
 
     Raises:
         ConfigurationError: a value without *field*, *field* with another action, or values that no event has.
@@ -67,11 +69,13 @@ def make_event(
     }
     try:
         made = wire.decode_delivery(wire.encode({"events": [tree]}))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise ConfigurationError("this event cannot be encoded as JSON") from None
     if made.unreadable:
         raise ConfigurationError(f"Asana sends no such event: {made.unreadable[0].problem}")
-    return made.events[0]
+    event = made.events[0]
+    at = event.created_at
+    return event if at.tzinfo else attrs.evolve(event, created_at=at.replace(tzinfo=UTC))
 
 
 def make_delivery(

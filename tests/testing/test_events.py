@@ -36,6 +36,10 @@ def test_events() -> None:
     moment = datetime(2026, 5, 6, tzinfo=UTC)
     assert make_event("goal", "deleted", resource_subtype="x", created_at=moment).created_at == moment
 
+    naive = make_event(created_at=moment.replace(tzinfo=None))
+    assert naive == make_event(created_at=moment)
+    assert not make_delivery(event, naive).stale
+
     kinds: Any = [("new_value", "changed"), ("added_value", "added"), ("removed_value", "removed")]
     for name, action in kinds:
         for written, value in [(ref, ref), ({"gid": "12", "resource_type": "user"}, ref), ("High", "High")]:
@@ -45,6 +49,8 @@ def test_events() -> None:
     assert make_event(field="x", change_action="added").change == Change(field="x", action="added")
 
 
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"new_value": "High"}, "new_value needs a field"),
     ({"change_action": "added"}, "change_action needs a field"),
@@ -52,6 +58,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"gid": 21}, r"Asana sends no such event: Expected `str`, got `int` @ \$.events\[0\].resource.gid"),
     ({"field": "name", "new_value": object()}, "this event cannot be encoded as JSON"),
     ({"gid": "\ud800"}, "this event cannot be encoded as JSON"),
+    ({"field": "name", "new_value": ENDLESS}, "this event cannot be encoded as JSON"),
 ]
 
 
