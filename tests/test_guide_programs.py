@@ -21,7 +21,16 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.fernet import Fernet
 
-from asana_webhooks import AsanaSession, Delivery, Receiver, Worker, create_webhook, establish_webhook, open_store
+from asana_webhooks import (
+    AsanaSession,
+    Delivery,
+    Receiver,
+    Worker,
+    create_webhook,
+    establish_webhook,
+    open_store,
+    sign_body,
+)
 from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.guides import program
 from tests.helpers.raw import later
@@ -398,6 +407,10 @@ async def test_without_a_store(
             await fake.settle()
             assert fake.deliveries[-1].status == 200
         assert capsys.readouterr().out.splitlines() == [f"changed {project}"] * 3
+        odd = '{"events":[null]}'
+        signed = {"X-Hook-Signature": sign_body(odd, secret=created.secret)}
+        assert handler({"headers": signed, "body": odd}, None) == {"statusCode": 200}
+        assert capsys.readouterr().out == "Expected `object`, got `null` @ $.events[0]\n"
         assert await fake.forge_delivery(created.webhook.gid) == 401
         assert await fake.stranger_handshake(target) == 401
 

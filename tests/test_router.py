@@ -130,6 +130,9 @@ class TestRoutes:
         await router(make_delivery(make_event(gid="1"), make_event("story", gid="2"), unreadable=(ODD, ODD)))
 
         assert notes == ["tasks 1", "all 1", "changed 1", "all 2", "unreadable", "unreadable"]
+        notes.clear()
+        await router(make_delivery(unreadable=(ODD,)))
+        assert notes == ["unreadable"]
 
     async def test_once_an_event(self, notes: Notes) -> None:
         """A function with several routes runs once for an event that matches them, where it was added first.
