@@ -36,6 +36,7 @@ def test_events() -> None:
     moment = datetime(2026, 5, 6, tzinfo=UTC)
     assert make_event("goal", "deleted", resource_subtype="x", created_at=moment).created_at == moment
 
+    assert make_event(resource_subtype="milestone").resource.resource_subtype == "milestone"
     naive = make_event(created_at=moment.replace(tzinfo=None))
     assert naive == make_event(created_at=moment)
     assert not make_delivery(event, naive).stale
