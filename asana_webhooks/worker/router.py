@@ -1,5 +1,6 @@
 """The router: a worker's handler that passes each event to the functions registered for such events."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -97,6 +98,8 @@ class EventRouter:
             raise ConfigurationError("router.on needs parentheses: write @router.on(), or better @router.on('task')")
         for name, value in {"resource_type": resource_type, "resource_subtype": resource_subtype}.items():
             _check_name(name, value)
+        if resource_type in _ACTIONS:
+            raise ConfigurationError(f"{resource_type!r} is an action, not a type: write action={resource_type!r}")
         _check_action(action, field, parent_type)
         fields = None if field is None else _read_fields(field)
         chosen = WebhookFilter(
@@ -185,6 +188,8 @@ class EventRouter:
         for event, handlers in self._plan(delivery):
             try:
                 for handler in handlers:
+                    if is_being_cancelled():  # the handler before suppressed it
+                        raise asyncio.CancelledError  # noqa: TRY301 - ends like a cancellation it did not suppress
                     await handler(event, delivery)
             except BaseException as error:
                 if not isinstance(error, Exception) or is_being_cancelled():  # some handlers replace the cancellation
