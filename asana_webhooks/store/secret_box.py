@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.models import Secret
@@ -74,6 +74,9 @@ class FernetBox:
     """
 
     def __init__(self, keys: Mapping[str, str | bytes | Secret]) -> None:
+        given: Any = keys  # callers may ignore the type hints
+        if not isinstance(given, Mapping):
+            raise ConfigurationError('FernetBox takes keys by their ids, such as {"2026-11": key}')
         self.key_id = next(iter(keys), "")
         """The id of the key that seals."""
         self._fernets: dict[str, Fernet] = {}

@@ -443,6 +443,11 @@ class TestFernetBox:
             for key in keys.values():
                 assert not isinstance(key, str) or not key or key not in str(caught.value)
             assert caught.value.__context__ is None
+        unnamed: list[Any] = [OLD, OLD.encode(), Secret(OLD), [OLD], None]
+        for keys in unnamed:
+            with pytest.raises(ConfigurationError, match="keys by their ids") as caught:
+                FernetBox(keys)
+            assert OLD not in str(caught.value)
 
     def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever lacks cryptography is told what to install."""
