@@ -4,7 +4,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final
@@ -14,6 +14,8 @@ from yarl import URL
 from asana_webhooks.errors import ConfigurationError
 
 __all__ = [
+    "UnusableHandlerError",
+    "check_awaitable",
     "check_count",
     "check_handler",
     "check_headers",
@@ -220,6 +222,24 @@ def check_handler(name: str, handle: Any, *parameters: str) -> None:
     except TypeError as error:
         given = f"{len(parameters)} positional argument{'s' * (len(parameters) > 1)}"
         raise ConfigurationError(f"{name} must take {given}, {wanted}: {error}") from None
+
+
+class UnusableHandlerError(ConfigurationError):
+    """A handler that cannot work with any delivery. It ends the worker's run, and the attempt does not count."""
+
+
+def check_awaitable(result: object) -> Awaitable[object]:
+    """Return *result*, which a handler has returned, if it can be awaited.
+
+    Raises:
+        UnusableHandlerError: it cannot.
+    """
+    if not inspect.isawaitable(result):
+        raise UnusableHandlerError(
+            f"the handler returned {type(result).__name__}, which cannot be awaited: make it `async def`; "
+            "a lambda must return what the coroutine function returns"
+        )
+    return result
 
 
 def _function_of(handle: Any) -> Any:

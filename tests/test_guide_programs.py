@@ -115,6 +115,22 @@ async def test_a_whole_service(tmp_path: Path) -> None:
         assert len(fake.webhooks) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signals_while_establishing(tmp_path: Path, number: signal.Signals) -> None:
+    """README's service also ends well while Asana creates its webhook, and keeps that for the next start."""
+    port = free_port()
+    async with FakeAsana() as fake:
+        created = fake.hold("createWebhook", when="before_answer")
+        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
+        async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
+            await created.reached()
+            service.send_signal(number)
+            created.release()
+            await service.wait()
+        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+            assert list((await store.health()).heartbeats) == list(fake.webhooks)
+
+
 async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
     """README's service ends on Ctrl-C with status 0 and without a traceback."""
     port = free_port()

@@ -23,6 +23,7 @@ from asana_webhooks import (
     Worker,
     delete_orphaned_webhooks,
     establish_webhook,
+    open_store,
 )
 from tests.helpers.raw import later
 from tests.helpers.stores import Clock, body, deliver, event, register
@@ -373,7 +374,7 @@ def test_a_process_that_a_handler_exits(clock: Clock) -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(1), OwnError()], ids=repr)
 async def test_an_end_after_a_cancellation(store: MemoryStore, error: BaseException) -> None:
-    """A cancelled handler that then raises such an exception has not failed, but `run` raises it."""
+    """A cancelled handler that then raises such an exception has failed, and `run` raises it."""
     started = asyncio.Event()
 
     async def handle(_: Delivery) -> None:
@@ -383,13 +384,37 @@ async def test_an_end_after_a_cancellation(store: MemoryStore, error: BaseExcept
         except asyncio.CancelledError:
             raise error from None
 
-    worker = Worker(store, handle, stop_timeout=0)
+    worker = Worker(store, handle, attempts=1, stop_timeout=0)
     running = asyncio.create_task(worker.run())
     await started.wait()
     worker.stop()
     with pytest.raises((HandlerExitError, OwnError)):
         await running
-    assert await attempt(store) == 1
+    assert (worker.counts["dead letter"], len(await store.dead_letters())) == (1, 1)
+
+
+def test_an_exit_in_a_task_group(tmp_path: Path) -> None:
+    """The event loop stops for it, as asyncio does then. But it was an attempt, so it does not come first for ever."""
+
+    async def exit_at_once() -> None:
+        raise SystemExit(3)
+
+    async def handle(_: Delivery) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(exit_at_once())
+
+    async def work() -> None:
+        async with open_store(f"sqlite:///{tmp_path}/a.db") as store, Worker(store, handle, attempts=1) as worker:
+            await deliver(store, await register(store), fresh())
+            await worker.run()
+
+    async def dead_letters() -> int:
+        async with open_store(f"sqlite:///{tmp_path}/a.db") as store:
+            return len(await store.dead_letters())
+
+    with pytest.raises(SystemExit):
+        asyncio.run(work())
+    assert asyncio.run(dead_letters()) == 1
 
 
 @pytest.mark.parametrize("inside", [True, False])

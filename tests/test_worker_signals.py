@@ -62,6 +62,17 @@ async def test_a_signal_stops_the_run(
     assert worker.counts["done"] == 1
 
 
+async def test_a_handler_of_the_loop(store: MemoryStore) -> None:
+    """A signal that the program gave to its event loop has its default effect afterwards, and is not ignored."""
+
+    async def handle(_: Delivery) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, pytest.fail)
+    await Worker(store, handle).run(signals=(signal.SIGTERM,))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 @pytest.mark.parametrize("earlier", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None], ids=["ignore", "default", "own"])
 async def test_earlier_handlers_come_back(store: MemoryStore, earlier: Any, handlers: list[Any]) -> None:
     """All earlier handlers are restored; also when the run raises."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import enum
-import inspect
 import logging
 import random
 import time
@@ -13,8 +12,8 @@ from typing import Any, Final
 import attrs
 from attrs import define, field, frozen
 
-from asana_webhooks._checks import check_seconds
-from asana_webhooks.errors import ConfigurationError, PayloadError, PermanentFailure
+from asana_webhooks._checks import UnusableHandlerError, check_awaitable, check_seconds
+from asana_webhooks.errors import PayloadError, PermanentFailure
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.wire import decode_delivery
@@ -187,25 +186,20 @@ class Processor:
             CancelledError: the worker cancelled the handler, or cannot use it; the attempt does not count.
         """
         try:
-            result = self.handle(delivery)
-            if inspect.isawaitable(result):
-                await (result if self.handler_timeout is None else _within(self.handler_timeout, result))
-                return None
+            result = check_awaitable(self.handle(delivery))
+            await (result if self.handler_timeout is None else _within(self.handler_timeout, result))
+        except UnusableHandlerError as error:
+            self.end_run(error)
+            raise asyncio.CancelledError from error
         except GeneratorExit as error:
             return error  # raised by the handler; or Python closes this coroutine, and drops the result
         except BaseException as error:  # every result is recorded
-            if self.is_interrupted():  # the handler may have replaced the cancellation by another error
-                if _ends_run(error):
-                    self.end_run(error)
+            # The handler may have replaced the cancellation by another error. An exit counts all the same: one in a
+            # task group of the handler stops the event loop, and all tasks are cancelled before it arrives here.
+            if self.is_interrupted() and not _ends_run(error):
                 raise asyncio.CancelledError from error
             return error
-        self.end_run(
-            ConfigurationError(
-                f"the handler returned {type(result).__name__}, which cannot be awaited: make it `async def`; "
-                "a lambda must return what the coroutine function returns"
-            )
-        )
-        raise asyncio.CancelledError
+        return None
 
 
 async def _within(seconds: float, result: Awaitable[object]) -> None:

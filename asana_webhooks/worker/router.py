@@ -1,14 +1,12 @@
 """The router: a worker's handler that passes each event to the functions registered for such events."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from attrs import frozen
 
-from asana_webhooks._checks import check_handler, is_encodable
-from asana_webhooks._tasks import is_being_cancelled
+from asana_webhooks._checks import UnusableHandlerError, check_awaitable, check_handler, is_encodable
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Delivery, Event, UnreadableEvent, WebhookFilter
 
@@ -181,22 +179,26 @@ class EventRouter:
         """Run the functions for every event of *delivery*, as described above.
 
         Raises:
+            ConfigurationError: the router has no functions, or one returned something that cannot be awaited. A worker
+                ends its run with this error.
             Exception: the only failure, as the function raised it.
             ExceptionGroup: all failures, if there are several.
         """
+        if not self._routes and self._otherwise is None and self._unreadable is None:
+            raise UnusableHandlerError("this router has no functions: import the modules that add them first")
         failures: list[Exception] = []
         for event, handlers in self._plan(delivery):
             try:
                 for handler in handlers:
-                    if is_being_cancelled():  # the handler before suppressed it
-                        raise asyncio.CancelledError  # noqa: TRY301 - ends like a cancellation it did not suppress
-                    await handler(event, delivery)
-            except BaseException as error:
-                if not isinstance(error, Exception) or is_being_cancelled():  # some handlers replace the cancellation
-                    for failure in failures:
-                        _log.warning("delivery %d: failed before its cancellation", delivery.id, exc_info=failure)
-                    raise
+                    await check_awaitable(handler(event, delivery))
+            except UnusableHandlerError:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised below, after the other events
                 failures.append(error)
+            except BaseException:
+                for failure in failures:
+                    _log.warning("delivery %d: failed before its cancellation", delivery.id, exc_info=failure)
+                raise
         if len(failures) == 1:
             raise failures[0]
         if failures:

@@ -49,9 +49,11 @@ def stop_on_signals(signals: Iterable[int], stop: Callable[[], None]) -> Iterato
 
 
 def _install(number: signal.Signals, stopper: _Stopper, restore: ExitStack) -> None:
-    previous = signal.getsignal(number)
-    if isinstance(previous, _Stopper):
+    if isinstance(signal.getsignal(number), _Stopper):
         raise ConfigurationError(f"another run handles {number.name} already; stop this worker when that run ends")
+    with suppress(NotImplementedError):
+        stopper.loop.remove_signal_handler(number)  # else asyncio's placeholder would be put back, which ignores it
+    previous = signal.getsignal(number)
     try:
         signal.signal(number, stopper)
     except (OSError, ValueError) as error:  # such as SIGKILL; or not the main thread
