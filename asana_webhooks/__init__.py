@@ -56,6 +56,7 @@ from asana_webhooks.errors import (
     TargetRejectedError,
     TokenRefreshError,
     UnexpectedResponseError,
+    UnusableHandlerError,
 )
 from asana_webhooks.models import (
     Change,
@@ -140,6 +141,7 @@ __all__ = [
     "TokenSet",
     "UnexpectedResponseError",
     "UnreadableEvent",
+    "UnusableHandlerError",
     "UpdateWebhookRequest",
     "Webhook",
     "WebhookFilter",

@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from yarl import URL
 
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.errors import ConfigurationError, UnusableHandlerError
 
 __all__ = [
-    "UnusableHandlerError",
     "check_awaitable",
     "check_count",
     "check_handler",
@@ -222,10 +221,6 @@ def check_handler(name: str, handle: Any, *parameters: str) -> None:
     except TypeError as error:
         given = f"{len(parameters)} positional argument{'s' * (len(parameters) > 1)}"
         raise ConfigurationError(f"{name} must take {given}, {wanted}: {error}") from None
-
-
-class UnusableHandlerError(ConfigurationError):
-    """A handler that cannot work with any delivery. It ends the worker's run, and the attempt does not count."""
 
 
 def check_awaitable(result: object) -> Awaitable[object]:

@@ -4,6 +4,7 @@
 
     AsanaError
     ├── ConfigurationError             the caller: a bad argument, setting or use (also a ValueError)
+    │   └── UnusableHandlerError       a handler that cannot work with any delivery
     ├── ResponseError                  Asana answered with an error
     │   ├── BadRequestError            400
     │   ├── NotAuthorizedError         401
@@ -67,6 +68,7 @@ __all__ = [
     "TargetRejectedError",
     "TokenRefreshError",
     "UnexpectedResponseError",
+    "UnusableHandlerError",
 ]
 
 
@@ -86,6 +88,10 @@ class AsanaError(Exception):
 
 class ConfigurationError(AsanaError, ValueError):
     """An invalid argument or setting (raised before anything is sent), or a misuse of an object."""
+
+
+class UnusableHandlerError(ConfigurationError):
+    """A handler that cannot work with any delivery. It ends the worker's run, and the attempt does not count."""
 
 
 def _times(attempts: int) -> str:

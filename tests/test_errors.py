@@ -189,6 +189,7 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (errors.InvalidSignatureError("the signature is wrong"), "the signature is wrong"),
     (errors.PermanentFailure("the task is gone"), "the task is gone"),
     (errors.HandlerExitError("a handler raised SystemExit(2)"), "a handler raised SystemExit(2)"),
+    (errors.UnusableHandlerError("this router has no functions"), "this router has no functions"),
     (errors.PayloadError(problem="not JSON, or cut off", malformed=True), "not JSON, or cut off @ $"),
     (errors.PayloadError(problem="Expected `str`", path="$.data.gid"), "Expected `str` @ $.data.gid"),
     (errors.StoreError(problem="odd"), "store: odd. Check the store."),

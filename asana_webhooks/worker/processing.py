@@ -12,8 +12,8 @@ from typing import Any, Final
 import attrs
 from attrs import define, field, frozen
 
-from asana_webhooks._checks import UnusableHandlerError, check_awaitable, check_seconds
-from asana_webhooks.errors import PayloadError, PermanentFailure
+from asana_webhooks._checks import check_awaitable, check_seconds
+from asana_webhooks.errors import PayloadError, PermanentFailure, UnusableHandlerError
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.wire import decode_delivery

@@ -6,8 +6,8 @@ from typing import Any, Final, TypeVar
 
 from attrs import frozen
 
-from asana_webhooks._checks import UnusableHandlerError, check_awaitable, check_handler, is_encodable
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks._checks import check_awaitable, check_handler, is_encodable
+from asana_webhooks.errors import ConfigurationError, UnusableHandlerError
 from asana_webhooks.models import Delivery, Event, UnreadableEvent, WebhookFilter
 
 __all__ = ["EventHandler", "EventRouter", "UnreadableHandler"]
@@ -179,8 +179,8 @@ class EventRouter:
         """Run the functions for every event of *delivery*, as described above.
 
         Raises:
-            ConfigurationError: the router has no functions, or one returned something that cannot be awaited. A worker
-                ends its run with this error.
+            UnusableHandlerError: the router has no functions, or one returned something that cannot be awaited. It ends
+                the worker's run.
             Exception: the only failure, as the function raised it.
             ExceptionGroup: all failures, if there are several.
         """

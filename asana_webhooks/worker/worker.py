@@ -266,8 +266,9 @@ class Worker:
             HandlerExitError: a handler raised `SystemExit`. Its attempt has failed, and the worker stopped.
             BaseException: a handler raised an exception, other than `asyncio.CancelledError`, that is not an
                 `Exception`, such as `KeyboardInterrupt`. Its attempt has failed, and the worker stopped.
-            ConfigurationError: this worker is already running, or its store is closed. The handler returned something
-                that cannot be awaited. Another run has one of *signals*, or this is not the main thread.
+            UnusableHandlerError: the handler returned something that cannot be awaited.
+            ConfigurationError: this worker is already running, or its store is closed. Another run has one of
+                *signals*, or this is not the main thread.
         """
         with stop_on_signals(signals, self.stop):
             await self._run(until_idle=False)
@@ -278,8 +279,8 @@ class Worker:
         Raises:
             StoreError: claiming deliveries failed.
             HandlerExitError: a handler raised `SystemExit`. Other exceptions of handlers are raised as by `run`.
-            ConfigurationError: this worker is already running, or its store is closed. The handler returned something
-                that cannot be awaited.
+            UnusableHandlerError: the handler returned something that cannot be awaited.
+            ConfigurationError: this worker is already running, or its store is closed.
         """
         await self._run(until_idle=True)
 
