@@ -14,7 +14,7 @@ from typing import Any, Final
 MODULES: Final = "fcntl grp pwd resource syslog termios tty pty crypt readline"
 NAMES: Final = (
     "chown fchmod fchown fork forkpty getegid geteuid getgid getgroups getloadavg getpgid killpg lchown mkfifo "
-    "mknod nice openpty posix_fadvise posix_fallocate pread pwrite sched_getaffinity sched_yield sendfile setsid "
+    "mknod nice openpty posix_fadvise posix_fallocate pread pwrite sched_yield sendfile setsid "
     "setuid statvfs sync sysconf wait O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_SYNC"
 )
 SIGNALS: Final = "SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2"
