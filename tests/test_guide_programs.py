@@ -103,10 +103,13 @@ async def test_a_whole_service(tmp_path: Path) -> None:
     async with FakeAsana() as fake:
         project = fake.projects[0]
         where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": project}
-        for _ in range(2):
+        for start in (1, 2):
             async with running(
                 tmp_path, "-c", program("README", "A whole service"), **access(fake), **where
             ) as service:
+                if start == 1:
+                    established = await next_line(service)
+                    assert [gid in established for gid in fake.webhooks] == [True]
                 assert await next_line(service) == "ready"
                 fake.change(project, field="name")
                 assert await next_line(service) == f"changed project {project}"
@@ -137,9 +140,8 @@ async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
     async with FakeAsana() as fake:
         where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
         async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
-            await next_line(service)
-            fake.change(fake.projects[0], field="name")
-            await next_line(service)  # the worker runs
+            while await next_line(service) != "ready":
+                pass
             service.send_signal(signal.SIGINT)
             _, errors = await service.communicate()
             assert errors == b""
@@ -182,6 +184,7 @@ async def test_the_fake_as_a_process(tmp_path: Path) -> None:
     async with running(tmp_path, "-m", "asana_webhooks", *serve.removesuffix(" &").split()[1:]) as fake:
         assert json.loads(await next_line(fake))["url"] == environment["ASANA_BASE_URL"]
         async with running(tmp_path, "service.py", PORT=service_port, **environment) as service:
+            assert "registration" in await next_line(service)
             assert await next_line(service) == "ready"
             change, url = re.findall(r"curl -d '(.*)' (\S+)", curl)[0]  # a machine may have no curl
             async with aiohttp.ClientSession() as http, http.post(url, data=change) as response:
@@ -315,6 +318,17 @@ async def test_routing_events(tmp_path: Path) -> None:
                 f"task {task}: comment 888",
                 f"task {task}: option 61 in field 51",
             }
+
+
+async def test_duplicates(tmp_path: Path) -> None:
+    """The handler that remembers fingerprints handles an event once that comes twice."""
+    twice = """
+import asyncio
+from asana_webhooks.testing import make_delivery, make_event
+for _ in range(2):
+    asyncio.run(handle(make_delivery(make_event(field="name", gid="21"))))
+"""
+    assert await run(tmp_path, program("worker", "Duplicates") + twice) == ["changed 21"]
 
 
 async def test_fastapi(tmp_path: Path) -> None:
