@@ -26,6 +26,7 @@ from asana_webhooks import (
     WebhookFilter,
     Worker,
 )
+from asana_webhooks.testing import make_delivery
 from tests.helpers.stores import body, deliver, register
 from tests.helpers.stores import event as raw_event
 
@@ -49,20 +50,6 @@ def make_event(
         created_at=NOON,
         parent=ResourceRef(gid="9", resource_type=parent) if parent else None,
         change=Change(field=field, action="changed") if field else None,
-    )
-
-
-def make_delivery(*events: Event, unreadable: tuple[UnreadableEvent, ...] = ()) -> Delivery:
-    return Delivery(
-        id=7,
-        registration="r",
-        webhook_gid="43214",
-        resource="8675309",
-        received_at=NOON,
-        attempt=1,
-        events=events,
-        unreadable=unreadable,
-        body=b"",
     )
 
 
@@ -160,7 +147,7 @@ class TestRoutes:
         await router(delivery)
         assert notes == ["story 1"]
         assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-            ("DEBUG", "delivery 7: no handler for the event ('changed', 'task', '2')")
+            ("DEBUG", "delivery 1: no handler for the event ('changed', 'task', '2')")
         ]
 
         router.otherwise(notes.handler("otherwise"))
