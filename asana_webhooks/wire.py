@@ -230,7 +230,8 @@ def _payload_error(problem: Exception) -> PayloadError:
         return PayloadError(problem=text, path=path.rstrip("`") or "$")
     if isinstance(problem, RecursionError):
         return PayloadError(problem="nested too deeply", malformed=True)
-    if isinstance(problem, UnicodeDecodeError):  # its text quotes the bytes
+    # UnicodeDecodeError until msgspec 0.22. Neither text is shown: Python's quotes the bytes.
+    if isinstance(problem, UnicodeDecodeError) or "UTF-8" in str(problem):
         return PayloadError(problem="not UTF-8", malformed=True)
     return PayloadError(problem="not JSON, or cut off", malformed=True)
 
