@@ -23,6 +23,7 @@ from asana_webhooks import (
     sign_body,
     verify_signature,
 )
+from asana_webhooks.receiver.signature import explain_signature
 
 # Two vectors, computed by the algorithm that a real delivery proves.
 SECRET = Secret("0123456789abcdef0123456789abcdef")
@@ -332,3 +333,97 @@ class TestParse:
 
         assert caught.value.__context__ is None
         assert "canary" not in str(caught.value)
+
+
+MIXED_UP = "it was signed with the secret of webhook 43214; two webhooks or their URLs are mixed up"
+ADDED = "a last newline was added to the body on the way"
+REMOVED = "a last newline of the body was removed on the way"
+REWRITTEN = "a proxy or framework parsed the body on the way and wrote its JSON anew; keep the raw bytes"
+DECODED = "the signer decoded the secret from hex, but the key is the secret's text itself"
+OTHERS = {"1": Secret(""), "2": Secret("\ud800"), "43213": Secret("a" * 32), "43214": Secret("b" * 32)}
+
+# No integers of thousands of digits: Python does not read those.
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+event_lists = st.lists(st.dictionaries(texts, values, max_size=4), max_size=3).map(lambda events: {"events": events})
+
+
+def written(tree: Any, *, ascii_only: bool, compact: bool, slashes: bool) -> bytes:
+    """Write JSON in one of the ways that parsers and frameworks have."""
+    text = json.dumps(tree, ensure_ascii=ascii_only, separators=(",", ":") if compact else None)
+    return (text.replace("/", "\\/") if slashes else text).encode("utf-8", "surrogatepass")
+
+
+written_anyhow = st.builds(
+    lambda ascii_only, compact, slashes: {"ascii_only": ascii_only, "compact": compact, "slashes": slashes},
+    *(st.booleans(), st.booleans(), st.booleans()),
+)
+
+
+class TestExplain:
+    """Why a signature does not match its body."""
+
+    @given(event_lists, written_anyhow, written_anyhow)
+    @example(
+        {"events": [{"name": "\xe9/"}]},
+        {"ascii_only": False, "compact": True, "slashes": False},
+        {"ascii_only": True, "compact": False, "slashes": True},
+    )
+    def test_json_written_anew(self, tree: Any, before: dict[str, bool], after: dict[str, bool]) -> None:
+        """Whatever the events, a body that was parsed and written in another usual way is recognized."""
+        signed, arrived = written(tree, **before), written(tree, **after)
+        signature = sign_body(signed, secret=SECRET)
+
+        assert explain_signature(arrived, signature, secret=SECRET) == ("" if signed == arrived else REWRITTEN)
+
+    @given(event_lists, written_anyhow, st.data())
+    def test_the_other_causes(self, tree: Any, form: dict[str, bool], data: st.DataObject) -> None:
+        """Another webhook's secret, a newline too many or too few, and a decoded secret are each named."""
+        body = written(tree, **form)
+        newline = data.draw(st.sampled_from([b"\n", b"\r\n"]))
+        decoded = bytes.fromhex(SECRET.reveal())
+        for arrived, signature, cause in (
+            (body, sign_body(body, secret=OTHERS["43214"]), MIXED_UP),
+            (body + newline, sign_body(body, secret=SECRET), ADDED),
+            (body, sign_body(body + newline, secret=SECRET), REMOVED),
+            (body, sign_body(body, secret=decoded), DECODED),
+            (body, sign_body(body, secret="c" * 32), ""),
+            (body, sign_body(body, secret=SECRET), ""),
+        ):
+            assert explain_signature(arrived, signature.upper(), secret=SECRET, others=OTHERS) == cause
+
+    @given(st.binary() | event_lists.map(json.dumps).map(str.encode), st.binary(min_size=1, max_size=40))
+    @example(b"[" * 65_536, b"x")
+    @example(b'{"a":' * 10_000, b"x")
+    @example(b"1" * 65_536, b"x")
+    @example(b"-1e" + b"9" * 400, b"x")
+    @example(b'["\\ud800", NaN, -Infinity]', b"x")
+    @example(b"\xef\xbb\xbf{}", b"x")
+    @example(b"\xff\xfe{\x00", b"x")
+    def test_no_body_makes_it_raise(self, body: bytes, secret: bytes) -> None:
+        """Any bytes, JSON of any depth and size included, have a cause or none."""
+        assert explain_signature(body, "0" * 64, secret=secret, others=OTHERS) == ""
+
+    def test_what_is_no_signature(self) -> None:
+        """A header that cannot be a signature is a cause too; mistakes of the caller are errors as everywhere."""
+        assert explain_signature(DELIVERY, None, secret=SECRET) == "the request has no X-Hook-Signature"
+        assert explain_signature(DELIVERY, b"abc", secret=SECRET) == "the signature is not 64 hex digits"
+        with pytest.raises(ConfigurationError, match="secret must not be empty"):
+            explain_signature(DELIVERY, DELIVERY_SIGNATURE, secret="")
+
+    def test_every_comparison_takes_constant_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each suspect is compared as a signature is verified."""
+        calls: list[tuple[object, object]] = []
+
+        def noted(one: bytes, two: bytes) -> bool:
+            calls.append((one, two))
+            return False
+
+        monkeypatch.setattr("asana_webhooks.receiver.signature.hmac.compare_digest", noted)
+
+        assert explain_signature(DELIVERY + b"\n", DELIVERY_SIGNATURE, secret=SECRET, others=OTHERS) == ""
+        assert [two for _, two in calls] == [DELIVERY_SIGNATURE.encode()] * len(calls)
+        assert len(calls) == 1 + 3 + 3 + 1 + 2
