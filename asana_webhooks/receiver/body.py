@@ -5,7 +5,14 @@ from collections.abc import AsyncIterable
 from typing import Final
 
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.protocol import ReceiveResult, RefusedError, Signed, check_length, verify_delivery
+from asana_webhooks.receiver.protocol import (
+    InvalidDelivery,
+    ReceiveResult,
+    RefusedError,
+    Signed,
+    check_length,
+    verify_delivery,
+)
 from asana_webhooks.store.base import NewDelivery, Registration
 
 __all__ = ["Body", "BodyReader"]
@@ -98,5 +105,6 @@ class Body:
             self._tried, self._verified = registration.secret, None
             self._verified = verify_delivery(registration, signed, content)
         if self._verified is None:
-            raise RefusedError(ReceiveResult.INVALID_SIGNATURE)
+            invalid = InvalidDelivery(registration=registration, signature=signed.signature, body=content)
+            raise RefusedError(ReceiveResult.INVALID_SIGNATURE, invalid)
         return self._verified

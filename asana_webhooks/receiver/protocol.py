@@ -23,6 +23,7 @@ __all__ = [
     "Handshake",
     "Headers",
     "HookHeaders",
+    "InvalidDelivery",
     "ReceiveResult",
     "RefusedError",
     "Reply",
@@ -95,12 +96,22 @@ class ReceiveResult(enum.StrEnum):
     LATE = "not stored in time", 503
 
 
+@frozen(kw_only=True)
+class InvalidDelivery:
+    """A delivery whose signature is invalid, for the log to explain. Its repr shows neither signature nor body."""
+
+    registration: Registration
+    signature: bytes = field(repr=False)
+    body: bytes = field(repr=False)
+
+
 class RefusedError(Exception):
     """A request is refused. The receiver catches this, replies with the status, and logs the reason."""
 
-    def __init__(self, result: ReceiveResult) -> None:
+    def __init__(self, result: ReceiveResult, delivery: InvalidDelivery | None = None) -> None:
         super().__init__(f"refused with {result.status}: {result}")
         self.result: Final = result
+        self.delivery: Final = delivery
 
 
 @frozen
@@ -208,7 +219,10 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
                 body=body,
                 candidate=candidate_id(secret) if confirmed is None else None,
             )
-    raise RefusedError(ReceiveResult.INVALID_SIGNATURE if secrets else ReceiveResult.NO_SECRET)
+    if not secrets:
+        raise RefusedError(ReceiveResult.NO_SECRET)
+    invalid = InvalidDelivery(registration=registration, signature=signed.signature, body=body)
+    raise RefusedError(ReceiveResult.INVALID_SIGNATURE, invalid)
 
 
 def is_heartbeat(body: bytes) -> bool:

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -20,12 +22,14 @@ from asana_webhooks.receiver.protocol import (
     Handshake,
     Headers,
     HookHeaders,
+    InvalidDelivery,
     ReceiveResult,
     RefusedError,
     Reply,
     is_heartbeat,
     read_headers,
 )
+from asana_webhooks.receiver.signature import explain_signature
 from asana_webhooks.store.base import (
     NewDelivery,
     PutResult,
@@ -40,6 +44,13 @@ __all__ = ["Receiver", "Reply"]
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 _OK: Final = Reply(status=200)
+
+_EXPLAINED_BYTES: Final = 64 * 1024
+"""Up to which size an invalid signature is explained: that blocks the event loop for about 10 milliseconds then."""
+_EXPLAINED_SECRETS: Final = 100
+"""How many secrets of other webhooks an explanation tries."""
+_EXPLAINED_EVERY: Final = 60.0
+"""Seconds between two explanations for one webhook."""
 
 _ERRORS: Final = {ReceiveResult.TOO_LARGE, ReceiveResult.FULL, ReceiveResult.UNAVAILABLE, ReceiveResult.LATE}
 
@@ -60,6 +71,7 @@ class RegistrationCache:
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
         self._found: OrderedDict[str, Registration] = OrderedDict()
+        self._explained_at: dict[str, float] = {}
 
     def get(self, id: str) -> Registration | None:
         """Return the cached registration with this id, or ``None``."""
@@ -70,15 +82,38 @@ class RegistrationCache:
 
     def add(self, found: Registration) -> None:
         """Cache a registration that the store returned if it is confirmed; else drop its entry."""
-        self.forget(found.id)
-        if found.state is RegistrationState.CONFIRMED:
-            self._found[found.id] = found
-            if len(self._found) > self._size:
-                self._found.popitem(last=False)
+        if found.state is not RegistrationState.CONFIRMED:
+            self.forget(found.id)
+            return
+        self._found[found.id] = found
+        self._found.move_to_end(found.id)
+        if len(self._found) > self._size:
+            self.forget(next(iter(self._found)))
 
     def forget(self, id: str) -> None:
         """Drop an entry, so that the store is asked next time."""
         self._found.pop(id, None)
+        self._explained_at.pop(id, None)
+
+    def explain(self, invalid: InvalidDelivery, *, now: float) -> str:
+        """Return the likely cause of an invalid signature, or an empty string.
+
+        A long body and a registration that is not cached are not explained, nor is a second one within a minute.
+
+        Args:
+            invalid: the delivery.
+            now: the monotonic time in seconds.
+        """
+        id, secret = invalid.registration.id, invalid.registration.secret
+        is_recent = now - self._explained_at.get(id, -math.inf) < _EXPLAINED_EVERY
+        if id not in self._found or is_recent or len(invalid.body) > _EXPLAINED_BYTES:
+            return ""
+        if secret is None or not secret.reveal():  # only a broken store holds an empty one
+            return ""
+        self._explained_at[id] = now
+        others = [one for one in islice(reversed(self._found.values()), _EXPLAINED_SECRETS + 1) if one.id != id]
+        secrets = {one.webhook_gid: one.secret for one in others if one.webhook_gid and one.secret}
+        return explain_signature(invalid.body, invalid.signature, secret=secret, others=secrets)
 
 
 class Receiver:
@@ -96,7 +131,8 @@ class Receiver:
     A delivery is answered 200 only after the store has committed it. A request that fails verification is answered
     401, always with the same empty body. A delivery not stored within *timeout* is answered 503. While too much is in
     flight, any request is answered 503 at once. Asana resends both. Every refusal logs one line, with ``extra`` fields
-    for structured logging: ``asana_status``, ``asana_outcome`` and ``asana_registration``.
+    for structured logging: ``asana_status``, ``asana_outcome``, ``asana_registration`` and ``asana_webhook``. For an
+    invalid signature it also shows the webhook, the length of the body, and once a minute the likely cause.
 
     To shut down, close the receiver (`aclose`), then the server, then the store. Requests in flight then finish.
 
@@ -240,6 +276,7 @@ class Receiver:
 
     def _refuse(self, error: BaseException, registration: str) -> Reply:
         problem = ""
+        invalid = error.delivery if isinstance(error, RefusedError) else None
         if isinstance(error, RefusedError):
             result = error.result
         elif isinstance(error, TimeoutError):
@@ -249,19 +286,35 @@ class Receiver:
             # Only our own messages are known to contain no secret.
             problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
         self._counts[result] += 1
-        _log.log(
-            # Errors may affect a genuine delivery, and after 24 hours of failures Asana deletes the webhook.
-            logging.ERROR if result in _ERRORS else logging.WARNING,
-            "request refused with %d: %.200r (registration %.12s)",
-            result.status,
-            f"{result}: {problem}" if problem else str(result),
-            registration,
-            extra={"asana_status": result.status, "asana_outcome": str(result), "asana_registration": registration},
-        )
+        extra = {"asana_status": result.status, "asana_outcome": str(result), "asana_registration": registration}
+        if invalid is not None:
+            self._log_invalid(invalid, extra)
+        else:
+            _log.log(
+                # Errors may affect a genuine delivery, and after 24 hours of failures Asana deletes the webhook.
+                logging.ERROR if result in _ERRORS else logging.WARNING,
+                "request refused with %d: %.200r (registration %.12s)",
+                result.status,
+                f"{result}: {problem}" if problem else str(result),
+                registration,
+                extra=extra | {"asana_webhook": None},
+            )
         if result.status != 503:
             return Reply(status=result.status, close=True)
         must_close = result in {ReceiveResult.STOPPING, ReceiveResult.OVERLOADED}
         return Reply(status=503, body=result.encode(), close=must_close)
+
+    def _log_invalid(self, invalid: InvalidDelivery, extra: Mapping[str, object]) -> None:
+        cause = self._cache.explain(invalid, now=asyncio.get_running_loop().time())
+        webhook = invalid.registration.webhook_gid
+        _log.warning(
+            "request refused with 401: %.200r (webhook %.66r, %d bytes, registration %.12s)",
+            f"invalid signature: {cause}" if cause else "invalid signature",
+            webhook or "not confirmed yet",
+            len(invalid.body),
+            invalid.registration.id,
+            extra={**extra, "asana_webhook": webhook},
+        )
 
     def _admit(self, endpoint: str) -> None:
         if self._stopped_at is not None:

@@ -508,7 +508,12 @@ async def test_the_log_says_why_and_shows_no_secret(store: Store, caplog: pytest
     records = [record for record in caplog.records if record.levelno >= logging.WARNING]
     refusals = [record.getMessage() for record in records]
     fields = {name: value for name, value in vars(records[0]).items() if name.startswith("asana_")}
-    assert fields == {"asana_status": 401, "asana_outcome": "invalid signature", "asana_registration": id}
+    assert fields == {
+        "asana_status": 401,
+        "asana_outcome": "invalid signature",
+        "asana_registration": id,
+        "asana_webhook": "43214",
+    }
     assert [line.split(" (")[0] for line in refusals] == [
         "request refused with 401: 'invalid signature'",
         "request refused with 401: 'invalid signature'",

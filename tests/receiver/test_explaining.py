@@ -1,0 +1,116 @@
+"""What the log says about an invalid signature: whose it is, how long the body is, and the likely cause."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from asana_webhooks import MemoryStore, Receiver, Secret, SQLiteStore, sign_body
+from asana_webhooks.store.base import registration_id
+from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
+from tests.subscriptions.scenes import LoopClock
+
+OTHER = Secret("4f8b1e07c92d5a36be70d1f29c8a6453")
+OTHER_ENDPOINT = ENDPOINT[::-1]
+CONTENT = body(event(name="Straße/7"))
+
+
+async def refused(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, content: bytes, signature: str, endpoint: str = ENDPOINT
+) -> tuple[str, Any]:
+    """Deliver what is refused; return the log line without the registration, and the record's field for the webhook."""
+    caplog.clear()
+    reply = await receiver.receive(endpoint, [(b"X-Hook-Signature", signature.encode())], content)
+    [record] = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert (reply.status, reply.headers, reply.body) == (401, (), b"")
+    said = record.getMessage()
+    assert not [text for text in (SECRET.reveal(), OTHER.reveal(), signature, endpoint, "Stra") if text in said]
+    return said.removesuffix(f", registration {registration_id(endpoint)[:12]})"), vars(record)["asana_webhook"]
+
+
+async def test_the_likely_cause_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Each cause is named, once a minute for each webhook; the webhook and the length always are."""
+    async with MemoryStore() as store:
+        receiver, clock = Receiver(store), LoopClock()
+        await register(store)
+        await register(store, OTHER_ENDPOINT, OTHER, gid="43215")
+        await receiver.receive(
+            OTHER_ENDPOINT, [(b"X-Hook-Signature", sign_body(CONTENT, secret=OTHER).encode())], CONTENT
+        )
+        anew = json.dumps(json.loads(CONTENT), ensure_ascii=False).encode()
+        signature = sign_body(CONTENT, secret=SECRET)
+        for content, given, cause in (
+            (CONTENT, sign_body(CONTENT, secret=OTHER), "it was signed with the secret of webhook 43215; two webhooks"),
+            (CONTENT + b"\n", signature, "a last newline was added to the body on the way"),
+            (anew, signature, "a proxy or framework parsed the body on the way and wrote its JSON anew; keep the raw"),
+            (CONTENT, sign_body(CONTENT, secret=bytes.fromhex(SECRET.reveal())), "the signer decoded the secret from"),
+            (CONTENT, "f" * 64, ""),
+            (CONTENT, "evil", "the signature is not 64 hex digits"),
+        ):
+            where = f"(webhook '43214', {len(content)} bytes"
+            said, webhook = await refused(receiver, caplog, content, given)
+            assert said.startswith("request refused with 401: ")
+            assert ("'invalid signature" + f": {cause}" * bool(cause)) in said.replace('"', "'")
+            assert said.endswith(where)
+            assert webhook == "43214"
+            clock.turn(59)
+            again, _ = await refused(receiver, caplog, content, given)
+            assert again == f"request refused with 401: 'invalid signature' {where}"
+            clock.turn(2)
+
+
+async def test_each_webhook_has_its_own_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """One webhook's explanation does not silence another's."""
+    receiver = Receiver(store := MemoryStore())
+    await register(store)
+    await register(store, OTHER_ENDPOINT, OTHER, gid="43215")
+
+    for endpoint, secret in ((ENDPOINT, SECRET), (OTHER_ENDPOINT, OTHER)):
+        said, _ = await refused(receiver, caplog, CONTENT + b"\n", sign_body(CONTENT, secret=secret), endpoint)
+        assert "newline" in said
+
+
+async def test_only_a_short_body_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    """Up to 64 KiB: the event loop waits meanwhile."""
+    receiver = Receiver(store := MemoryStore())
+    await register(store)
+    for length in (65_537, 65_536):
+        content = b"x" * (length - 1)
+        said, _ = await refused(receiver, caplog, content + b"\n", sign_body(content, secret=SECRET))
+        assert ("newline" in said) is (length == 65_536)
+        assert f"{length} bytes" in said
+
+
+async def test_the_secrets_that_were_used_last_are_tried(caplog: pytest.LogCaptureFixture) -> None:
+    """Of many webhooks the last hundred are compared."""
+    receiver, clock = Receiver(store := MemoryStore()), LoopClock()
+    secrets = [Secret(f"{number:032x}") for number in range(102)]
+    for number, secret in enumerate(secrets):
+        endpoint = f"endpoint-number-{number}"
+        await register(store, endpoint, secret, gid=str(number))
+        await receiver.receive(endpoint, [(b"X-Hook-Signature", sign_body(CONTENT, secret=secret).encode())], CONTENT)
+    for number, known in ((0, False), (1, True), (100, True)):
+        said, _ = await refused(
+            receiver, caplog, CONTENT, sign_body(CONTENT, secret=secrets[number]), "endpoint-number-101"
+        )
+        assert (f"the secret of webhook {number}" in said) is known, number
+        clock.turn(61)
+
+
+async def test_before_the_201_there_is_no_webhook(caplog: pytest.LogCaptureFixture) -> None:
+    """While the create call is open the line says so, with the length."""
+    store = MemoryStore()
+    await store.open(registration_id(ENDPOINT), resource="8675309", ttl=60)
+    await store.offer(registration_id(ENDPOINT), SECRET)
+
+    said, webhook = await refused(Receiver(store), caplog, CONTENT, sign_body(CONTENT, secret=OTHER))
+    where = f"(webhook 'not confirmed yet', {len(CONTENT)} bytes"
+    assert (said, webhook) == (f"request refused with 401: 'invalid signature' {where}", None)
+
+
+async def test_other_refusals_have_the_field_too(caplog: pytest.LogCaptureFixture, tmp_path: Any) -> None:
+    """A formatter may name the field: it is always there."""
+    async with SQLiteStore(tmp_path / "asana.db") as store:
+        await Receiver(store).receive("nobody-knows-this-one", [], b"")
+    assert [vars(record)["asana_webhook"] for record in caplog.records if record.levelno == logging.WARNING] == [None]
