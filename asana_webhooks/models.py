@@ -188,14 +188,14 @@ class WebhookFilter:
 
 
 def _redact_target(target: str | None) -> str:
-    """Return a target's repr with three stars instead of its endpoint, user and password.
+    """Return a target's repr with three stars instead of its endpoint, query, user and password.
 
-    Path and query segments of 16 or more characters are hidden. The scheme, host and shorter segments stay.
+    Segments of 16 or more characters are hidden. The scheme, host and shorter segments stay.
     """
     if target is None:
         return "None"
     origin = "".join(re.findall(r"^[A-Za-z]+://[^/?#]*", target))
-    rest = target.removeprefix(origin)
+    rest = re.sub(r"\?[^#]+", "?***", target.removeprefix(origin))
     return repr(re.sub(r"//.*@", "//***@", origin, flags=re.DOTALL) + re.sub(r"[^/?#]{16,}", "***", rest))
 
 
@@ -207,7 +207,8 @@ class Webhook:
     records every attribute below `target` is ``None``.
 
     The repr, and so a log, shows the target as ``https://example.com/asana/***``. It hides the endpoint, which
-    selects the secret that verifies deliveries. The attribute, ``attrs.asdict``, JSON and pickles hold the full target.
+    selects the secret that verifies deliveries, and the query. The attribute, ``attrs.asdict``, JSON and pickles hold
+    the full target.
     """
 
     gid: str
