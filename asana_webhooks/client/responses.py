@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from attrs import evolve
 
@@ -103,16 +103,19 @@ def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "d
 
 
 def secrets_of(request: Request[Any], token: str) -> tuple[str, ...]:
-    """Return the strings that no message about *request* may show: the token, and a create's target and endpoint.
+    """Return the strings that no message about *request* may show: the token, and of a create the target and its parts.
 
-    The URL-encoded form of each is included.
+    These are the endpoint, the query and the query's values. The URL-encoded and the decoded form of each are included.
     """
     secrets = [token]
     if isinstance(request, CreateWebhookRequest):
-        endpoint = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
-        # A short endpoint is no secret, and removing it would garble the message.
-        secrets += [request.target, endpoint] if len(endpoint) >= 16 else [request.target]
-    return tuple(form for text in secrets for form in (text, quote(text, safe="")))
+        path, _, query = request.target.partition("?")
+        endpoint = path.rstrip("/").rpartition("/")[2]
+        values = [member.partition("=")[2] for member in query.split("&")]
+        # A short endpoint or value is no secret, and removing it would garble the message.
+        secrets += [request.target, *[endpoint] * (len(endpoint) >= 16)]
+        secrets += [one for one in (query, *values) if len(one) >= 5]
+    return tuple(form for text in secrets for form in (text, quote(text, safe=""), unquote(text)))
 
 
 def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:

@@ -84,7 +84,10 @@ async def establish_webhook(
     Args:
         asana: the session to create it with.
         store: the store the receivers use.
-        public_url: the URL where Asana reaches the receivers. A random endpoint is appended as its last segment.
+        public_url: the URL where Asana reaches the receivers. A random endpoint is appended as the last segment of its
+            path. A query is kept as written, for gateways that demand a key:
+            ``https://example.com/asana?code=k3y`` becomes ``https://example.com/asana/<endpoint>?code=k3y``. Like the
+            endpoint, it is in no log and no error.
         resource: the gid of the task, project, portfolio, … to watch.
         filters: the events Asana sends; all by default.
         workspace: the resource's workspace. It is needed to find and delete webhooks whose create call got no answer,
@@ -103,7 +106,7 @@ async def establish_webhook(
         AsanaError: any other error of `create_webhook`.
     """
     check_store(store)
-    base = _check_public_url(public_url)
+    base, query = _check_public_url(public_url)
     if not isinstance(filters, Iterable):
         raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
     request = CreateWebhookRequest(resource=resource, target=str(base), filters=tuple(filters))
@@ -113,7 +116,7 @@ async def establish_webhook(
     uncertain: set[str] = set()
     first: AsanaError | None = None
     for last in (False, True):
-        attempt = _Attempt.at(base, request)
+        attempt = _Attempt.at(base, query, request)
         try:
             established = await _create(asana, store, attempt)
             break
@@ -140,16 +143,19 @@ async def establish_webhook(
     return evolve(established, orphans=len(uncertain))
 
 
-def _check_public_url(public_url: str) -> URL:
-    url, text = parse_url(public_url), str(public_url)
-    is_plain = text.isprintable() and " " not in text
-    has_extras = url.query_string or url.fragment or url.user or url.password
-    if not is_plain or url.scheme not in ("http", "https") or not url.host or has_extras:
-        # The value is not shown: it may contain a password.
+def _check_public_url(public_url: str) -> tuple[URL, str]:
+    """Return the URL without its query, and the query as it is written, with its question mark."""
+    text = str(public_url)
+    path, mark, query = text.partition("?")
+    url = parse_url(path)
+    is_plain = text.isprintable() and " " not in text and "#" not in text and query.isascii()
+    if not is_plain or url.scheme not in ("http", "https") or not url.host or url.user or url.password:
+        # The value is not shown: it may contain a password or a key.
         raise ConfigurationError(
-            "public_url must be an http(s) URL without user, query or fragment, such as https://example.com/asana"
+            "public_url must be an http(s) URL without user, password, fragment, spaces or control characters, such as "
+            "https://example.com/asana; a query must be ASCII, with other characters percent-encoded"
         )
-    return url
+    return url, mark + query
 
 
 async def _delete_earlier_orphans(asana: AsanaSession, store: Store, *, workspace: str) -> None:
@@ -175,9 +181,10 @@ class _Attempt:
     """Set by `_undo`: whether the webhook that was created is deleted."""
 
     @classmethod
-    def at(cls, base: URL, request: CreateWebhookRequest) -> Self:
+    def at(cls, base: URL, query: str, request: CreateWebhookRequest) -> Self:
         endpoint = secrets.token_urlsafe(32)
-        return cls(id=registration_id(endpoint), request=evolve(request, target=str(base / endpoint)))
+        # Joined as text: yarl drops the query of a URL that grows, and would encode it anew.
+        return cls(id=registration_id(endpoint), request=evolve(request, target=f"{base / endpoint}{query}"))
 
 
 async def _create(asana: AsanaSession, store: Store, attempt: _Attempt) -> EstablishedWebhook:

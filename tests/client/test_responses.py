@@ -374,6 +374,13 @@ class TestHide:
 
         assert set(hidden(text, *secrets_of(request_, TOKEN)).split()) == {"***"}
 
+    def test_the_query_of_a_target(self) -> None:
+        """A gateway's key is cut out with the target, alone, with its name, encoded and decoded; short values stay."""
+        request = CreateWebhookRequest(resource="1", target=f"{TARGET}?code=k%2Fey%3D%3D&v=2")
+        text = f"{request.target}; code=k%2Fey%3D%3D&v=2; k%2Fey%3D%3D; k/ey==; v=2"
+
+        assert hidden(text, *secrets_of(request, TOKEN)) == "***; ***; ***; ***; v=2"
+
     def test_in_every_part(self) -> None:
         """Help and phrase are cleaned like the message, in every entry."""
         body = json.dumps({"errors": [{"message": TOKEN}, {"help": TOKEN}, {"phrase": TOKEN}]}).encode()

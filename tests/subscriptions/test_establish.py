@@ -291,8 +291,10 @@ async def test_a_registration_outlives_the_call_and_its_endpoint_cannot_be_guess
 
 async def test_bad_arguments_open_nothing() -> None:
     """They fail before anything is sent or stored."""
-    urls = ["not a url", "/asana", "ftp://example.com/", "https://example.com/?x=1", "https://example.com/#x", None]
+    urls = ["not a url", "/asana", "ftp://example.com/", "https://example.com/#x", "https://example.com/?x=1#", None]
     urls += ["https://user:password@example.com/", "https://example.com/ a", "https://example.com/\n"]
+    urls += ["https://:password@example.com/?x=1", "https://example.com/?a b", "https://example.com/?a\t", "?a=1"]
+    urls += ["https://example.com/?key=\xe4", "https://?a=1"]
     arguments: list[dict[str, Any]] = [
         *({"public_url": url} for url in urls),
         {"resource": "my project"},
