@@ -22,7 +22,7 @@
     │   ├── ConnectionFailedError      refused, reset, cut off, unresolvable, bad TLS
     │   ├── DeadlineExceededError      the call's deadline passed
     │   └── CreateOutcomeUnknownError  the webhook may or may not exist now
-    ├── HandshakeMismatchError         the 201 and the handshakes carry different secrets
+    ├── HandshakeMismatchError         the 201 does not fit the handshakes, or came too late
     ├── InvalidSignatureError          the signature of a delivery is missing or wrong
     ├── PayloadError                   invalid JSON, or JSON of the wrong shape
     ├── PermanentFailure               for handlers to raise: do not retry this delivery
@@ -34,9 +34,10 @@
 No message and no ``repr`` shows an access token, a webhook's secret, a signature, a body or a target's endpoint.
 """
 
+import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -121,7 +122,10 @@ class ResponseError(AsanaError):
     retry_after: float | None = None
     """Seconds to wait, as Asana asked; ``None`` if it did not ask."""
 
-    advice = "See Asana's message for the cause."
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return "See Asana's message for the cause."
 
     def __str__(self) -> str:
         said = "; ".join(message.rstrip(".") for message in self.messages) or "no message"
@@ -178,13 +182,51 @@ class DuplicateWebhookError(ForbiddenError):
     advice = "Delete the old webhook first, or create this one with another target."
 
 
-class TargetRejectedError(ResponseError):
-    """Asana rejected the target: it is unreachable, answered a wrong status, or did not echo the handshake's secret."""
+_HANDSHAKE_ADVICE: Final = {
+    r"status code:? *404\b": (
+        "Either the URL does not lead to the receiver's path (check public_url), or the receiver uses another store "
+        "than establish_webhook, or a proxy in between answered."
+    ),
+    r"status code:? *40[13]\b": (
+        "A login page or a gateway in front of the receiver wants credentials: let this path through without a login, "
+        "or put the gateway's key into the query of the URL. If the receiver's log says 'no signature', a proxy "
+        "removes the header X-Hook-Secret."
+    ),
+    r"status code:? *3[0-9]{2}\b": (
+        "The URL is redirected, and Asana follows no redirect: use the URL to which it leads."
+    ),
+    r"status code:? *2[0-9]{2}\b": (
+        "Asana accepts only 200 and 204: find what answers in the receiver's place or changes its status."
+    ),
+    r"status code:? *[0-9]{3}\b": (
+        "A proxy or another program answered, because the receiver is stopped or not running, or the path is not its "
+        "own. If the receiver answered, its log says why."
+    ),
+    r"handshake secret": (
+        "Something answers in the receiver's place, such as a login page, or a proxy removes the header X-Hook-Secret "
+        "from the request or from the answer."
+    ),
+    # Asana's words for an unreachable target are unknown, so this must fit any other message.
+    r"": (
+        "Open the port before the create call: in aiohttp's on_startup or in an ASGI lifespan it is not open yet. "
+        "Asana must reach the URL from the internet: no private address, no firewall, a valid certificate. The "
+        "receiver must answer the handshake with 200 or 204 and the same X-Hook-Secret while the create call is open."
+    ),
+}
+"""What to do if a handshake failed: the first one whose pattern is in Asana's message."""
 
-    advice = (
-        "Make the receiver reachable from Asana. It must answer the handshake with 200 or 204 and the same "
-        "X-Hook-Secret while the create call is still open."
-    )
+
+class TargetRejectedError(ResponseError):
+    """Asana rejected the target: it is unreachable, answered a wrong status, or did not echo the handshake's secret.
+
+    The advice depends on what Asana says about the target.
+    """
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        said = " ".join(self.messages)
+        return next(advice for pattern, advice in _HANDSHAKE_ADVICE.items() if re.search(pattern, said))
 
 
 class NotFoundError(ResponseError):
@@ -304,7 +346,10 @@ class CreateOutcomeUnknownError(NetworkError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class HandshakeMismatchError(AsanaError):
-    """The secret in Asana's 201 is missing or matches no handshake, so deliveries could not be verified."""
+    """A registration could not be confirmed with Asana's 201, so deliveries could not be verified.
+
+    The secret in the 201 is missing or matches no handshake, or the registration expired before the 201 arrived.
+    """
 
     webhook_gid: str
     """The gid of the webhook Asana created."""
@@ -318,8 +363,9 @@ class HandshakeMismatchError(AsanaError):
             else "Deleting the webhook failed: delete it, or Asana does so after 24 hours of failed deliveries."
         )
         return (
-            f"webhook {self.webhook_gid}: Asana's answer has no secret from a handshake that the receiver got. "
-            f"Something between Asana and the receiver may be answering handshakes. {outcome}"
+            f"webhook {self.webhook_gid}: Asana's answer has no secret from a handshake that the receiver got, or the "
+            "registration expired first. Something between Asana and the receiver may be answering handshakes, or the "
+            f"clock was set forward. {outcome}"
         )
 
 

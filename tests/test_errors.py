@@ -80,11 +80,10 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
         ),
     ),
     (
-        errors.TargetRejectedError(operation="createWebhook", status=400, messages=("incorrect status code: 401",)),
+        errors.TargetRejectedError(operation="createWebhook", status=400, messages=("incorrect status code: 302.",)),
         (
-            "createWebhook: Asana answered 400 after 1 attempt: incorrect status code: 401. Make the receiver "
-            "reachable from Asana. It must answer the handshake with 200 or 204 and the same X-Hook-Secret while the "
-            "create call is still open."
+            "createWebhook: Asana answered 400 after 1 attempt: incorrect status code: 302. The URL is redirected, and "
+            "Asana follows no redirect: use the URL to which it leads."
         ),
     ),
     (
@@ -174,16 +173,17 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=True),
         (
-            "webhook 12: Asana's answer has no secret from a handshake that the receiver got. Something between Asana "
-            "and the receiver may be answering handshakes. The webhook has been deleted; retry."
+            "webhook 12: Asana's answer has no secret from a handshake that the receiver got, or the registration "
+            "expired first. Something between Asana and the receiver may be answering handshakes, or the clock was set "
+            "forward. The webhook has been deleted; retry."
         ),
     ),
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=False),
         (
-            "webhook 12: Asana's answer has no secret from a handshake that the receiver got. Something between Asana "
-            "and the receiver may be answering handshakes. Deleting the webhook failed: delete it, or Asana does so "
-            "after 24 hours of failed deliveries."
+            "webhook 12: Asana's answer has no secret from a handshake that the receiver got, or the registration "
+            "expired first. Something between Asana and the receiver may be answering handshakes, or the clock was set "
+            "forward. Deleting the webhook failed: delete it, or Asana does so after 24 hours of failed deliveries."
         ),
     ),
     (errors.InvalidSignatureError("the signature is wrong"), "the signature is wrong"),
@@ -266,6 +266,34 @@ class TestSentences:
     def test_text(self) -> None:
         """Each error says what happened and what to do about it, in these words."""
         assert [str(error) for error in ERRORS] == [sentence for _, sentence in SENTENCES]
+
+    @pytest.mark.parametrize(
+        ("message", "advice"),
+        [
+            ("responded with an incorrect status code: 404", "Either the URL does not lead to the receiver's path"),
+            ("responded with an incorrect status code: 404.", "the receiver uses another store than establish_webhook"),
+            ("responded with an incorrect status code: 404", "or a proxy in between answered"),
+            ("responded with an incorrect status code: 401", "A login page or a gateway in front of the receiver"),
+            ("responded with an incorrect status code: 403", "put the gateway's key into the query of the URL"),
+            ("responded with an incorrect status code: 301", "Asana follows no redirect"),
+            ("responded with an incorrect status code: 308", "Asana follows no redirect"),
+            ("responded with an incorrect status code: 202", "Asana accepts only 200 and 204"),
+            *(
+                (f"responded with an incorrect status code: {status}", "the receiver is stopped or not running")
+                for status in (405, 500, 502, 503, 504)
+            ),
+            ("did not respond with the handshake secret.", "a proxy removes the header X-Hook-Secret"),
+            *((text, "Open the port before the create call") for text in ("could not be reached", "too slow", "?", "")),
+            ("could not be reached", "no private address, no firewall"),
+            ("responded with an incorrect status code: 40404", "Open the port before the create call"),
+        ],
+    )
+    def test_advice_on_a_handshake(self, message: str, advice: str) -> None:
+        """What to do about a rejected target follows from Asana's words; other words get the advice that fits all."""
+        error = errors.TargetRejectedError(operation="createWebhook", status=400, messages=(message,))
+
+        assert advice in error.advice
+        assert str(error).endswith(error.advice)
 
     def test_table_has_every_class(self) -> None:
         """A new error class cannot be forgotten in the table above."""

@@ -14,15 +14,12 @@ from asana_webhooks import (
     CreateOutcomeUnknownError,
     HandshakeMismatchError,
     MemoryStore,
-    Receiver,
     RetryPolicy,
     SQLiteStore,
-    TargetRejectedError,
     WebhookFilter,
 )
 from asana_webhooks.store.base import RegistrationState, Store, registration_id
 from asana_webhooks.testing import Fault
-from asana_webhooks.testing.serving import serve_receiver
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.stores import Clock
 from tests.subscriptions.scenes import LoopClock, Remembering, Scene, arrived, scene
@@ -115,28 +112,6 @@ async def test_a_mismatch_that_cannot_be_undone_says_so(caplog: pytest.LogCaptur
             assert caught.value.deleted is (status == 404)
             assert ("Deleting the webhook failed" in str(caught.value)) is (status == 500)
             assert (f"deleting webhook {caught.value.webhook_gid!r} failed" in caplog.text) is (status == 500)
-
-
-async def test_a_receiver_of_another_store_is_a_clean_failure() -> None:
-    """A receiver that does not know the endpoint answers 404: the error shows the status it answered."""
-    async with scene(Remembering()) as here, serve_receiver(Receiver(MemoryStore())) as elsewhere:
-        with pytest.raises(TargetRejectedError, match="incorrect status code: 404"):
-            await here.establish(public_url=elsewhere)
-
-
-async def test_a_server_that_does_not_echo_is_a_clean_failure() -> None:
-    """Something that answers 200 to everything is no receiver."""
-
-    async def answer_anything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        writer.close()
-        await writer.wait_closed()
-
-    server = await asyncio.start_server(answer_anything, "127.0.0.1", 0)
-    async with server, scene(Remembering()) as here:
-        with pytest.raises(TargetRejectedError, match="did not respond with the handshake secret"):
-            await here.establish(public_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
 
 
 @pytest.mark.parametrize(
