@@ -20,6 +20,7 @@ __all__ = [
     "check_headers",
     "check_proxy",
     "check_seconds",
+    "check_session_and_store",
     "check_store",
     "check_url",
     "is_encodable",
@@ -177,11 +178,27 @@ def check_store(store: object) -> None:
     """Check that *store* looks like a `Store`.
 
     Raises:
-        ConfigurationError: *store* is anything else, such as a path or a URL.
+        ConfigurationError: *store* is anything else, such as a path or a URL; the message says what to pass.
     """
-    if not is_store(store):
-        # The value is not shown: it may be a URL with a password.
-        raise ConfigurationError(f'store must be a store, such as open_store("sqlite:///asana.db"), not {_kind(store)}')
+    if is_store(store):
+        return
+    if isinstance(store, str) or hasattr(type(store), "__fspath__"):
+        advice = "open_store(url) or SQLiteStore(path)"
+    else:
+        advice = f'{"an instance" if isinstance(store, type) else "one"}, such as open_store("sqlite:///asana.db")'
+    # The value is not shown: it may be a URL with a password.
+    raise ConfigurationError(f"store must be a store, not {_kind(store)}: pass {advice}")
+
+
+def check_session_and_store(asana: object, store: object) -> None:
+    """Check the two arguments that are easily swapped.
+
+    Raises:
+        ConfigurationError: *asana* is a store, or *store* is anything but a `Store`.
+    """
+    if is_store(asana):
+        raise ConfigurationError("asana must be an AsanaSession, not a store: pass the session first, then the store")
+    check_store(store)
 
 
 def check_handler(name: str, handle: Any, *parameters: str) -> None:

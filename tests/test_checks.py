@@ -1,12 +1,22 @@
-"""The checks of what people give us: numbers, URLs, headers, proxies."""
+"""The checks of what people give us: numbers, URLs, headers, proxies, stores."""
 
 import math
+from pathlib import PurePath
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asana_webhooks import (
+    AsanaSession,
+    MemoryStore,
+    Receiver,
+    SQLiteStore,
+    Worker,
+    delete_orphaned_webhooks,
+    establish_webhook,
+)
 from asana_webhooks._checks import (
     check_count,
     check_headers,
@@ -192,3 +202,44 @@ def test_what_is_no_url_is_the_empty_one() -> None:
 def test_half_a_surrogate_pair_cannot_be_encoded() -> None:
     """Nor can what is no text."""
     assert [is_encodable(value) for value in ("", "ä", "\ud800", 5, None)] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sqlite:///canary.db", "not str: pass open_store(url) or SQLiteStore(path)"),
+        ("postgresql://user:canary@host/db", "not str: pass open_store(url) or SQLiteStore(path)"),
+        ("canary.db", "not str: pass open_store(url) or SQLiteStore(path)"),
+        (PurePath("canary.db"), f"not {type(PurePath()).__name__}: pass open_store(url) or SQLiteStore(path)"),
+        (SQLiteStore, 'not the class SQLiteStore: pass an instance, such as open_store("sqlite:///asana.db")'),
+        (None, 'not NoneType: pass one, such as open_store("sqlite:///asana.db")'),
+    ],
+    ids=repr,
+)
+async def test_what_belongs_where_a_store_belongs(given: Any, said: str) -> None:
+    """Whatever takes a store says what to pass in its place, and does not show what was given."""
+
+    async def handle(_: object) -> None:
+        raise AssertionError
+
+    async with AsanaSession("token") as asana:
+        for call in (Receiver, lambda store: Worker(store, handle)):
+            with pytest.raises(ConfigurationError) as caught:
+                call(given)
+            assert str(caught.value) == f"store must be a store, {said}"
+        with pytest.raises(ConfigurationError) as caught:
+            await establish_webhook(asana, given, public_url="https://example.com", resource="1")
+        assert str(caught.value) == f"store must be a store, {said}"
+        assert "canary" not in said
+
+
+async def test_session_and_store_swapped() -> None:
+    """The two first arguments in the wrong order, or the store twice, have a sentence of their own."""
+    store: Any = MemoryStore()
+    async with AsanaSession("token") as asana:
+        others: list[Any] = [asana, store]
+        for other in others:
+            with pytest.raises(ConfigurationError, match="not a store: pass the session first, then the store"):
+                await establish_webhook(store, other, public_url="https://example.com", resource="1")
+            with pytest.raises(ConfigurationError, match="not a store: pass the session first, then the store"):
+                await delete_orphaned_webhooks(store, other)

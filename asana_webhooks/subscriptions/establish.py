@@ -16,7 +16,7 @@ from typing import Final, Self
 from attrs import define, evolve, field, frozen
 from yarl import URL
 
-from asana_webhooks._checks import check_store, parse_url
+from asana_webhooks._checks import check_session_and_store, parse_url
 from asana_webhooks._tasks import finish
 from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
@@ -105,7 +105,7 @@ async def establish_webhook(
         ConfigurationError: an argument is invalid.
         AsanaError: any other error of `create_webhook`.
     """
-    check_store(store)
+    check_session_and_store(asana, store)
     base, query = _check_public_url(public_url)
     if not isinstance(filters, Iterable):
         raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")

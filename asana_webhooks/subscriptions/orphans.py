@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Final
 
-from asana_webhooks._checks import check_store
+from asana_webhooks._checks import check_session_and_store
 from asana_webhooks.client.operations import delete_webhook, get_webhooks
 from asana_webhooks.client.requests import GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
@@ -53,7 +53,7 @@ async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspa
         StoreError: the store failed.
         ConfigurationError: *workspace* is not a gid, or *store* is no store or closed.
     """
-    check_store(store)
+    check_session_and_store(asana, store)
     if workspace is not None:
         GetWebhooksRequest(workspace=workspace)  # checks it before any registration is closed
     echoed: defaultdict[str, set[str]] = defaultdict(set)
