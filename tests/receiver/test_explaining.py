@@ -2,12 +2,16 @@
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from asana_webhooks import MemoryStore, Receiver, Secret, SQLiteStore, sign_body
-from asana_webhooks.store.base import registration_id
+from asana_webhooks.receiver.protocol import InvalidDelivery
+from asana_webhooks.receiver.receiver import RegistrationCache
+from asana_webhooks.store.base import Registration, registration_id
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 from tests.subscriptions.scenes import LoopClock
 
@@ -114,3 +118,35 @@ async def test_other_refusals_have_the_field_too(caplog: pytest.LogCaptureFixtur
     async with SQLiteStore(tmp_path / "asana.db") as store:
         await Receiver(store).receive("nobody-knows-this-one", [], b"")
     assert [vars(record)["asana_webhook"] for record in caplog.records if record.levelno == logging.WARNING] == [None]
+
+
+async def test_a_broken_store(caplog: pytest.LogCaptureFixture) -> None:
+    """An empty secret, which anyone could sign with, is refused like any other and needs no cause."""
+
+    class Broken(MemoryStore):
+        async def find(self, id: str) -> Registration | None:
+            found = await super().find(id)
+            return None if found is None else evolve(found, secret=Secret(""))
+
+    await register(store := Broken())
+    said, webhook = await refused(Receiver(store), caplog, CONTENT, sign_body(CONTENT, secret=SECRET))
+    assert (said, webhook) == (
+        f"request refused with 401: 'invalid signature' (webhook '43214', {len(CONTENT)} bytes",
+        "43214",
+    )
+
+
+async def test_the_cache_keeps_no_time_without_its_registration() -> None:
+    """The time of the last explanation goes with the entry, so the memory has the cache's limit."""
+    store = MemoryStore()
+    ids = [await register(store, f"endpoint-number-{number}", gid=str(number)) for number in range(2)]
+    first, second = [found for id in ids if (found := await store.find(id)) is not None]
+    cache = RegistrationCache(size=1)
+    invalid = InvalidDelivery(registration=first, signature=b"evil", body=CONTENT)
+    forgets: list[Callable[[], None]] = [lambda: cache.add(second), lambda: cache.forget(first.id)]
+    for forget in forgets:
+        cache.add(first)
+        assert cache.explain(invalid, now=0.0)
+        assert not cache.explain(invalid, now=0.0)
+        forget()
+    assert not cache.explain(invalid, now=100.0)
