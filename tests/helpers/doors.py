@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import fastapi
 import starlette.applications
@@ -52,10 +52,12 @@ async def serve_app(app: web.Application) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def serve_asgi(app: Any) -> AsyncIterator[str]:
+async def serve_asgi(
+    app: Any, *, http: Literal["h11", "httptools"] = "h11", lifespan: Literal["on", "off"] = "on"
+) -> AsyncIterator[str]:
     """Serve an ASGI application on uvicorn; yields its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = _Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False, lifespan="on"))
+    server = _Server(uvicorn.Config(app, http=http, log_config=None, access_log=False, lifespan=lifespan))
     server.ready, server.stopping = asyncio.Event(), asyncio.Event()
     serving = asyncio.create_task(server.serve([listening]))
     try:
