@@ -60,6 +60,7 @@ def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.Stream
             request.protocol.force_close()
         return response
 
+    receive.__qualname__ = "webhook_routes.receive"  # error trackers show it
     return receive
 
 
