@@ -14,7 +14,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Final, Self
 
-from asana_webhooks.receiver.protocol import Reply
+from asana_webhooks.receiver.body import Chunks
+from asana_webhooks.receiver.protocol import HookHeaders, Reply
 from asana_webhooks.receiver.receiver import Receiver
 
 __all__ = ["ReceiverApp"]
@@ -27,7 +28,10 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 
 class ReceiverApp:
-    """An ASGI application that passes requests to a `Receiver`; the last segment of the path is the endpoint.
+    """An ASGI application that passes requests to a `Receiver`.
+
+    The last segment of the path is the endpoint, and one slash may follow it. What comes before does not matter:
+    frameworks that mount an application disagree on whether ``path`` includes ``root_path``.
 
     In FastAPI and Starlette: ``app.mount("/asana", ReceiverApp(receiver))``. The ``public_url`` of `establish_webhook`
     must lead to that path.
@@ -38,7 +42,7 @@ class ReceiverApp:
             Anyone who reaches the application can read it.
     """
 
-    def __init__(self, receiver: Receiver, *, health: bool = False) -> None:
+    def __init__(self, receiver: Receiver, *, health: bool = True) -> None:
         self._receiver = receiver
         self._health = health
 
@@ -57,12 +61,14 @@ class ReceiverApp:
             raise ValueError(f"ReceiverApp handles HTTP only, not {kind!r}")
 
     async def _answer(self, scope: _Message, body: "_Chunks") -> Reply:
-        method, endpoint = scope["method"], str(scope["path"]).rpartition("/")[2]
+        method, endpoint = scope["method"], str(scope["path"]).removesuffix("/").rpartition("/")[2]
         if method == "POST":
             return await self._receiver.receive(endpoint, scope["headers"], body)
+        reply = Reply(status=405, headers=((b"allow", b"POST"),), close=True)
         if self._health and method in {"GET", "HEAD"} and endpoint == "health":
-            return await self._receiver.health()
-        return Reply(status=405, headers=((b"allow", b"POST"),), close=True)
+            reply = await self._receiver.health()
+        await Chunks(body).drop_rest(HookHeaders.of(scope["headers"]))
+        return reply
 
 
 def _name_route(scope: _Message, endpoint: Callable[..., object]) -> None:

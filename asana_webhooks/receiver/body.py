@@ -1,11 +1,18 @@
-"""Request bodies: read and verified at most once. Limits on time and size apply before verification too."""
+"""Request bodies: read and verified at most once. Limits on time and size apply before verification too.
+
+Some servers and proxies drop the whole connection if a request is answered before its body has been read. So the rest
+of a short body is read and dropped before any answer.
+"""
 
 import asyncio
 from collections.abc import AsyncIterable
-from typing import Final
+from contextlib import suppress
+from typing import Final, Self
 
+from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.protocol import (
+    HookHeaders,
     InvalidDelivery,
     ReceiveResult,
     RefusedError,
@@ -15,7 +22,91 @@ from asana_webhooks.receiver.protocol import (
 )
 from asana_webhooks.store.base import NewDelivery, Registration
 
-__all__ = ["Body", "BodyReader"]
+__all__ = ["Body", "BodyReader", "Chunks", "Content"]
+
+SHORT_BODY: Final = 64 * 1024
+"""Bytes. A body up to this size is read to its end before the request is answered."""
+
+Content = bytes | bytearray | memoryview | AsyncIterable[bytes]
+"""A complete body, or its chunks."""
+
+
+class Chunks:
+    """The chunks of a body, counted as they are read.
+
+    Args:
+        content: yields the chunks.
+
+    Raises:
+        ConfigurationError: *content* is not an async iterable, or, while it is read, yields anything but bytes.
+    """
+
+    def __init__(self, content: AsyncIterable[bytes]) -> None:
+        try:
+            self._chunks = aiter(content)
+        except TypeError:
+            raise _misuse("body must be bytes or an async iterable of bytes", content) from None
+        self._began = asyncio.get_running_loop().time()
+        self.read = 0
+        """The bytes read so far."""
+        self.is_over = False
+        """Whether all have been read."""
+        self.misuse: ConfigurationError | None = None
+        """The error for a chunk that is not bytes."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk: object = await anext(self._chunks)
+        except StopAsyncIteration:
+            self.is_over = True
+            raise
+        if not isinstance(chunk, bytes):
+            if not isinstance(chunk, bytearray | memoryview):
+                self.misuse = _misuse("the chunks of a body must be bytes", chunk)
+                raise self.misuse
+            chunk = bytes(chunk)
+        self.read += len(chunk)
+        return chunk
+
+    async def drop_rest(self, headers: HookHeaders, *, seconds: float = 5.0) -> None:
+        """Read and drop the rest if the body is short. Nothing is kept, and no error of the body is raised.
+
+        It stops after 64 KiB of the body in all; if the Content-Length says more, it does not begin.
+
+        Args:
+            headers: those of the request.
+            seconds: when to stop, counted from the creation of this object.
+        """
+        if self.is_over or self.read > SHORT_BODY or headers.length > SHORT_BODY:
+            return
+        with suppress(Exception):  # the reply is decided, whatever ends the body
+            async with asyncio.timeout_at(self._began + seconds):
+                async for _ in self:
+                    if self.read > SHORT_BODY:
+                        return
+
+
+def _misuse(wanted: str, value: object) -> ConfigurationError:
+    return ConfigurationError(f"{wanted}, not {type(value).__name__}")
+
+
+class _Unfinished:
+    """A body that is being read."""
+
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self.read = bytearray()
+        self.timeout: Final = timeout
+        self.is_dropped = False
+
+    def drop(self) -> None:
+        """Free the bytes, and end the reading."""
+        self.read.clear()
+        self.is_dropped = True
+        if not self.timeout.expired():
+            self.timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class BodyReader:
@@ -23,35 +114,50 @@ class BodyReader:
 
     Args:
         max_body: largest body in bytes.
-        max_unproven: bytes that all bodies being read may have together. A body that arrived complete with its headers
-            is not counted (the aiohttp adapter: up to 64 KiB).
+        max_unproven: bytes that all bodies being read may have together. Above that the largest is dropped, so that
+            long bodies cannot keep a short one out. A body that arrived complete with its headers is not counted (the
+            aiohttp adapter: up to 64 KiB).
         timeout: seconds a peer may take to send a body.
     """
 
     def __init__(self, *, max_body: int, max_unproven: int, timeout: float) -> None:
         self.max_body: Final = max_body
+        self.timeout: Final = timeout
         self._max_unproven = max_unproven
-        self._timeout = timeout
         self._unproven = 0
+        self._unfinished: set[_Unfinished] = set()
 
     async def read(self, chunks: AsyncIterable[bytes]) -> bytes:
         """Return a body, joined from its chunks. Raises as `Body.read` does."""
-        read = bytearray()
+        one = _Unfinished(asyncio.timeout(self.timeout))
         try:
-            async with asyncio.timeout(self._timeout):
+            async with one.timeout:
+                self._unfinished.add(one)
                 async for chunk in chunks:
-                    read += chunk
-                    self._unproven += len(chunk)
-                    check_length(len(read), max_body=self.max_body)
-                    if self._unproven > self._max_unproven:
-                        raise RefusedError(ReceiveResult.OVERLOADED)
+                    if one.is_dropped:
+                        break
+                    self._add(one, chunk)
         except TimeoutError:
-            raise RefusedError(ReceiveResult.TOO_SLOW) from None
+            if not one.is_dropped:
+                raise RefusedError(ReceiveResult.TOO_SLOW) from None
         except OSError:
             raise RefusedError(ReceiveResult.CUT_OFF) from None
         finally:
-            self._unproven -= len(read)
-        return bytes(read)
+            self._unproven -= len(one.read)
+            self._unfinished.discard(one)
+        if one.is_dropped:
+            raise RefusedError(ReceiveResult.OVERLOADED)
+        return bytes(one.read)
+
+    def _add(self, one: _Unfinished, chunk: bytes) -> None:
+        one.read += chunk
+        self._unproven += len(chunk)
+        check_length(len(one.read), max_body=self.max_body)
+        while self._unproven > self._max_unproven:
+            largest = max(self._unfinished, key=lambda other: len(other.read))
+            self._unfinished.discard(largest)
+            self._unproven -= len(largest.read)
+            largest.drop()
 
 
 class Body:
@@ -60,12 +166,21 @@ class Body:
     Args:
         content: the complete body, or its chunks.
         reader: reads the chunks.
+
+    Raises:
+        ConfigurationError: *content* is neither bytes nor an async iterable.
     """
 
-    def __init__(self, content: bytes | AsyncIterable[bytes], reader: BodyReader) -> None:
-        self.is_complete: Final = isinstance(content, bytes)
-        """Whether the complete body was given."""
-        self._content = content
+    def __init__(self, content: Content, reader: BodyReader) -> None:
+        self.chunks: Chunks | None = None
+        """The chunks, unless the complete body was given."""
+        self._content: bytes | Chunks
+        if isinstance(content, bytes):
+            self._content = content
+        elif isinstance(content, bytearray | memoryview):
+            self._content = bytes(content)
+        else:
+            self._content = self.chunks = Chunks(content)
         self._reader = reader
         self._refused: ReceiveResult | None = None
         self._tried: Secret | None = None
@@ -76,7 +191,8 @@ class Body:
         """Return the body. Awaits the remaining chunks; if that is cancelled, the body can no longer be read.
 
         Raises:
-            RefusedError: 413 too large, 408 timed out, 400 cut off, 503 too many bytes being read.
+            RefusedError: 413 too large, 408 timed out, 400 cut off, 503 dropped, since too many bytes are being read.
+            ConfigurationError: a chunk is not bytes.
         """
         if self._refused is not None:
             raise RefusedError(self._refused)

@@ -8,12 +8,14 @@ Source: https://developers.asana.com/docs/webhooks-guide
 """
 
 import enum
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Self
 
 from attrs import field, frozen
 
+from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.signature import verify_signature
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
@@ -41,7 +43,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 """Raw header names and values in the order received, as in ASGI and aiohttp's ``raw_headers``."""
 
 _NAMES: Final = {b"content-encoding", b"content-length", b"transfer-encoding", b"x-hook-signature", b"x-hook-secret"}
-_SECRET: Final = re.compile(r"[0-9A-Za-z_-]{16,256}")
+_SECRET: Final = re.compile(r"[!-~]{1,256}")  # visible ASCII: it can neither split a header nor lose its ends
+_HEADERS: Final = 'headers must be pairs of bytes, such as [(b"X-Hook-Signature", b"…")], not a mapping or text'
 _HEARTBEAT: Final = re.compile(rb' \{ "events" : \[ \] \} '.replace(b" ", rb"[ \t\r\n]*"))
 
 
@@ -140,14 +143,28 @@ class HookHeaders:
     secrets: tuple[Secret, ...]
     """Every X-Hook-Secret, well formed or not."""
 
+    @property
+    def length(self) -> float:
+        """The largest Content-Length in bytes: 0 without one, infinite if one is malformed."""
+        return max([int(one) if one.isdigit() and len(one) < 20 else math.inf for one in self.lengths], default=0)
+
     @classmethod
     def of(cls, headers: Headers) -> "HookHeaders":
-        """Extract the relevant headers of a request."""
+        """Extract the relevant headers of a request.
+
+        Raises:
+            ConfigurationError: *headers* is not pairs of bytes.
+        """
         values: dict[bytes, list[bytes]] = {}
-        for raw_name, value in headers:
-            name = raw_name.lower()
-            if name in _NAMES:
-                values.setdefault(name, []).append(value.strip(b" \t"))
+        try:
+            for raw_name, value in headers:
+                name = bytes.lower(raw_name)  # a TypeError if it is text, which raw_name.lower() would not raise
+                if name in _NAMES:
+                    values.setdefault(name, []).append(bytes.strip(value, b" \t"))
+        except (TypeError, ValueError):  # ValueError: not pairs
+            raise ConfigurationError(_HEADERS) from None
+        if not values and isinstance(headers, Mapping):  # an empty one
+            raise ConfigurationError(_HEADERS)
         return cls(
             encodings=tuple(values.get(b"content-encoding", ())),
             lengths=tuple(values.get(b"content-length", ())),
@@ -177,8 +194,7 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
     if headers.lengths and headers.is_chunked:
         # Request smuggling: a proxy in front may use the length while the server uses the chunks.
         raise RefusedError(ReceiveResult.AMBIGUOUS_LENGTH)
-    for length in headers.lengths:
-        check_length(int(length) if length.isdigit() and len(length) < 20 else max_body + 1, max_body=max_body)
+    check_length(headers.length, max_body=max_body)
     signatures = headers.signatures
     if headers.secrets and not signatures and registration.state is RegistrationState.PENDING:
         if len(headers.secrets) != 1 or not _SECRET.fullmatch(headers.secrets[0].reveal()):
@@ -189,7 +205,7 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
     return Signed(signatures[0])
 
 
-def check_length(length: int, *, max_body: int) -> None:
+def check_length(length: float, *, max_body: int) -> None:
     """Refuse a body of more than *max_body* bytes.
 
     Raises:

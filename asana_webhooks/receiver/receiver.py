@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Final, Self
@@ -14,7 +14,7 @@ from typing import Final, Self
 from asana_webhooks._checks import check_count, check_seconds, check_store
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
-from asana_webhooks.receiver.body import Body, BodyReader
+from asana_webhooks.receiver.body import Body, BodyReader, Chunks, Content
 from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.pending import PendingDeliveries
 from asana_webhooks.receiver.protocol import (
@@ -51,6 +51,9 @@ _EXPLAINED_SECRETS: Final = 100
 """How many secrets of other webhooks an explanation tries."""
 _EXPLAINED_EVERY: Final = 60.0
 """Seconds between two explanations for one webhook."""
+
+_AT_ONCE: Final = {ReceiveResult.STOPPING, ReceiveResult.OVERLOADED, ReceiveResult.TOO_SLOW, ReceiveResult.CUT_OFF}
+"""What is answered without reading the rest of a short body."""
 
 _ERRORS: Final = {ReceiveResult.TOO_LARGE, ReceiveResult.FULL, ReceiveResult.UNAVAILABLE, ReceiveResult.LATE}
 
@@ -139,9 +142,11 @@ class Receiver:
     Args:
         store: where registrations are looked up and deliveries stored.
         max_body: largest body in bytes; a larger one is answered 413.
-        max_unproven: bytes that all bodies being read may have together; above that, 503. Anyone can send these. A
-            body that arrived complete with its headers is not counted (the aiohttp adapter: up to 64 KiB).
-        max_pending: requests in flight at once, and also deliveries being written by the store; above that, 503.
+        max_unproven: bytes that all bodies being read may have together. Anyone can send these. Above that, the largest
+            is dropped, and its request answered 503; so long bodies cannot keep short ones out. A body that arrived
+            complete with its headers is not counted (the aiohttp adapter: up to 64 KiB).
+        max_pending: requests in flight at once, and also deliveries being written by the store; above that, 503. A
+            request that is decided, and whose body is only being dropped, is not counted.
         max_pending_bytes: bytes that verified bodies may have together until they are stored; above that, 503.
         body_timeout: seconds a peer may take to send its body; after that, 408.
         timeout: seconds for reading and storing together; after that, 503. Asana gives up after 10.
@@ -185,8 +190,12 @@ class Receiver:
         self._counts: dict[str, int] = dict.fromkeys(ReceiveResult, 0)
         self._counts_view = MappingProxyType(self._counts)
         self._stopped_at: float | None = None
+        self._body_timeout = body_timeout
         self._in_flight = 0
-        self._idle = asyncio.Event()
+        self._dropping = 0
+        """Requests that are decided, and whose bodies are being dropped."""
+        self._ended = asyncio.Event()
+        """A request has ended."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,13 +223,14 @@ class Receiver:
     async def aclose(self) -> None:
         """Stop, and wait for requests in flight, at most until *timeout* seconds after the stop.
 
-        Writes still running then are cancelled, which may take 2 seconds more. Those deliveries were not acknowledged,
+        Short bodies are read to their end, so *body_timeout* counts too if it is longer than *timeout*. Writes still
+        running then are cancelled, which may take 2 seconds more. Those deliveries were not acknowledged,
         so Asana resends them. The store stays open. Closing twice is fine. Cancelling this cancels no request.
         """
         self.stop()
-        while self._in_flight:
-            self._idle.clear()
-            await self._idle.wait()  # bounded: each request has a timeout
+        while self._in_flight or self._dropping:
+            self._ended.clear()
+            await self._ended.wait()  # bounded: each request has a timeout
         stopped_for = time.monotonic() - (self._stopped_at or 0.0)
         late = await self._pending.drain(max(0.0, self._timeout - stopped_for))
         if late:
@@ -237,24 +247,32 @@ class Receiver:
         health = None if is_stopping else await self._health.ask()
         return health_reply(health, stopping=is_stopping)
 
-    async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
+    async def receive(self, endpoint: str, headers: Headers, body: Content) -> Reply:
         """Answer one POST.
 
-        Awaits the body and the store. Cancelling it drops the reply. A delivery that the store has begun to write is
-        stored anyway; when Asana resends it, it is a duplicate.
+        Awaits the body and the store. The rest of a body up to 64 KiB is read and dropped before this returns, until
+        *body_timeout*, because some servers and proxies drop a connection that is answered earlier; not if the reply
+        is a 503 for stopping or overload. Cancelling this drops the reply. A delivery that the store has begun to
+        write is stored anyway; when Asana resends it, it is a duplicate.
 
         Args:
             endpoint: the last segment of the request's path.
-            headers: the raw headers.
+            headers: the raw headers, as pairs of bytes.
             body: the raw body, or its chunks, so that a request can be refused before its body is read. The iterator
                 may raise ``OSError`` when the peer disconnects.
+
+        Raises:
+            ConfigurationError: an argument has another type. Nothing is stored or counted then.
         """
+        if not isinstance(endpoint, str):
+            raise ConfigurationError(f"endpoint must be the path's last segment as text, not {type(endpoint).__name__}")
         id = registration_id(endpoint)
+        hook_headers, content = HookHeaders.of(headers), Body(body, self._reader)
+        unread = content.chunks
         self._in_flight += 1
         try:
             self._admit(endpoint)
-            hook_headers, content = HookHeaders.of(headers), Body(body, self._reader)
-            if content.is_complete:  # no timeout here: verifying awaits nothing then, and a pending put has its own
+            if unread is None:  # no timeout here: verifying awaits nothing then, and a pending put has its own
                 delivery = await self._verify_cached(id, hook_headers, content)
                 if delivery is not None:
                     # Objects of waiting requests are most of what the garbage collector tracks. Without these, and with
@@ -262,17 +280,31 @@ class Receiver:
                     del hook_headers, content
                     return self._acknowledge(delivery, await self._pending.put(delivery))
             async with asyncio.timeout(self._timeout):
-                return await self._answer(id, hook_headers, content)
+                reply = await self._answer(id, hook_headers, content)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
-            return self._refuse(error, id)  # the store was cancelled, not this request
-        except Exception as error:  # noqa: BLE001 - any failure of a store is a 503, so that Asana resends
-            return self._refuse(error, id)
+            reply = self._refuse(error, id)  # the store was cancelled, not this request
+        except Exception as error:  # any failure of a store is a 503, so that Asana resends
+            if unread is not None and error is unread.misuse:
+                raise
+            reply = self._refuse(error, id)
+            if isinstance(error, RefusedError) and error.result in _AT_ONCE:
+                return reply
         finally:
             self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+            self._ended.set()
+        if unread is not None and not unread.is_over:
+            await self._drop_rest(unread, hook_headers)
+        return reply
+
+    async def _drop_rest(self, chunks: Chunks, headers: HookHeaders) -> None:
+        self._dropping += 1
+        try:
+            await chunks.drop_rest(headers, seconds=self._body_timeout)
+        finally:
+            self._dropping -= 1
+            self._ended.set()
 
     def _refuse(self, error: BaseException, registration: str) -> Reply:
         problem = ""
@@ -325,7 +357,7 @@ class Receiver:
             raise RefusedError(ReceiveResult.UNKNOWN)
 
     async def _answer(self, id: str, headers: HookHeaders, body: Body) -> Reply:
-        delivery = None if body.is_complete else await self._verify_cached(id, headers, body)
+        delivery = None if body.chunks is None else await self._verify_cached(id, headers, body)
         if delivery is None:
             meaning = await self._interpret(await self._find(id), headers, body)
             if isinstance(meaning, Handshake):

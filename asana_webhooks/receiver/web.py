@@ -1,7 +1,7 @@
-"""The adapter for aiohttp: routes that pass requests to a `Receiver`.
+"""The adapter for aiohttp: `serve` puts a `Receiver` on a port of its own, `webhook_routes` into an application.
 
 Establishing a webhook in ``on_startup`` cannot work: the port is not open yet, so Asana's handshake cannot connect.
-Start the site first (``web.TCPSite(...).start()``), then establish; or establish from another process.
+Establish inside the block of `serve`, or after ``web.TCPSite(...).start()``, or from another process.
 
 Bodies are read here, so the application's ``client_max_size`` does not limit deliveries. Encoded bodies are refused;
 with ``web.AppRunner(app, auto_decompress=False)``, aiohttp does not decode them first. Its access log shows paths,
@@ -9,38 +9,119 @@ endpoints included: if others read it, set an ``access_log_format`` without ``%r
 quotes requests that its parser rejects, endpoints included, at ERROR.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
-from typing import Final
+import os
+import re
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from asana_webhooks.receiver.protocol import Reply
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.receiver.body import Chunks
+from asana_webhooks.receiver.protocol import HookHeaders, Reply
 from asana_webhooks.receiver.receiver import Receiver
 
-__all__ = ["webhook_routes"]
+__all__ = ["serve", "webhook_routes"]
 
 _SHORT: Final = 64 * 1024
 """Bytes. A body up to this size that arrived with its headers is passed whole: 18 us faster, a quarter of a request."""
 
+_PATH: Final = re.compile(r"(/[\w.~!$&'()*+,;=:@%-]+)*/?", re.ASCII)
 
-def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = False) -> list[web.RouteDef]:
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (they are replaced)
+
+
+@asynccontextmanager
+async def serve(
+    receiver: Receiver, *, host: str = "127.0.0.1", port: int = 8080, path: str = "/asana", health: bool = True
+) -> AsyncIterator[str]:
+    """Serve *receiver* on a port of its own while the block runs, and close it at the end.
+
+    Yields the local URL of *path*, such as ``http://127.0.0.1:8080/asana``; it is on the loopback address if *host*
+    means all addresses. The port is open then, so the block can establish webhooks.
+
+    At the end, also if the block raises or is cancelled, this awaits `Receiver.aclose`: requests in flight finish, and
+    new ones are answered 503. Then the server closes, which may take 1 second. A closed receiver cannot be served
+    again.
+
+    Args:
+        receiver: handles the requests.
+        host: the name or address to listen on; ``"0.0.0.0"`` for all of IPv4, ``"::"`` for all of IPv6.
+        port: the port to listen on; 0 for any free port.
+        path: as for `webhook_routes`.
+        health: as for `webhook_routes`.
+
+    Raises:
+        ConfigurationError: it cannot listen on *host* and *port*, or *path* is invalid. The receiver stays open.
+    """
+    app = web.Application()
+    app.add_routes(webhook_routes(receiver, path, health=health))
+    # Signatures are checked over the raw bytes, so the server must not decompress them.
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await _listen(runner, host, port)
+        address = runner.addresses[0]
+        local = _LOOPBACK.get(address[0], address[0])
+        try:
+            yield f"http://{f'[{local}]' if ':' in local else local}:{address[1]}{path.rstrip('/')}"
+        finally:
+            await receiver.aclose()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: Any) -> None:
+    why: object = "the port must be a number from 0 to 65535"
+    if isinstance(port, int) and 0 <= port <= 65535:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except socket.gaierror as problem:
+            why = problem.strerror
+        except OSError as problem:
+            why = os.strerror(problem.errno) if problem.errno else problem
+        except (TypeError, ValueError) as problem:  # a host that is no name
+            why = problem
+        else:
+            return
+    raise ConfigurationError(f"cannot listen on host {host!r}, port {port!r}: {why}")
+
+
+def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = True) -> list[web.RouteDef]:
     """Return the routes to add to an application: ``app.add_routes(webhook_routes(receiver))``.
+
+    Each is there with and without a slash at its end.
 
     Args:
         receiver: handles the requests.
         path: the path before the endpoint; ``public_url`` of `establish_webhook` must end with it.
         health: also answer GET and HEAD of ``<path>/health`` with `Receiver.health`, for a load balancer. Anyone who
             reaches the path can read it.
+
+    Raises:
+        ConfigurationError: *path* does not start with a slash, or contains more than a path, such as a query.
     """
+    _check_path(path)
 
-    async def answer_health(_: web.Request) -> web.StreamResponse:
-        return _Response(await receiver.health())
+    async def answer_health(request: web.Request) -> web.StreamResponse:
+        reply = await receiver.health()
+        async with aclosing(_chunks(request.content)) as body:
+            await Chunks(body).drop_rest(HookHeaders.of(request.raw_headers))
+        return await _respond(request, reply)
 
-    base = path.rstrip("/")
-    routes = [web.post(f"{base}/{{endpoint}}", _handler(receiver))]
-    return [*routes, web.get(f"{base}/health", answer_health)] if health else routes
+    base, answer = path.rstrip("/"), _handler(receiver)
+    routes = [web.post(f"{base}/{{endpoint}}{slash}", answer) for slash in ("", "/")]
+    if health:
+        routes += [web.get(f"{base}/health{slash}", answer_health) for slash in ("", "/")]
+    return routes
+
+
+def _check_path(path: Any) -> None:
+    if not isinstance(path, str) or not _PATH.fullmatch(path):
+        raise ConfigurationError('path must look like "/asana": a slash first, and no query, braces or spaces')
 
 
 def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -50,18 +131,23 @@ def _handler(receiver: Receiver) -> Callable[[web.Request], Awaitable[web.Stream
         if _is_complete(content):
             return _Response(await receiver.receive(endpoint, headers, content.read_nowait()))
         async with aclosing(_chunks(content)) as body:
-            response = _Response(await receiver.receive(endpoint, headers, body))
-        if not content.is_eof():
-            # Otherwise aiohttp reads the rest of the body for up to ten seconds.
-            response.force_close()
-            with suppress(ConnectionResetError):  # the peer may have disconnected
-                await response.prepare(request)
-                await response.write_eof()
-            request.protocol.force_close()
-        return response
+            reply = await receiver.receive(endpoint, headers, body)
+        return await _respond(request, reply)
 
     receive.__qualname__ = "webhook_routes.receive"  # error trackers show it
     return receive
+
+
+async def _respond(request: web.Request, reply: Reply) -> web.StreamResponse:
+    response = _Response(reply)
+    if not request.content.is_eof():
+        # Otherwise aiohttp reads the rest of the body for up to ten seconds.
+        response.force_close()
+        with suppress(ConnectionResetError):  # the peer may have disconnected
+            await response.prepare(request)
+            await response.write_eof()
+        request.protocol.force_close()
+    return response
 
 
 def _is_complete(content: StreamReader) -> bool:

@@ -2,15 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, cast
 
 from aiohttp import web
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.receiver.receiver import Receiver
-from asana_webhooks.receiver.web import webhook_routes
+from asana_webhooks.receiver.web import serve
 
 __all__ = ["LoopbackServer", "RequestHandler", "serve_receiver"]
 
@@ -20,27 +20,19 @@ _HOST: Final = "127.0.0.1"
 _MAX_BODY: Final = 16 * 1024 * 1024
 
 
-@asynccontextmanager
-async def serve_receiver(receiver: Receiver, *, port: int = 0) -> AsyncIterator[str]:
+def serve_receiver(receiver: Receiver, *, port: int = 0) -> AbstractAsyncContextManager[str]:
     """Serve *receiver* over HTTP on 127.0.0.1 while the block runs, and yield its ``public_url``.
+
+    This is `asana_webhooks.receiver.web.serve` on a free port. It closes the receiver at the end of the block.
 
     Args:
         receiver: answers the requests.
         port: the port to listen on; 0 for any free port.
 
     Raises:
-        OSError: the port is in use.
+        ConfigurationError: it cannot listen on the port.
     """
-    app = web.Application()
-    app.add_routes(webhook_routes(receiver, path="/asana"))
-    # Signatures are checked over the raw bytes, so the server must not decompress them.
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, _HOST, port).start()
-        yield f"http://{_HOST}:{runner.addresses[0][1]}/asana"
-    finally:
-        await runner.cleanup()
+    return serve(receiver, host=_HOST, port=port)
 
 
 class LoopbackServer:

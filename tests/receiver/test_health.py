@@ -226,17 +226,17 @@ async def test_a_stranger_learns_nothing_by_asking() -> None:
 
 @pytest.mark.parametrize("door", ["aiohttp", "asgi"])
 async def test_through_the_doors(door: str) -> None:
-    """GET and HEAD of <path>/health are answered where that was asked for, and deliveries as ever."""
+    """GET and HEAD of <path>/health are answered, and deliveries as ever."""
     store = MemoryStore()
     await deliver(store, await register(store), body(event()))
     receiver = Receiver(store)
     if door == "aiohttp":
         app = web.Application()
-        app.add_routes(webhook_routes(receiver, "/hooks", health=True))
-        app.add_routes(webhook_routes(receiver, "/closed"))
+        app.add_routes(webhook_routes(receiver, "/hooks"))
+        app.add_routes(webhook_routes(receiver, "/closed", health=False))
         serving = serve_app(app)
     else:
-        serving = serve_asgi(ReceiverApp(receiver, health=True))
+        serving = serve_asgi(ReceiverApp(receiver))
     async with serving as url, aiohttp.ClientSession() as http:
         async with http.get(f"{url}/hooks/health") as answer:
             assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
@@ -254,12 +254,12 @@ async def test_through_the_doors(door: str) -> None:
     await receiver.aclose()
 
 
-async def test_it_has_to_be_asked_for() -> None:
-    """Without health=True neither door tells anything."""
+async def test_it_can_be_left_out() -> None:
+    """With health=False neither door tells anything."""
     receiver = Receiver(MemoryStore())
     app = web.Application()
-    app.add_routes(webhook_routes(receiver, ""))
-    for serving in (serve_app(app), serve_asgi(ReceiverApp(receiver))):
+    app.add_routes(webhook_routes(receiver, "", health=False))
+    for serving in (serve_app(app), serve_asgi(ReceiverApp(receiver, health=False))):
         async with serving as url, aiohttp.ClientSession() as http, http.get(f"{url}/health") as answer:
             assert answer.status == 405
 
@@ -275,7 +275,7 @@ async def test_an_answer_to_head_has_no_body() -> None:
         raise AssertionError("there is nothing to receive")
 
     scope = {"type": "http", "method": "HEAD", "path": "/health", "headers": []}
-    await ReceiverApp(Receiver(MemoryStore()), health=True)(scope, receive, send)
+    await ReceiverApp(Receiver(MemoryStore()))(scope, receive, send)
 
     assert [message.get("body", message.get("status")) for message in sent] == [200, b""]
     assert dict(sent[0]["headers"])[b"content-length"] != b"0"

