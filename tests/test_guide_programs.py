@@ -235,7 +235,7 @@ async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
         async with running(
             tmp_path, "-c", program("receiver", "Receiver: be called by Asana"), PORT=str(port)
         ) as receiver:
-            assert await next_line(receiver) == "listening"
+            assert await next_line(receiver) == f"listening on http://127.0.0.1:{port}/asana"
             establish = program("subscriptions", "Subscriptions: establish a webhook")
             where = {"ASANA_PROJECT": project, "PUBLIC_URL": f"http://127.0.0.1:{port}/asana"}
             lines = await run(tmp_path, establish, **access(fake), **where)

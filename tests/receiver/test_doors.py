@@ -2,7 +2,7 @@
 
 import io
 import socket
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from asana_webhooks import (
     sign_body,
 )
 from asana_webhooks.receiver.asgi import ReceiverApp
+from asana_webhooks.receiver.body import Content
 from asana_webhooks.receiver.protocol import Headers, Reply
 from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import registration_id
@@ -118,6 +119,67 @@ async def test_a_body_in_many_chunks_is_put_together(
     assert lease.body == content
 
 
+@pytest.mark.parametrize("door", DOORS)
+async def test_one_slash_may_follow(door: str, store: MemoryStore, http: aiohttp.ClientSession) -> None:
+    """Some tools add a slash to every URL: after an endpoint or health it changes nothing; a second one is a 404."""
+    await register(store)
+    async with DOORS[door](Receiver(store)) as url:
+        for end, status in (("", 200), ("/", 200), ("/?a=1", 200), ("//", 404), ("/x", 404)):
+            content = body(event())
+            target = f"{url}/{ENDPOINT}{end}"
+            async with http.post(target, data=content, headers=signature(content)) as response:
+                assert response.status == status, end
+        for end in ("/health", "/health/"):
+            async with http.get(url + end) as response:
+                assert (response.status, (await response.json())["status"]) == (200, "ok")
+        async with http.get(f"{url}/health//") as response:
+            assert response.status in {404, 405}
+
+
+@pytest.mark.parametrize("door", ["aiohttp", "asgi"])
+async def test_what_proxies_and_tunnels_add(door: str, store: MemoryStore) -> None:
+    """Expect: 100-continue is answered; case, blanks, a query, another type, Asana's second signature do not matter."""
+    await register(store)
+    content = body(event())
+    lines = [
+        b"x-HOOK-signature:   " + sign_body(content, secret=SECRET).upper().encode() + b"  ",
+        b"X-Asana-Request-Signature: " + sign_body(content, secret=SECRET).encode(),
+        b"Content-Type: text/plain",
+        b"Content-Length: %d" % len(content),
+        b"Expect: 100-continue",
+    ]
+    async with DOORS[door](Receiver(store)) as url, connected(url) as ear:
+        target = f"{urlsplit(url).path}/{ENDPOINT}?utm=1&a=%2F"
+        ear.mouth.write(raw_request(*lines, target=target, length=False))
+        await ear.answered.wait()
+        assert ear.heard.startswith(b"HTTP/1.1 100 ")
+        ear.mouth.write(content)
+        await ear.over.wait()
+        assert b"HTTP/1.1 200 " in ear.heard
+    [lease] = await store.claim(9, lease=60)
+    assert lease.body == content
+
+
+@pytest.mark.parametrize("root", ["", "/prod", "/prod/asana"])
+async def test_behind_aws_gateways(root: str, store: MemoryStore) -> None:
+    """Frameworks that mount the app, and AWS Lambda, pass paths with and without root_path; the endpoint is last."""
+    await register(store)
+    content = body(event())
+    headers = [(name.lower().encode(), value.encode()) for name, value in signature(content).items()]
+    messages = iter([{"type": "http.request", "body": content}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": f"{root}/{ENDPOINT}", "root_path": "/prod", "headers": headers}
+    await ReceiverApp(Receiver(store))(scope, receive, send)
+    assert sent[0]["status"] == 200
+
+
 async def test_a_small_client_max_size_of_the_users_app_does_not_cut_deliveries(
     store: MemoryStore, http: aiohttp.ClientSession
 ) -> None:
@@ -201,10 +263,10 @@ async def test_a_peer_that_has_gone_is_no_error_of_the_asgi_app(store: MemorySto
 @pytest.mark.parametrize("door", ["aiohttp", "asgi"])
 @pytest.mark.parametrize("framing", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
 async def test_a_body_that_nobody_reads_ends_the_connection(door: str, framing: bytes, store: MemoryStore) -> None:
-    """A handshake is answered without its body, and what goes on sending cannot keep the connection."""
+    """A handshake is answered without a body that does not end, and what goes on sending cannot keep the connection."""
     endpoint = "pending_0123456789"
     await store.open(registration_id(endpoint), resource="1", ttl=60)
-    async with DOORS[door](Receiver(store)) as url:
+    async with DOORS[door](Receiver(store, body_timeout=0.1)) as url:
         secret = b"X-Hook-Secret: " + b"s" * 32
         answer = await say(url, posted(url, secret, framing, endpoint=endpoint, keep_alive=True))
 
@@ -220,7 +282,7 @@ class Noting(Receiver):
         super().__init__(store)
         self.were_here: list[bool] = []
 
-    async def receive(self, endpoint: str, headers: Headers, body: bytes | AsyncIterable[bytes]) -> Reply:
+    async def receive(self, endpoint: str, headers: Headers, body: Content) -> Reply:
         self.were_here.append(isinstance(body, bytes))
         return await super().receive(endpoint, headers, body)
 
