@@ -94,7 +94,7 @@ async def test_a_body_that_is_too_large_and_yet_short_is_read(door: str, store: 
 @ON_PORTS
 async def test_a_long_body_is_not_read(door: str, store: MemoryStore) -> None:
     """64 KiB are waited for to the last byte; the answer comes at once when one more is announced, or comes."""
-    async with DOORS[door](Receiver(store)) as url, asyncio.timeout(TIMEOUT):
+    async with DOORS[door](Receiver(store, body_timeout=60, timeout=60)) as url:
         longest = head(b"Content-Length: %d" % SHORT)
         assert (await assert_answered_after(url, longest + bytes(SHORT - 1), b"x")).status == 401
         assert (await say(url, head(b"Content-Length: %d" % (SHORT + 1), keep_alive=True))).status == 401
@@ -105,7 +105,7 @@ async def test_a_long_body_is_not_read(door: str, store: MemoryStore) -> None:
 @ON_PORTS
 async def test_who_is_turned_away_is_answered_at_once(door: str, store: MemoryStore) -> None:
     """A receiver that has too much to do, or stops, reads nothing more."""
-    receiver = Receiver(store, max_pending=1)
+    receiver = Receiver(store, max_pending=1, body_timeout=60, timeout=60)
     late = b"Content-Length: 1000"
     async with DOORS[door](receiver) as url, connected(url) as ear:
         ear.mouth.write(head(FORGED, late) + b"x")
