@@ -3,35 +3,58 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from asana_webhooks.receiver.protocol import Reply
+from asana_webhooks.errors import AsanaError
+from asana_webhooks.receiver.pending import PendingDeliveries
+from asana_webhooks.receiver.protocol import ReceiveResult, RefusedError, Reply
 from asana_webhooks.store.base import Store, StoreHealth
 
-__all__ = ["HealthCheck", "health_reply"]
+__all__ = ["HealthCheck", "health_reply", "overload"]
 
 _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
-_FIELDS: Final = ("writable", "waiting", "leased", "quarantined", "dead", "oldest_age", "log_bytes", "problems")
+_FIELDS: Final = (
+    *("writable", "secrets_readable"),
+    *("waiting", "leased", "quarantined", "dead", "oldest_age", "log_bytes"),
+)
 _CANCEL_SECONDS: Final = 1.0
 """How long a store may take to stop a check that is cancelled."""
 
 
-def health_reply(health: StoreHealth | None, *, stopping: bool) -> Reply:
+def health_reply(
+    health: StoreHealth | None, problems: Sequence[str] = (), *, overload: Sequence[str] = (), stopping: bool = False
+) -> Reply:
     """Return 200 if deliveries can be stored and 503 if not, with the store's health as JSON.
+
+    The JSON always has the same members; those that only the store knows are null if it did not answer.
 
     The JSON must not reveal the outcome of a single request. By asking before and after a request, an attacker
     could learn the outcome that its reply hides.
 
     Args:
         health: the store's health; ``None`` if it did not answer.
+        problems: the store's problems, or why it did not answer.
+        overload: the result of `overload`.
         stopping: whether the receiver is stopped.
     """
-    is_healthy = health is not None and health.writable and not stopping
-    shown: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_healthy else "unavailable"}
-    if health is not None:
-        shown |= {name: getattr(health, name) for name in _FIELDS} | {"webhooks": len(health.heartbeats)}
-    return Reply(status=200 if is_healthy else 503, headers=_HEADERS, body=json.dumps(shown).encode())
+    is_ready = health is not None and _is_well(health) and not overload and not stopping
+    shown: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_ready else "unavailable"}
+    shown |= {name: getattr(health, name, None) for name in _FIELDS}
+    shown["webhooks"] = None if health is None else len(health.heartbeats)
+    shown["problems"] = [*(["the receiver is stopping"] if stopping else []), *overload, *problems]
+    return Reply(status=200 if is_ready else 503, headers=_HEADERS, body=json.dumps(shown).encode())
+
+
+def overload(pending: PendingDeliveries, *, in_flight: int, max_pending: int) -> Sequence[str]:
+    """Return why the receiver itself would refuse a delivery now, and the limit to raise; nothing if it would not."""
+    if in_flight >= max_pending:
+        return [f"{ReceiveResult.OVERLOADED}; raise max_pending"]
+    try:
+        pending.check_room(1)
+    except RefusedError as error:
+        return [f"{error.result}; raise max_pending or max_pending_bytes"]
+    return []
 
 
 class HealthCheck:
@@ -63,9 +86,11 @@ class HealthCheck:
         self._clock = clock
         self._asked_at = 0.0
         self._check: asyncio.Task[StoreHealth] | None = None
+        self._last_problems: Sequence[str] = ()
+        """The problems of the last check that ended, if it failed."""
 
-    async def ask(self) -> StoreHealth | None:
-        """Return the store's health; ``None`` if the check fails or takes too long.
+    async def ask(self) -> tuple[StoreHealth | None, Sequence[str]]:
+        """Return the store's health and its problems; ``None`` and the reason if the check fails or takes too long.
 
         Cancelling this does not cancel the check, because other callers share it.
         """
@@ -74,13 +99,21 @@ class HealthCheck:
             if check is not None:
                 check.cancel()
             self._asked_at = now
-            self._check = check = asyncio.ensure_future(self._store.health())
-            check.add_done_callback(_retrieve_error)
+            self._check = check = asyncio.create_task(self._ask_store())
+            check.add_done_callback(self._note)
         if not check.done():
             await asyncio.wait({check}, timeout=self._timeout)
-        if not check.done() or check.cancelled() or check.exception() is not None:
-            return None
-        return check.result()
+        if not check.done():
+            return None, [f"the store did not answer within {self._timeout:g} seconds", *self._last_problems]
+        return _outcome(check)
+
+    async def _ask_store(self) -> StoreHealth:
+        return await self._store.health()
+
+    def _note(self, check: asyncio.Task[StoreHealth]) -> None:
+        health, problems = _outcome(check)  # it retrieves the error, or asyncio logs it if no caller is left
+        if not check.cancelled():
+            self._last_problems = () if health is not None and _is_well(health) else problems
 
     async def aclose(self) -> None:
         """Cancel a check that is still running."""
@@ -89,6 +122,15 @@ class HealthCheck:
             await asyncio.wait({self._check}, timeout=_CANCEL_SECONDS)
 
 
-def _retrieve_error(check: asyncio.Task[StoreHealth]) -> None:
-    if not check.cancelled():
-        check.exception()  # or asyncio logs it if no caller is left
+def _is_well(health: StoreHealth) -> bool:
+    return health.writable and health.secrets_readable
+
+
+def _outcome(check: asyncio.Task[StoreHealth]) -> tuple[StoreHealth | None, Sequence[str]]:
+    """Return the result of a check that ended, as `HealthCheck.ask` does."""
+    error = asyncio.CancelledError() if check.cancelled() else check.exception()
+    if error is not None:
+        # Only our own messages are known to contain no secret.
+        return None, [str(error) if isinstance(error, AsanaError) else type(error).__name__]
+    health = check.result()
+    return health, health.problems

@@ -15,7 +15,7 @@ from asana_webhooks._checks import check_count, check_seconds, check_store
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
 from asana_webhooks.receiver.body import Body, BodyReader, Chunks, Content
-from asana_webhooks.receiver.health import HealthCheck, health_reply
+from asana_webhooks.receiver.health import HealthCheck, health_reply, overload
 from asana_webhooks.receiver.pending import PendingDeliveries
 from asana_webhooks.receiver.protocol import (
     MAX_BODY,
@@ -240,12 +240,13 @@ class Receiver:
     async def health(self) -> Reply:
         """Return 200 if this receiver can take deliveries and 503 if not, with the store's health as JSON.
 
-        With ``health=True``, the adapters serve this to load balancers. The store is asked at most once a second,
-        however many callers there are, and has two seconds to answer. It tries a write to find out.
+        The adapters serve this to load balancers, unless they have ``health=False``. The store is asked at most once a second,
+        however many callers there are, and has two seconds to answer. It tries a write, and opens secrets, to find out.
+        The JSON always has the same members, and ``problems`` says why it is 503; see the guide.
         """
-        is_stopping = self._stopped_at is not None
-        health = None if is_stopping else await self._health.ask()
-        return health_reply(health, stopping=is_stopping)
+        health, problems = (None, ()) if self._stopped_at is not None else await self._health.ask()
+        full = overload(self._pending, in_flight=self._in_flight, max_pending=self._max_pending)
+        return health_reply(health, problems, overload=full, stopping=self._stopped_at is not None)
 
     async def receive(self, endpoint: str, headers: Headers, body: Content) -> Reply:
         """Answer one POST.

@@ -1,7 +1,9 @@
-"""Stores for registrations and deliveries: in memory, or in a SQLite file. `open_store` picks one by URL.
+"""Stores for registrations and deliveries: in memory, or in a SQLite file. `open_store` picks one by URL or path.
 
 .. include:: README.md
 """
+
+import os
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.base import Store
@@ -11,20 +13,25 @@ from asana_webhooks.store.sqlite import SQLiteStore
 
 __all__ = ["MemoryStore", "SQLiteStore", "SecretBox", "Store", "open_store"]
 
-_ADVICE = "use sqlite:///relative.db, sqlite:////absolute/path.db or memory:"
+_ADVICE = (
+    "use sqlite:///relative.db, sqlite:////absolute/path.db or memory:; "
+    "a path without sqlite:/// must be a pathlib.Path, as in open_store(Path(…))"
+)
 
 
-def open_store(url: str, *, secret_box: SecretBox | None = None) -> Store:
-    """Return the store for a URL. ``async with`` or the first call opens it.
+def open_store(url: str | os.PathLike[str], *, secret_box: SecretBox | None = None) -> Store:
+    """Return the store for a URL or path. ``async with`` or the first call opens it.
 
     Args:
         url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db`` (the path is used as written, without
-            percent-decoding), or ``memory:``.
+            percent-decoding), or ``memory:``. A ``pathlib.Path`` is the path of a SQLite file.
         secret_box: seals the secrets of webhooks; see `SQLiteStore`. A store in memory writes none, and ignores it.
 
     Raises:
-        ConfigurationError: *url* is not the URL of a store, or *secret_box* is not a `SecretBox`.
+        ConfigurationError: *url* is neither the URL of a store nor a ``Path``, or *secret_box* is not a `SecretBox`.
     """
+    if isinstance(url, os.PathLike):
+        return SQLiteStore(url, secret_box=secret_box)
     if url == "memory:":
         return MemoryStore()
     scheme, colon, rest = url.partition(":")

@@ -5,7 +5,8 @@ durable (in `MemoryStore`, until the process ends). When it raises an error, it 
 may have. Times are seconds of the store's own clock.
 
 Every method raises `StoreUnavailableError` when the store cannot be read or written. Methods that read or add data,
-heartbeats included, raise `StoreFullError` while too many calls are waiting.
+heartbeats included, raise `StoreFullError` while too many calls are waiting. Only `Store.health` reports both instead,
+as far as it can.
 """
 
 import enum
@@ -153,13 +154,17 @@ class StoreHealth:
     """Seconds since the oldest waiting or leased delivery was received; ``None`` if there is none."""
     writable: bool
     """Whether the store accepts a delivery now: writing works, and there is room."""
+    secrets_readable: bool = True
+    """Whether the webhooks' secrets can be opened; a delivery whose secret cannot be is answered 503. True for a store
+    that does not seal them. A process that only runs workers needs no secrets, and may ignore this."""
     heartbeats: dict[str, float | None]
     """The last heartbeat of each confirmed webhook, by gid, in seconds since the epoch; ``None`` before the first.
     Asana sends one every eight hours, so check a webhook that is silent for longer."""
     log_bytes: int | None = None
     """The size of the write-ahead log in bytes; ``None`` for a store without one."""
     problems: tuple[str, ...] = ()
-    """Problems for an operator to fix, in words and without secrets. A full store names the limits to raise."""
+    """Problems for an operator to fix, in words and without secrets. If a delivery would be refused now, they say why
+    and what to do, with the text of the error that the receiver would log."""
 
 
 class Store(Protocol):
@@ -267,9 +272,13 @@ class Store(Protocol):
         """
 
     async def health(self) -> StoreHealth:
-        """Return the health of the store.
+        """Return the health of the store, after an attempt to write and to open secrets.
 
-        If writing fails or there is no room, it does not raise: ``writable`` is False.
+        If writing fails, there is no room or a secret cannot be opened, it does not raise: `StoreHealth.writable` or
+        `StoreHealth.secrets_readable` is False, and `StoreHealth.problems` says why. It never raises `StoreFullError`.
+
+        Raises:
+            StoreUnavailableError: the store cannot be read either.
         """
 
     # Maintenance

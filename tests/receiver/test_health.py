@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,19 +34,20 @@ WELL = StoreHealth(
 )
 
 
-def told(health: StoreHealth | None, *, stopping: bool = False) -> tuple[int, dict[str, Any]]:
-    reply = health_reply(health, stopping=stopping)
+def told(health: StoreHealth | None, problems: Sequence[str] = (), **options: Any) -> tuple[int, dict[str, Any]]:
+    reply = health_reply(health, problems, **options)
     assert dict(reply.headers) == {b"Content-Type": b"application/json", b"Cache-Control": b"no-store"}
     return reply.status, json.loads(reply.body)
 
 
 def test_all_is_well() -> None:
     """200, and the numbers an operator wants; no webhook is named, for anyone may read it."""
-    assert told(WELL) == (
+    assert told(WELL, WELL.problems) == (
         200,
         {
             "status": "ok",
             "writable": True,
+            "secrets_readable": True,
             "waiting": 3,
             "leased": 1,
             "quarantined": 2,
@@ -59,13 +61,25 @@ def test_all_is_well() -> None:
 
 
 def test_nothing_should_be_sent_here() -> None:
-    """503 if deliveries could not be stored, the store says nothing, or the receiver is about to end."""
-    status, said = told(evolve(WELL, writable=False))
-    assert (status, said["status"], said["waiting"]) == (503, "unavailable", 3)
-    assert told(None) == (503, {"status": "unavailable"})
-    status, said = told(WELL, stopping=True)
-    assert (status, said["status"], said["waiting"]) == (503, "stopping", 3)
-    assert told(None, stopping=True) == (503, {"status": "stopping"})
+    """503 if deliveries could not be checked or stored, the store says nothing, or the receiver is full or stops.
+
+    The JSON has the same members each time; what only the store knows is null if it says nothing.
+    """
+    refused: list[tuple[StoreHealth | None, dict[str, Any], str, list[str]]] = [
+        (evolve(WELL, writable=False), {}, "unavailable", ["why"]),
+        (evolve(WELL, secrets_readable=False), {}, "unavailable", ["why"]),
+        (WELL, {"overload": ["full"]}, "unavailable", ["full", "why"]),
+        (WELL, {"stopping": True}, "stopping", ["the receiver is stopping", "why"]),
+        (None, {}, "unavailable", ["why"]),
+        (None, {"stopping": True}, "stopping", ["the receiver is stopping", "why"]),
+    ]
+    for health, options, status, problems in refused:
+        code, said = told(health, ["why"], **options)
+        assert (code, said["status"], said["problems"]) == (503, status, problems)
+        assert said.keys() == told(WELL)[1].keys()
+        assert [said["writable"], said["secrets_readable"], said["waiting"], said["webhooks"]] == (
+            [None] * 4 if health is None else [health.writable, health.secrets_readable, 3, 2]
+        )
 
 
 class Asked(MemoryStore):
@@ -74,7 +88,8 @@ class Asked(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.asked = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.answer: StoreHealth | None = None
         self.go = asyncio.Event()
         self.go.set()
         self.entered = asyncio.Event()
@@ -90,7 +105,7 @@ class Asked(MemoryStore):
             raise
         if self.error is not None:
             raise self.error
-        return await super().health()
+        return self.answer or await super().health()
 
 
 async def test_one_answer_is_good_for_a_second() -> None:
@@ -98,7 +113,7 @@ async def test_one_answer_is_good_for_a_second() -> None:
     store, clock = Asked(), Clock()
     check = HealthCheck(store, clock=clock)
 
-    assert None not in await asyncio.gather(*(check.ask() for _ in range(50)))
+    assert [health for health, _ in await asyncio.gather(*(check.ask() for _ in range(50))) if health is None] == []
     clock.now += 1.0
     await check.ask()
     assert store.asked == 1
@@ -107,14 +122,42 @@ async def test_one_answer_is_good_for_a_second() -> None:
     assert store.asked == 2
 
 
-async def test_a_store_that_fails_says_nothing() -> None:
-    """Whatever it raises; and it is asked again later."""
+async def test_a_store_that_fails_says_why() -> None:
+    """Our own errors are shown as the log shows them, of others only the type; and it is asked again later."""
     store, clock = Asked(), Clock()
     check = HealthCheck(store, clock=clock)
-    for error in (StoreUnavailableError(problem="gone"), RuntimeError("somebody's own"), None):
+    gone = StoreUnavailableError(problem="gone")
+    told = [(gone, [str(gone)]), (RuntimeError("hunter2"), ["RuntimeError"]), (asyncio.CancelledError(), None)]
+    for error, problems in told:
         store.error = error
-        assert (await check.ask() is None) is (error is not None)
+        assert await check.ask() == (None, problems or ["CancelledError"])
         clock.now += 2
+    store.error = None
+    assert (await check.ask())[0] is not None
+
+
+async def test_a_store_that_hangs_after_it_failed() -> None:
+    """Who waited in vain hears why the last check failed, and nothing of it once a check went well."""
+    store, clock = Asked(), Clock()
+    check = HealthCheck(store, timeout=0.01, clock=clock)
+    late = "the store did not answer within 0.01 seconds"
+    bad = StoreHealth(waiting=0, leased=0, quarantined=0, dead=0, oldest_age=0, writable=False, heartbeats={})
+    for answer, last in (
+        (StoreUnavailableError(problem="gone"), [str(StoreUnavailableError(problem="gone"))]),
+        (evolve(bad, problems=("the disk is full",)), ["the disk is full"]),
+        (evolve(bad, writable=True, secrets_readable=False, problems=("no key",)), ["no key"]),
+        (WELL, []),
+    ):
+        store.go.clear()
+        store.error, store.answer = (answer, None) if isinstance(answer, Exception) else (None, answer)
+        await check.ask()
+        store.go.set()
+        await pass_turns(5)
+        store.go.clear()
+        clock.now += 2
+        assert await check.ask() == (None, [late, *last])
+        clock.now += 11  # the next one is asked anew
+    await check.aclose()
 
 
 async def test_a_store_that_hangs_is_asked_seldom() -> None:
@@ -124,11 +167,11 @@ async def test_a_store_that_hangs_is_asked_seldom() -> None:
     check = HealthCheck(store, timeout=0, give_up=10, clock=clock)
 
     for _ in range(3):
-        assert await check.ask() is None
+        assert await check.ask() == (None, ["the store did not answer within 0 seconds"])
         clock.now += 5
     assert store.asked == 1
     clock.now += 0.1
-    assert await check.ask() is None
+    assert (await check.ask())[0] is None
     assert (store.asked, store.cancelled) == (2, True)
     store.cancelled = False
     await check.aclose()
@@ -141,12 +184,12 @@ async def test_a_store_is_well_again_after_it_hung() -> None:
     store, clock = Asked(), Clock()
     store.go.clear()
     check = HealthCheck(store, timeout=0.01, clock=clock)
-    assert await check.ask() is None
+    assert (await check.ask())[0] is None
     store.go = asyncio.Event()
     store.go.set()
     clock.now += 11
 
-    assert await check.ask() is not None
+    assert (await check.ask())[0] is not None
 
 
 async def test_closing_waits_for_no_store_that_ignores_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +206,7 @@ async def test_closing_waits_for_no_store_that_ignores_it(monkeypatch: pytest.Mo
             return await super().health()
 
     check = HealthCheck(Stubborn(), timeout=0)
-    assert await check.ask() is None
+    assert (await check.ask())[0] is None
     await check.aclose()
     assert not is_over.is_set()
     go.set()
@@ -176,7 +219,7 @@ async def test_a_late_failure_is_no_noise(caplog: pytest.LogCaptureFixture) -> N
     store.go.clear()
     store.error = StoreUnavailableError(problem="gone")
     check = HealthCheck(store, timeout=0)
-    assert await check.ask() is None
+    assert (await check.ask())[0] is None
     store.go.set()
     await pass_turns(5)
     del check
@@ -191,7 +234,8 @@ async def test_a_stopped_receiver_asks_nobody() -> None:
     receiver = Receiver(store)
     receiver.stop()
 
-    assert (await receiver.health()).status == 503
+    reply = await receiver.health()
+    assert (reply.status, json.loads(reply.body)["problems"]) == (503, ["the receiver is stopping"])
     assert store.asked == 0
 
 
@@ -206,7 +250,7 @@ async def test_who_goes_away_does_not_take_the_answer_along() -> None:
     await asyncio.gather(first, return_exceptions=True)
     store.go.set()
 
-    assert await second is not None
+    assert (await second)[0] is not None
     assert (store.asked, store.cancelled) == (1, False)
 
 

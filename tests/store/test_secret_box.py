@@ -1,9 +1,11 @@
 """Secrets at rest: sealed before they are written, opened when they are needed, and nothing of them left behind."""
 
 import asyncio
+import logging
 import sys
 import threading
 import traceback
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +21,7 @@ from asana_webhooks.store import MemoryStore, SQLiteStore, open_store
 from asana_webhooks.store.base import RegistrationState, candidate_id
 from asana_webhooks.store.secret_box import FernetBox, Sealer, SecretBox, StoredSecret
 from tests.helpers.stores import ENDPOINT, Clock, body, event, register
-from tests.store.sqlite_help import SECRET, confirmed, modes, new, rows
+from tests.store.sqlite_help import SECRET, confirmed, in_reader, modes, new, rows
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 OTHER = Secret("b" * 32)
@@ -225,7 +227,7 @@ class TestBoxFails:
     @pytest.mark.parametrize("call", ["find", "offer"])
     async def test_who_writes_does_not_wait(self, path: Path, call: str) -> None:
         """A slow box holds up nobody who writes, for another thread waits for it."""
-        under_way, go_on = threading.Event(), threading.Event()
+        is_slow, under_way, go_on = threading.Event(), threading.Event(), threading.Event()
 
         class Slow(Box):
             def seal(self, secret: Secret) -> bytes:
@@ -237,13 +239,15 @@ class TestBoxFails:
                 return super().open(sealed, key_id)
 
             def _wait(self) -> None:
-                under_way.set()
-                go_on.wait(20)
+                if is_slow.is_set():
+                    under_way.set()
+                    go_on.wait(20)
 
         async with SQLiteStore(path, secret_box=Box()) as store:
             await confirmed(store)
             await store.open("p", resource="1", ttl=60)
         async with SQLiteStore(path, secret_box=Slow()) as store:
+            is_slow.set()
             waiting = asyncio.ensure_future(store.find("r") if call == "find" else store.offer("p", OTHER))
             await asyncio.to_thread(under_way.wait, 20)
             async with asyncio.timeout(10):
@@ -275,6 +279,82 @@ class TestBoxFails:
         for box in wrong:
             with pytest.raises(ConfigurationError, match="secret_box must be"):
                 open_store(f"sqlite:///{path}", secret_box=box)
+
+
+class TestTried:
+    """One secret of each key is tried when the store opens, and whenever somebody asks for its health."""
+
+    @pytest.fixture(name="path")
+    async def _path(self, tmp_path: Path) -> Path:
+        """A file with secrets of "k1" and "k2", two of each, one of "k3" whose time is over, and one in plain text."""
+        path, clock = tmp_path / "store.db", Clock()
+        for number, box in enumerate([Box("k1"), Box("k2"), Box("k1"), Box("k3"), Box("k2"), None]):
+            async with SQLiteStore(path, secret_box=box, clock=clock) as store:
+                await store.open(f"r{number}", resource="1", ttl=60 if number == 3 else 1e6)
+                secret = Secret(f"{number}" * 32)
+                await store.offer(f"r{number}", secret)
+                if number < 3:
+                    await store.confirm(f"r{number}", webhook_gid=f"{number}", secret=secret)
+        return path
+
+    async def test_all_keys_are_there(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Each costs one call of the box, and there is nothing to say."""
+        box, clock = Box(), Clock()
+        clock.advance(100)
+        async with SQLiteStore(path, secret_box=box, clock=clock) as store:
+            assert sorted(box.calls) == ["open k1", "open k2"]
+            health = await store.health()
+            assert (health.writable, health.secrets_readable, health.problems) == (True, True, ())
+            assert sorted(box.calls[2:]) == ["open k1", "open k2"]
+        assert caplog.text == ""
+
+    async def test_keys_that_are_not_there(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The store opens, logs each once, and reports each until it is back; deliveries of other webhooks go on."""
+        clock = Clock()
+        clock.advance(100)
+        for box, lost in ((Box(lost={"k2"}), ["k2"]), (Box(lost={"k1", "k2"}), ["k1", "k2"]), (None, ["k1", "k2"])):
+            caplog.clear()
+            async with SQLiteStore(path, secret_box=box, clock=clock) as store:
+                health = await store.health()
+                assert (health.writable, health.secrets_readable) == (True, False)
+                for key, problem, record in zip(lost, sorted(health.problems), logged(caplog), strict=True):
+                    assert f"the key '{key}'" in problem
+                    assert "Give the " in problem
+                    assert record.name == "asana_webhooks.store.sqlite.store"
+                    assert record.levelname == "ERROR"
+                    for said in (problem, f"secrets in '{path}'", "answered 503", "only runs workers may ignore"):
+                        assert said in record.getMessage()
+                    assert problem == str(await failure(store.find("r0" if key == "k1" else "r1")))
+                assert await store.put(new(1, registration="r0")) in {"stored", "duplicate"}
+                with pytest.raises(ConfigurationError, match="ProgrammingError"):
+                    await in_reader(store, lambda db: db.close())
+                assert await store.find("r5") is not None  # over a new connection
+                assert len(logged(caplog)) == len(lost)
+                if box is not None:
+                    box.lost.clear()
+                    assert (await store.health()).secrets_readable
+
+    async def test_opening_meets_other_faults_later(self, path: Path) -> None:
+        """A clock that fails is the caller's error in the first call that needs it, as it is without sealed secrets."""
+
+        def clock() -> float:
+            raise ZeroDivisionError
+
+        async with SQLiteStore(path, clock=clock) as store:
+            with pytest.raises(ZeroDivisionError):
+                await store.find("r0")
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what was logged, ordered by its text."""
+    return sorted(caplog.records, key=logging.LogRecord.getMessage)
+
+
+async def failure(call: Awaitable[object]) -> StoreUnavailableError:
+    """Return the error of a call."""
+    with pytest.raises(StoreUnavailableError) as caught:
+        await call
+    return caught.value
 
 
 async def test_without_a_box(path: Path) -> None:
@@ -339,6 +419,8 @@ class TestReseal:
                 await confirmed(store, id)
         box = Box("new", lost={"lost"})
         async with SQLiteStore(path, secret_box=box) as store:
+            box.calls.clear()
+            caplog.clear()
             assert await store.reseal() == 2
         assert box.calls.count("open lost") == 1
         assert rows(path, "SELECT id, key_id FROM registrations WHERE secret IS NOT NULL") == [

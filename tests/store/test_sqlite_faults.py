@@ -6,6 +6,9 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from asana_webhooks.errors import ConfigurationError, StoreError, StoreUnavailab
 from asana_webhooks.store import SQLiteStore
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
+from tests.helpers.receiving import ROOT
 from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
 
 
@@ -73,6 +77,42 @@ def remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink()
 
 
+FINDING = """
+import asyncio, os, sys
+from asana_webhooks import SQLiteStore, StoreUnavailableError
+
+async def find(path):
+    store = SQLiteStore(path)
+    try:
+        await store.find("r")
+    except StoreUnavailableError as error:
+        print(error)
+    else:
+        print("found")
+    await store.aclose()
+
+if os.getuid() != int(sys.argv[1]):
+    os.setgroups([])
+    os.setuid(int(sys.argv[1]))
+for path in sys.argv[2:]:
+    asyncio.run(find(path))
+"""
+
+
+def give_away(*paths: Path) -> int:
+    """Make files those of a user whom permissions concern, if this one is root; return who that is."""
+    uid = os.getuid() or 65534
+    for path in paths:
+        os.chown(path, uid, -1)
+    return uid
+
+
+def as_user(uid: int, *paths: Path) -> list[str]:
+    """Use each store in a process of this user; return what it met."""
+    command = [sys.executable, "-c", FINDING, str(uid), *map(str, paths)]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 class TestFullDisk:
     """No room: refused, nothing half done, and well again when there is room."""
 
@@ -127,7 +167,9 @@ class TestLocked:
             with pytest.raises(StoreUnavailableError, match=r"another connection.*SQLITE_BUSY"):
                 await store.put(new(1))
         assert (await store.find("r")) is not None
-        assert (await store.health()).writable is False
+        health = await store.health()
+        assert (health.writable, health.secrets_readable) == (False, True)
+        assert "another connection locks the database for too long (SQLITE_BUSY). Check" in health.problems[0]
         other.execute("ROLLBACK")
         assert await store.put(new(1)) == "stored"
         assert (await store.health()).writable is True
@@ -221,17 +263,25 @@ class TestReadOnly:
             await again.find("r")
         await again.aclose()
 
-    async def test_a_directory_without_write_permission(self, path: Path) -> None:
-        """A file that cannot be made is a clear error, too."""
-        allow(path.parent, 0o500)
-        if os.access(path.parent, os.W_OK):
-            pytest.skip("this user may write everywhere")
-        store = SQLiteStore(path)
-        with pytest.raises(StoreUnavailableError, match="cannot be created or kept private"):
-            await store.find("r")
-        allow(path.parent, 0o700)
-        assert await store.find("r") is None
-        await store.aclose()
+    async def test_a_directory_without_write_permission(self) -> None:
+        """The error names the directory and its owner, also where the file may be written: SQLite adds others."""
+        with tempfile.TemporaryDirectory() as name:  # that of the test is closed to other users
+            directory = Path(name)
+            for file in ("whole.db", "new.db"):
+                await (await confirmed(SQLiteStore(directory / file))).aclose()
+            (directory / "new.db").write_bytes(b"")
+            (directory / "foreign.db").touch(0o400)
+            uid, child = give_away(directory / "whole.db", directory / "new.db"), os.getuid()
+            allow(directory, 0o555)
+            whole, new, missing, foreign = as_user(
+                uid, *(directory / f"{file}.db" for file in ("whole", "new", "missing", "foreign"))
+            )
+            allow(directory, 0o755)
+            real = os.path.realpath(name)  # noqa: ASYNC240 - of a temporary directory
+        owner = f"owned by uid {child} with mode 555; this process has uid {uid}"
+        assert whole == new == missing
+        assert f"this process may not create files in the directory {real}, {owner}. Let it write there" in whole
+        assert f"no permission to read and write the database file, {owner.replace('555', '400')}. Check" in foreign
 
 
 class TestWrongFile:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from asana_webhooks.errors import StoreFullError
 from asana_webhooks.store import SQLiteStore
 from asana_webhooks.store.sqlite import inbox
 from tests.helpers.stores import Clock
@@ -119,8 +120,22 @@ class TestRoom:
             await asyncio.sleep(0)
             health = await store.health()
             assert not health.writable
-            (problem,) = health.problems
-            assert "max_operations" in problem
+            with pytest.raises(StoreFullError) as caught:
+                await store.put(new(9))
+            assert health.problems == (str(caught.value),)
+            assert "max_operations" in health.problems[0]
             assert await asyncio.gather(*puts) == ["stored"] * 3
             health = await store.health()
             assert (health.writable, health.problems) == (True, ())
+
+    async def test_too_much_is_waiting_to_be_read(self, path: Path) -> None:
+        """It is not writable either: a delivery needs the secret of its webhook. The health itself needs no room."""
+        async with SQLiteStore(path, max_operations=3) as store:
+            await confirmed(store)
+            finds = [asyncio.ensure_future(store.find("r")) for _ in range(3)]
+            await asyncio.sleep(0)
+            answers = await asyncio.gather(*(store.health() for _ in range(9)))
+            with_room = [health for health in answers if health.writable or "waiting" not in health.problems[0]]
+            assert (len(answers), with_room) == (9, [])
+            assert None not in await asyncio.gather(*finds)
+            assert (await store.health()).writable

@@ -31,6 +31,29 @@ async def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "store.db").is_file()
 
 
+async def test_a_path_object(tmp_path: Path) -> None:
+    """A `Path`, or another object with a path, is that of a SQLite file, whatever it looks like."""
+
+    class Place:
+        def __fspath__(self) -> str:
+            return str(tmp_path / "place.db")
+
+    for path, name in ((tmp_path / "memory:", "memory:"), (Place(), "place.db")):
+        async with open_store(path) as store:
+            assert isinstance(store, SQLiteStore)
+        assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize("path", ["hunter2.db", "/x/hunter2.db", r"C:\hunter2.db"])
+def test_a_path_as_text(path: str) -> None:
+    """A path without a scheme is refused with both forms that work, and is not repeated."""
+    with pytest.raises(
+        ConfigurationError, match=r"sqlite:///relative\.db, sqlite:////abs.*open_store\(Path\("
+    ) as caught:
+        open_store(path)
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
 def test_postgresql_is_not_there_yet(scheme: str) -> None:
     """The message says so, says what works, and keeps the password to itself."""

@@ -50,7 +50,7 @@ file drops this process's locks on it."""
 
 def unavailable(error: sqlite3.Error) -> StoreUnavailableError:
     """Return the error to raise for an error of SQLite, without SQLite's text, which may quote data."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code = _code(error)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     problem = f"{_PROBLEMS.get(code, 'SQLite failed')} ({name})"
     if code in _DAMAGED:
@@ -58,10 +58,13 @@ def unavailable(error: sqlite3.Error) -> StoreUnavailableError:
     return StoreUnavailableError(problem=problem)
 
 
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
 def is_transient(error: sqlite3.Error) -> bool:
     """Return whether the connection is still usable: the database was only locked, or the disk full."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
 
 
 class DatabaseFile:
@@ -130,11 +133,21 @@ class DatabaseFile:
                 self._secure()
                 return opening()
             except OSError as error:
-                raise StoreUnavailableError(
-                    problem=f"the database file cannot be created or kept private ({error.strerror})"
-                ) from error
-            except sqlite3.Error as error:
-                raise unavailable(error) from error
+                problem = f"the database file cannot be created or kept private ({error.strerror}){_owner(self._path)}"
+                raise (self._closed_directory() or StoreUnavailableError(problem=problem)) from error
+            except sqlite3.Error as error:  # READONLY also for a directory where SQLite cannot create its log
+                denied = self._closed_directory() if _code(error) == sqlite3.SQLITE_READONLY else None
+                raise (denied or unavailable(error)) from error
+
+    def _closed_directory(self) -> StoreUnavailableError | None:
+        """Return the error to raise if this process may not create files in the directory."""
+        directory = self._log.parent
+        if os.access(directory, os.W_OK | os.X_OK):
+            return None
+        return StoreUnavailableError(
+            problem=f"this process may not create files in the directory {directory}{_owner(directory)}",
+            advice="Let it write there, or choose another one: SQLite also creates files beside the database file.",
+        )
 
     def _secure(self) -> None:
         """Check or create the file, accessible only to its owner; SQLite gives ``-wal`` and ``-shm`` the same mode."""
@@ -162,7 +175,8 @@ class DatabaseFile:
             _tighten(self._beside(suffix))
         if not os.access(self._path, os.R_OK | os.W_OK):
             # SQLite would continue read-only, and leave a log behind that stays read-only.
-            raise StoreUnavailableError(problem="this process has no permission to read and write the database file")
+            problem = f"this process has no permission to read and write the database file{_owner(self._path)}"
+            raise StoreUnavailableError(problem=problem)
 
     def _is_empty(self) -> bool:
         found = _stat(self._path)
@@ -217,6 +231,15 @@ def _stat(path: Path) -> os.stat_result | None:
 def _identity(path: Path) -> tuple[int, int] | None:
     found = _stat(path)
     return (found.st_dev, found.st_ino) if found else None
+
+
+def _owner(path: Path) -> str:
+    """Return who owns a file or directory, and who this process is, as the end of a sentence."""
+    found = _stat(path)
+    if found is None or not hasattr(os, "getuid"):  # Windows has no such numbers
+        return ""
+    mode = stat.S_IMODE(found.st_mode)
+    return f", owned by uid {found.st_uid} with mode {mode:o}; this process has uid {os.getuid()}"
 
 
 def _tighten(path: Path) -> None:

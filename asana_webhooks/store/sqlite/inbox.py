@@ -253,7 +253,13 @@ def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease
 
 
 def health(
-    connection: sqlite3.Connection, *, writable: bool, log_bytes: int, problems: tuple[str, ...], now: float
+    connection: sqlite3.Connection,
+    *,
+    writable: bool,
+    secrets_readable: bool,
+    log_bytes: int,
+    problems: tuple[str, ...],
+    now: float,
 ) -> StoreHealth:
     """See `Store.health`; *writable*: whether a write just succeeded."""
     (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
@@ -268,6 +274,7 @@ def health(
         dead=apart.get(DeliveryState.DEAD, 0),
         oldest_age=None if first is None else max(0.0, now - first),
         writable=writable,
+        secrets_readable=secrets_readable,
         heartbeats=dict(connection.execute(HEARTBEATS).fetchall()),
         log_bytes=log_bytes,
         problems=problems,

@@ -26,6 +26,7 @@ __all__ = [
     "overdue",
     "replace_secret",
     "stale",
+    "unreadable",
 ]
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,15 @@ DROP_QUARANTINED = """
 BEAT = """
     UPDATE registrations SET last_heartbeat_at = ?
     WHERE id = ? AND (state = 'confirmed' OR (state = 'pending' AND deadline > ?))
+"""
+# One secret of each key in use, the oldest: it fails even if newer ones are sealed with another key of the same id.
+OLDEST_SECRETS = """
+    SELECT key_id, secret, min(number) FROM registrations WHERE key_id IS NOT NULL GROUP BY key_id
+"""
+OLDEST_CANDIDATES = """
+    SELECT candidates.key_id, candidates.secret, min(candidates.number)
+    FROM candidates JOIN registrations ON registrations.number = candidates.registration
+    WHERE candidates.key_id IS NOT NULL AND state = 'pending' AND deadline > ? GROUP BY candidates.key_id
 """
 STALE = "SELECT number, secret, key_id FROM {table} WHERE secret IS NOT NULL AND key_id IS NOT ?"
 REPLACE = "UPDATE {table} SET secret = ?, key_id = ? WHERE number = ? AND secret = ? AND key_id IS ?"
@@ -161,6 +171,15 @@ def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, 
         except StoreUnavailableError as error:
             failed[secret.key_id] = str(error)
     return None
+
+
+def unreadable(connection: sqlite3.Connection, *, now: float, sealer: Sealer) -> list[str]:
+    """Open one secret of each key in use; return the text of the error for each key that fails."""
+    rows = [*connection.execute(OLDEST_CANDIDATES, (now,)), *connection.execute(OLDEST_SECRETS)]
+    failed: dict[str | None, str] = {}
+    for key_id, secret in {key_id: secret for key_id, secret, _ in rows}.items():
+        open_or_note(StoredSecret(secret, key_id), sealer, failed)
+    return list(failed.values())
 
 
 def end_overdue(connection: sqlite3.Connection, found: Iterable[Registration], *, now: float) -> list[Registration]:

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Self, TypeVar
 
 from asana_webhooks._checks import check_count, check_seconds
@@ -32,8 +33,6 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_CROWDED = "too many writes are waiting: the disk is too slow, or max_operations or max_bytes is too low"
-
 
 class SQLiteStore:
     """A `Store` in one SQLite file on a local disk; several processes on one machine may share it.
@@ -54,6 +53,9 @@ class SQLiteStore:
     Secrets are sealed with *secret_box* before they are written. Without a box they are plain text, in a file that only
     its owner can read. A process that only handles deliveries or confirms registrations needs no box. Deleted data is
     overwritten with zeros in the file.
+
+    When the store opens, it opens one secret of each key in use. If that fails, it logs an error that names the key and
+    what to do, and continues: a key service may answer again. Each check of the health does the same, without the log.
 
     Args:
         path: the database file. It is created if missing; its directory must exist.
@@ -107,6 +109,7 @@ class SQLiteStore:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._tried_keys = False
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {'closed' if self._closed else 'open' if self._loop else 'new'}>"
@@ -146,7 +149,24 @@ class SQLiteStore:
     def _connect_to_read(self) -> sqlite3.Connection:
         if self._file.opened is None:
             self._writer.connect()  # a reader cannot create tables, and would leave a log behind
-        return self._file.connect_to_read()
+        connection = self._file.connect_to_read()
+        if not self._tried_keys:
+            with suppress(Exception):  # the transaction that follows meets the same error
+                self._log_unreadable(connection)
+        return connection
+
+    def _log_unreadable(self, connection: sqlite3.Connection) -> None:
+        for problem in self._unreadable(connection):
+            _log.error(
+                "secrets in %.200a cannot be opened, so deliveries of their webhooks are answered 503: %.300r "
+                "(a process that only runs workers may ignore this)",
+                str(self._file),
+                problem,
+            )
+        self._tried_keys = True
+
+    def _unreadable(self, connection: sqlite3.Connection) -> Sequence[str]:
+        return registrations.unreadable(connection, now=self._clock(), sealer=self._sealer)
 
     def _write(self, operation: Operation[T]) -> asyncio.Future[T]:
         self._check_usable()
@@ -299,27 +319,35 @@ class SQLiteStore:
     async def health(self) -> StoreHealth:
         """See `Store.health`.
 
-        It tests writing with a small write. While another process writes, it takes up to *busy_timeout*.
+        It writes one row, and opens one secret of each key in use. While another process writes, it takes up to
+        *busy_timeout*; while the box is slow, as long as the box.
         """
+        self._check_usable()
+        refused: tuple[str, ...] = ()
 
         def probe(db: sqlite3.Connection) -> None:
             self._maintenance.look_for_others(db)
             inbox.probe(db, now=self._clock())
 
-        crowded = () if self._writer.has_room(1) else (_CROWDED,)
         try:
+            self._reader.check_room(0)  # a delivery needs its webhook's secret
             await self._add(probe, size=1)  # like a delivery of one byte
-        except StoreError:
-            writable = False
-        else:
-            writable = True
-        problems = (*crowded, *self._maintenance.problems)
+        except StoreError as error:
+            refused = (str(error),)
 
         def look(db: sqlite3.Connection) -> StoreHealth:
-            size = self._file.log_bytes()
-            return inbox.health(db, writable=writable, log_bytes=size, problems=problems, now=self._clock())
+            unreadable = self._unreadable(db)
+            return inbox.health(
+                db,
+                writable=not refused,
+                secrets_readable=not unreadable,
+                log_bytes=self._file.log_bytes(),
+                problems=(*refused, *unreadable, *self._maintenance.problems),
+                now=self._clock(),
+            )
 
-        return await self._read(look)
+        self._check_usable()
+        return await self._reader.submit(look)  # without a limit: it has to work when the store is full
 
     async def integrity_check(self) -> Sequence[str]:
         """Check the whole file for damage; return the problems found, at most 100 sentences.

@@ -121,11 +121,7 @@ class TransactionQueue:
             StoreFullError: too many operations or bytes are in flight, or this request alone exceeds *max_bytes*.
         """
         if adds is not None:
-            if adds > self._max_bytes:
-                raise StoreFullError(problem="the delivery is larger than max_bytes", advice="Raise max_bytes.")
-            if not self.has_room(adds):
-                advice = "Use a faster disk, or raise max_operations and max_bytes."
-                raise StoreFullError(problem="too many operations or bytes are waiting", advice=advice)
+            self.check_room(adds)
             self._operations += 1
             self._bytes += adds
         loop = asyncio.get_running_loop()
@@ -161,9 +157,13 @@ class TransactionQueue:
                 answer.add_done_callback(undo_result)
             raise
 
-    def has_room(self, adds: int) -> bool:
-        """Return whether an operation that adds *adds* bytes would be accepted now."""
-        return self._operations < self._max_operations and self._bytes + adds <= self._max_bytes
+    def check_room(self, adds: int) -> None:
+        """Raise `StoreFullError` unless an operation that adds *adds* bytes would be accepted now."""
+        if adds > self._max_bytes:
+            raise StoreFullError(problem="the delivery is larger than max_bytes", advice="Raise max_bytes.")
+        if self._operations >= self._max_operations or self._bytes + adds > self._max_bytes:
+            advice = "Use a faster disk, or raise max_operations and max_bytes."
+            raise StoreFullError(problem="too many operations or bytes are waiting", advice=advice)
 
     def connect(self) -> None:
         """Connect without a transaction, and so without waiting for locks. Blocks; call it in another thread.

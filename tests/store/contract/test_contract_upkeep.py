@@ -131,7 +131,8 @@ async def test_health_counts(store: Store, clock: Clock) -> None:
     health = await store.health()
     assert (health.waiting, health.leased, health.quarantined, health.dead) == (0, 0, 0, 0), "an empty store"
     assert health.oldest_age is None, "an empty store"
-    assert (health.writable, health.heartbeats, health.problems) == (True, {}, ()), "an empty store"
+    assert (health.heartbeats, health.problems) == ({}, ()), "an empty store"
+    assert (health.writable, health.secrets_readable) == (True, True), "an empty store"
     await confirm_one(store)
     await store.heartbeat(ID)
     beat = clock.now
@@ -149,6 +150,7 @@ async def test_health_counts(store: Store, clock: Clock) -> None:
     assert (health.waiting, health.leased, health.dead) == (2, 1, 1), "the numbers"
     assert health.quarantined == 1, "what is in quarantine"
     assert (health.oldest_age, health.heartbeats) == (LEASE - 1, {GID: beat}), "the age and the heartbeats"
+    assert (health.writable, health.secrets_readable, health.problems) == (True, True, ()), "one with two secrets"
     clock.advance(2)
     health = await store.health()
     assert (health.waiting, health.leased, health.dead) == (3, 0, 1), "the numbers after the lease"
