@@ -70,7 +70,8 @@ BEAT = """
 """
 # One secret of each key in use, the oldest: it fails even if newer ones are sealed with another key of the same id.
 OLDEST_SECRETS = """
-    SELECT key_id, secret, min(number) FROM registrations WHERE key_id IS NOT NULL GROUP BY key_id
+    SELECT key_id, secret, min(number) FROM registrations
+    WHERE state = 'confirmed' AND key_id IS NOT NULL GROUP BY key_id
 """
 OLDEST_CANDIDATES = """
     SELECT candidates.key_id, candidates.secret, min(candidates.number)
