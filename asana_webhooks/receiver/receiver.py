@@ -240,8 +240,8 @@ class Receiver:
     async def health(self) -> Reply:
         """Return 200 if this receiver can take deliveries and 503 if not, with the store's health as JSON.
 
-        The adapters serve this to load balancers, unless they have ``health=False``. The store is asked at most once a second,
-        however many callers there are, and has two seconds to answer. It tries a write, and opens secrets, to find out.
+        The adapters serve this to load balancers. The store is asked at most once a second, however many callers there
+        are, and has two seconds to answer. It tries a write, and opens secrets, to find out.
         The JSON always has the same members, and ``problems`` says why it is 503; see the guide.
         """
         health, problems = (None, ()) if self._stopped_at is not None else await self._health.ask()
@@ -326,7 +326,7 @@ class Receiver:
             _log.log(
                 # Errors may affect a genuine delivery, and after 24 hours of failures Asana deletes the webhook.
                 logging.ERROR if result in _ERRORS else logging.WARNING,
-                "request refused with %d: %.200r (registration %.12s)",
+                "request refused with %d: %.400r (registration %.12s)",
                 result.status,
                 f"{result}: {problem}" if problem else str(result),
                 registration,
