@@ -326,7 +326,7 @@ class Receiver:
             _log.log(
                 # Errors may affect a genuine delivery, and after 24 hours of failures Asana deletes the webhook.
                 logging.ERROR if result in _ERRORS else logging.WARNING,
-                "request refused with %d: %.400r (registration %.12s)",
+                "request refused with %d: %.300r (registration %.12s)",
                 result.status,
                 f"{result}: {problem}" if problem else str(result),
                 registration,

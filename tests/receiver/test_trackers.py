@@ -40,7 +40,7 @@ TRANSACTIONS = {
     "asgi": {("asana_webhooks.receiver.receiver.Receiver.receive", status) for status in STATUSES},
 }
 SPANS = {"aiohttp": "POST /asana/{endpoint}", "fastapi": "POST /asana"}
-ERRORS = {"LookupError", "BadRequestError", "request refused with %d: %.200r (registration %.12s)"}
+ERRORS = {"LookupError", "BadRequestError", "request refused with %d: %.300r (registration %.12s)"}
 
 
 @define
