@@ -155,8 +155,8 @@ class StoreHealth:
     writable: bool
     """Whether the store accepts a delivery now: writing works, and there is room."""
     secrets_readable: bool = True
-    """Whether the webhooks' secrets can be opened; a delivery whose secret cannot be is answered 503. True for a store
-    that does not seal them. A process that only runs workers needs no secrets, and may ignore this."""
+    """Whether the webhooks' secrets can be opened; if one cannot, deliveries of its webhook are answered 503. True for
+    a store that does not seal them. A process that only runs workers needs no secrets, and may ignore this."""
     heartbeats: dict[str, float | None]
     """The last heartbeat of each confirmed webhook, by gid, in seconds since the epoch; ``None`` before the first.
     Asana sends one every eight hours, so check a webhook that is silent for longer."""
