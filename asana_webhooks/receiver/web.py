@@ -74,16 +74,16 @@ async def serve(
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: Any) -> None:
-    why: object = "the port must be a number from 0 to 65535"
-    if isinstance(port, int) and 0 <= port <= 65535:
+async def _listen(runner: web.AppRunner, host: Any, port: Any) -> None:
+    why: object = "host must be text, and port a number from 0 to 65535"
+    if isinstance(host, str) and isinstance(port, int) and 0 <= port <= 65535:
         try:
             await web.TCPSite(runner, host, port).start()
         except socket.gaierror as problem:
             why = problem.strerror
         except OSError as problem:
             why = os.strerror(problem.errno) if problem.errno else problem
-        except (TypeError, ValueError) as problem:  # a host that is no name
+        except ValueError as problem:  # a host that is no name
             why = problem
         else:
             return

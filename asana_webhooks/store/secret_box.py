@@ -191,7 +191,7 @@ class Sealer:
         if opened is None:
             raise StoreUnavailableError(
                 problem=f"the secret box cannot open a secret sealed with the key {_shown(key_id)} ({failure})",
-                advice="Give the box this key as well, and check that its key service answers.",
+                advice="Check that the box has this very key under this id, and that its key service answers.",
             )
         return opened
 

@@ -67,9 +67,10 @@ async def test_where_it_cannot_listen(receiver: Receiver) -> None:
             ({"host": "192.0.2.1", "port": 0}, "host '192.0.2.1', port 0: Cannot assign requested address"),
             ({"host": "nowhere.invalid", "port": 0}, "host 'nowhere.invalid', port 0: "),
             ({"host": "x" * 70, "port": 0}, "port 0: "),
-            ({"port": 65_536}, "host '127.0.0.1', port 65536: the port must be a number from 0 to 65535"),
-            ({"port": -1}, "port -1: the port must be"),
-            ({"port": "8080"}, "port '8080': the port must be"),
+            ({"port": 65_536}, "host '127.0.0.1', port 65536: host must be text, and port a number from 0 to 65535"),
+            ({"port": -1}, "port -1: host must be text, and port a"),
+            ({"port": "8080"}, "port '8080': host must be text, and port a"),
+            ({"host": None, "port": 0}, "host None, port 0: host must be text"),
         ]
         for options, text in impossible:
             with pytest.raises(ConfigurationError) as caught:
