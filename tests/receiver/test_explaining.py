@@ -76,7 +76,7 @@ async def test_each_webhook_has_its_own_minute(caplog: pytest.LogCaptureFixture)
 
 
 async def test_only_a_short_body_is_explained(caplog: pytest.LogCaptureFixture) -> None:
-    """Up to 64 KiB: the event loop waits meanwhile."""
+    """A body over 64 KiB is not explained, because the event loop waits meanwhile."""
     receiver = Receiver(store := MemoryStore())
     await register(store)
     for length in (65_537, 65_536):
@@ -87,7 +87,7 @@ async def test_only_a_short_body_is_explained(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_the_secrets_that_were_used_last_are_tried(caplog: pytest.LogCaptureFixture) -> None:
-    """Of many webhooks the last hundred are compared."""
+    """The secrets of the hundred webhooks that were used last are compared."""
     receiver, clock = Receiver(store := MemoryStore()), LoopClock()
     secrets = [Secret(f"{number:032x}") for number in range(102)]
     for number, secret in enumerate(secrets):
@@ -103,7 +103,7 @@ async def test_the_secrets_that_were_used_last_are_tried(caplog: pytest.LogCaptu
 
 
 async def test_before_the_201_there_is_no_webhook(caplog: pytest.LogCaptureFixture) -> None:
-    """While the create call is open the line says so, with the length."""
+    """While the create call is open, the line says that the webhook is not confirmed yet."""
     store = MemoryStore()
     await store.open(registration_id(ENDPOINT), resource="8675309", ttl=60)
     await store.offer(registration_id(ENDPOINT), SECRET)
@@ -114,7 +114,7 @@ async def test_before_the_201_there_is_no_webhook(caplog: pytest.LogCaptureFixtu
 
 
 async def test_other_refusals_have_the_field_too(caplog: pytest.LogCaptureFixture, tmp_path: Any) -> None:
-    """A formatter may name the field: it is always there."""
+    """The records of other refusals have the field for the webhook too, so a formatter may name it."""
     async with SQLiteStore(tmp_path / "asana.db") as store:
         await Receiver(store).receive("nobody-knows-this-one", [], b"")
     assert [vars(record)["asana_webhook"] for record in caplog.records if record.levelno == logging.WARNING] == [None]
@@ -137,7 +137,7 @@ async def test_a_broken_store(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_the_cache_keeps_no_time_without_its_registration() -> None:
-    """The time of the last explanation goes with the entry, so the memory has the cache's limit."""
+    """The time of the last explanation goes with the entry, so the cache's limit bounds these too."""
     store = MemoryStore()
     ids = [await register(store, f"endpoint-number-{number}", gid=str(number)) for number in range(2)]
     first, second = [found for id in ids if (found := await store.find(id)) is not None]

@@ -137,7 +137,7 @@ async def test_a_store_that_fails_says_why() -> None:
 
 
 async def test_a_store_that_hangs_after_it_failed() -> None:
-    """Who waited in vain hears why the last check failed, and nothing of it once a check went well."""
+    """While a check hangs, the problems of the failed check before it are shown; a check that goes well clears them."""
     store, clock = Asked(), Clock()
     check = HealthCheck(store, timeout=0.01, clock=clock)
     late = "the store did not answer within 0.01 seconds"
@@ -299,7 +299,7 @@ async def test_through_the_doors(door: str) -> None:
 
 
 async def test_it_can_be_left_out() -> None:
-    """With health=False neither door tells anything."""
+    """With health=False, neither aiohttp's routes nor the ASGI application answer it."""
     receiver = Receiver(MemoryStore())
     app = web.Application()
     app.add_routes(webhook_routes(receiver, "", health=False))

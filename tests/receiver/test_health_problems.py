@@ -113,7 +113,11 @@ SITUATIONS: dict[str, tuple[Callable[[Scene], AbstractContextManager[None]], dic
         {"secret_box": FernetBox({"k2": KEY})},
         "with the key 'k1' (ConfigurationError). Check that the box has this very key",
     ),
-    "key service down": (nothing, {"secret_box": Down({"k1": KEY})}, "with the key 'k1' (TimeoutError). Check that the box"),
+    "key service down": (
+        nothing,
+        {"secret_box": Down({"k1": KEY})},
+        "with the key 'k1' (TimeoutError). Check that the box",
+    ),
 }
 """What happens, the options of the store, and the problem."""
 

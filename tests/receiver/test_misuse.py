@@ -48,7 +48,7 @@ def mistakes() -> dict[str, tuple[Any, Any, Any, str]]:
 
 
 async def test_mistakes() -> None:
-    """Headers that are no pairs of bytes, a body or chunk that is not bytes, an endpoint that is not text."""
+    """Headers, bodies, chunks and endpoints of a wrong type raise an error that says what to pass."""
     async with MemoryStore() as store:
         await register(store)
         receiver = Receiver(store, max_pending=1)

@@ -82,7 +82,7 @@ async def test_where_it_cannot_listen(receiver: Receiver) -> None:
 
 
 async def test_paths_that_are_none(receiver: Receiver) -> None:
-    """They are refused with the right form, by routes of one's own, too."""
+    """Both serve and webhook_routes refuse them, and show a path that is right."""
     paths: list[Any] = [
         "asana",
         "/asana?a=1",

@@ -66,7 +66,7 @@ DECIDED: dict[str, tuple[bytes, int]] = {
 @ON_PORTS
 @pytest.mark.parametrize("decided", DECIDED)
 async def test_the_answer_comes_after_a_short_body(door: str, decided: str, store: MemoryStore) -> None:
-    """Whatever its head has decided, with a Content-Length and in chunks; and the body may then be complete."""
+    """Whatever the headers have decided, the rest of the body is read first, with a Content-Length and in chunks."""
     request, status = DECIDED[decided]
     async with DOORS[door](Receiver(store)) as url:
         for line, rest in ((b"Content-Length: 1000", bytes(1000)), (CHUNKED, chunked(bytes(1000)))):
@@ -75,7 +75,7 @@ async def test_the_answer_comes_after_a_short_body(door: str, decided: str, stor
 
 
 async def test_another_method_of_the_asgi_app_is_answered_after_a_short_body(store: MemoryStore) -> None:
-    """405 is its own answer; aiohttp gives it by itself."""
+    """The ASGI application reads the body before its 405, which aiohttp answers by itself."""
     async with DOORS["asgi"](Receiver(store)) as url:
         request = head(b"Content-Length: 1000", start=b"PUT %b HTTP/1.1")
         assert (await assert_answered_after(url, request, bytes(1000))).status == 405
@@ -83,7 +83,7 @@ async def test_another_method_of_the_asgi_app_is_answered_after_a_short_body(sto
 
 @ON_PORTS
 async def test_a_body_that_is_too_large_and_yet_short_is_read(door: str, store: MemoryStore) -> None:
-    """413, by the length announced or by the bytes that came, after all of them."""
+    """It is answered 413 after its last byte, whether the announced length or the bytes that came decide it."""
     async with DOORS[door](Receiver(store, max_body=1000)) as url:
         announced = head(FORGED, b"Content-Length: 2000")
         assert (await assert_answered_after(url, announced + bytes(1500), bytes(500))).status == 413
@@ -93,7 +93,7 @@ async def test_a_body_that_is_too_large_and_yet_short_is_read(door: str, store: 
 
 @ON_PORTS
 async def test_a_long_body_is_not_read(door: str, store: MemoryStore) -> None:
-    """64 KiB are waited for to the last byte; the answer comes at once when one more is announced, or comes."""
+    """A body of 64 KiB is read to its last byte; if one more is announced or arrives, the answer comes at once."""
     async with DOORS[door](Receiver(store, body_timeout=60, timeout=60)) as url:
         longest = head(b"Content-Length: %d" % SHORT)
         assert (await assert_answered_after(url, longest + bytes(SHORT - 1), b"x")).status == 401
@@ -135,7 +135,7 @@ class Slow:
 
 
 async def test_bodies_that_are_only_dropped_keep_nobody_out(store: MemoryStore) -> None:
-    """They do not count for max_pending, so strangers cannot fill it with them; but closing waits for their answers."""
+    """They do not count for max_pending, so strangers cannot fill it with them; closing waits for their answers."""
     receiver = Receiver(store, max_pending=1)
     bodies = [Slow() for _ in range(5)]
     dropping = [asyncio.create_task(receiver.receive(ENDPOINT, [], one.chunks())) for one in bodies]
@@ -154,7 +154,7 @@ async def test_bodies_that_are_only_dropped_keep_nobody_out(store: MemoryStore) 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("of a framework")])
 async def test_a_body_that_breaks_while_it_is_dropped_changes_nothing(error: Exception, store: MemoryStore) -> None:
-    """The answer is decided, and is counted once."""
+    """The answer stays what the headers decided, and is counted once."""
     broken = Slow(error)
     broken.let.set()
     receiver = Receiver(store)
@@ -165,7 +165,7 @@ async def test_a_body_that_breaks_while_it_is_dropped_changes_nothing(error: Exc
 
 
 async def test_cancelling_ends_the_dropping(store: MemoryStore) -> None:
-    """A request that is cancelled meanwhile holds nothing up."""
+    """If a request is cancelled while its body is dropped, closing does not wait for it."""
     receiver, slow = Receiver(store), Slow()
     dropping = asyncio.create_task(receiver.receive(ENDPOINT, [], slow.chunks()))
     await slow.asked.wait()

@@ -298,7 +298,7 @@ class TestTried:
         return path
 
     async def test_all_keys_are_there(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Each costs one call of the box, and there is nothing to say."""
+        """Each key costs one call of the box, and nothing is logged or reported."""
         box, clock = Box(), Clock()
         clock.advance(100)
         async with SQLiteStore(path, secret_box=box, clock=clock) as store:
@@ -309,7 +309,7 @@ class TestTried:
         assert caplog.text == ""
 
     async def test_keys_that_are_not_there(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """The store opens, logs each once, and reports each until it is back; deliveries of other webhooks go on."""
+        """The store opens, logs each missing key once, and reports it until it is back; other webhooks work on."""
         clock = Clock()
         clock.advance(100)
         for box, lost in ((Box(lost={"k2"}), ["k2"]), (Box(lost={"k1", "k2"}), ["k1", "k2"]), (None, ["k1", "k2"])):
