@@ -9,6 +9,8 @@ from collections.abc import AsyncIterable
 from contextlib import suppress
 from typing import Final, Self
 
+from attrs import evolve
+
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.receiver.protocol import (
@@ -84,9 +86,8 @@ class Chunks:
             return
         with suppress(Exception):  # the reply is decided, whatever ends the body
             async with asyncio.timeout_at(self._began + seconds):
-                async for _ in self:
-                    if self.read > SHORT_BODY:
-                        return
+                while self.read <= SHORT_BODY:
+                    await anext(self)  # no chunk is kept while the next is awaited
 
 
 def _misuse(wanted: str, value: object) -> ConfigurationError:
@@ -137,6 +138,7 @@ class BodyReader:
                     if one.is_dropped:
                         break
                     self._add(one, chunk)
+                    del chunk  # or it is kept, uncounted, while the next is awaited
         except TimeoutError:
             if not one.is_dropped:
                 raise RefusedError(ReceiveResult.TOO_SLOW) from None
@@ -186,6 +188,8 @@ class Body:
         self._tried: Secret | None = None
         self._verified: NewDelivery | None = None
         """The delivery, if its signature matches the secret that was tried."""
+        self._invalid: InvalidDelivery | None = None
+        """The delivery, if it does not."""
 
     async def read(self) -> bytes:
         """Return the body. Awaits the remaining chunks; if that is cancelled, the body can no longer be read.
@@ -209,18 +213,26 @@ class Body:
     async def verify(self, registration: Registration, signed: Signed) -> NewDelivery:
         """Read the body and verify its signature.
 
-        A confirmed secret is tried only once, because hashing a long body blocks the event loop.
+        A confirmed secret is tried only once, because hashing a long body blocks the event loop. If it does not match,
+        a body over 64 KiB is freed, so that it takes no memory while the store is asked.
 
         Raises:
-            RefusedError: as `read`, or 401, the signature matches none of the registration's secrets.
+            RefusedError: as `read`; or 401, the signature matches none of the registration's secrets; or 503, a second
+                secret is to be tried on a body that has been freed.
         """
-        content = await self.read()
         if registration.secret is None:
-            return verify_delivery(registration, signed, content)
+            return verify_delivery(registration, signed, await self.read())
         if registration.secret != self._tried:
+            content = await self.read()
             self._tried, self._verified = registration.secret, None
-            self._verified = verify_delivery(registration, signed, content)
+            try:
+                self._verified = verify_delivery(registration, signed, content)
+            except RefusedError as error:
+                self._invalid = error.delivery
+                if len(content) > SHORT_BODY:  # nobody counts it while the store is asked
+                    self._content, self._refused = b"", ReceiveResult.UNAVAILABLE
+                    self._invalid = error.delivery and evolve(error.delivery, body=b"")
+                raise
         if self._verified is None:
-            invalid = InvalidDelivery(registration=registration, signature=signed.signature, body=content)
-            raise RefusedError(ReceiveResult.INVALID_SIGNATURE, invalid)
+            raise RefusedError(ReceiveResult.INVALID_SIGNATURE, self._invalid)
         return self._verified

@@ -106,6 +106,9 @@ class InvalidDelivery:
     registration: Registration
     signature: bytes = field(repr=False)
     body: bytes = field(repr=False)
+    """Empty if the body has been freed."""
+    length: int
+    """That of the body, in bytes."""
 
 
 class RefusedError(Exception):
@@ -237,7 +240,7 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
             )
     if not secrets:
         raise RefusedError(ReceiveResult.NO_SECRET)
-    invalid = InvalidDelivery(registration=registration, signature=signed.signature, body=body)
+    invalid = InvalidDelivery(registration=registration, signature=signed.signature, body=body, length=len(body))
     raise RefusedError(ReceiveResult.INVALID_SIGNATURE, invalid)
 
 

@@ -109,7 +109,7 @@ class RegistrationCache:
         """
         id, secret = invalid.registration.id, invalid.registration.secret
         is_recent = now - self._explained_at.get(id, -math.inf) < _EXPLAINED_EVERY
-        if id not in self._found or is_recent or len(invalid.body) > _EXPLAINED_BYTES:
+        if id not in self._found or is_recent or invalid.length > _EXPLAINED_BYTES:
             return ""
         if secret is None or not secret.reveal():  # only a broken store holds an empty one
             return ""
@@ -344,7 +344,7 @@ class Receiver:
             "request refused with 401: %.200r (webhook %.66r, %d bytes, registration %.12s)",
             f"invalid signature: {cause}" if cause else "invalid signature",
             webhook or "not confirmed yet",
-            len(invalid.body),
+            invalid.length,
             invalid.registration.id,
             extra={**extra, "asana_webhook": webhook},
         )

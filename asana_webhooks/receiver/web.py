@@ -158,6 +158,7 @@ async def _chunks(content: StreamReader) -> AsyncGenerator[bytes, None]:
     try:
         async for chunk in content.iter_any():
             yield chunk
+            del chunk  # or it is kept while the next is awaited
     except (web.RequestPayloadError, HttpProcessingError):  # cut off, or malformed chunks
         raise ConnectionResetError("the body was cut off") from None
 

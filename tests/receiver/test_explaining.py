@@ -142,7 +142,7 @@ async def test_the_cache_keeps_no_time_without_its_registration() -> None:
     ids = [await register(store, f"endpoint-number-{number}", gid=str(number)) for number in range(2)]
     first, second = [found for id in ids if (found := await store.find(id)) is not None]
     cache = RegistrationCache(size=1)
-    invalid = InvalidDelivery(registration=first, signature=b"evil", body=CONTENT)
+    invalid = InvalidDelivery(registration=first, signature=b"evil", body=CONTENT, length=len(CONTENT))
     forgets: list[Callable[[], None]] = [lambda: cache.add(second), lambda: cache.forget(first.id)]
     for forget in forgets:
         cache.add(first)
