@@ -250,6 +250,16 @@ async def test_other_protocols_are_refused(store: MemoryStore) -> None:
         await call(ReceiverApp(Receiver(store)), {"type": "telnet"})
 
 
+async def test_only_http_1_has_a_connection_header(store: MemoryStore) -> None:
+    """The connection of a refused request is closed, but HTTP/2 forbids the header that says so."""
+    for version, names in (("1.1", {b"content-length", b"connection"}), ("2", {b"content-length"})):
+        scope = {"type": "http", "http_version": version, "method": "POST", "path": "/asana/x", "headers": []}
+        [start, _] = await call(ReceiverApp(Receiver(store)), scope)
+        assert isinstance(start, dict)
+        assert start["status"] == 404
+        assert {name for name, _ in start["headers"]} == names
+
+
 async def test_a_peer_that_has_gone_is_no_error_of_the_asgi_app(store: MemoryStore) -> None:
     """Servers raise an OSError when they cannot send; nobody is left to hear of it."""
 

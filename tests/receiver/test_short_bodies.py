@@ -164,6 +164,24 @@ async def test_a_body_that_breaks_while_it_is_dropped_changes_nothing(error: Exc
     assert sum(receiver.counts.values()) == 1
 
 
+async def test_the_time_for_the_body_begins_with_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes longer than body_timeout to refuse does not make the peer wait that long again."""
+    loop = asyncio.get_running_loop()
+
+    class Late(MemoryStore):
+        async def find(self, id: str) -> None:
+            began = loop.time()
+            monkeypatch.setattr(loop, "time", lambda: began + 61)
+
+    slow = Slow()
+    receiving = asyncio.create_task(Receiver(Late(), body_timeout=60, timeout=90).receive(ENDPOINT, [], slow.chunks()))
+    await slow.asked.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert receiving.done()
+    assert receiving.result().status == 404
+
+
 async def test_cancelling_ends_the_dropping(store: MemoryStore) -> None:
     """If a request is cancelled while its body is dropped, closing does not wait for it."""
     receiver, slow = Receiver(store), Slow()
