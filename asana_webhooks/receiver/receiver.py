@@ -208,7 +208,7 @@ class Receiver:
         """How many requests ended with each outcome since this receiver was created; for metrics. A live view.
 
         The keys are the values of `asana_webhooks.receiver.protocol.ReceiveResult`, all present from the start. A
-        request whose reply was cancelled is not counted.
+        request that is cancelled before it is decided is not counted.
         """
         return self._counts_view
 

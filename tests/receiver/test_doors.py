@@ -253,7 +253,8 @@ async def test_other_protocols_are_refused(store: MemoryStore) -> None:
 async def test_only_http_1_has_a_connection_header(store: MemoryStore) -> None:
     """The connection of a refused request is closed, but HTTP/2 forbids the header that says so."""
     for version, names in (("1.1", {b"content-length", b"connection"}), ("2", {b"content-length"})):
-        scope = {"type": "http", "http_version": version, "method": "POST", "path": "/asana/x", "headers": []}
+        scope: dict[str, object] = {"type": "http", "http_version": version, "headers": []}
+        scope |= {"method": "POST", "path": "/asana/x"}
         [start, _] = await call(ReceiverApp(Receiver(store)), scope)
         assert isinstance(start, dict)
         assert start["status"] == 404

@@ -183,7 +183,7 @@ async def test_the_time_for_the_body_begins_with_the_request(monkeypatch: pytest
 
 
 async def test_cancelling_ends_the_dropping(store: MemoryStore) -> None:
-    """If a request is cancelled while its body is dropped, closing does not wait for it."""
+    """If a request is cancelled while its body is dropped, closing does not wait for it, and it is counted."""
     receiver, slow = Receiver(store), Slow()
     dropping = asyncio.create_task(receiver.receive(ENDPOINT, [], slow.chunks()))
     await slow.asked.wait()
@@ -191,3 +191,4 @@ async def test_cancelling_ends_the_dropping(store: MemoryStore) -> None:
     with pytest.raises(asyncio.CancelledError):
         await dropping
     await receiver.aclose()
+    assert receiver.counts["no signature"] == 1
