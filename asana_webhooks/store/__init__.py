@@ -32,6 +32,8 @@ def open_store(url: str | os.PathLike[str], *, secret_box: SecretBox | None = No
     """
     if isinstance(url, os.PathLike):
         return SQLiteStore(url, secret_box=secret_box)
+    if not isinstance(url, str):
+        raise ConfigurationError(f"the store URL must be text, not {type(url).__name__}; {_ADVICE}")
     if url == "memory:":
         return MemoryStore()
     scheme, colon, rest = url.partition(":")

@@ -1,6 +1,7 @@
 """Stores by URL."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,14 @@ def test_a_path_as_text(path: str) -> None:
         ConfigurationError, match=r"sqlite:///relative\.db, sqlite:////abs.*open_store\(Path\("
     ) as caught:
         open_store(path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [None, b"sqlite:///hunter2.db", 5, MemoryStore()], ids=lambda one: type(one).__name__)
+def test_what_is_no_text(wrong: Any) -> None:
+    """An unset variable, bytes or a store are named by their type, with the forms that work."""
+    with pytest.raises(ConfigurationError, match=f"not {type(wrong).__name__}; use sqlite:///") as caught:
+        open_store(wrong)
     assert "hunter2" not in str(caught.value)
 
 
