@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+from asana_webhooks._checks import is_encodable
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.models import Secret
 
@@ -188,6 +189,8 @@ class Sealer:
                 advice="Give the store a secret_box that has this key.",
             )
         opened, failure = _call(Secret, self._box.open, content, key_id or "")
+        if opened is not None and not (opened.reveal() and is_encodable(opened.reveal())):
+            opened, failure = None, "it returned an empty Secret, or one with a lone surrogate"
         if opened is None:
             raise StoreUnavailableError(
                 problem=f"the secret box cannot open a secret sealed with the key {_shown(key_id)} ({failure})",

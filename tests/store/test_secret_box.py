@@ -174,6 +174,19 @@ class TestBoxFails:
             with pytest.raises(StoreUnavailableError, match="instead of Secret"):
                 Sealer(Box(opened=wrong)).open(StoredSecret(b"x", "k1"))
 
+    @pytest.mark.parametrize("wrong", ["", "\ud800"])
+    async def test_a_box_that_returns_no_usable_secret(self, path: Path, wrong: str) -> None:
+        """A secret that verifies nothing is the box's error: the delivery is no forgery, and the health knows it."""
+        box = Box()
+        async with SQLiteStore(path, secret_box=box) as store:
+            await register(store)
+            box.opened = Secret(wrong)
+            health = await Receiver(store).health()
+            assert (health.status, b"it returned an empty Secret, or one" in health.body) == (503, True)
+            content = body(event())
+            signature = [(b"x-hook-signature", sign_body(content, secret=SECRET).encode())]
+            assert (await Receiver(store).receive(ENDPOINT, signature, content)).status == 503
+
     async def test_sweeping_without_the_key(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """A lost key keeps nothing from ending and being purged; it is told which had been echoed, and logged once."""
         clock = Clock()
