@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_plus
 
 from attrs import evolve
 
@@ -105,17 +105,19 @@ def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "d
 def secrets_of(request: Request[Any], token: str) -> tuple[str, ...]:
     """Return the strings that no message about *request* may show: the token, and of a create the target and its parts.
 
-    These are the endpoint, the query and the query's values. The URL-encoded and the decoded form of each are included.
+    These are the endpoint, the query and the query's values, or names without a value. Forms of each that are decoded,
+    URL-encoded, or both in turn are included.
     """
     secrets = [token]
     if isinstance(request, CreateWebhookRequest):
         path, _, query = request.target.partition("?")
         endpoint = path.rstrip("/").rpartition("/")[2]
-        values = [member.partition("=")[2] for member in query.split("&")]
+        values = [member.partition("=")[2] or member for member in query.split("&")]
         # A short endpoint or value is no secret, and removing it would garble the message.
         secrets += [request.target, *[endpoint] * (len(endpoint) >= 16)]
         secrets += [one for one in (query, *values) if len(one) >= 5]
-    return tuple(form for text in secrets for form in (text, quote(text, safe=""), unquote(text)))
+    texts = [form for text in secrets for form in (text, unquote(text), unquote_plus(text))]
+    return tuple(form for text in texts for form in (text, quote(text, safe="")))
 
 
 def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
@@ -130,11 +132,11 @@ def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
 
 
 def clean(text: str | None, secrets: Sequence[str]) -> str | None:
-    """Remove *secrets* and unprintable characters from *text*, and cut it to 500 characters."""
+    """Remove *secrets*, in any case, and unprintable characters from *text*, and cut it to 500 characters."""
     if text is None:
         return None
     for secret in secrets:
-        text = text.replace(secret, "***")
+        text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)  # %2f and %2F are the same
     return "".join(letter if letter.isprintable() else " " for letter in text[:500])
 
 

@@ -381,6 +381,13 @@ class TestHide:
 
         assert hidden(text, *secrets_of(request, TOKEN)) == "***; ***; ***; ***; v=2"
 
+    def test_a_query_that_is_written_anew(self) -> None:
+        """A key is cut out in other percent-encodings, with spaces for plus signs, in another order, without a name."""
+        request = CreateWebhookRequest(resource="1", target=f"{TARGET}?code=k%2fey%3d&pass=A+b%20c&bare-key&empty-key=")
+        text = "k%2Fey%3D; k/ey=; A b c; A%20b%20c; A%2Bb%20c; pass=a+B%20c; bare-key&pass; empty-key="
+
+        assert hidden(text, *secrets_of(request, TOKEN)) == "***; ***; ***; ***; ***; pass=***; ***&pass; ***"
+
     def test_in_every_part(self) -> None:
         """Help and phrase are cleaned like the message, in every entry."""
         body = json.dumps({"errors": [{"message": TOKEN}, {"help": TOKEN}, {"phrase": TOKEN}]}).encode()
