@@ -109,7 +109,8 @@ async def main(door: str) -> None:
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/asana"
     store = BreakingStore()
     async with store, Receiver(store) as receiver, AsanaSession() as asana, DOORS[door](receiver, listening):
-        established = await establish_webhook(asana, store, public_url=url, resource=os.environ["ASANA_PROJECT"])
+        public_url = f"{url}?{os.environ['GATEWAY_QUERY']}"
+        established = await establish_webhook(asana, store, public_url=public_url, resource=os.environ["ASANA_PROJECT"])
         target = established.webhook.target or ""
         say(f"{established.webhook_gid} {target}")
         while order := (await asyncio.to_thread(sys.stdin.readline)).strip():

@@ -32,6 +32,9 @@ FastAPIInstrumentor().instrument()
 ALL_HEADERS = {
     f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_{side}": "X-.*,Authorization" for side in ("REQUEST", "RESPONSE")
 }
+KEY = "gateway-key"
+ENVIRONMENT = {"GATEWAY_QUERY": f"code={KEY}", "OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup"}
+"""``dup``: spans have the attributes of the old conventions, and those of the new."""
 STATUSES = {200, 401, 404, 503}
 TRANSACTIONS = {
     "aiohttp": {("asana_webhooks.receiver.web.webhook_routes.receive", status) for status in STATUSES}
@@ -110,7 +113,7 @@ async def watch(folder: Path, setup: str, door: str, **environment: str) -> Seen
             sys.executable,
             *("-m", "tests.helpers.tracked_service", folder / "setup.py", door),
             cwd=ROOT,
-            env=os.environ | access | {"SENTRY_DSN": dsn} | environment,
+            env=os.environ | access | ENVIRONMENT | {"SENTRY_DSN": dsn} | environment,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -118,21 +121,23 @@ async def watch(folder: Path, setup: str, door: str, **environment: str) -> Seen
         assert service.stdin is not None
         assert service.stdout is not None
         gid, target = (await service.stdout.readline()).decode().split()
+        base, _, endpoint = target.partition("?")[0].rpartition("/")
         await deliver(fake)
         assert await fake.forge_delivery(gid) == 401
         assert await fake.stranger_handshake(target) == 401
-        assert await fake.stranger_handshake(target[:-1]) == 404
+        assert await fake.stranger_handshake(f"{base}/{endpoint[:-1]}?{KEY}") == 404
         for order in (b"handle\n", b"create\n", b"store\n"):
             service.stdin.write(order)
             assert await service.stdout.readline() == b"done\n"
         await deliver(fake)
-        async with aiohttp.ClientSession() as http, http.get(f"{target.rpartition('/')[0]}/health") as response:
+        async with aiohttp.ClientSession() as http, http.get(f"{base}/health?{KEY}") as response:
             assert response.status == 200
         printed, errors = await service.communicate(b"\n")
         assert service.returncode == 0, errors.decode()
         assert [one.status for one in fake.deliveries] == [200, 200, 401, 503]
         secrets = {
-            "endpoint": {target.rpartition("/")[2][:-1]},  # as the stranger sent it, too
+            "endpoint": {endpoint[:-1]},  # as the stranger sent it, too
+            "key": {KEY},
             "secret": {one.secret.reveal() for one in fake.handshakes},
             "signature": {one.signature for one in fake.deliveries},
             "token": {fake.token},
@@ -150,7 +155,7 @@ async def test_without_the_recipes(tmp_path: Path, door: str) -> None:
     """Set up as usual, both hold endpoints, secrets and signatures: what the recipes are for."""
     seen = await watch(tmp_path, SENTRY + TRACER, door, **ALL_HEADERS)
 
-    assert seen.shown(by="sentry") == seen.shown(by="tracer") == {"endpoint", "secret", "signature"}
+    assert seen.shown(by="sentry") == seen.shown(by="tracer") == {"endpoint", "key", "secret", "signature"}
 
 
 @pytest.mark.parametrize("door", ["aiohttp", "fastapi"])
