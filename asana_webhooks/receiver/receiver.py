@@ -46,7 +46,7 @@ _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _OK: Final = Reply(status=200)
 
 _EXPLAINED_BYTES: Final = 64 * 1024
-"""Up to which size an invalid signature is explained: that blocks the event loop for about 10 milliseconds then."""
+"""Up to which size an invalid signature is explained: that blocks the event loop for 10 to 30 milliseconds."""
 _EXPLAINED_SECRETS: Final = 100
 """How many secrets of other webhooks an explanation tries."""
 _EXPLAINED_EVERY: Final = 60.0

@@ -173,6 +173,8 @@ async def test_a_store_that_hangs_is_asked_seldom() -> None:
     clock.now += 0.1
     assert (await check.ask())[0] is None
     assert (store.asked, store.cancelled) == (2, True)
+    await pass_turns(5)
+    assert await check.ask() == (None, ["the store did not answer within 0 seconds"])  # nothing of the dropped one
     store.cancelled = False
     await check.aclose()
     await check.aclose()

@@ -372,6 +372,11 @@ class TestExplain:
         {"ascii_only": False, "compact": True, "slashes": False},
         {"ascii_only": True, "compact": False, "slashes": True},
     )
+    @example(
+        {"events": [{"name": "\xe9/"}]},
+        {"ascii_only": True, "compact": False, "slashes": True},
+        {"ascii_only": False, "compact": True, "slashes": False},
+    )
     def test_json_written_anew(self, tree: Any, before: dict[str, bool], after: dict[str, bool]) -> None:
         """Whatever the events, a body that was parsed and written in another usual way is recognized."""
         signed, arrived = written(tree, **before), written(tree, **after)
