@@ -56,6 +56,7 @@ class ReceiverApp:
             body = _Chunks(receive)
             await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
         elif kind == "websocket":
+            _name_route(scope, self._receiver.receive)
             await send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
             raise ValueError(f"ReceiverApp handles HTTP only, not {kind!r}")
@@ -73,7 +74,7 @@ class ReceiverApp:
 
 def _name_route(scope: _Message, endpoint: Callable[..., object]) -> None:
     # Error trackers name a request by these two; without them by its path, which holds the endpoint.
-    last = "health" if scope["path"].endswith("/health") else "{endpoint}"
+    last = "health" if scope["path"].removesuffix("/").endswith("/health") else "{endpoint}"
     scope.setdefault("route", SimpleNamespace(path=f"{scope.get('root_path', '')}/{last}"))
     scope.setdefault("endpoint", endpoint)
 

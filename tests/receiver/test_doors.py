@@ -240,8 +240,11 @@ async def call(app: ReceiverApp, scope: dict[str, object]) -> list[object]:
 
 
 async def test_websockets_are_not_accepted(store: MemoryStore) -> None:
-    """Anybody can ask for one where the application is mounted; the server answers 403, and nothing is raised."""
-    assert await call(ReceiverApp(Receiver(store)), {"type": "websocket"}) == [{"type": "websocket.close"}]
+    """Anybody can ask for one where the application is mounted; the server answers 403, and its route has a name."""
+    scope: dict[str, Any] = {"type": "websocket", "path": f"/asana/{ENDPOINT}", "root_path": "/asana"}
+
+    assert await call(ReceiverApp(Receiver(store)), scope) == [{"type": "websocket.close"}]
+    assert scope["route"].path == "/asana/{endpoint}"
 
 
 async def test_other_protocols_are_refused(store: MemoryStore) -> None:
