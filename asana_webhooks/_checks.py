@@ -19,6 +19,7 @@ __all__ = [
     "check_handler",
     "check_headers",
     "check_proxy",
+    "check_reachable",
     "check_seconds",
     "check_session_and_store",
     "check_store",
@@ -124,6 +125,24 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_reachable(name: str, url: str, *, base_url: str) -> None:
+    """Check that *url* is not on this machine, unless *base_url* is, too, as a fake of Asana is.
+
+    Args:
+        name: the argument's name, for the error.
+        url: the URL to check.
+        base_url: the base URL of the session.
+
+    Raises:
+        ConfigurationError: Asana cannot reach *url*.
+    """
+    if _is_loopback(parse_url(url).host or "") and not _is_loopback(parse_url(base_url).host or ""):
+        raise ConfigurationError(
+            f"{name} is on localhost, which Asana cannot reach; start a tunnel, such as cloudflared or ngrok, and use "
+            "its https URL"
+        )
 
 
 def check_headers(headers: object, defaults: Mapping[str, str]) -> dict[str, str]:

@@ -116,6 +116,12 @@ class ResponseError(AsanaError):
     """Asana's hint on where to read more."""
     phrase: str | None = None
     """On some 500s: words that Asana's support can look the error up by."""
+    code: str | None = None
+    """Asana's code for the error, such as ``invalid_filters_for_larger_scoped_webhooks``. It is undocumented, and few
+    answers have one, but it tells errors of one status apart."""
+    sync: str | None = attrs.field(default=None, repr=False)
+    """In a 412 of ``GET /events``: the sync token to go on with. Source:
+    https://developers.asana.com/reference/getevents"""
     attempts: int = 1
     """Attempts made. 0 if Asana answered 429 to another call of the session, and the pause outlasts this call's
     deadline."""
@@ -147,15 +153,11 @@ class NotAuthorizedError(ResponseError):
     advice = "Check the access token: it may be mistyped, revoked, expired, or its app disabled in this workspace."
 
 
-@attrs.define(eq=False, kw_only=True, slots=False)
 class TokenRefreshError(NotAuthorizedError):
     """Asana refuses to issue a new access token for the refresh token; retrying does not help.
 
-    Source: https://developers.asana.com/docs/oauth
+    `code` is OAuth's, such as ``invalid_grant`` or ``invalid_client``. Source: https://developers.asana.com/docs/oauth
     """
-
-    code: str
-    """OAuth's error code, such as ``invalid_grant`` or ``invalid_client``."""
 
     advice = "Let the user authorize the app again; for invalid_client, check client_id and client_secret."
 
@@ -229,10 +231,19 @@ class TargetRejectedError(ResponseError):
         return next(advice for pattern, advice in _HANDSHAKE_ADVICE.items() if re.search(pattern, said))
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class NotFoundError(ResponseError):
     """404: no such webhook, or no such route."""
 
-    advice = "Check the gid: the object may have been deleted, or belong to another app or user."
+    base_url: str = attrs.field(default="", repr=False)
+    """The base URL of the request, if the answer does not say that an object is missing."""
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        if self.base_url and not self.base_url.endswith("/api/1.0"):
+            return f"The base URL {self.base_url} lacks /api/1.0; Asana's is https://app.asana.com/api/1.0."
+        return "Check the gid: the object may have been deleted, or belong to another app or user."
 
 
 class RateLimitedError(ResponseError):

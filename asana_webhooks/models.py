@@ -203,8 +203,8 @@ def _redact_target(target: str | None) -> str:
 class Webhook:
     """A webhook as Asana returns it.
 
-    In a full record, which the operations return by default, ``None`` means that Asana sent null. In Asana's compact
-    records every attribute below `target` is ``None``.
+    ``None`` means that Asana sent null or left the field out. The operations return full records by default. In Asana's
+    compact records every attribute below `target` is ``None``.
 
     The repr, and so a log, shows the target as ``https://example.com/asana/***``. It hides the endpoint, which
     selects the secret that verifies deliveries, and the query. The attribute, ``attrs.asdict``, JSON and pickles hold

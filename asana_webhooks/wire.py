@@ -32,6 +32,7 @@ from asana_webhooks.models import (
 )
 
 __all__ = [
+    "ErrorAnswer",
     "ErrorDetail",
     "TokenAnswer",
     "TokenRefusal",
@@ -39,7 +40,7 @@ __all__ = [
     "decode",
     "decode_created_webhook",
     "decode_delivery",
-    "decode_error_details",
+    "decode_error",
     "decode_resource",
     "decode_token_answer",
     "decode_token_refusal",
@@ -63,6 +64,8 @@ class ErrorDetail:
     message: str | None = None
     help: str | None = None
     phrase: str | None = None
+    error: Any = None
+    """Undocumented: a code such as ``invalid_filters_for_larger_scoped_webhooks``."""
 
 
 @frozen(kw_only=True)
@@ -117,8 +120,12 @@ class _ResourceAnswer:
 
 
 @frozen(kw_only=True)
-class _ErrorAnswer:
+class ErrorAnswer:
+    """The body of an error response. Source: https://developers.asana.com/docs/errors"""
+
     errors: tuple[ErrorDetail, ...] = ()
+    sync: Any = None
+    """In a 412: the sync token to go on with. Source: https://developers.asana.com/reference/getevents"""
 
 
 @frozen(kw_only=True)
@@ -319,9 +326,9 @@ def decode_resource(body: bytes) -> dict[str, Any]:
     return decode(body, _ResourceAnswer).data
 
 
-def decode_error_details(body: bytes) -> tuple[ErrorDetail, ...]:
+def decode_error(body: bytes) -> ErrorAnswer:
     """Decode Asana's error envelope ``{"errors": […]}``."""
-    return decode(body, _ErrorAnswer).errors
+    return decode(body, ErrorAnswer)
 
 
 def decode_token_answer(body: bytes) -> TokenAnswer:

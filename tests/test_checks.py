@@ -14,6 +14,7 @@ from asana_webhooks import (
     Receiver,
     SQLiteStore,
     Worker,
+    create_webhook,
     delete_orphaned_webhooks,
     establish_webhook,
 )
@@ -231,6 +232,16 @@ async def test_what_belongs_where_a_store_belongs(given: Any, said: str) -> None
             await establish_webhook(asana, given, public_url="https://example.com", resource="1")
         assert str(caught.value) == f"store must be a store, {said}"
         assert "canary" not in said
+
+
+async def test_a_target_on_this_machine() -> None:
+    """Asana cannot reach localhost, so both ways to create name a tunnel; nothing is sent or stored."""
+    async with MemoryStore() as store, AsanaSession("token", base_url="https://asana.invalid/api/1.0") as asana:
+        for url in ("http://localhost:8080/asana", "https://127.0.0.1/asana", "http://[::1]:8080/asana"):
+            with pytest.raises(ConfigurationError, match=r"^target is on localhost.* tunnel"):
+                await create_webhook(asana, resource="21", target=url)
+            with pytest.raises(ConfigurationError, match=r"^public_url is on localhost.* tunnel"):
+                await establish_webhook(asana, store, resource="21", public_url=url)
 
 
 async def test_session_and_store_swapped() -> None:

@@ -39,7 +39,7 @@ DECODERS: list[Decoder] = [
     wire.decode_webhook,
     wire.decode_webhook_list,
     wire.decode_created_webhook,
-    wire.decode_error_details,
+    wire.decode_error,
     wire.decode_token_answer,
     wire.decode_token_refusal,
 ]
@@ -386,17 +386,19 @@ class TestAnswers:
             assert refusal(wire.decode_webhook_list, body).path.startswith("$.next_page")
 
     def test_error_envelope(self) -> None:
-        """All entries of an error answer come out, with help and phrase where there are some."""
-        details = wire.decode_error_details(
-            b'{"errors":[{"message":"Server Error","phrase":"6 sad squid","help":"read"},{"message":null},{}]}'
+        """All entries of an error answer come out, with what each has, and the sync token of a 412."""
+        said = wire.decode_error(
+            b'{"errors":[{"message":"Server Error","phrase":"6 sad squid","help":"read","error":"no"},{"message":null},'
+            b'{}],"sync":"abc:1"}'
         )
 
-        assert details == (
-            wire.ErrorDetail(message="Server Error", phrase="6 sad squid", help="read"),
+        assert said.errors == (
+            wire.ErrorDetail(message="Server Error", phrase="6 sad squid", help="read", error="no"),
             wire.ErrorDetail(),
             wire.ErrorDetail(),
         )
-        assert wire.decode_error_details(b'{"error":"invalid_grant"}') == ()
+        assert said.sync == "abc:1"
+        assert wire.decode_error(b'{"error":"invalid_grant"}') == wire.ErrorAnswer()
 
 
 class TestTokens:

@@ -1,14 +1,16 @@
 """Functions for Asana's five webhook operations and for reading one resource. Each sends its request through a session.
 
 All of them raise the errors of `AsanaSession.send`, and `ConfigurationError` for invalid arguments before anything is
-sent. *opt_fields* names the fields to return. By default that is every documented one, so ``None`` in a `Webhook` means
-that Asana sent null. ``()`` asks for Asana's default fields: compact records in lists, full ones elsewhere.
-*opt_pretty* makes Asana indent its answer, for people who read the traffic.
+sent. *opt_fields* names the fields to return. By default Asana's answers for one webhook are full records, and
+`get_webhooks` asks for every known field. ``None`` in a `Webhook` means that Asana sent null or left the field out; if
+you compare a field, ask for it. ``get_webhooks(…, opt_fields=())`` asks for Asana's compact records. *opt_pretty* makes
+Asana indent its answer, for people who read the traffic.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
+from asana_webhooks._checks import check_reachable
 from asana_webhooks.client.pages import WebhookPager
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
@@ -17,15 +19,14 @@ from asana_webhooks.client.requests import (
     GetWebhooksRequest,
     ReadResourceRequest,
     UpdateWebhookRequest,
+    filters_of,
 )
+from asana_webhooks.client.responses import NO_ROUTE
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError, NotFoundError
 from asana_webhooks.models import CreatedWebhook, ResourceRef, Webhook, WebhookFilter
 
 __all__ = ["create_webhook", "delete_webhook", "get_webhook", "get_webhooks", "read_resource", "update_webhook"]
-
-_NO_ROUTE: Final = "No matching route for request"
-"""Asana's 404 for a path that does not exist for any gid."""
 
 
 def _names(opt_fields: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -34,12 +35,6 @@ def _names(opt_fields: Iterable[str] | None) -> tuple[str, ...] | None:
     if isinstance(opt_fields, str) or not isinstance(opt_fields, Iterable):  # a string would be split into characters
         raise ConfigurationError(f"opt_fields must be a list of names such as ['target'], not {opt_fields!r:.80}")
     return tuple(opt_fields)
-
-
-def _filters(filters: Iterable[WebhookFilter]) -> tuple[WebhookFilter, ...]:
-    if not isinstance(filters, Iterable):
-        raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
-    return tuple(filters)
 
 
 async def create_webhook(
@@ -70,16 +65,18 @@ async def create_webhook(
         TargetRejectedError: Asana could not reach the target, or the handshake failed.
         DuplicateWebhookError: this resource and target already have a webhook.
         CreateOutcomeUnknownError: no answer confirms the outcome; the webhook may exist.
+        ConfigurationError: an argument is invalid, or the target is on localhost, which Asana cannot reach.
 
     Source: https://developers.asana.com/reference/createwebhook
     """
     request = CreateWebhookRequest(
         resource=resource,
         target=target,
-        filters=_filters(filters),
+        filters=filters_of(filters),
         opt_fields=_names(opt_fields),
         opt_pretty=opt_pretty,
     )
+    check_reachable("target", target, base_url=session.base_url)
     return await session.send(request)
 
 
@@ -164,12 +161,14 @@ async def update_webhook(
     Source: https://developers.asana.com/reference/updatewebhook
     """
     request = UpdateWebhookRequest(
-        webhook_gid=webhook_gid, filters=_filters(filters), opt_fields=_names(opt_fields), opt_pretty=opt_pretty
+        webhook_gid=webhook_gid, filters=filters_of(filters), opt_fields=_names(opt_fields), opt_pretty=opt_pretty
     )
     return await session.send(request)
 
 
-async def delete_webhook(session: AsanaSession, webhook_gid: str, *, opt_pretty: bool = False) -> None:
+async def delete_webhook(
+    session: AsanaSession, webhook_gid: str, *, opt_fields: Iterable[str] | None = None, opt_pretty: bool = False
+) -> None:
     """Delete a webhook permanently. Deliveries in flight may still arrive.
 
     A 404 counts as success if an earlier attempt of the same call may have deleted the webhook.
@@ -177,6 +176,7 @@ async def delete_webhook(session: AsanaSession, webhook_gid: str, *, opt_pretty:
     Args:
         session: the session to send with.
         webhook_gid: the webhook's gid.
+        opt_fields: accepted as in the other operations; Asana's answer has no fields.
         opt_pretty: whether Asana indents its answer.
 
     Raises:
@@ -184,7 +184,8 @@ async def delete_webhook(session: AsanaSession, webhook_gid: str, *, opt_pretty:
 
     Source: https://developers.asana.com/reference/deletewebhook
     """
-    await session.send(DeleteWebhookRequest(webhook_gid=webhook_gid, opt_pretty=opt_pretty))
+    request = DeleteWebhookRequest(webhook_gid=webhook_gid, opt_fields=_names(opt_fields), opt_pretty=opt_pretty)
+    await session.send(request)
 
 
 async def read_resource(
@@ -216,6 +217,6 @@ async def read_resource(
         return await session.send(request)
     except NotFoundError as error:
         # A missing route, or a proxy's 404 without Asana's messages, does not mean that the resource is gone.
-        if not error.messages or _NO_ROUTE in error.messages:
+        if not error.messages or NO_ROUTE in error.messages:
             raise
         return None

@@ -8,6 +8,7 @@ anything is sent.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import attrs
@@ -27,6 +28,7 @@ __all__ = [
     "ReadResourceRequest",
     "Request",
     "UpdateWebhookRequest",
+    "filters_of",
     "plural_of",
 ]
 
@@ -42,6 +44,7 @@ WEBHOOK_FIELDS = (
     "filters.fields",
     "filters.resource_subtype",
     "filters.resource_type",
+    "is_workspace_webhook",
     "last_failure_at",
     "last_failure_content",
     "last_success_at",
@@ -52,9 +55,10 @@ WEBHOOK_FIELDS = (
     "resource_type",
     "target",
 )
-"""Every documented field of a webhook: requested unless *opt_fields* is given.
+"""Every known field of a webhook: `GetWebhooksRequest` asks for them, because Asana's lists are compact.
 
-The three that end in ``resource_type`` are documented as members, though missing from the parameter's own list."""
+``is_workspace_webhook`` is undocumented, and in real answers. The three that end in ``resource_type`` are documented as
+members, though missing from the parameter's own list."""
 
 _ALL_FIELDS: Final = ",".join(WEBHOOK_FIELDS)
 _GID: Final = re.compile(r"[0-9]{1,64}")
@@ -98,12 +102,26 @@ def _check_target(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> 
         raise ConfigurationError("target must be an absolute URL such as https://example.com/asana/7654")
 
 
+def filters_of(filters: Any) -> tuple[WebhookFilter, ...]:
+    """Return *filters*, which a caller gave, as a tuple.
+
+    Raises:
+        ConfigurationError: it is not a list, or another iterable, of `WebhookFilter` objects.
+    """
+    rule = "filters must be a list of WebhookFilter objects, such as [WebhookFilter(resource_type='task')]"
+    if isinstance(filters, Mapping | str) or not isinstance(filters, Iterable):
+        raise ConfigurationError(f"{rule}, not {type(filters).__name__}")
+    items = tuple(filters)
+    for one in items:
+        if not isinstance(one, WebhookFilter):
+            raise ConfigurationError(f"{rule}; one of them is {type(one).__name__}")
+    return items
+
+
 def _check_filters(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
     if not isinstance(value, tuple):
         raise ConfigurationError(f"filters must be a tuple of WebhookFilter objects, not {type(value).__name__}")
-    for one in value:
-        if not isinstance(one, WebhookFilter):
-            raise ConfigurationError(f"filters must be WebhookFilter objects, not {type(one).__name__}")
+    for one in filters_of(value):
         _check_members(one)
         # "This field is only valid for `action` of type `changed`": https://developers.asana.com/reference/createwebhook
         if one.fields and one.action != "changed":
@@ -185,14 +203,15 @@ def _filter_members(filters: tuple[WebhookFilter, ...]) -> list[dict[str, Any]]:
 
 @frozen(kw_only=True)
 class _WithFields(Request[AnswerT]):
-    all_fields: ClassVar[str] = _ALL_FIELDS
+    usual_fields: ClassVar[str] = ""
+    """What is asked for if *opt_fields* is ``None``. Asana's answers for one object are full records without it."""
 
     opt_fields: tuple[str, ...] | None = field(default=None, validator=_check_opt_fields)
-    """Fields to return: ``None`` for every documented one, ``()`` for Asana's default fields."""
+    """Fields to return. ``None``: all. ``()``: Asana's default fields, which in lists are few."""
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
-        fields = self.all_fields if self.opt_fields is None else ",".join(self.opt_fields)
+        fields = self.usual_fields if self.opt_fields is None else ",".join(self.opt_fields)
         query = super().query()
         if fields:
             query["opt_fields"] = fields
@@ -252,6 +271,7 @@ class GetWebhooksRequest(_WithFields[wire.WebhookList]):
     operation = "getWebhooks"
     method = "GET"
     path_template = "/webhooks"
+    usual_fields = _ALL_FIELDS
 
     workspace: str = field(validator=_check_gid)
     resource: str | None = field(default=None, validator=_check_gid)
@@ -294,19 +314,11 @@ class UpdateWebhookRequest(_OnOneWebhook[Webhook]):
 
 
 @frozen(kw_only=True)
-class DeleteWebhookRequest(Request[None]):
+class DeleteWebhookRequest(_OnOneWebhook[None]):
     """deleteWebhook. Source: https://developers.asana.com/reference/deletewebhook"""
 
     operation = "deleteWebhook"
     method = "DELETE"
-    path_template = "/webhooks/{webhook_gid}"
-
-    webhook_gid: str = field(validator=_check_gid)
-
-    @property
-    def path(self) -> str:
-        """The path below the base URL."""
-        return f"/webhooks/{self.webhook_gid}"
 
     def answer(self, body: bytes) -> None:
         """Ignore the body: Asana documents an empty object, so there is nothing to check."""
@@ -323,7 +335,6 @@ class ReadResourceRequest(_WithFields[dict[str, Any]]):
     """Not an operation id of Asana, which has one for each type."""
     method = "GET"
     path_template = "/{resource_types}/{gid}"
-    all_fields = ""  # Asana's default is the full record
 
     resource_type: str = field(validator=_check_resource_type)
     gid: str = field(validator=_check_gid)

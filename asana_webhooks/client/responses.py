@@ -12,10 +12,13 @@ from asana_webhooks import errors, wire
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.retry import Outcome, parse_retry_after
 
-__all__ = ["changes_of", "clean", "error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
+__all__ = ["NO_ROUTE", "changes_of", "clean", "error_of", "hide", "outcome_of", "secrets_of", "unknown_outcome"]
 
 _MOST_DETAILS: Final = 10
 """Maximum number of errors read from one answer. Asana sends one or two; thousands would flood a log."""
+
+NO_ROUTE: Final = "No matching route for request"
+"""Asana's message in a 404 for a path that does not exist for any gid."""
 
 _BY_STATUS: dict[int, type[errors.ResponseError]] = {
     400: errors.BadRequestError,
@@ -44,11 +47,13 @@ def outcome_of(
         date: its ``Date`` header.
     """
     if not 200 <= status < 300:
-        details = _error_details(body)
+        said = _error_answer(body)
+        details = said.errors[:_MOST_DETAILS]
         return Outcome(
             kind="refused",
             status=status,
             details=details,
+            sync=said.sync if isinstance(said.sync, str) else None,
             retry_after=parse_retry_after(retry_after, date),
             refusal=_refusal(status, details) if isinstance(request, CreateWebhookRequest) else "",
             problem=f"Asana answered {status}",
@@ -84,11 +89,11 @@ def _member(text: str) -> tuple[str, str]:
     return key.strip().lower(), clean(value.strip()[:200], ()) or ""
 
 
-def _error_details(body: bytes | None) -> tuple[wire.ErrorDetail, ...]:
+def _error_answer(body: bytes | None) -> wire.ErrorAnswer:
     try:
-        return wire.decode_error_details(body or b"")[:_MOST_DETAILS]
+        return wire.decode_error(body or b"")
     except errors.PayloadError:  # a proxy's error page, for example; the status is enough
-        return ()
+        return wire.ErrorAnswer()
 
 
 def _refusal(status: int, details: Sequence[wire.ErrorDetail]) -> Literal["", "duplicate", "target"]:
@@ -124,7 +129,10 @@ def hide(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
     """Remove *secrets* and unprintable characters from Asana's error details."""
     details = tuple(
         wire.ErrorDetail(
-            message=clean(one.message, secrets), help=clean(one.help, secrets), phrase=clean(one.phrase, secrets)
+            message=clean(one.message, secrets),
+            help=clean(one.help, secrets),
+            phrase=clean(one.phrase, secrets),
+            error=clean(one.error, secrets) if isinstance(one.error, str) else None,
         )
         for one in outcome.details
     )
@@ -141,7 +149,7 @@ def clean(text: str | None, secrets: Sequence[str]) -> str | None:
 
 
 def error_of(
-    request: Request[Any], outcome: Outcome, *, attempts: int, timeout: float, time_left: float
+    request: Request[Any], outcome: Outcome, *, attempts: int, timeout: float, time_left: float, base_url: str = ""
 ) -> errors.AsanaError:
     """Return the error for an outcome that is not a success.
 
@@ -151,6 +159,7 @@ def error_of(
         attempts: how many attempts were made.
         timeout: the call's timeout in seconds.
         time_left: seconds until the call's deadline.
+        base_url: the session's base URL.
     """
     problem = _unexpected(outcome)
     if problem:
@@ -158,7 +167,7 @@ def error_of(
             operation=request.operation, status=outcome.status, attempts=attempts, problem=problem
         )
     if outcome.kind in ("refused", "paused"):
-        return _response_error(request, outcome, attempts)
+        return _response_error(request, outcome, attempts, base_url)
     if outcome.cause is not None:
         return outcome.cause
     if time_left <= 0:
@@ -193,16 +202,22 @@ def unknown_outcome(
     )
 
 
-def _response_error(request: Request[Any], outcome: Outcome, attempts: int) -> errors.ResponseError:
+def _response_error(request: Request[Any], outcome: Outcome, attempts: int, base_url: str) -> errors.ResponseError:
     messages = tuple(one.message for one in outcome.details if one.message)
     by_status = _BY_STATUS.get(outcome.status, errors.ServerError if outcome.status >= 500 else errors.ResponseError)
     kind = _BY_REFUSAL.get(outcome.refusal, by_status)
+    extra: dict[str, Any] = {}
+    if kind is errors.NotFoundError and (not messages or NO_ROUTE in messages):
+        extra["base_url"] = base_url
     return kind(
         operation=request.operation,
         status=outcome.status,
         messages=messages,
         help=next((one.help for one in outcome.details if one.help), None),
         phrase=next((one.phrase for one in outcome.details if one.phrase), None),
+        code=next((one.error for one in outcome.details if isinstance(one.error, str) and one.error), None),
+        sync=outcome.sync,
         attempts=attempts,
         retry_after=outcome.retry_after,
+        **extra,
     )

@@ -88,6 +88,8 @@ class Outcome:
     retry_after: float | None = None
     """Seconds, as Asana asked; for ``paused``, the rest of the pause."""
     details: tuple[ErrorDetail, ...] = field(default=(), repr=False)
+    sync: str | None = field(default=None, repr=False)
+    """The sync token in a 412."""
     refusal: Literal["", "duplicate", "target"] = ""
     """For ``refused`` creates, read from Asana's messages: the webhook exists already, or Asana rejected the target."""
     problem: str = ""

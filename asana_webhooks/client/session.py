@@ -236,7 +236,12 @@ class AsanaSession:
                     if decision.reason:
                         _log.info("%s: %s; not retrying: %s", request.operation, outcome.problem, decision.reason)
                     raise error_of(
-                        request, outcome, attempts=state.attempts, timeout=self._timeout, time_left=time_left
+                        request,
+                        outcome,
+                        attempts=state.attempts,
+                        timeout=self._timeout,
+                        time_left=time_left,
+                        base_url=self._base_url,
                     )
                 case "renew":
                     _log.info("%s: %s; retrying with another token", request.operation, outcome.problem)

@@ -16,9 +16,9 @@ from typing import Final, Self
 from attrs import define, evolve, field, frozen
 from yarl import URL
 
-from asana_webhooks._checks import check_session_and_store, parse_url
+from asana_webhooks._checks import check_reachable, check_session_and_store, parse_url
 from asana_webhooks._tasks import finish
-from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest
+from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest, filters_of
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
     AsanaError,
@@ -107,9 +107,8 @@ async def establish_webhook(
     """
     check_session_and_store(asana, store)
     base, query = _check_public_url(public_url)
-    if not isinstance(filters, Iterable):
-        raise ConfigurationError(f"filters must be a list of WebhookFilter objects, not {type(filters).__name__}")
-    request = CreateWebhookRequest(resource=resource, target=str(base), filters=tuple(filters))
+    check_reachable("public_url", public_url, base_url=asana.base_url)
+    request = CreateWebhookRequest(resource=resource, target=str(base), filters=filters_of(filters))
     if workspace is not None:
         GetWebhooksRequest(workspace=workspace, resource=resource)  # checks it before anything is sent or stored
         await _delete_earlier_orphans(asana, store, workspace=workspace)

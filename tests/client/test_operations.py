@@ -96,7 +96,7 @@ async def test_what_was_created_can_be_read_changed_and_deleted(asana: AsanaSess
     assert changed.filters == (DUE_DATES, WebhookFilter(action="deleted"))
     assert (await get_webhook(asana, gid)).filters == changed.filters
     assert (await update_webhook(asana, gid, filters=[])).filters == ()
-    await delete_webhook(asana, gid)
+    await delete_webhook(asana, gid, opt_fields=["gid"])
     with pytest.raises(NotFoundError, match=gid):
         await get_webhook(asana, gid)
     with pytest.raises(NotFoundError):
@@ -174,7 +174,8 @@ async def test_asanas_refusals_have_their_classes(fake: FakeAsana, asana: AsanaS
         ({"filters": DUE_DATES}, "list of WebhookFilter"),
         ({"filters": None}, "list of WebhookFilter"),
         ({"opt_fields": 5}, "list of names"),
-        ({"filters": [{"action": "changed"}]}, "WebhookFilter objects"),
+        ({"filters": [{"action": "changed"}]}, r"such as \[WebhookFilter\(.*one of them is dict"),
+        ({"filters": {"resource_type": "task"}}, r"such as \[WebhookFilter\(.*, not dict"),
         ({"opt_fields": "target"}, "list of names"),
         ({"opt_fields": ["a b"]}, "names of fields"),
     ],

@@ -278,6 +278,27 @@ class TestErrorOfCreate:
         """403 means four things; Asana's real texts tell them apart."""
         assert type(error_for(CREATE, status, refused(status, message))) is kind
 
+    def test_code_and_sync_token(self) -> None:
+        """An error keeps the code of the first entry that has one, and a 412 its sync token; both may be any JSON."""
+        error: Any = error_for(GET, 412, b'{"errors":[{"message":"a"},{"error":"too_old"}],"sync":"0a1b:2"}')
+        assert (error.messages, error.code, error.sync) == (("a",), "too_old", "0a1b:2")
+        assert "0a1b:2" not in repr(error)
+
+        odd: Any = error_for(GET, 400, b'{"errors":[{"message":"a","error":{"b":1}}],"sync":[3]}')
+        assert (odd.messages, odd.code, odd.sync) == (("a",), None, None)
+
+    def test_another_base_url(self) -> None:
+        """A 404 for the path, not for an object, names a base URL without Asana's path."""
+        for body, base_url, is_named in (
+            (refused(404, "No matching route for request"), "https://app.asana.com", True),
+            (b"<html>Not found</html>", "https://app.asana.com/api", True),
+            (refused(404, "No matching route for request"), "https://app.asana.com/api/1.0", False),
+            (refused(404, "webhook: Not a recognized ID: 7"), "https://gateway.example/asana", False),
+        ):
+            outcome = outcome_of(GET, 404, body)
+            error = error_of(GET, outcome, attempts=1, timeout=60.0, time_left=30.0, base_url=base_url)
+            assert (f"{base_url} lacks /api/1.0" in str(error)) is is_named, base_url
+
     def test_words_in_a_later_entry(self) -> None:
         """The telling words count wherever they stand in the answer."""
         assert isinstance(error_for(CREATE, 403, refused(403, "No.", DUPLICATED)), errors.DuplicateWebhookError)
