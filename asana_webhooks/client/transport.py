@@ -26,10 +26,12 @@ from asana_webhooks.models import Secret
 
 __all__ = [
     "DEFAULT_HEADERS",
+    "PROXY_REFUSAL",
     "SendLog",
     "Transport",
     "check_http",
     "check_ssl",
+    "is_proxy_refusal",
     "problem_of",
     "read_body",
     "refusal_of",
@@ -48,6 +50,12 @@ DEFAULT_HEADERS: Final = {
     "Accept": "application/json",
 }
 """Headers sent unless the user replaces them. Asana's own clients send ``X-Asana-Client-Lib`` in this form."""
+
+PROXY_REFUSAL: Final = (
+    "the proxy answered 407: it refused the user and password, or needs them; set them in the proxy's URL, such as "
+    "proxy='http://user:password@proxy.example:3128'. The request is not repeated, because that may lock the account"
+)
+"""Why a request ended whose proxy answered 407, and what to do."""
 
 _MAX_ANSWER: Final = 2 * 1024 * 1024
 """Largest body of an answer in bytes, decompressed. A page of 100 full webhooks is about 0.1 MB. Parsing 2 MiB of the
@@ -121,7 +129,7 @@ class Transport:
             end: when it will be cancelled, in seconds of the event loop's clock.
 
         Raises:
-            ConfigurationError: aiohttp refuses to send the request.
+            ConfigurationError: aiohttp refuses to send the request, or a proxy answers 407.
         """
         body = _payload(request, sends)
         content_type = {"Content-Type": "application/json"} if body is not None and body.size else {}
@@ -147,12 +155,16 @@ class Transport:
             problem = "the http session was closed"
             return Outcome(kind="lost" if sends.count > before else "not_sent", problem=problem)
         except (aiohttp.ClientError, OSError) as error:
-            return Outcome(kind="lost" if sends.count > before else "not_sent", problem=problem_of(error))
+            if not is_proxy_refusal(error):
+                return Outcome(kind="lost" if sends.count > before else "not_sent", problem=problem_of(error))
+            refusal = PROXY_REFUSAL
         except (ValueError, RuntimeError, TypeError) as error:
             if sends.count > before:
                 return Outcome(kind="lost", problem=problem_of(error))
             refusal = refusal_of(error)
         else:
+            if response.status == 407:
+                raise ConfigurationError(PROXY_REFUSAL)
             return self._outcome(request, token, response, content)
         raise ConfigurationError(refusal)  # raised here, so that aiohttp's error does not become its context
 
@@ -261,6 +273,11 @@ def problem_of(error: Exception) -> str:
         aiohttp.ConnectionTimeoutError: "connecting timed out",
         aiohttp.ClientResponseError: "the answer is not valid HTTP",
     }.get(type(error), f"the request failed with {type(error).__name__}")
+
+
+def is_proxy_refusal(error: Exception) -> bool:
+    """Return whether a proxy answered 407 to CONNECT. Without a tunnel, 407 is the status of the answer itself."""
+    return isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407
 
 
 def refusal_of(error: Exception) -> str:
