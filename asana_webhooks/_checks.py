@@ -234,7 +234,8 @@ def check_handler(name: str, handle: Any, *parameters: str) -> None:
     Raises:
         ConfigurationError: *handle* is anything else; the message says how to correct it.
     """
-    wanted = f"async def {name}({', '.join(parameters)})"
+    names = ", ".join(parameters)
+    wanted = f"async def {name}({names})"
     if not callable(handle):
         raise ConfigurationError(f"{name} must be a coroutine function, {wanted}, not {_kind(handle)}")
     if isinstance(handle, type):
@@ -246,7 +247,7 @@ def check_handler(name: str, handle: Any, *parameters: str) -> None:
         raise ConfigurationError(f"{name} contains yield, so calling it runs nothing: make it a plain {wanted}")
     is_async = inspect.iscoroutinefunction(handle) or inspect.iscoroutinefunction(function)
     if inspect.isfunction(function) and not is_async and function.__name__ != "<lambda>":
-        call = f"lambda {', '.join(parameters)}: f({', '.join(parameters)})"
+        call = f"lambda {names}: f({names})" if names else "lambda: f()"
         raise ConfigurationError(f"{name} is not async: make it {wanted}; if f returns an awaitable, pass {call}")
     try:
         signature = inspect.signature(handle, follow_wrapped=False)
@@ -255,7 +256,7 @@ def check_handler(name: str, handle: Any, *parameters: str) -> None:
     try:
         signature.bind(*parameters)
     except TypeError as error:
-        given = f"{len(parameters)} positional argument{'s' * (len(parameters) > 1)}"
+        given = f"{len(parameters)} positional argument{'s' * (len(parameters) != 1)}"
         raise ConfigurationError(f"{name} must take {given}, {wanted}: {error}") from None
 
 

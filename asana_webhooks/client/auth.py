@@ -7,13 +7,30 @@ Source: https://developers.asana.com/docs/personal-access-token
 
 import os
 import re
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+import ssl as ssl_module
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, Protocol
 
+import aiohttp
+from attrs import field, frozen
+
+from asana_webhooks._checks import check_handler
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 
-__all__ = ["FixedToken", "RenewingTokenProvider", "TokenProvider", "check_token", "is_sendable", "token_provider"]
+__all__ = [
+    "FixedToken",
+    "HttpSettings",
+    "RenewingTokenProvider",
+    "TokenProvider",
+    "asking_for_token",
+    "check_token",
+    "is_sendable",
+    "settings_of_session",
+    "token_provider",
+]
 
 TokenProvider = Callable[[], Awaitable[str]]
 """An async callable that returns the access token; it is called before every attempt.
@@ -47,6 +64,38 @@ class RenewingTokenProvider(Protocol):
         ...
 
 
+@frozen(kw_only=True)
+class HttpSettings:
+    """How requests leave this machine: the arguments of a session that have these names, checked."""
+
+    http: aiohttp.ClientSession | None = None
+    proxy: str | None = field(default=None, repr=False)  # may contain a password
+    ssl: ssl_module.SSLContext | bool = True
+    trust_env: bool = False
+
+
+_settings: ContextVar[HttpSettings] = ContextVar("settings")
+_NO_SETTINGS: Final = HttpSettings()
+
+
+@contextmanager
+def asking_for_token(settings: HttpSettings) -> Iterator[None]:
+    """Let a provider called in this block find the *settings* of the session that calls it.
+
+    They are in the context, not in an argument, so an `OAuthToken` also finds them inside a user's own provider.
+    """
+    before = _settings.set(settings)
+    try:
+        yield
+    finally:
+        _settings.reset(before)
+
+
+def settings_of_session() -> HttpSettings:
+    """Return the settings of the session that asks for the token, or the defaults if none does."""
+    return _settings.get(_NO_SETTINGS)
+
+
 class FixedToken:
     """A provider of one token that never changes, such as a personal access token."""
 
@@ -62,13 +111,16 @@ def token_provider(token: str | TokenProvider | None) -> TokenProvider:
     """Return the provider for a session's *token* argument; ``None`` reads ``ASANA_ACCESS_TOKEN``.
 
     Raises:
-        ConfigurationError: the token is invalid or missing.
+        ConfigurationError: the token is invalid or missing, or is a class or a callable that is not async.
     """
     if token is None:
         token = os.environ.get("ASANA_ACCESS_TOKEN")
         if token is None:
             raise ConfigurationError("no access token: pass token= to AsanaSession, or set ASANA_ACCESS_TOKEN")
-    return token if callable(token) else FixedToken(token)
+    if not callable(token):
+        return FixedToken(token)
+    check_handler("token", token)
+    return token
 
 
 def check_token(token: object, name: str = "the access token") -> str:
@@ -79,10 +131,13 @@ def check_token(token: object, name: str = "the access token") -> str:
         name: the credential's name, for the error.
 
     Raises:
-        ConfigurationError: *token* is not a string, is empty, or has a space, line break or character outside ASCII.
+        ConfigurationError: *token* is not a string, is empty, begins with "Bearer", or has a space, line break or
+            character outside ASCII.
     """
     if not isinstance(token, str):
         raise ConfigurationError(f"{name} must be a string, not {type(token).__name__}")
+    if re.match(r"\s*bearer\s", token, re.IGNORECASE):
+        raise ConfigurationError(f"{name} begins with the word Bearer; leave that word out")
     if not is_sendable(token):
         problem = "is empty" if not token else "has a space, a line break or a character outside ASCII"
         raise ConfigurationError(f"{name} {problem}; copy it again from Asana's developer console")

@@ -1,12 +1,14 @@
 """Where tokens come from, which of them can be sent, and what a session does with those a provider gives."""
 
 import asyncio
+import functools
 import pickle
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from itertools import cycle
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiohttp import web
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asana_webhooks.client.auth import FixedToken, check_token, token_provider
+from asana_webhooks.client.oauth import OAuthToken
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
     ConfigurationError,
@@ -99,6 +102,14 @@ class TestFixed:
             with pytest.raises(ConfigurationError, match="copy it again"):
                 check_token(token)
 
+    @pytest.mark.parametrize("token", ["Bearer canary-token", "bearer  canary", " Bearer\tcanary", "BEARER canary\n"])
+    def test_bearer(self, token: str) -> None:
+        """A whole header is told from other spaces: the word has to go."""
+        with pytest.raises(ConfigurationError, match=r"^the access token begins with the word Bearer") as caught:
+            token_provider(token)
+
+        assert "canary" not in str(caught.value)
+
 
 class TestEnvironment:
     async def test_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +151,53 @@ class TestEnvironment:
             token_provider(None)
 
         assert "canary" not in str(caught.value)
+
+
+class Vault:
+    """A token's source with methods of all kinds."""
+
+    def read(self) -> str:
+        return TOKEN
+
+    async def ask(self, name: str = "asana") -> str:
+        return f"{name}-token"
+
+    async def __call__(self) -> str:
+        return await self.ask()
+
+
+class TestMistakes:
+    def test_what_cannot_be_a_provider(self) -> None:
+        """It is told when the session is made, with what to do instead."""
+
+        async def endless() -> AsyncIterator[str]:
+            yield TOKEN
+
+        wrong: list[tuple[Any, str]] = [
+            (lambda name: name, "token must take 0 positional arguments, async def token"),
+            (Vault().read, r"token is not async: make it async def token\(\); .* pass lambda: f\(\)"),
+            (functools.partial(Vault().read), "token is not async"),
+            (Vault, r"token is the class Vault: pass an instance of it with async def __call__\(\)"),
+            (OAuthToken, "token is the class OAuthToken: pass an instance of it"),
+            (FixedToken, "token is the class FixedToken: pass an instance of it"),
+            (endless, "token contains yield"),
+        ]
+        for token, problem in wrong:
+            with pytest.raises(ConfigurationError, match=f"^{problem}"):
+                AsanaSession(token)
+
+    async def test_what_can(self) -> None:
+        """Objects, methods, partials, mocks, and what only looks sync, because it returns an awaitable."""
+        vault = Vault()
+        for token in (
+            vault,
+            vault.ask,
+            functools.partial(vault.ask, "my"),
+            lambda: vault.ask("my"),
+            AsyncMock(spec=vault),
+        ):
+            AsanaSession(token)
+            assert token_provider(token) is token
 
 
 class TestProvider:
