@@ -15,7 +15,14 @@ from yarl import URL
 
 from asana_webhooks._checks import check_headers, check_proxy, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.client.auth import FixedToken, TokenProvider, check_token, token_provider
+from asana_webhooks.client.auth import (
+    FixedToken,
+    HttpSettings,
+    TokenProvider,
+    asking_for_token,
+    check_token,
+    token_provider,
+)
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.responses import error_of, unknown_outcome
 from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
@@ -114,6 +121,7 @@ class AsanaSession:
         self._proxy = check_proxy(proxy)
         self._ssl = check_ssl(ssl)
         self._trust_env = trust_env
+        self._settings = HttpSettings(http=http, proxy=self._proxy, ssl=self._ssl, trust_env=trust_env)
         self._headers = check_headers(headers, DEFAULT_HEADERS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limits = TimeLimits()
@@ -278,7 +286,11 @@ class AsanaSession:
     async def _send_once(self, request: Request[Any], state: "CallState", limit: TimeLimit) -> Outcome:
         state.waiting_for = "the token provider"
         # A fixed token was checked when it was created; a subclass may do anything.
-        token = self._token.token if type(self._token) is FixedToken else await state.ask_token(self._token)
+        if type(self._token) is FixedToken:
+            token = self._token.token
+        else:
+            with asking_for_token(self._settings):
+                token = await state.ask_token(self._token)
         if paused := self._throttle.paused(state.waited_out):
             return paused
         if state.rejection is not None and token == state.rejected:
