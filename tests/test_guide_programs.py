@@ -225,6 +225,31 @@ async def test_oauth(tmp_path: Path) -> None:
         assert json.loads(tokens.read_text())["access_token"] != answered["access_token"]
 
 
+async def test_oauth_in_two_processes(tmp_path: Path) -> None:
+    """The program whose calls have a loop each runs twice at once: both processes send the same refresh token, which is
+    good for one of them, and the other uses what that one saves.
+    """
+    code = program("client", "One event loop for each call")
+    async with FakeAsana(webhooks=3) as fake:
+        app = fake.register_app(rotate=True)
+        where = {
+            "ASANA_CLIENT_ID": app.client_id,
+            "ASANA_CLIENT_SECRET": app.client_secret,
+            "ASANA_REFRESH_TOKEN": app.refresh_token,
+            "ASANA_TOKEN_URL": fake.token_url,
+        }
+        hold = fake.hold("oauth_token", times=2)
+        processes = [asyncio.create_task(run(tmp_path, code, **access(fake), **where)) for _ in range(2)]
+        await hold.reached(2)
+        hold.release()
+        for printed in (*await asyncio.gather(*processes), await run(tmp_path, code, **access(fake), **where)):
+            assert printed == ["3 webhooks"] * 2
+
+        statuses = [one.status for one in fake.requests if one.operation == "oauth_token"]
+        assert (app.refreshes, statuses) == (1, [200, 400])
+    assert os.listdir(tmp_path) == ["tokens.json"]
+
+
 async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
     """The receiver's program serves, that of subscriptions establishes a webhook beside it, and the worker's handles
     what was stored; each ends on SIGTERM.

@@ -10,136 +10,54 @@ import os
 import ssl as ssl_module
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from copy import copy
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, TypeVar
 
 import aiohttp
-from attrs import frozen
 
-from asana_webhooks import errors, wire
-from asana_webhooks._checks import check_proxy, check_seconds, check_url
+from asana_webhooks._checks import check_handler, check_proxy, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.client.auth import check_token, is_sendable
-from asana_webhooks.client.responses import clean
-from asana_webhooks.client.retry import parse_retry_after
-from asana_webhooks.client.transport import DEFAULT_HEADERS, check_http, check_ssl, problem_of, read_body, refusal_of
-from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError
+from asana_webhooks.client.auth import HttpSettings, check_token, settings_of_session
+from asana_webhooks.client.token_endpoint import OPERATION, RefreshRequest, TokenSet, open_http, send_refresh
+from asana_webhooks.client.transport import check_http, check_ssl
+from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError, TokenRefreshError
 from asana_webhooks.models import Secret
 
-__all__ = ["OAuthToken", "RefreshRequest", "TokenSet"]
-
-_OPERATION: Final = "refreshToken"
-"""The refresh's operation name in errors; Asana has no operation id for it."""
+__all__ = ["OAuthToken", "TokenSet"]
 
 _TOKEN_URL: Final = "https://app.asana.com/-/oauth_token"  # noqa: S105 - an address
-_HEADERS: Final = {name: DEFAULT_HEADERS[name] for name in ("User-Agent", "Accept")}
-_MAX_ANSWER: Final = 64 * 1024
-"""Largest body of an answer, in bytes."""
 _MARGIN: Final = 60.0
 """Seconds before an access token expires at which a refresh is due."""
 _RETRY_AFTER: Final = 10.0
 """Seconds between a failed refresh and the next one, while the old token is valid."""
 _HOOK_TIMEOUT: Final = 5.0
-"""Seconds `on_refresh` may take."""
-_USUAL_LIFETIME: Final = 3600.0
-"""Seconds an access token lasts, as documented; used for answers without ``expires_in``."""
-_LONGEST_LIFETIME: Final = 365 * 86400.0
-"""Longest lifetime in seconds that is accepted; longer ones are cut, so that `datetime` can hold the date."""
+"""Seconds `load` and `on_refresh` may take, each."""
+_LOOKS: Final = (0.0, 1.0, 2.0)
+"""Seconds before each `load` after ``invalid_grant``: another process may have the new tokens, and be saving them."""
 
 _refreshing: ContextVar["OAuthToken | None"] = ContextVar("refreshing", default=None)
 """The `OAuthToken` whose refresh the current task belongs to."""
 
 _log = logging.getLogger(__name__)
 
-
-@frozen(kw_only=True)
-class TokenSet:
-    """The valid tokens after a refresh; save them for the program's next start."""
-
-    access_token: Secret
-    refresh_token: Secret
-    """The new one if Asana sent one (the old one is then invalid); otherwise the old one."""
-    expires_at: datetime
-    """When the access token expires, in UTC."""
-
-
-@frozen(kw_only=True)
-class RefreshRequest:
-    """The request for a new access token, and how to read its answer."""
-
-    client_id: str
-    client_secret: Secret
-    refresh_token: Secret
-    sent_at: float
-    """Seconds since the epoch. The new token's lifetime counts from here, so it never expires before ``expires_at``."""
-
-    def form(self) -> dict[str, str]:
-        """Return the form fields to send. Source: https://www.rfc-editor.org/rfc/rfc6749#section-6"""
-        return {
-            "grant_type": "refresh_token",
-            "client_id": self.client_id,
-            "client_secret": self.client_secret.reveal(),
-            "refresh_token": self.refresh_token.reveal(),
-        }
-
-    def answer(
-        self, status: int, body: bytes | None, *, retry_after: float | None = None
-    ) -> TokenSet | errors.ResponseError:
-        """Return the tokens in an answer, or the error to raise.
-
-        Args:
-            status: the answer's HTTP status.
-            body: its whole body, or ``None`` if it was cut off or too long.
-            retry_after: seconds it asks to wait.
-        """
-        if status == 429 or 500 <= status < 600:
-            kind = errors.RateLimitedError if status == 429 else errors.ServerError
-            return kind(operation=_OPERATION, status=status, retry_after=retry_after)
-        try:
-            if 200 <= status < 300:
-                return self._tokens(wire.decode_token_answer(body or b""))
-            if 400 <= status < 500:
-                return self._refusal(status, wire.decode_token_refusal(body or b""))
-            problem = "it is a redirect; redirects are not followed" if status < 400 else "not a final HTTP status"
-        except errors.PayloadError as error:
-            problem = str(error)
-        return errors.UnexpectedResponseError(operation=_OPERATION, status=status, problem=problem)
-
-    def _tokens(self, answer: wire.TokenAnswer) -> TokenSet:
-        refresh_token = answer.refresh_token or self.refresh_token
-        if not is_sendable(answer.access_token.reveal()) or not is_sendable(refresh_token.reveal()):
-            raise errors.PayloadError(problem="a token is empty or has a character that cannot be sent")
-        lifetime = _USUAL_LIFETIME if answer.expires_in is None else min(answer.expires_in, _LONGEST_LIFETIME)
-        if lifetime <= 0:
-            raise errors.PayloadError(problem="the access token has expired already", path="$.expires_in")
-        return TokenSet(
-            access_token=answer.access_token,
-            refresh_token=refresh_token,
-            expires_at=datetime.fromtimestamp(self.sent_at, UTC) + timedelta(seconds=lifetime),
-        )
-
-    def _refusal(self, status: int, refusal: wire.TokenRefusal) -> errors.TokenRefreshError:
-        secrets = (self.client_secret.reveal(), self.refresh_token.reveal())
-        description = clean(refusal.error_description, secrets)
-        return errors.TokenRefreshError(
-            operation=_OPERATION,
-            status=status,
-            code=clean(refusal.error, secrets) or "no code",
-            messages=(description,) if description else (),
-        )
+ResultT = TypeVar("ResultT")
 
 
 class OAuthToken:
     """A token provider for OAuth 2 that refreshes the access token, which lasts an hour, before it expires.
 
     Any number of sessions in one event loop can share it. Concurrent calls share one refresh, which starts shortly
-    before the old token expires, or when Asana rejects it. There is nothing to close.
+    before the old token expires, or when Asana rejects it. There is nothing to close. Once its loop is closed, it can
+    be used in another one, so it may live in a module whose functions each run ``asyncio.run``.
 
-    The refresh runs in a separate task. Cancelling a call that waits for it does not cancel it. It ends within
-    *timeout* plus 5 seconds for *on_refresh*, and keeps the new tokens for the next call even if no call waits.
+    The refresh runs in a separate task. Cancelling a call that waits for it does not cancel it, and it keeps the new
+    tokens for the next call even if no call waits. The end of the event loop cancels it. Tokens that had arrived are
+    kept; if *on_refresh* had not ended, it is called with them again by the first call in the next loop.
+
+    Several processes can share one authorization if *on_refresh* saves the tokens where *load* finds them. Then only
+    one of them needs to refresh, also if Asana replaces the refresh token each time.
 
     ::
 
@@ -156,6 +74,11 @@ class OAuthToken:
         on_refresh: awaited with the new tokens after every refresh, before they are used; save them in it. It may
             take 5 seconds. If it fails, a warning is logged, and the tokens stay in use until the program ends. It may
             use the new access token itself.
+        load: awaited before every refresh; returns the tokens saved last, by any process, or ``None``. If they expire
+            later than the ones in use, they are used, and nothing is refreshed while they last. If Asana answers that
+            the refresh token is invalid (``invalid_grant``), another process may have just used it: *load* is awaited
+            again at once, 1 second and 3 seconds later, until it returns another refresh token. It may take 5 seconds
+            each time. If it fails, a warning is logged, and the tokens in use stay. It must not use this `OAuthToken`.
 
         token_url: the token endpoint, by default the environment's ``ASANA_TOKEN_URL``, else Asana's own. https; http
             only to loopback.
@@ -164,7 +87,11 @@ class OAuthToken:
             closes a connection.
         proxy: the URL of an HTTP proxy.
         ssl: how to verify Asana's certificate; verification cannot be switched off.
+        trust_env: whether to take proxies from the environment, as aiohttp does.
         clock: returns the time in seconds since the epoch.
+
+    Without *http*, *proxy*, *ssl* and *trust_env*, a refresh uses those of the session whose call starts it. If that
+    session has a lent *http*, its headers and middlewares apply to the refresh too; its ``base_url`` does not.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -180,13 +107,16 @@ class OAuthToken:
         refresh_token: str,
         access_token: str | None = None,
         expires_at: datetime | None = None,
+        # Saved tokens
         on_refresh: Callable[[TokenSet], Awaitable[None]] | None = None,
+        load: Callable[[], Awaitable[TokenSet | None]] | None = None,
         # HTTP
         token_url: str | None = None,
         timeout: float = 10.0,
         http: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
         ssl: ssl_module.SSLContext | None = None,
+        trust_env: bool = False,
         # Time
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -196,22 +126,21 @@ class OAuthToken:
         self._access_token = Secret("" if access_token is None else check_token(access_token, "access_token"))
         end = math.inf if expires_at is None else _timestamp(expires_at)
         self._expires_at = -math.inf if access_token is None else end
-        if on_refresh is not None and not callable(on_refresh):
-            raise ConfigurationError(f"on_refresh must be an async callable, not {type(on_refresh).__name__}")
-        self._on_refresh = on_refresh
+        self._issued_until = self._expires_at if expires_at is not None else -math.inf  # stays if Asana rejects it
+        if on_refresh is not None:
+            check_handler("on_refresh", on_refresh, "tokens")
+        if load is not None:
+            check_handler("load", load)
+        self._on_refresh, self._load = on_refresh, load
         if token_url is None:
             token_url = os.environ.get("ASANA_TOKEN_URL") or _TOKEN_URL
         self._token_url = check_url("token_url", token_url, example=_TOKEN_URL)
         self._timeout = check_seconds("timeout", timeout, zero=False)
-        if http is not None:
-            check_http(http)
-        self._http = http
-        self._proxy = check_proxy(proxy)
-        self._ssl = check_ssl(ssl)
+        self._settings = _check_settings(http, proxy, ssl, trust_env)
         self._clock = clock
         self._margin = _MARGIN
         self._retry_at = -math.inf  # no refresh before this time while the old token is valid
-        self._saving = False
+        self._unsaved: TokenSet | None = None  # new tokens until on_refresh has ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[AsanaError | None] | None = None
 
@@ -228,14 +157,13 @@ class OAuthToken:
             RateLimitedError: the token endpoint answered 429.
             ServerError: the token endpoint answered 5xx.
             UnexpectedResponseError: the token endpoint's answer cannot be used.
-            ConfigurationError: called from another event loop than before, or aiohttp refuses to send the request.
+            ConfigurationError: the proxy refused its user or password (407), aiohttp refuses to send the request, or
+                another event loop has used this object and is not closed (or is, with an *http* of it).
         """
         self._enter_loop()
         due = not self._lasts(self._margin) and not (self._lasts(0) and self._clock() < self._retry_at)
-        if (due or self._saving) and not self._is_hook():
-            error = await self._refresh()
-            if error is not None and not self._lasts(0):
-                raise error
+        if due or self._unsaved is not None:
+            await self._refresh()
         return self._access_token.reveal()
 
     async def renew(self, rejected: str) -> None:
@@ -247,42 +175,66 @@ class OAuthToken:
             rejected: the token Asana answered 401 to.
         """
         self._enter_loop()
-        if Secret(rejected) != self._access_token:
-            return
-        self._expires_at = -math.inf
-        if not self._is_hook():
-            error = await self._refresh()
-            if error is not None:
-                raise error
+        if Secret(rejected) == self._access_token:
+            self._expires_at = -math.inf
+            await self._refresh()
 
     def _enter_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        if self._loop is not loop:
-            raise ConfigurationError("this OAuthToken belongs to another event loop; create one in each loop")
+        if self._loop is loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise ConfigurationError(
+                "this OAuthToken belongs to another event loop, which is not closed: create one OAuthToken in each "
+                "loop; or use one loop after another, each closed before the next, as asyncio.run does"
+            )
+        if self._loop is not None and self._settings is not None and self._settings.http is not None:
+            raise ConfigurationError(
+                "the session passed as http= to this OAuthToken belongs to an event loop that is closed: leave http= "
+                "out, or create an OAuthToken with a new session in each loop"
+            )
+        self._loop, self._task = loop, None  # the tokens stay; a refresh ended with its loop
 
     def _lasts(self, seconds: float) -> bool:
         return self._clock() + seconds < self._expires_at
 
-    def _is_hook(self) -> bool:
-        # on_refresh and tasks it starts may use the new token; waiting for the refresh would be a deadlock.
-        return self._saving and _refreshing.get() is self
-
-    async def _refresh(self) -> AsanaError | None:
-        """Await the refresh in flight, or start one; return its error, a copy for each caller."""
+    async def _refresh(self) -> None:
+        """Await the refresh in flight, or start one; raise its error, a copy for each caller, if no token lasts."""
+        if self._unsaved is not None and _refreshing.get() is self:
+            return  # on_refresh and tasks it starts may use the new token; waiting for the refresh would be a deadlock
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._refresh_once())
+            self._task = asyncio.create_task(self._refresh_once(self._settings or settings_of_session()))
         task = self._task
         await asyncio.wait({task})  # unlike `await task`, does not cancel the task when cancelled
         if task.cancelled():
             problem = "the refresh task was cancelled"
-            return ConnectionFailedError(operation=_OPERATION, attempts=1, problem=problem)
-        return copy(task.result())
+            error: AsanaError | None = ConnectionFailedError(operation=OPERATION, attempts=1, problem=problem)
+        else:
+            error = copy(task.result())
+        if error is not None and not self._lasts(0):
+            raise error
 
-    async def _refresh_once(self) -> AsanaError | None:
+    async def _refresh_once(self, settings: HttpSettings) -> AsanaError | None:
         _refreshing.set(self)
         self._retry_at = self._clock() + _RETRY_AFTER
+        if self._unsaved is not None:  # the last loop ended before on_refresh did
+            await self._save()
+        else:
+            saved = await self._find_saved()
+            if saved is not None and saved.expires_at.timestamp() > self._issued_until:  # else saving ours had failed
+                self._use_saved(saved)
+        if self._lasts(self._margin):
+            return None
+        error = await self._request(settings)
+        if isinstance(error, TokenRefreshError) and error.code == "invalid_grant" and await self._replaced():
+            error = None if self._lasts(self._margin) else await self._request(settings)
+        if error is not None:
+            _log.info("refreshing the access token failed with %s", type(error).__name__)
+            self._retry_at = self._clock() + _RETRY_AFTER
+        return error
+
+    async def _request(self, settings: HttpSettings) -> AsanaError | None:
+        """Send one refresh request, and use and save the new tokens."""
         request = RefreshRequest(
             client_id=self._client_id,
             client_secret=self._client_secret,
@@ -290,65 +242,89 @@ class OAuthToken:
             sent_at=self._clock(),
         )
         # Keep and save the tokens before the connection closes, so that a failing close cannot lose them.
-        async with self._open_http() as http:
-            answer = await self._ask(http, request)
+        async with open_http(settings) as http:
+            answer = await send_refresh(http, request, settings, url=self._token_url, seconds=self._timeout)
             if not isinstance(answer, TokenSet):
-                _log.info("refreshing the access token failed with %s", type(answer).__name__)
-                self._retry_at = self._clock() + _RETRY_AFTER
                 return answer
-            self._access_token = answer.access_token
-            self._refresh_token = answer.refresh_token
-            self._expires_at = answer.expires_at.timestamp()
+            self._access_token, self._refresh_token = answer.access_token, answer.refresh_token
+            self._expires_at = self._issued_until = answer.expires_at.timestamp()
             self._margin = min(_MARGIN, (self._expires_at - request.sent_at) / 2)
-            if self._on_refresh is not None:
-                await self._save(answer, self._on_refresh)
+            self._unsaved = answer if self._on_refresh is not None else None
+            await self._save()
         return None
 
-    def _open_http(self) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-        if self._http is not None:
-            return nullcontext(self._http)
-        return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+    def _use_saved(self, tokens: TokenSet) -> None:
+        self._refresh_token = tokens.refresh_token
+        if tokens.access_token != self._access_token:  # the one in use may be rejected already
+            self._access_token = tokens.access_token
+            self._expires_at = self._issued_until = tokens.expires_at.timestamp()
 
-    async def _ask(self, http: aiohttp.ClientSession, request: RefreshRequest) -> TokenSet | AsanaError:
-        # Errors are returned, not raised: their context would be aiohttp's error, which holds the whole request.
-        try:
-            async with (
-                asyncio.timeout(self._timeout) as limit,
-                http.post(
-                    self._token_url,
-                    data=request.form(),
-                    headers=_HEADERS,
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    proxy=self._proxy,
-                    ssl=self._ssl,
-                    timeout=aiohttp.ClientTimeout(total=None),
-                ) as response,
-            ):
-                body = await read_body(response, most=_MAX_ANSWER)
-        except (aiohttp.ClientError, OSError) as error:
-            late = isinstance(error, TimeoutError) and limit.expired()
-            problem = f"the token endpoint did not answer within {self._timeout:g} seconds"
-            return ConnectionFailedError(
-                operation=_OPERATION, attempts=1, problem=problem if late else problem_of(error)
-            )
-        except (ValueError, RuntimeError, TypeError) as error:
-            return ConfigurationError(refusal_of(error))
-        retry_after = parse_retry_after(response.headers.getall("Retry-After", ()), response.headers.get("Date"))
-        return request.answer(response.status, body, retry_after=retry_after)
+    async def _replaced(self) -> bool:
+        """Return whether another process has replaced the refresh token; then use what it saved."""
+        for seconds in _LOOKS if self._load is not None else ():
+            await asyncio.sleep(seconds)
+            saved = await self._find_saved()
+            if saved is not None and saved.refresh_token != self._refresh_token:
+                self._use_saved(saved)
+                return True
+        return False
 
-    async def _save(self, tokens: TokenSet, on_refresh: Callable[[TokenSet], Awaitable[None]]) -> None:
-        self._saving = True
-        try:
-            async with asyncio.timeout(_HOOK_TIMEOUT):
-                await on_refresh(tokens)
-        except (asyncio.CancelledError, Exception) as error:
-            # Errors of on_refresh stop here, even during cancellation: their text may contain the tokens.
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                raise
-            _log.warning("on_refresh failed with %s; the new tokens may not be saved", type(error).__name__)
-        finally:
-            self._saving = False
+    async def _find_saved(self) -> TokenSet | None:
+        load = self._load
+        if load is None:
+            return None
+
+        async def load_checked() -> TokenSet | None:
+            return _check_saved(await load())
+
+        return await _limited(load_checked(), "load", "the tokens in use stay")
+
+    async def _save(self) -> None:
+        hook, tokens = self._on_refresh, self._unsaved
+        if hook is None or tokens is None:
+            return
+
+        async def save() -> None:
+            await hook(tokens)
+
+        await _limited(save(), "on_refresh", "the new tokens may not be saved")
+        self._unsaved = None  # not if cancelled above, with the loop: then the next one saves them
+
+
+def _check_settings(
+    http: aiohttp.ClientSession | None, proxy: str | None, ssl: ssl_module.SSLContext | None, trust_env: bool
+) -> HttpSettings | None:
+    """Return the settings, or ``None`` if none is given."""
+    if http is not None:
+        check_http(http)
+        if trust_env:
+            raise ConfigurationError("trust_env cannot be combined with http=; set it on the session passed there")
+    settings = HttpSettings(http=http, proxy=check_proxy(proxy), ssl=check_ssl(ssl), trust_env=trust_env)
+    return None if settings == HttpSettings() else settings
+
+
+async def _limited(hook: Awaitable[ResultT], name: str, consequence: str) -> ResultT | None:
+    """Await *hook* for 5 seconds at most; if it fails, log a warning."""
+    try:
+        async with asyncio.timeout(_HOOK_TIMEOUT):
+            return await hook
+    except (asyncio.CancelledError, Exception) as error:
+        # Its errors stop here, even during cancellation: their text may contain the tokens.
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            raise
+        _log.warning("%s failed with %s; %s", name, type(error).__name__, consequence)
+        return None
+
+
+def _check_saved(tokens: Any) -> TokenSet | None:
+    if tokens is None:
+        return None
+    if not isinstance(tokens, TokenSet):
+        raise ConfigurationError(f"load must return a TokenSet or None, not {type(tokens).__name__}")
+    check_token(tokens.access_token.reveal())
+    check_token(tokens.refresh_token.reveal())
+    _timestamp(tokens.expires_at)
+    return tokens
 
 
 def _timestamp(moment: Any) -> float:

@@ -6,11 +6,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
 
+from asana_webhooks.client.oauth import OAuthToken, TokenSet
+from asana_webhooks.client.operations import get_webhooks
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
     AsanaError,
@@ -18,6 +20,8 @@ from asana_webhooks.errors import (
     CreateOutcomeUnknownError,
     UnexpectedResponseError,
 )
+from asana_webhooks.testing import FakeAsana
+from asana_webhooks.testing.oauth import AppRecord
 from tests.helpers.raw import (
     CALLS,
     CREATE,
@@ -38,6 +42,8 @@ from tests.helpers.raw import (
 )
 
 ANOTHER_LOOP = "belongs to another event loop"
+
+ResultT = TypeVar("ResultT")
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +131,107 @@ class TestLoops:
         for call in calls:
             assert call.cancelled() or isinstance(call.exception(), AsanaError)
         asyncio.run(made[0].aclose())
+
+
+def oauth_token(fake: FakeAsana, app: AppRecord, **changes: Any) -> OAuthToken:
+    arguments: dict[str, Any] = {"client_id": app.client_id, "client_secret": app.client_secret}
+    arguments |= {"refresh_token": app.refresh_token, "token_url": fake.token_url, "clock": fake.clock.time}
+    return OAuthToken(**(arguments | changes))
+
+
+async def in_new_loop(work: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:
+    """Run *work* in a loop of another thread, and close that loop."""
+    return await asyncio.to_thread(lambda: asyncio.run(work()))
+
+
+class TestTokenProviders:
+    """One `OAuthToken` in one loop after another; the fake runs in the loop of the test."""
+
+    async def test_one_loop_per_call(self) -> None:
+        """Each loop goes on with the tokens of the one before, and refreshes them when they end or are refused."""
+        async with FakeAsana(webhooks=2) as fake:
+            app = fake.register_app(rotate=True)
+            token = oauth_token(fake, app)
+
+            async def count() -> int:
+                async with AsanaSession(token, base_url=fake.url) as asana:
+                    return len([webhook async for webhook in get_webhooks(asana, workspace=fake.workspace)])
+
+            for refreshes in (1, 2, 3):
+                assert [await in_new_loop(count) for _ in range(3)] == [2] * 3
+                assert app.refreshes == refreshes
+                if refreshes == 1:
+                    fake.revoke_token(await in_new_loop(token))
+                await fake.advance(3600 * (refreshes - 1))
+
+    async def test_beside_each_other(self) -> None:
+        """A second loop is refused while the first is not closed, with and without a token to refresh."""
+        async with FakeAsana() as fake:
+            app = fake.register_app()
+            for given in ({}, {"access_token": "2/11/22:good"}):
+                token = oauth_token(fake, app, **given)
+                first = await token()
+                for work in (token, lambda: token.renew(first), lambda: token.renew("another")):  # noqa: B023
+                    with pytest.raises(ConfigurationError, match=r"each closed before the next, as asyncio\.run does"):
+                        await in_new_loop(work)
+                assert await token() == first
+
+    async def test_a_lent_http_session(self) -> None:
+        """It cannot follow to the next loop, and the error says whose it is."""
+        async with FakeAsana() as fake:
+            made: list[OAuthToken] = []
+
+            async def first() -> str:
+                async with aiohttp.ClientSession() as http:
+                    made.append(oauth_token(fake, fake.register_app(), http=http))
+                    return await made[0]()
+
+            await in_new_loop(first)
+            with pytest.raises(ConfigurationError, match="http= to this OAuthToken belongs to an event loop that is c"):
+                await made[0]()
+
+    async def test_a_loop_that_ends_during_a_refresh(self) -> None:
+        """The request ends with its loop, and the next loop sends another one."""
+        async with FakeAsana() as fake:
+            app, go = fake.register_app(), threading.Event()
+            token = oauth_token(fake, app)
+            hold = fake.hold("oauth_token")
+
+            async def ask() -> None:
+                asking = asyncio.create_task(token())
+                await asyncio.to_thread(go.wait, 10)
+                assert not asking.done()
+
+            first = asyncio.create_task(in_new_loop(ask))
+            await hold.reached()
+            go.set()
+            await first
+            assert await in_new_loop(token)
+            hold.release()
+
+    async def test_a_loop_that_ends_while_tokens_are_saved(self) -> None:
+        """They are kept, and saved by the first call in the next loop, before it has them."""
+        async with FakeAsana() as fake:
+            app = fake.register_app(rotate=True)
+            given: list[TokenSet] = []
+
+            async def save(tokens: TokenSet) -> None:
+                given.append(tokens)
+                if len(given) == 1:
+                    await asyncio.Event().wait()
+
+            async def ask() -> None:
+                asking = asyncio.create_task(token())
+                await until(lambda: given)
+                assert not asking.done()
+
+            token = oauth_token(fake, app, on_refresh=save)
+            await in_new_loop(ask)
+            issued = await in_new_loop(token)
+
+            assert [one.access_token.reveal() for one in given] == [issued] * 2
+            assert given[1].refresh_token.reveal() == app.refresh_token
+            assert (await in_new_loop(token), app.refreshes, len(given)) == (issued, 1, 2)
 
 
 class TestClosing:

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 
 from asana_webhooks.client import oauth
 from asana_webhooks.client.auth import RenewingTokenProvider, token_provider
-from asana_webhooks.client.oauth import OAuthToken, RefreshRequest, TokenSet
+from asana_webhooks.client.oauth import OAuthToken
 from asana_webhooks.client.operations import get_webhooks
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
+from asana_webhooks.client.token_endpoint import RefreshRequest, TokenSet
 from asana_webhooks.errors import (
     AsanaError,
     ConfigurationError,
@@ -176,7 +177,10 @@ class TestRequest:
                 ({"access_token": "canary ä"}, "access_token has a space"),
                 ({"expires_at": datetime(2026, 1, 2)}, "expires_at must be a datetime with a time zone"),  # noqa: DTZ001
                 ({"expires_at": 1_800_000_000}, "expires_at must be a datetime with a time zone"),
-                ({"on_refresh": "save"}, "on_refresh must be an async callable, not str"),
+                ({"on_refresh": "save"}, "on_refresh must be a coroutine function, async def"),
+                ({"on_refresh": lambda: None}, "on_refresh must take 1 positional argument"),
+                ({"load": {}}, r"load must be a coroutine function, async def load\(\), not dict"),
+                ({"load": shown}, "load is not async"),
                 ({"token_url": "http://app.asana.com/-/oauth_token"}, "token_url must be https"),
                 ({"token_url": "https://app.asana.com/-/oauth_token?a=canary"}, "token_url must look like https://app"),
                 ({"token_url": "https://me:canary@app.asana.com/"}, "token_url must look like https://app"),
@@ -192,14 +196,6 @@ class TestRequest:
                 with pytest.raises(ConfigurationError, match=f"^{problem}") as caught:
                     canary_token(TOKEN_URL, **changes)
                 assert "canary" not in str(caught.value)
-
-    def test_one_loop(self) -> None:
-        """A second event loop is told to make its own, with and without a token to refresh."""
-        token = canary_token(TOKEN_URL, access_token="2/11/22:good")
-        assert asyncio.run(token()) == "2/11/22:good"
-        for use in (token(), token.renew("2/11/22:good"), token.renew("another")):
-            with pytest.raises(ConfigurationError, match="belongs to another event loop; create one in each loop"):
-                asyncio.run(use)
 
     def test_secrets_do_not_show(self) -> None:
         """Neither repr, attributes nor a dump show them, and there is no way to pickle them."""
@@ -419,7 +415,7 @@ class TestTime:
         now = [1_000_000.0]
         async with scripted_server(answer(200, GRANTED | {"expires_in": 40})) as server:
             token = canary_token(server.url, clock=lambda: now[0])
-            for seconds, requests in ((0, 1), (15, 1), (16, 2)):
+            for seconds, requests in ((0, 1), (15, 1), (16, 2), (15, 2)):
                 now[0] += seconds
                 await token()
                 assert len(server.requests) == requests

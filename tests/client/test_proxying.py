@@ -5,10 +5,14 @@ import logging
 import ssl
 import traceback
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 
+from asana_webhooks.client.oauth import OAuthToken
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError, ConnectionFailedError, DeadlineExceededError, NetworkError
 from tests.helpers.proxies import running_proxy
@@ -52,6 +56,15 @@ def trusting(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     ca.configure_trust(context)
     return context
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Leave no proxy in the environment but those the test puts there."""
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/dev/null")
+    return monkeypatch
 
 
 @pytest.fixture(autouse=True)
@@ -112,18 +125,15 @@ async def test_plain_requests(call: Call) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_the_environments_proxy(
-    scheme: str, tls: ssl.SSLContext, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    scheme: str, tls: ssl.SSLContext, trusting: ssl.SSLContext, environment: pytest.MonkeyPatch
 ) -> None:
     """trust_env takes it, with its password, for the scheme it is named for, and not for hosts in no_proxy."""
-    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", "/dev/null")
     async with raw_server(saying(framed(GET.good)), tls=tls if scheme == "https" else None) as server:
         async with running_proxy(f"user:{PASSWORD}") as proxy:
-            monkeypatch.setenv(f"{scheme}_proxy", with_password(proxy.url))
+            environment.setenv(f"{scheme}_proxy", with_password(proxy.url))
             async with session(server.url, ssl=trusting, trust_env=True) as asana:
                 await asana.send(GET.request)
-                monkeypatch.setenv("no_proxy", HOST)
+                environment.setenv("no_proxy", HOST)
                 await asana.send(GET.request)
 
             assert [one.method for one in proxy.requests] == ["CONNECT" if scheme == "https" else "GET"]
@@ -234,3 +244,82 @@ async def test_passwords_that_cannot_be_sent(login: str) -> None:
 
     assert "proxy" in str(caught.value)
     assert_silent("".join(traceback.format_exception(caught.value)))
+
+
+GRANTED = framed(b'{"access_token":"2/11/22:granted","expires_in":3600}')
+
+
+def oauth_token(token_url: str, **changes: Any) -> OAuthToken:
+    return OAuthToken(client_id="1", client_secret="2", refresh_token="3", token_url=token_url, **changes)
+
+
+@pytest.mark.parametrize("way", ["environment", "argument", "lent", "wrapped", "its own environment", "its own"])
+async def test_a_refresh_goes_the_way_of_the_calls(
+    way: str, tls: ssl.SSLContext, trusting: ssl.SSLContext, environment: pytest.MonkeyPatch
+) -> None:
+    """The session's proxy with its password, and whom it trusts, hold for the token endpoint; its own go first."""
+    answers = saying(GRANTED, framed(GET.good))
+    async with (
+        raw_server(answers, tls=tls) as server,
+        running_proxy(f"user:{PASSWORD}") as proxy,
+        AsyncExitStack() as stack,
+    ):
+        url = with_password(proxy.url)
+        environment.setenv("HTTPS_PROXY", url)
+        given: dict[str, Any] = {"ssl": trusting, "trust_env": True}
+        own: dict[str, Any] = {}
+        if way in {"argument", "wrapped"}:
+            given = {"ssl": trusting, "proxy": url}
+        elif way == "lent":  # a base URL of another server has no part in it
+            http = aiohttp.ClientSession("http://127.0.0.1:1/", proxy=url)
+            given = {"ssl": trusting, "http": await stack.enter_async_context(http)}
+        elif way == "its own environment":
+            given, own = {"ssl": trusting, "proxy": "http://127.0.0.1:9"}, given
+        elif way == "its own":
+            given, own = {"ssl": trusting, "proxy": "http://127.0.0.1:9"}, {"ssl": trusting, "proxy": url}
+        token = oauth_token(f"{server.url}/token", **own)
+
+        async def wrapped() -> str:
+            return await token()
+
+        async with session(server.url, token=wrapped if way == "wrapped" else token, **given) as asana:
+            if own:
+                await fail(asana, GET)
+            else:
+                await asana.send(GET.request)
+
+        paths = [one.head.split()[1].partition(b"?")[0] for one in server.requests]
+        assert paths == [b"/api/1.0/token"] + [b"/api/1.0/webhooks/43214"] * (not own)
+        assert [one.method for one in proxy.requests] == ["CONNECT"] * len(paths)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_refresh_whose_password_the_proxy_refuses(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is sent once: after a few wrong passwords, some proxies lock the account."""
+    async with running_proxy(f"user:{PASSWORD}") as proxy:
+        url = proxy.url.replace("//", "//user:wrong-password@")
+        token = oauth_token(f"{scheme}://127.0.0.1:1/token")
+        async with session("https://asana.invalid/api/1.0", token=token, proxy=url) as asana:
+            with pytest.raises(ConfigurationError, match="the proxy answered 407") as caught:
+                await asana.send(GET.request)
+
+        assert proxy.refused == len(proxy.requests) == 1
+    assert "wrong-password" not in "".join(traceback.format_exception(caught.value)) + caplog.text
+
+
+async def test_a_token_that_two_sessions_share(environment: pytest.MonkeyPatch) -> None:
+    """A refresh goes the way of the session whose call starts it; asked for by no session, it goes directly."""
+    environment.setenv("http_proxy", "http://127.0.0.1:9")
+    now = 0
+    answers = saying(GRANTED, framed(GET.good), GRANTED, framed(GET.good), GRANTED)
+    async with raw_server(answers) as server, running_proxy() as one, running_proxy() as other:
+        token = oauth_token(f"{server.url}/token", clock=lambda: now)
+        for proxy in (one, other):
+            async with session(server.url, token=token, proxy=proxy.url) as asana:
+                await asana.send(GET.request)
+            assert [asked.method for asked in proxy.requests] == ["POST", "GET"]
+            now += 3600
+        await token()
+
+        assert [asked.method for asked in server.requests] == ["POST", "GET", "POST", "GET", "POST"]
+        assert len(one.requests) == len(other.requests) == 2
