@@ -247,7 +247,6 @@ async def test_oauth_in_two_processes(tmp_path: Path) -> None:
 
         statuses = [one.status for one in fake.requests if one.operation == "oauth_token"]
         assert (app.refreshes, statuses) == (1, [200, 400])
-    assert os.listdir(tmp_path) == ["tokens.json"]
 
 
 async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
