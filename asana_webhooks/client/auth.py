@@ -7,14 +7,8 @@ Source: https://developers.asana.com/docs/personal-access-token
 
 import os
 import re
-import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Final, Protocol
-
-import aiohttp
-from attrs import field, frozen
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from asana_webhooks._checks import check_handler
 from asana_webhooks.errors import ConfigurationError
@@ -22,13 +16,10 @@ from asana_webhooks.models import Secret
 
 __all__ = [
     "FixedToken",
-    "HttpSettings",
     "RenewingTokenProvider",
     "TokenProvider",
-    "asking_for_token",
     "check_token",
     "is_sendable",
-    "settings_of_session",
     "token_provider",
 ]
 
@@ -62,38 +53,6 @@ class RenewingTokenProvider(Protocol):
             rejected: the token Asana answered 401 to.
         """
         ...
-
-
-@frozen(kw_only=True)
-class HttpSettings:
-    """How requests leave this machine: the arguments of a session that have these names, checked."""
-
-    http: aiohttp.ClientSession | None = None
-    proxy: str | None = field(default=None, repr=False)  # may contain a password
-    ssl: ssl_module.SSLContext | bool = True
-    trust_env: bool = False
-
-
-_settings: ContextVar[HttpSettings] = ContextVar("settings")
-_NO_SETTINGS: Final = HttpSettings()
-
-
-@contextmanager
-def asking_for_token(settings: HttpSettings) -> Iterator[None]:
-    """Let a provider called in this block find the *settings* of the session that calls it.
-
-    They are in the context, not in an argument, so an `OAuthToken` also finds them inside a user's own provider.
-    """
-    before = _settings.set(settings)
-    try:
-        yield
-    finally:
-        _settings.reset(before)
-
-
-def settings_of_session() -> HttpSettings:
-    """Return the settings of the session that asks for the token, or the defaults if none does."""
-    return _settings.get(_NO_SETTINGS)
 
 
 class FixedToken:

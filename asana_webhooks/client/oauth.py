@@ -19,8 +19,16 @@ import aiohttp
 
 from asana_webhooks._checks import check_handler, check_proxy, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.client.auth import HttpSettings, check_token, settings_of_session
-from asana_webhooks.client.token_endpoint import OPERATION, RefreshRequest, TokenSet, open_http, send_refresh
+from asana_webhooks.client.auth import check_token
+from asana_webhooks.client.token_endpoint import (
+    OPERATION,
+    HttpSettings,
+    RefreshRequest,
+    TokenSet,
+    open_http,
+    send_refresh,
+    settings_of_session,
+)
 from asana_webhooks.client.transport import check_http, check_ssl
 from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError, TokenRefreshError
 from asana_webhooks.models import Secret

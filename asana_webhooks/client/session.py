@@ -15,19 +15,13 @@ from yarl import URL
 
 from asana_webhooks._checks import check_headers, check_proxy, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.client.auth import (
-    FixedToken,
-    HttpSettings,
-    TokenProvider,
-    asking_for_token,
-    check_token,
-    token_provider,
-)
+from asana_webhooks.client.auth import FixedToken, TokenProvider, check_token, token_provider
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.responses import error_of, unknown_outcome
 from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
 from asana_webhooks.client.throttle import Pause, Throttle
 from asana_webhooks.client.time_limit import TimeLimit, TimeLimits
+from asana_webhooks.client.token_endpoint import HttpSettings, asking_for_token
 from asana_webhooks.client.transport import DEFAULT_HEADERS, SendLog, Transport, check_http, check_ssl
 from asana_webhooks.errors import AsanaError, ConfigurationError, NetworkError, RateLimitedError, ServerError
 from asana_webhooks.models import Secret

@@ -4,15 +4,18 @@ Source: https://developers.asana.com/docs/oauth
 """
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
+import ssl as ssl_module
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import aiohttp
-from attrs import frozen
+from attrs import field, frozen
 
 from asana_webhooks import errors, wire
-from asana_webhooks.client.auth import HttpSettings, is_sendable
+from asana_webhooks.client.auth import is_sendable
 from asana_webhooks.client.responses import clean
 from asana_webhooks.client.retry import parse_retry_after
 from asana_webhooks.client.transport import (
@@ -26,7 +29,16 @@ from asana_webhooks.client.transport import (
 from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError
 from asana_webhooks.models import Secret
 
-__all__ = ["OPERATION", "RefreshRequest", "TokenSet", "open_http", "send_refresh"]
+__all__ = [
+    "OPERATION",
+    "HttpSettings",
+    "RefreshRequest",
+    "TokenSet",
+    "asking_for_token",
+    "open_http",
+    "send_refresh",
+    "settings_of_session",
+]
 
 OPERATION: Final = "refreshToken"
 """The refresh's operation name in errors; Asana has no operation id for it."""
@@ -38,6 +50,38 @@ _USUAL_LIFETIME: Final = 3600.0
 """Seconds an access token lasts, as documented; used for answers without ``expires_in``."""
 _LONGEST_LIFETIME: Final = 365 * 86400.0
 """Longest lifetime in seconds that is accepted; longer ones are cut, so that `datetime` can hold the date."""
+
+
+@frozen(kw_only=True)
+class HttpSettings:
+    """How requests leave this machine: the arguments of a session that have these names, checked."""
+
+    http: aiohttp.ClientSession | None = None
+    proxy: str | None = field(default=None, repr=False)  # may contain a password
+    ssl: ssl_module.SSLContext | bool = True
+    trust_env: bool = False
+
+
+_settings: ContextVar[HttpSettings] = ContextVar("settings")
+_NO_SETTINGS: Final = HttpSettings()
+
+
+@contextmanager
+def asking_for_token(settings: HttpSettings) -> Iterator[None]:
+    """Let a provider called in this block find the *settings* of the session that calls it.
+
+    They are in the context, not in an argument, so an `OAuthToken` also finds them inside a user's own provider.
+    """
+    before = _settings.set(settings)
+    try:
+        yield
+    finally:
+        _settings.reset(before)
+
+
+def settings_of_session() -> HttpSettings:
+    """Return the settings of the session that asks for the token, or the defaults if none does."""
+    return _settings.get(_NO_SETTINGS)
 
 
 @frozen(kw_only=True)
