@@ -52,7 +52,7 @@ TESTING = [
     {"records", "clock", "events", "serving", "target_client"},
     {"world"},
     {"validation", "faults"},
-    {"sender", "oauth"},
+    {"sender", "oauth", "paging"},
     {"rest"},
     {"fake"},
     {"control", "pytest_plugin"},

@@ -6,7 +6,7 @@ from typing import Any
 
 from asana_webhooks.errors import ConfigurationError
 
-__all__ = ["FakeClock", "check_advance", "format_time"]
+__all__ = ["FakeClock", "check_advance", "format_time", "make_clock"]
 
 _LONGEST_ADVANCE = 366 * 86_400
 _MILLISECOND = timedelta(milliseconds=1)
@@ -64,6 +64,19 @@ class FakeClock:
 
 def _whole_milliseconds(moment: datetime) -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def make_clock(clock: FakeClock | str) -> FakeClock:
+    """Return the clock that `FakeAsana` is given, or a new one of the kind it is given.
+
+    Raises:
+        ConfigurationError: *clock* is neither a clock nor ``frozen`` or ``running``.
+    """
+    if isinstance(clock, FakeClock):
+        return clock
+    if clock not in ("frozen", "running"):
+        raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
+    return FakeClock(running=clock == "running")
 
 
 def check_advance(seconds: Any) -> timedelta:

@@ -9,7 +9,7 @@ from aiohttp import web
 from asana_webhooks.client.auth import check_token
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.testing.clock import FakeClock, check_advance
+from asana_webhooks.testing.clock import FakeClock, check_advance, make_clock
 from asana_webhooks.testing.faults import Fault, FaultScript, Hold
 from asana_webhooks.testing.oauth import DEFAULT_TOKEN, TOKEN_PATH, AppRecord, FakeTokenEndpoint
 from asana_webhooks.testing.records import DeliveryRecord, HandshakeRecord, RequestRecord, WebhookRecord
@@ -42,6 +42,9 @@ class FakeAsana:
         workspace: gid of the only workspace.
         projects: gids of projects in it.
         webhooks: how many webhooks exist at the start, each on a separate project. Their targets are never contacted.
+            They are of user 11, through any app.
+        portfolio_whitelist: True to hold webhooks on portfolios to the filters that Asana allows on workspaces and
+            teams. Whether Asana does is unknown; in any case they need filters, without fields.
 
         port: the port on 127.0.0.1 to listen on; 0 for any free port.
         allow_loopback: False to refuse targets on this machine with 403, as Asana does.
@@ -49,11 +52,13 @@ class FakeAsana:
         heartbeat: when to send a new webhook's first heartbeat: ``before`` the 201, ``after`` it, or ``None`` to skip
             it. The next ones follow every 8 hours of the fake's clock in any case.
         retries_grow: True to add new events to a delivery that is resent, so that its bytes change.
+        gone_deletes: True to delete a webhook at once when its target answers a delivery with 410. Asana documents
+            nothing of the kind; one user reported it.
         answer_timeout: seconds of real time a target has to answer.
 
         clock: ``frozen`` (moved by `advance`, and by up to a millisecond per change), ``running`` (at the speed of
             the real clock), or your own `FakeClock`. The first two start at the present.
-        seed: seed of everything random: secrets, the order of members, offsets.
+        seed: seed of everything random: secrets, offsets, the order of members and events.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -82,26 +87,26 @@ class FakeAsana:
         workspace: str = "1331",
         projects: Sequence[str] = ("8675309",),
         webhooks: int = 0,
+        portfolio_whitelist: bool = False,
         # HTTP
         port: int = 0,
         allow_loopback: bool = True,
         # Sending
         heartbeat: HeartbeatMoment = "before",
         retries_grow: bool = False,
+        gone_deletes: bool = False,
         answer_timeout: float = 10.0,
         # Time and randomness
         clock: FakeClock | Literal["frozen", "running"] = "frozen",
         seed: int = 0,
     ) -> None:
-        if heartbeat not in ("before", "after", None):
-            raise ConfigurationError(f"heartbeat must be 'before', 'after' or None, not {heartbeat!r:.80}")
-        if webhooks < 0:
-            raise ConfigurationError(f"webhooks must be 0 or more, not {webhooks!r:.80}")
-        self._world = world = World(clock=_make_clock(clock), seed=seed)
+        self._world = world = World(clock=make_clock(clock), seed=seed)
         self.workspace, self.clock, self.webhooks = workspace, world.clock, world.webhooks
         self.requests, self.handshakes, self.deliveries = world.requests, world.handshakes, world.deliveries
         self.faults = faults = FaultScript()
-        self._sender = Sender(world=world, faults=faults, answer_timeout=answer_timeout, retries_grow=retries_grow)
+        self._sender = Sender(
+            world, faults, answer_timeout=answer_timeout, retries_grow=retries_grow, gone_deletes=gone_deletes
+        )
         self._tokens = FakeTokenEndpoint(world=world, token=check_token(token))
         self._rest = RestApi(
             world=world,
@@ -110,6 +115,7 @@ class FakeAsana:
             faults=faults,
             heartbeat=heartbeat,
             allow_loopback=allow_loopback,
+            portfolio_whitelist=portfolio_whitelist,
         )
         self._handlers: dict[str, RequestHandler] = {BASE_PATH: self._rest.handle, TOKEN_PATH: self._rest.handle}
         self._server = LoopbackServer(self._handle, port=port)
@@ -122,6 +128,8 @@ class FakeAsana:
         self._world.add("workspace", self.workspace, name="Workspace")
         for gid in projects:
             self.add_project(gid)
+        if webhooks < 0:
+            raise ConfigurationError(f"webhooks must be 0 or more, not {webhooks!r:.80}")
         for _ in range(webhooks):
             self.add_quiet_webhook()
 
@@ -200,19 +208,29 @@ class FakeAsana:
     def token(self, token: str) -> None:
         self._tokens.token = token
 
-    def register_app(self, client_id: str = "12345", *, rotate: bool = False) -> AppRecord:
-        """Add an app that a user has authorized, with a new client secret and refresh token.
+    def register_app(
+        self,
+        client_id: str = "12345",
+        *,
+        user: str = DEFAULT_USER,
+        scopes: Sequence[str] | None = None,
+        rotate: bool = False,
+    ) -> AppRecord:
+        """Add an app that a user has authorized, with a new client secret, refresh token and access token.
 
-        Its access tokens are accepted in addition to `token`, for an hour of the fake's clock each.
+        Its access tokens are accepted in addition to `token`, which is user 11's own, for an hour of the fake's clock
+        each. With them an app sees only the webhooks it created for this user; for others the fake answers 403.
 
         Args:
-            client_id: the app's id.
+            client_id: the app's id; the same one for each user of an app.
+            user: gid of the user.
+            scopes: what the user authorized it for, such as ``webhooks:read``; ``None`` for everything.
             rotate: True to replace the refresh token with every access token, which Asana does not do.
 
         Raises:
-            ConfigurationError: an app with this id exists.
+            ConfigurationError: a value is invalid, or this user has authorized this app before.
         """
-        return self._tokens.register(client_id, rotate=rotate)
+        return self._tokens.register(client_id, user=user, scopes=scopes, rotate=rotate)
 
     def revoke_token(self, access_token: str) -> None:
         """Revoke an access token issued to an app; the next request with it is answered with 401.
@@ -230,25 +248,12 @@ class FakeAsana:
         return tuple(self._projects)
 
     def add_project(self, gid: str | None = None, *, name: str | None = None, accessible: bool = True) -> str:
-        """Add a project to the workspace and return its gid.
-
-        Args:
-            gid: a string of digits; a new one by default.
-            name: the project's name.
-            accessible: False to refuse reading it and webhooks on it with 403.
-        """
-        gid = self.add_resource("project", gid, name=name, accessible=accessible)
-        self._projects.append(gid)
-        return gid
+        """Add a project to the workspace and return its gid; the arguments are those of `add_resource`."""
+        return self.add_resource("project", gid, name=name, accessible=accessible)
 
     def add_quiet_webhook(self) -> str:
-        """Add a webhook on a new project and return its gid. Its target is never contacted."""
-        project = self._world.add("project", parents=[self.workspace])
-        target = f"https://example.com/receive-webhook/{project.gid}"
-        webhook = self._world.new_webhook(project, target, quiet=True)
-        webhook.last_success_at = webhook.created_at
-        self.webhooks[webhook.gid] = webhook
-        return webhook.gid
+        """Add a webhook of user 11 on a new project and return its gid. Its target is never contacted."""
+        return self._world.add_quiet_webhook(self.workspace).gid
 
     def add_task(self, gid: str | None = None, *, parent: str | None = None, name: str | None = None) -> str:
         """Add a task and return its gid. This sends no event.
@@ -277,20 +282,20 @@ class FakeAsana:
         Args:
             resource_type: ``story``, ``section``, ``team``, ``portfolio``, ``goal`` …
             gid: a string of digits; a new one by default.
-            parents: gids of its parents, whose webhooks also report its changes; the workspace by default.
+            parents: gids of its parents, whose webhooks also report its changes; the workspace by default, and none
+                for another workspace.
             name: the resource's name.
             resource_subtype: such as ``milestone``; by default the type's usual one, if it has one.
             accessible: False to refuse reading it and webhooks on it with 403.
         """
-        resource = self._world.add(
-            resource_type,
-            gid,
-            parents=[self.workspace] if parents is None else parents,
-            name=name,
-            resource_subtype=resource_subtype,
-            accessible=accessible,
+        if parents is None:
+            parents = [] if resource_type == "workspace" else [self.workspace]
+        added = self._world.add(
+            resource_type, gid, parents=parents, name=name, resource_subtype=resource_subtype, accessible=accessible
         )
-        return resource.gid
+        if resource_type == "project":
+            self._projects.append(added.gid)
+        return added.gid
 
     def change(
         self,
@@ -441,11 +446,3 @@ class FakeAsana:
     def secret(self, gid: str) -> Secret:
         """Return the secret of one webhook; raises as `webhook` does."""
         return self.webhook(gid).secret
-
-
-def _make_clock(clock: FakeClock | str) -> FakeClock:
-    if isinstance(clock, FakeClock):
-        return clock
-    if clock not in ("frozen", "running"):
-        raise ConfigurationError(f"clock must be 'frozen', 'running' or a FakeClock, not {clock!r:.80}")
-    return FakeClock(running=clock == "running")

@@ -78,6 +78,10 @@ class WebhookRecord:
     filters: tuple[WebhookFilter, ...]
     secret: Secret
     created_at: datetime
+    user: str
+    """Gid of the user whose access token created it."""
+    app: str | None = None
+    """Client id of the app whose access token created it; ``None`` for the user's own token."""
     active: bool = True
     """False after deletion; then no more deliveries are sent."""
     last_success_at: datetime | None = None

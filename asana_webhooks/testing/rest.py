@@ -1,40 +1,41 @@
 """The API side of the fake: reads requests, executes the operations, and applies scripted faults.
 
 Sources: https://developers.asana.com/reference/webhooks, https://developers.asana.com/docs/errors,
-https://developers.asana.com/docs/inputoutput-options and https://developers.asana.com/docs/pagination
+and https://developers.asana.com/docs/inputoutput-options
 """
 
 import json
 import socket
 import struct
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from aiohttp import web
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from yarl import URL
 
 from asana_webhooks import wire
 from asana_webhooks.client.requests import CreateWebhookRequest, plural_of
+from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing.faults import TOKEN_REQUEST, Fault, FaultScript, Plan
-from asana_webhooks.testing.oauth import TOKEN_PATH, FakeTokenEndpoint
+from asana_webhooks.testing.oauth import TOKEN_PATH, Caller, FakeTokenEndpoint
+from asana_webhooks.testing.paging import Offsets, check_limit, next_page
 from asana_webhooks.testing.records import RequestRecord, WebhookRecord
 from asana_webhooks.testing.sender import Sender
 from asana_webhooks.testing.target_client import is_loopback
 from asana_webhooks.testing.validation import (
     ApiError,
     Input,
-    check_limit,
     create_request,
+    find_in_path,
     find_resource,
-    gid_in_path,
     new_filters,
+    not_recognized,
     parse_body,
     read_input,
     select,
 )
-from asana_webhooks.testing.world import World, WorldChange
+from asana_webhooks.testing.world import FILTERED_TYPES, World, WorldChange
 
 __all__ = ["BASE_PATH", "Answer", "HeartbeatMoment", "RestApi", "error_answer", "send"]
 
@@ -45,10 +46,23 @@ HeartbeatMoment = Literal["before", "after"] | None
 
 _LONGEST_LIST: Final = 1000
 """Longer lists must be requested in pages."""
-_OFFSET_LIFETIME: Final = timedelta(minutes=15)
-_MAX_OFFSETS: Final = 10_000
 _ON_LIST: Final = {"GET": "getWebhooks", "POST": "createWebhook"}
 _ON_ONE: Final = {"GET": "getWebhook", "PUT": "updateWebhook", "DELETE": "deleteWebhook"}
+_SCOPES: Final = {
+    **dict.fromkeys(("getWebhooks", "getWebhook"), "webhooks:read"),
+    **dict.fromkeys(("createWebhook", "updateWebhook"), "webhooks:write"),
+    "deleteWebhook": "webhooks:delete",
+}
+"""The scope each operation needs. Source: https://developers.asana.com/docs/oauth-scopes"""
+# https://developers.asana.com/reference/rest-api-reference: what GET reads by its gid
+_TYPES: Final = (
+    *("allocation", "attachment", "budget", "custom_field", "custom_type", "goal", "goal_relationship", "job"),
+    *("membership", "organization_export", "portfolio", "portfolio_membership", "project", "project_brief"),
+    *("project_membership", "project_portfolio_setting", "project_status", "project_template", "rate", "role"),
+    *("section", "status_update", "story", "tag", "task", "task_template", "team", "team_membership", "time_period"),
+    *("time_tracking_entry", "user", "user_task_list", "workspace", "workspace_membership"),
+)
+_TYPES_BY_PATH: Final = {plural_of(resource_type): resource_type for resource_type in _TYPES}
 # "6 sad squid snuggle softly" is the example of https://developers.asana.com/docs/errors
 _PHRASE: Final = "6 sad squid snuggle softly"
 _JSON: Final = "application/json; charset=UTF-8"
@@ -88,22 +102,23 @@ class Answer:
         return cls(status=status, body=body, headers=_merge({"Content-Type": _JSON}, headers or {}))
 
 
-def error_answer(status: int, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> Answer:
+def error_answer(
+    status: int, message: str | None = None, *, code: str | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
     """Return Asana's error envelope with one entry; *message* is by default the usual one for the status."""
     if message is None:
         message = _STATUS_MESSAGES.get(status, "Error")
-    phrase = {"phrase": _PHRASE} if status == 500 else {}
-    return Answer.of(status, {"errors": [{"message": message, "help": _HELP, **phrase}]}, headers=headers)
+    more = ({} if code is None else {"error": code}) | ({"phrase": _PHRASE} if status == 500 else {})
+    return Answer.of(status, {"errors": [{"message": message, "help": _HELP, **more}]}, headers=headers)
 
 
 @frozen
-class _Offset:
-    """Where a page begins: after the webhook with gid *after*, even if that was deleted."""
+class _Route:
+    """Where a request goes: its operation, ``None`` for an unknown route, and what its path names."""
 
-    after: int
-    list_of: tuple[str, str]
-    """The workspace and resource of the list; the offset is valid for this list only."""
-    expires: datetime
+    operation: str | None = None
+    resource_type: str = ""
+    gid: str = ""
 
 
 class RestApi:
@@ -116,6 +131,10 @@ class RestApi:
         faults: the scripted faults.
         heartbeat: when to send a webhook's first heartbeat.
         allow_loopback: whether to accept targets on this machine; Asana refuses them.
+        portfolio_whitelist: whether webhooks on portfolios are held to the whitelist of filters, too.
+
+    Raises:
+        ConfigurationError: *heartbeat* is invalid.
     """
 
     def __init__(
@@ -127,7 +146,10 @@ class RestApi:
         faults: FaultScript,
         heartbeat: HeartbeatMoment,
         allow_loopback: bool,
+        portfolio_whitelist: bool,
     ) -> None:
+        if heartbeat not in ("before", "after", None):
+            raise ConfigurationError(f"heartbeat must be 'before', 'after' or None, not {heartbeat!r:.80}")
         self.base_url = ""
         """The base URL of the API, once the server listens."""
         self._world = world
@@ -136,21 +158,21 @@ class RestApi:
         self._faults = faults
         self._heartbeat = heartbeat
         self._allow_loopback = allow_loopback
-        self._opening: set[tuple[str, str]] = set()
-        self._offsets: dict[str, _Offset] = {}
+        self._whitelisted = [one for one in FILTERED_TYPES if one != "portfolio" or portfolio_whitelist]
+        self._opening: set[tuple[str, str, str]] = set()
+        self._offsets = Offsets(world)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
-        path = request.path.removeprefix(BASE_PATH)
-        asks_token = (request.method, request.path) == ("POST", TOKEN_PATH)
-        operation, gid = (TOKEN_REQUEST, "") if asks_token else _route(request.method, path)
+        route = _route(request.method, request.rel_url.raw_path)
+        webhook_gid = route.gid if route.resource_type == "webhook" else ""
         headers = {name.lower(): value for name, value in request.headers.items()}
         headers.pop("authorization", None)
         record = RequestRecord(
-            operation=operation,
-            webhook_gid=gid,
+            operation=route.operation,
+            webhook_gid=webhook_gid,
             method=request.method,
-            path=path,
+            path=request.path.removeprefix(BASE_PATH),
             query=dict(request.query),
             headers=headers,
         )
@@ -161,14 +183,14 @@ class RestApi:
             body = await request.read()
             if request.path != TOKEN_PATH:  # its requests contain secrets
                 record.body = parse_body(request.content_type, body)
-            plan = Plan() if operation is None else self._faults.take(operation, webhook=gid)
+            plan = Plan() if route.operation is None else self._faults.take(route.operation, webhook=webhook_gid)
             await plan.wait("before")
-            return await self._respond(request, body, record, plan)
+            return await self._respond(request, body, route, record, plan)
         finally:
             self._faults.activity.end()
 
     async def _respond(
-        self, request: web.Request, body: bytes, record: RequestRecord, plan: Plan
+        self, request: web.Request, body: bytes, route: _Route, record: RequestRecord, plan: Plan
     ) -> web.StreamResponse:
         fault, do = plan.fault, plan.fault.do if plan.fault else None
         if do == "reset":
@@ -177,7 +199,7 @@ class RestApi:
         if fault is not None and do == "answer" and not fault.executed:
             answer = _scripted_answer(fault)
         else:
-            answer, created = await self._answer(request, body, record, plan)
+            answer, created = await self._answer(request, body, route, plan)
             answer = _scripted_answer(fault) if fault is not None and do == "answer" else answer
         await plan.wait("before_answer")
         if do == "lose_answer":
@@ -193,61 +215,66 @@ class RestApi:
         return response
 
     async def _answer(
-        self, request: web.Request, body: bytes, record: RequestRecord, plan: Plan
+        self, request: web.Request, body: bytes, route: _Route, plan: Plan
     ) -> tuple[Answer, WebhookRecord | None]:
         """Return the true answer, and the created webhook, if any."""
-        if record.operation == TOKEN_REQUEST:
-            return Answer.of(*self._tokens.answer(request.content_type, body)), None
-        if record.operation is None:
+        if route.operation == TOKEN_REQUEST:
+            answer = Answer.of(*self._tokens.answer(request.content_type, body))
+            return evolve(answer, body=answer.body.replace(b"/", rb"\u002F")), None  # as Asana's does
+        if route.operation is None:
             return error_answer(404), None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or not self._tokens.accepts(token):
+        caller = self._tokens.caller(token) if scheme == "Bearer" else None
+        needed = _SCOPES.get(route.operation)
+        # Asana answers 401 for a missing scope, too; the wording of its message is unknown.
+        if caller is None or (needed and caller.scopes is not None and needed not in caller.scopes):
             return error_answer(401), None
         try:
             # Bodies of GET and DELETE are ignored; the official Python client sends "{}" with DELETE.
             used = body if request.method in ("POST", "PUT") else b""
             given = read_input(content_type=request.content_type, body=used, query=request.query)
-            if record.operation == "createWebhook":
-                return await self._create(given, plan)
-            return self._perform(record, given), None
+            if route.operation == "createWebhook":
+                return await self._create(given, caller, plan)
+            return Answer.of(200, self._perform(route, request.query, given, caller), pretty=given.pretty), None
         except ApiError as refusal:
-            return error_answer(refusal.status, refusal.message), None
+            return error_answer(refusal.status, refusal.message, code=refusal.code), None
 
-    def _perform(self, record: RequestRecord, given: Input) -> Answer:
-        if record.operation == "getWebhooks":
-            return Answer.of(200, self._list_page(record.query, given), pretty=given.pretty)
-        if record.operation == "readResource":
-            return Answer.of(200, {"data": self._resource(record.path, given)}, pretty=given.pretty)
-        webhook = self._world.webhooks.get(gid_in_path(record.webhook_gid))
-        if webhook is None:
-            raise ApiError(404, f"webhook_gid: Unknown object: {record.webhook_gid}")
-        if record.operation == "deleteWebhook":
-            # A delivery in flight still arrives.
-            webhook.active = False
-            del self._world.webhooks[webhook.gid]
-            return Answer.of(200, {"data": {}}, pretty=given.pretty)
-        if record.operation == "updateWebhook":
-            if given.data.get("filters") is None:
+    def _perform(self, route: _Route, query: Mapping[str, str], given: Input, caller: Caller) -> dict[str, Any]:
+        if route.operation == "getWebhooks":
+            return self._list_page(query, given, caller)
+        if route.operation == "readResource":
+            return {"data": self._resource(route, given)}
+        webhook = find_in_path("webhook", route.gid, self._world.webhooks)
+        if not _owns(caller, webhook):
+            # Nobody says what Asana answers about a webhook of another user or app. It refuses other objects so.
+            raise ApiError(403, "You do not have access to this webhook.")
+        if route.operation == "deleteWebhook":
+            self._world.delete_webhook(webhook)
+            return {"data": {}}
+        if route.operation == "updateWebhook":
+            filters = given.data.get("filters")
+            if filters is None and webhook.resource.resource_type not in FILTERED_TYPES:
                 raise ApiError(400, "filters: Missing input")
-            webhook.filters = new_filters(given.data["filters"], webhook.resource)
-        return Answer.of(200, {"data": _chosen(webhook, given)}, pretty=given.pretty)
+            webhook.filters = new_filters(filters, webhook.resource, whitelisted=self._whitelisted)
+        return {"data": _chosen(webhook, given)}
 
-    def _resource(self, path: str, given: Input) -> dict[str, Any]:
-        _, types, gid = path.split("/")
-        known = self._world.resources.get(gid)
-        if known is None or known.deleted or plural_of(known.resource_type) != types:
-            raise ApiError(404, f"{types}: Not a recognized ID: {gid}")
-        record = find_resource("gid", gid, self._world.resources).full()
+    def _resource(self, route: _Route, given: Input) -> dict[str, Any]:
+        found = find_in_path(route.resource_type, route.gid, self._world.resources)
+        if found.deleted or plural_of(found.resource_type) != plural_of(route.resource_type):
+            raise not_recognized(route.resource_type, route.gid)
+        record = find_resource("gid", found.gid, self._world.resources).full()
         return select(record, given.fields) if given.fields else record
 
-    async def _create(self, given: Input, plan: Plan) -> tuple[Answer, WebhookRecord]:
+    async def _create(self, given: Input, caller: Caller, plan: Plan) -> tuple[Answer, WebhookRecord]:
         """Execute createWebhook, with the handshake in the middle."""
-        request, resource = create_request(given, self._world.resources)
-        self._refuse(request)
-        pair = (request.resource, request.target)
+        request, resource = create_request(given, self._world.resources, whitelisted=self._whitelisted)
+        pair = (caller.user, request.resource, request.target)
+        self._refuse(request, pair)
         self._opening.add(pair)
         try:
-            webhook = self._world.new_webhook(resource, request.target, request.filters)
+            webhook = self._world.new_webhook(
+                resource, request.target, request.filters, user=caller.user, app=caller.app
+            )
             if not plan.find("skip_handshake"):
                 await self._sender.shake_hands(webhook.target, webhook.secret)
             # Deliveries may start now, before the 201.
@@ -265,9 +292,9 @@ class RestApi:
             await self._sender.drain(webhook)
         return self._created(webhook, given, plan), webhook
 
-    def _refuse(self, request: CreateWebhookRequest) -> None:
-        existing = {(one.resource.gid, one.target) for one in self._world.webhooks.values()} | self._opening
-        if (request.resource, request.target) in existing:
+    def _refuse(self, request: CreateWebhookRequest, pair: tuple[str, str, str]) -> None:
+        existing = {(one.user, one.resource.gid, one.target) for one in self._world.webhooks.values()}
+        if pair in existing | self._opening:
             raise ApiError(
                 403,
                 "Duplicated webhook. You already have an existing webhook for the given resource and target. "
@@ -286,10 +313,10 @@ class RestApi:
             del tree["X-Hook-Secret"]
         elif (wrong := plan.find("wrong_secret")) is not None:
             tree["X-Hook-Secret"] = self._world.secret(wrong.secret).reveal()
-        location = {"Location": f"{self.base_url}/webhooks/{webhook.gid}"}
+        location = {"Location": f"{BASE_PATH}/webhooks/{webhook.gid}"}
         return Answer.of(201, tree, pretty=given.pretty, headers=location)
 
-    def _list_page(self, query: Mapping[str, str], given: Input) -> dict[str, Any]:
+    def _list_page(self, query: Mapping[str, str], given: Input, caller: Caller) -> dict[str, Any]:
         """Execute getWebhooks: compact records, in pages if ``limit`` is given."""
         if not query.get("workspace"):
             raise ApiError(400, "workspace: Missing input")
@@ -300,8 +327,9 @@ class RestApi:
         if resource is not None:
             find_resource("resource", resource, self._world.resources)
         limit = check_limit(query.get("limit"))
-        list_of = (workspace.gid, resource or "")
-        found = self._matching(workspace.gid, resource, after=self._read_offset(query.get("offset"), list_of))
+        list_of = (workspace.gid, resource or "", caller.user, caller.app or "")
+        after = self._offsets.read(query.get("offset"), list_of)
+        found = self._matching(caller, workspace.gid, resource, after=after)
         if limit is None:
             if len(found) > _LONGEST_LIST:
                 raise ApiError(
@@ -309,51 +337,43 @@ class RestApi:
                 )
             return {"data": [_chosen(one, given, full=False) for one in found]}
         page = found[:limit]
-        next_page = None
+        following = None
         if len(found) > limit:
-            offset = self._new_offset(int(page[-1].gid), list_of)
-            path = str(URL("/webhooks").with_query({**query, "offset": offset}))
-            next_page = {"offset": offset, "path": path, "uri": self.base_url + path}
-        return {"data": [_chosen(one, given, full=False) for one in page], "next_page": next_page}
+            offset = self._offsets.issue(int(page[-1].gid), list_of)
+            following = next_page(self.base_url, "/webhooks", query, offset)
+        return {"data": [_chosen(one, given, full=False) for one in page], "next_page": following}
 
-    def _matching(self, workspace: str, resource: str | None, *, after: int) -> list[WebhookRecord]:
+    def _matching(self, caller: Caller, workspace: str, resource: str | None, *, after: int) -> list[WebhookRecord]:
         return [
             one
             for one in sorted(self._world.webhooks.values(), key=lambda webhook: int(webhook.gid))
             if int(one.gid) > after
+            and _owns(caller, one)
             and resource in (None, one.resource.gid)
             and any(above.gid == workspace for above in self._world.lineage(one.resource.gid))
         ]
 
-    def _new_offset(self, after: int, list_of: tuple[str, str]) -> str:
-        offset = f"{self._world.rng.getrandbits(256):064x}"
-        self._offsets[offset] = _Offset(after, list_of, self._world.clock.now() + _OFFSET_LIFETIME)
-        if len(self._offsets) > _MAX_OFFSETS:
-            del self._offsets[next(iter(self._offsets))]
-        return offset
 
-    def _read_offset(self, text: str | None, list_of: tuple[str, str]) -> int:
-        if text is None:
-            return 0
-        offset = self._offsets.get(text)
-        if offset is None or offset.list_of != list_of:
-            raise ApiError(400, "offset: Your pagination token is invalid.")
-        if self._world.clock.now() >= offset.expires:
-            raise ApiError(400, "offset: Your pagination token has expired.")
-        return offset.after
-
-
-def _route(method: str, path: str) -> tuple[str | None, str]:
-    """Return the operation id, ``None`` for an unknown route, and the webhook's gid in the path, which may be empty."""
-    match path.split("/"):
+def _route(method: str, raw_path: str) -> _Route:
+    """Return where a request goes. No route has an encoded character in its path."""
+    if (method, raw_path) == ("POST", TOKEN_PATH):
+        return _Route(TOKEN_REQUEST)
+    match raw_path.removeprefix(BASE_PATH).split("/"):
+        case _ if "%" in raw_path:
+            return _Route()
         case ["", "webhooks"]:
-            return _ON_LIST.get(method), ""
+            return _Route(_ON_LIST.get(method))
         case ["", "webhooks", gid] if gid:
-            return _ON_ONE.get(method), gid
-        case ["", types, gid] if types.isidentifier() and gid and method == "GET":
-            return "readResource", ""
+            return _Route(_ON_ONE.get(method), "webhook", gid)
+        case ["", types, gid] if types in _TYPES_BY_PATH and gid and method == "GET":
+            return _Route("readResource", _TYPES_BY_PATH[types], gid)
         case _:
-            return None, ""
+            return _Route()
+
+
+def _owns(caller: Caller, webhook: WebhookRecord) -> bool:
+    """Return whether the caller created the webhook. Nobody created a quiet one; it is of all apps of its user."""
+    return caller.user == webhook.user and (webhook.quiet or caller.app == webhook.app)
 
 
 def _chosen(webhook: WebhookRecord, given: Input, *, full: bool = True) -> dict[str, Any]:

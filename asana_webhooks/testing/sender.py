@@ -42,13 +42,17 @@ class Sender:
         faults: the scripted faults.
         answer_timeout: seconds of real time a target has to answer.
         retries_grow: whether to add new events to a delivery that is resent.
+        gone_deletes: whether a delivery answered with 410 deletes its webhook at once.
     """
 
-    def __init__(self, *, world: World, faults: FaultScript, answer_timeout: float, retries_grow: bool) -> None:
+    def __init__(
+        self, world: World, faults: FaultScript, *, answer_timeout: float, retries_grow: bool, gone_deletes: bool
+    ) -> None:
         self._world = world
         self._faults = faults
         self._targets = TargetClient(timeout=answer_timeout)
         self._retries_grow = retries_grow
+        self._gone_deletes = gone_deletes
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._schedule_changed = asyncio.Event()
         self._open = False
@@ -181,8 +185,7 @@ class Sender:
     def _next(self, webhook: WebhookRecord) -> Batch | None:
         now = self._world.clock.now()
         if webhook.failure_deletion_timestamp is not None and webhook.failure_deletion_timestamp <= now:
-            webhook.active = False
-            self._world.webhooks.pop(webhook.gid, None)
+            self._world.delete_webhook(webhook)
         return _take(webhook, now, retries_grow=self._retries_grow)
 
     async def _deliver(self, webhook: WebhookRecord, batch: Batch) -> None:
@@ -194,6 +197,8 @@ class Sender:
             _note_success(webhook, None)
             return
         response = await self._post_altered(webhook, batch, plan.fault)
+        if response.status == 410 and self._gone_deletes:
+            self._world.delete_webhook(webhook)
         if not response.accepted:
             _note_failure(webhook, batch, self._world.clock.now(), response.content)
             return

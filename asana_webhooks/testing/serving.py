@@ -57,8 +57,8 @@ class LoopbackServer:
         Raises:
             ConfigurationError: it cannot listen on the port.
         """
-        app = web.Application(client_max_size=_MAX_BODY)
-        app.router.add_route("*", "/{path:.*}", self._track)
+        # A middleware gets every request. A route would not match paths with line breaks, nor ``OPTIONS *``.
+        app = web.Application(client_max_size=_MAX_BODY, middlewares=[self._track])
         # Asana does not document compressed bodies. Without decompression, a broken one is only an invalid body.
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, auto_decompress=False)
         await runner.setup()
@@ -84,7 +84,8 @@ class LoopbackServer:
         await self._runner.cleanup()
         self._runner = None
 
-    async def _track(self, request: web.Request) -> web.StreamResponse:
+    @web.middleware
+    async def _track(self, request: web.Request, handler: RequestHandler) -> web.StreamResponse:  # noqa: ARG002
         # aiohttp lets a handler finish after its client disconnects. Track it, so that closing can cancel it.
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._handlers.add(task)

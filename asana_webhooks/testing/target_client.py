@@ -82,6 +82,8 @@ class TargetClient:
             # A reused connection may be dead, and the delivery would fail because of the fake, not the target.
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
+            # Asana documents no User-Agent, so that receivers must not rely on one.
+            skip_auto_headers=["User-Agent"],
             timeout=aiohttp.ClientTimeout(total=None),
             trust_env=False,
         )

@@ -7,7 +7,7 @@ https://developers.asana.com/reference/webhooks
 import re
 from collections.abc import Collection, Mapping
 from itertools import islice, product
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from attrs import frozen
@@ -22,11 +22,11 @@ from asana_webhooks.testing.world import ACTIONS, FILTERED_TYPES
 __all__ = [
     "ApiError",
     "Input",
-    "check_limit",
     "create_request",
+    "find_in_path",
     "find_resource",
-    "gid_in_path",
     "new_filters",
+    "not_recognized",
     "parse_body",
     "read_input",
     "select",
@@ -37,17 +37,28 @@ _TYPE_NAMES = {bool: "boolean", int: "number", float: "number", list: "array", d
 _MAX_PATHS: Final = 1000
 """More than any record has members; bounds the work for a hostile ``opt_fields``."""
 
+_Found = TypeVar("_Found")
+
 Path = tuple[str, ...]
 """The names that lead to one member of a record, from the outside in."""
 
 
-class ApiError(Exception):
-    """A refusal of a request, with the status and the message of the answer."""
+# https://developers.asana.com/docs/webhooks-guide: what webhooks on workspaces and teams may be told
+_WHITELIST: Final[Mapping[str, Collection[str]]] = {
+    "project": ACTIONS,
+    "team_membership": ("added", "removed"),
+    "workspace_membership": ("added", "removed"),
+}
 
-    def __init__(self, status: int, message: str) -> None:
+
+class ApiError(Exception):
+    """A refusal of a request, with the status and the message of the answer, and its code if Asana sends one."""
+
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.code = code
 
 
 @frozen(kw_only=True)
@@ -98,14 +109,22 @@ def _read_fields(text: str) -> frozenset[Path]:
 
 
 def select(record: dict[str, Any], paths: Collection[Path]) -> dict[str, Any]:
-    """Return the part of *record* that *paths* name, in the record's order; ``gid`` is always included."""
+    """Return the part of *record* that *paths* name, in the record's order; ``gid`` is always included.
+
+    A resource named alone (``resource``) has its gid and type. With names inside it (``resource.name``) it has just
+    these, and its type only if that is named too. Nobody says what naming both gives; the fake gives the less, and
+    treats filters alike. Filters named alone are whole.
+    """
     chosen = {}
     for name, value in record.items():
         below = [path[1:] for path in paths if path[0] == name]
-        if name == "gid" or () in below:
+        inside = [path for path in below if path]
+        if inside:
+            chosen[name] = _select_inside(value, inside)
+        elif below and isinstance(value, dict):
+            chosen[name] = {key: value[key] for key in ("gid", "resource_type")}
+        elif below or name == "gid":
             chosen[name] = value
-        elif below:
-            chosen[name] = _select_inside(value, below)
     return chosen
 
 
@@ -170,9 +189,25 @@ def _gid(name: str, value: Any) -> str:
     return value
 
 
-def gid_in_path(value: str) -> str:
-    """Check the gid of a webhook in a path, and return it."""
-    return _gid("webhook_gid", value)
+def find_in_path(resource_type: str, gid: str, known: Mapping[str, _Found]) -> _Found:
+    """Return the webhook or resource that a path names by its gid, a number: leading zeros do not count.
+
+    Raises:
+        ApiError: 404 for an unknown gid, and for what is no gid.
+    """
+    found = known.get(gid, known.get(_number(gid)))
+    if found is None:
+        raise not_recognized(resource_type, gid)
+    return found
+
+
+def not_recognized(resource_type: str, gid: str) -> ApiError:
+    """Return Asana's refusal of a gid in a path. It repeats the gid as a number."""
+    return ApiError(404, f"{resource_type}: Not a recognized ID: {_number(gid)}")
+
+
+def _number(gid: str) -> str:
+    return (gid.lstrip("0") or "0") if gid.isdigit() else gid
 
 
 def find_resource(name: str, value: Any, resources: Mapping[str, Resource]) -> Resource:
@@ -189,8 +224,10 @@ def find_resource(name: str, value: Any, resources: Mapping[str, Resource]) -> R
     return resources[gid]
 
 
-def create_request(given: Input, resources: Mapping[str, Resource]) -> tuple[CreateWebhookRequest, Resource]:
-    """Read the input of createWebhook.
+def create_request(
+    given: Input, resources: Mapping[str, Resource], *, whitelisted: Collection[str]
+) -> tuple[CreateWebhookRequest, Resource]:
+    """Read the input of createWebhook; *whitelisted* is for `new_filters`.
 
     Raises:
         ApiError: 400 or 403, with the first problem found.
@@ -201,7 +238,7 @@ def create_request(given: Input, resources: Mapping[str, Resource]) -> tuple[Cre
     resource = find_resource("resource", data["resource"], resources)
     if data.get("target") is None:
         raise ApiError(400, "target: Missing input")
-    filters = new_filters(data.get("filters"), resource)
+    filters = new_filters(data.get("filters"), resource, whitelisted=whitelisted)
     try:
         request = CreateWebhookRequest(resource=resource.gid, target=data["target"], filters=filters)
     except ConfigurationError:
@@ -214,15 +251,20 @@ class _Filters:
     filters: tuple[WebhookFilter, ...]
 
 
-def new_filters(tree: Any, resource: Resource) -> tuple[WebhookFilter, ...]:
+def new_filters(tree: Any, resource: Resource, *, whitelisted: Collection[str]) -> tuple[WebhookFilter, ...]:
     """Read the filters of createWebhook and updateWebhook.
+
+    Asana does not say how it refuses ``fields`` on a larger scope; the fake uses the error for all other mistakes
+    there. It also refuses a filter on a whitelisted type without a type or an action, which may be too strict.
+
+    Args:
+        tree: the filters as JSON.
+        resource: the resource of the webhook.
+        whitelisted: the types of resources whose webhooks are held to Asana's whitelist.
 
     Raises:
         ApiError: 400, the filters are invalid, or not allowed for this resource.
     """
-    high = resource.resource_type in FILTERED_TYPES
-    if high and not tree:
-        raise ApiError(400, "filters: Missing input")
     try:
         filters = wire.structure({"filters": [] if tree is None else tree}, _Filters).filters
     except PayloadError as problem:
@@ -232,15 +274,13 @@ def new_filters(tree: Any, resource: Resource) -> tuple[WebhookFilter, ...]:
             raise ApiError(400, f"filters: Not a valid action: {one.action}")
         if one.fields and one.action != "changed":
             raise ApiError(400, "filters: fields is only valid for action changed")
-        if one.fields and high:
-            raise ApiError(400, f"filters: fields is not supported for a {resource.resource_type}")
+    larger, bound = resource.resource_type in FILTERED_TYPES, resource.resource_type in whitelisted
+    listed = all(one.action in _WHITELIST.get(one.resource_type or "", ()) for one in filters)
+    if larger and (not filters or any(one.fields for one in filters) or (bound and not listed)):
+        raise ApiError(
+            400,
+            "Webhooks for larger scoped resources must have at least one filter and all filters must be in our "
+            "whitelist.",
+            "invalid_filters_for_larger_scoped_webhooks",
+        )
     return filters
-
-
-def check_limit(text: str | None) -> int | None:
-    """Read ``limit``: 1 to 100, or ``None``. Source: https://developers.asana.com/docs/pagination"""
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 100:
-        raise ApiError(400, "limit: Must be between 1 and 100")
-    return int(text)

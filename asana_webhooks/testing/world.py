@@ -5,6 +5,7 @@ Sources: https://developers.asana.com/reference/events and https://developers.as
 
 import itertools
 import random
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
@@ -49,6 +50,8 @@ HEARTBEAT_EVERY: Final = timedelta(hours=8)
 
 # https://developers.asana.com/docs/webhooks-guide: tasks, subtasks and stories do not reach webhooks this high up.
 _REACHING_HIGH: Final = ("project", "team_membership", "workspace_membership")
+# How many changes are sent before the one made just before them.
+_OVERTAKING: Final = 0.25
 _SUBTYPES: Final[Mapping[str, str]] = {"task": "default_task", "story": "comment_added"}
 
 Value = str | Mapping[str, Any]
@@ -96,6 +99,8 @@ class World:
     def __init__(self, *, clock: FakeClock, seed: int) -> None:
         self.clock = clock
         self.rng = random.Random(seed)  # noqa: S311 (tests need the same secrets in every run)
+        # Nothing but changes draws from it, so that their order depends on nothing else.
+        self._order = random.Random(seed)  # noqa: S311
         self.resources: dict[str, Resource] = {}
         self.webhooks: dict[str, WebhookRecord] = {}
         self.requests: list[RequestRecord] = RecentRecords()
@@ -121,7 +126,13 @@ class World:
         return Secret(given)
 
     def new_webhook(
-        self, resource: Resource, target: str, filters: tuple[WebhookFilter, ...] = (), *, quiet: bool = False
+        self,
+        resource: Resource,
+        target: str,
+        filters: tuple[WebhookFilter, ...] = (),
+        *,
+        user: str = DEFAULT_USER,
+        app: str | None = None,
     ) -> WebhookRecord:
         """Create a webhook without adding it to `webhooks`."""
         now = self.clock.now()
@@ -132,9 +143,23 @@ class World:
             filters=filters,
             secret=self.secret(),
             created_at=now,
+            user=user,
+            app=app,
             next_heartbeat=now + HEARTBEAT_EVERY,
-            quiet=quiet,
         )
+
+    def add_quiet_webhook(self, workspace: str) -> WebhookRecord:
+        """Add a webhook on a new project. Its target is never contacted."""
+        project = self.add("project", parents=[workspace])
+        webhook = self.new_webhook(project, f"https://example.com/receive-webhook/{project.gid}")
+        webhook.quiet, webhook.last_success_at = True, webhook.created_at
+        self.webhooks[webhook.gid] = webhook
+        return webhook
+
+    def delete_webhook(self, webhook: WebhookRecord) -> None:
+        """Delete a webhook, unless it is deleted already. A delivery in flight still arrives."""
+        webhook.active = False
+        self.webhooks.pop(webhook.gid, None)
 
     def add(
         self,
@@ -147,6 +172,8 @@ class World:
         accessible: bool = True,
     ) -> Resource:
         """Add a new resource below *parents*."""
+        if not re.fullmatch(r"[a-z][a-z_]*", resource_type):
+            raise ConfigurationError(f"resource_type must be a type such as 'task', not {resource_type!r:.80}")
         gid = self.new_gid() if gid is None else gid
         if gid in self.resources:
             raise ConfigurationError(f"the fake already has a resource {gid}: {self.resources[gid].resource_type}")
@@ -209,10 +236,13 @@ class World:
             self.resources[resource.gid] = attrs.evolve(resource, parents=remaining)
         event = self._event(change, resource, parent, details)
         typed = wire.structure(event, Event)
+        # Asana does not always send the events of a delivery in the order of their times.
+        overtakes = self._order.random() < _OVERTAKING
         for webhook in self.webhooks.values():
             passes = not webhook.filters or any(one.matches(typed) for one in webhook.filters)
             if passes and _reaches(webhook.resource, lineage, resource) and not webhook.quiet:
-                webhook.waiting.append(dict(event))
+                place = len(webhook.waiting) - (1 if overtakes and webhook.waiting else 0)
+                webhook.waiting.insert(place, dict(event))
         return event
 
     def _place(self, change: WorldChange, parent: Resource | None) -> Resource:

@@ -1,6 +1,8 @@
 """What the fake's own tests play with: a target that records what it gets, a caller of the API, and small schemas."""
 
 import asyncio
+import hashlib
+import hmac
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,7 +14,9 @@ import aiohttp
 import attrs
 import jsonschema
 from aiohttp import web
+from yarl import URL
 
+from asana_webhooks.models import Secret
 from asana_webhooks.testing import FakeAsana, FakeClock
 from asana_webhooks.testing.control import serve_control
 
@@ -36,6 +40,15 @@ class Got:
     @property
     def is_handshake(self) -> bool:
         return "X-Hook-Secret" in self.headers
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = json.loads(self.body)["events"]
+        return events
+
+    def is_signed(self, secret: Secret) -> bool:
+        expected = hmac.new(secret.reveal().encode("ascii"), self.body, hashlib.sha256).hexdigest()
+        return (self.headers["X-Hook-Signature"], self.headers["X-Asana-Request-Signature"]) == (expected, expected)
 
 
 class Target:
@@ -104,11 +117,14 @@ class Caller:
         self.fake = fake
         self.http = http
 
-    async def call(self, method: str, path: str, *, token: str | None = None, **arguments: Any) -> Answered:
+    async def call(
+        self, method: str, path: str, *, token: str | None = None, encoded: bool = False, **arguments: Any
+    ) -> Answered:
         """Send a request to *path*: below the base URL, or anywhere on the server with ``//`` before it."""
         url = self.fake.url.removesuffix("/api/1.0") + path[1:] if path.startswith("//") else self.fake.url + path
         headers = {"Authorization": f"Bearer {token or self.fake.token}", **arguments.pop("headers", {})}
-        async with self.http.request(method, url, headers=headers, allow_redirects=False, **arguments) as response:
+        where = URL(url, encoded=encoded)
+        async with self.http.request(method, where, headers=headers, allow_redirects=False, **arguments) as response:
             return Answered(response.status, response.headers.copy(), await response.text())
 
     async def create(self, target: str, resource: str = PROJECT, *, query: str = "", **data: Any) -> Answered:
@@ -169,11 +185,15 @@ ERROR_SCHEMA = _object(
                     "message": {"type": "string", "minLength": 1},
                     "help": {"type": "string", "pattern": "^For more information on API status codes"},
                     "phrase": {"type": "string"},
+                    "error": {"const": "invalid_filters_for_larger_scoped_webhooks"},
                 },
-                optional=("phrase",),
+                optional=("phrase", "error"),
             ),
         }
     }
+)
+LARGER_SCOPES = (
+    "Webhooks for larger scoped resources must have at least one filter and all filters must be in our whitelist."
 )
 COMPACT = {
     "gid": GID,

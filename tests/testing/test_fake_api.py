@@ -16,7 +16,18 @@ UNKNOWN_ROUTES: list[tuple[str, str]] = [
     ("GET", "/webhooks/"),
     ("GET", "/webhooks/1/events"),
     ("GET", "/tasks"),
+    ("GET", "/enum_options/1"),
     ("GET", "//elsewhere"),
+    ("GET", "//%0A"),
+    ("GET", "//"),
+    ("GET", "/%0A"),
+    ("GET", "/webhooks%0A"),
+    ("GET", "/webhooks%2F1"),
+    ("GET", "/webhooks/%0A"),
+    ("GET", "/webhooks/%FF"),
+    ("GET", "/webhooks/%31"),
+    ("GET", "/tasks/1%3F"),
+    ("POST", "//-/oauth_token%0A"),
 ]
 
 
@@ -24,7 +35,8 @@ async def test_unknown_routes() -> None:
     """A route or method that does not exist is a 404, before anyone looks at the token."""
     async with playing() as (_, api, _):
         for method, path in UNKNOWN_ROUTES:
-            answered = await api.call(method, path, token="wrong")
+            answered = await api.call(method, path, token="wrong", encoded=True)
+            assert answered.headers["Content-Type"] == "application/json; charset=UTF-8"
             assert (answered.status, answered.message) == (404, "No matching route for request")
 
 
@@ -62,7 +74,7 @@ async def test_create_and_get() -> None:
         assert record["filters"] == [
             {"resource_type": "task", "resource_subtype": None, "action": "changed", "fields": None}
         ]
-        assert created.headers["Location"] == f"{fake.url}/webhooks/{record['gid']}"
+        assert created.headers["Location"] == f"/api/1.0/webhooks/{record['gid']}"
         assert (
             created.tree["X-Hook-Secret"]
             == fake.secret(record["gid"]).reveal()
@@ -107,23 +119,32 @@ async def test_delete() -> None:
         assert not fake.webhooks
         for method in ("GET", "DELETE"):
             again = await api.call(method, f"/webhooks/{gid}", headers=json_type)
-            assert (again.status, again.message) == (404, f"webhook_gid: Unknown object: {gid}")
+            assert (again.status, again.message) == (404, f"webhook: Not a recognized ID: {gid}")
         put = await api.call("PUT", f"/webhooks/{gid}", json={"data": {"filters": []}})
         assert put.status == 404
 
 
-async def test_malformed_gid_in_path() -> None:
-    """What is no gid is a 400, not a 404."""
-    async with playing() as (_, api, _):
-        answered = await api.call("GET", "/webhooks/me")
-        assert (answered.status, answered.message) == (400, "webhook_gid: Not a recognized ID: me")
+UNKNOWN_GIDS: list[tuple[str, str]] = [
+    ("/webhooks/77", "webhook: Not a recognized ID: 77"),
+    ("/webhooks/me", "webhook: Not a recognized ID: me"),
+    ("/webhooks/000", "webhook: Not a recognized ID: 0"),
+    ("/webhooks/0077", "webhook: Not a recognized ID: 77"),
+    (f"/webhooks/{PROJECT}", f"webhook: Not a recognized ID: {PROJECT}"),
+    ("/tasks/77", "task: Not a recognized ID: 77"),
+    (f"/tasks/{PROJECT}", f"task: Not a recognized ID: {PROJECT}"),
+    ("/stories/me", "story: Not a recognized ID: me"),
+    ("/memberships/00", "membership: Not a recognized ID: 0"),
+]
 
 
-async def test_project_is_no_webhook() -> None:
-    """The gid of something else is an unknown webhook."""
-    async with playing() as (_, api, _):
-        answered = await api.call("GET", f"/webhooks/{PROJECT}")
-        assert answered.message == f"webhook_gid: Unknown object: {PROJECT}"
+async def test_unknown_gids_in_paths() -> None:
+    """What a path names and the fake does not know is a 404 with the gid as a number; zeros before it do not count."""
+    async with playing(webhooks=1) as (fake, api, _):
+        for path, message in UNKNOWN_GIDS:
+            answered = await api.call("GET", path)
+            assert (answered.status, answered.message) == (404, message)
+        [gid] = fake.webhooks
+        assert (await api.call("GET", f"/webhooks/00{gid}")).tree["data"]["gid"] == gid
 
 
 async def test_one_resource() -> None:
@@ -159,17 +180,17 @@ async def test_pages() -> None:
         gids = list(fake.webhooks)
         first = (await api.call("GET", f"/webhooks?workspace={WORKSPACE}&limit=2&opt_fields=target")).tree
         assert [one["gid"] for one in first["data"]] == gids[:2]
-        assert first["next_page"]["uri"] == fake.url + first["next_page"]["path"]
-        assert first["next_page"]["path"].startswith(
-            f"/webhooks?workspace={WORKSPACE}&limit=2&opt_fields=target&offset="
-        )
+        offset = first["next_page"]["offset"]
+        path = f"/webhooks?workspace={WORKSPACE}&opt_fields=target&limit=2&offset={offset}"
+        assert first["next_page"] == {"offset": offset, "path": path, "uri": fake.url + path}
         await api.call("DELETE", f"/webhooks/{gids[0]}")
-        second = (await api.call("GET", first["next_page"]["path"])).tree
+        second = (await api.call("GET", f"/webhooks?offset={offset}&limit=2&workspace={WORKSPACE}&opt_pretty")).tree
+        assert second["next_page"]["path"].startswith(f"/webhooks?workspace={WORKSPACE}&opt_pretty=&limit=2&offset=")
         assert [one["gid"] for one in second["data"]] == gids[2:4]
         last = (await api.call("GET", second["next_page"]["path"])).tree
         assert [one["gid"] for one in last["data"]] == gids[4:]
         assert last["next_page"] is None
-        rest = (await api.call("GET", first["next_page"]["path"].replace("limit=2&", ""))).tree
+        rest = (await api.call("GET", first["next_page"]["path"].replace("&limit=2", ""))).tree
         assert (len(rest["data"]), "next_page" in rest) == (3, False)
 
 

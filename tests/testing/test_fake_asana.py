@@ -12,7 +12,7 @@ import pytest
 from asana_webhooks import testing
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import DEFAULT_TOKEN, FakeAsana, FakeClock, Fault
-from tests.testing.fake_play import PROJECT, WORKSPACE, playing
+from tests.testing.fake_play import LARGER_SCOPES, PROJECT, WORKSPACE, playing
 
 
 async def test_useful_without_arguments() -> None:
@@ -216,8 +216,8 @@ async def test_lookups() -> None:
 async def test_workspace_webhook() -> None:
     """A webhook on the workspace needs filters, says what it is, and hears of projects, not of tasks."""
     async with playing(heartbeat=None) as (fake, api, target):
-        assert (await api.create(target.url, WORKSPACE)).message == "filters: Missing input"
-        created = await api.create(target.url, WORKSPACE, filters=[{"action": "added"}])
+        assert (await api.create(target.url, WORKSPACE)).message == LARGER_SCOPES
+        created = await api.create(target.url, WORKSPACE, filters=[{"resource_type": "project", "action": "added"}])
         assert created.tree["data"]["is_workspace_webhook"] is True
         fake.change(fake.add_task(), action="added")
         fake.change(fake.add_project(), action="added")

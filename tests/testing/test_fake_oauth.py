@@ -46,6 +46,7 @@ async def test_issues_a_token_that_is_good() -> None:
         assert (answered.status, tree["token_type"], tree["expires_in"]) == (200, "bearer", 3600)
         assert answered.headers["Content-Type"] == "application/json; charset=UTF-8"
         assert set(tree) == {"access_token", "token_type", "expires_in", "data"}
+        assert (rb"2\u002F11\u002F".decode() in answered.text, "/" in answered.text) == (True, False)
         assert re.fullmatch(r"2/11/\d+:[0-9a-f]{32}", tree["access_token"])
         for token in (tree["access_token"], fake.token):
             assert (await api.call("GET", LIST, token=token)).status == 200
@@ -163,11 +164,34 @@ async def test_an_authorization_can_be_withdrawn() -> None:
 
 
 async def test_two_apps_with_one_id() -> None:
-    """An id belongs to one app."""
-    async with playing() as (fake, _, _):
-        fake.register_app("7")
-        with pytest.raises(ConfigurationError, match="the fake already has an app '7'"):
-            fake.register_app("7")
+    """An id belongs to one app, which each user authorizes once: with one client secret, and tokens of its own."""
+    async with playing() as (fake, api, _):
+        apps = [fake.register_app("7", user=user) for user in ("11", "12")]
+        with pytest.raises(ConfigurationError, match="the fake already has an app '7' of user 12"):
+            fake.register_app("7", user="12")
+        assert apps[0].client_secret == apps[1].client_secret
+        for app in apps:
+            tree = (await refresh(api, app)).tree
+            assert (tree["data"]["gid"], tree["access_token"].split("/")[1]) == (app.user, app.user)
+
+
+APPS_THAT_CANNOT_BE: list[tuple[dict[str, Any], str]] = [
+    ({"client_id": ""}, "client_id must not be empty"),
+    ({"client_id": "\ud800"}, "client_id contains a lone surrogate"),
+    ({"user": "me"}, "user must be a gid, a string of digits, not 'me'"),
+    ({"scopes": "webhooks:read"}, "scopes must be a list of scopes"),
+    ({"scopes": ["webhooks"]}, "a scope must have the form 'webhooks:read', not 'webhooks'"),
+    ({"scopes": [5]}, "a scope must have the form 'webhooks:read', not 5"),
+]
+
+
+def test_apps_that_cannot_be() -> None:
+    """An app that makes no sense is refused, and can be registered properly afterwards."""
+    fake = FakeAsana()
+    for arguments, message in APPS_THAT_CANNOT_BE:
+        with pytest.raises(ConfigurationError, match=message):
+            fake.register_app(**arguments)
+    assert fake.register_app().user == "11"
 
 
 async def test_the_same_in_every_run() -> None:
@@ -191,8 +215,8 @@ async def test_records_hold_no_secret() -> None:
             None,
         )
         for text in (repr(record), repr(record.headers), repr(app)):
-            assert app.client_secret not in text
-            assert app.refresh_token not in text
+            for secret in (app.client_secret, app.refresh_token, app.access_token):
+                assert secret not in text
 
 
 @pytest.mark.parametrize(("executed", "refreshes"), [(True, 1), (False, 0)])

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.testing.fake_play import PROJECT, playing
+from asana_webhooks.testing import FakeAsana
+from tests.testing.fake_play import LARGER_SCOPES, PROJECT, playing
 
 TARGET = "https://example.com/receive-webhook/7654"
 
@@ -21,9 +22,9 @@ REFUSALS: list[tuple[dict[str, Any], int, str]] = [
     ({"resource": "4", "target": "example.com"}, 400, "target: Not a valid URL"),
     ({"resource": "4", "target": "ftp://example.com"}, 400, "target: Not a valid URL"),
     ({"resource": "4", "target": 5}, 400, "target: Not a valid URL"),
-    ({"resource": "1", "target": TARGET}, 400, "filters: Missing input"),
-    ({"resource": "2", "target": TARGET, "filters": []}, 400, "filters: Missing input"),
-    ({"resource": "3", "target": TARGET, "filters": None}, 400, "filters: Missing input"),
+    ({"resource": "1", "target": TARGET}, 400, LARGER_SCOPES),
+    ({"resource": "2", "target": TARGET, "filters": []}, 400, LARGER_SCOPES),
+    ({"resource": "3", "target": TARGET, "filters": None}, 400, LARGER_SCOPES),
     (
         {"resource": "4", "target": TARGET, "filters": {}},
         400,
@@ -49,11 +50,6 @@ REFUSALS: list[tuple[dict[str, Any], int, str]] = [
         400,
         "filters: fields is only valid for action changed",
     ),
-    (
-        {"resource": "1", "target": TARGET, "filters": [{"action": "changed", "fields": ["name"]}]},
-        400,
-        "filters: fields is not supported for a workspace",
-    ),
 ]
 
 
@@ -67,6 +63,65 @@ async def test_refusals() -> None:
             answered = await api.call("POST", "/webhooks", json={"data": data})
             assert (answered.status, answered.message) == (status, message), data
         assert fake.handshakes == []
+
+
+WHITELIST = {
+    *(("project", action) for action in ("added", "removed", "deleted", "undeleted", "changed")),
+    *(("team_membership", action) for action in ("added", "removed")),
+    *(("workspace_membership", action) for action in ("added", "removed")),
+}
+NAME_CHANGES = {"resource_type": "project", "action": "changed", "fields": ["name"]}
+NOT_LISTED: list[list[dict[str, Any]]] = [
+    [],
+    [{}],
+    [{"action": "added"}],
+    [{"resource_type": "project"}],
+    [{"resource_type": "project", "action": "added"}, {"resource_type": "task", "action": "added"}],
+    [NAME_CHANGES],
+]
+
+
+def _larger(fake: FakeAsana) -> dict[str, str]:
+    return {one: fake.add_resource(one) for one in ("team", "portfolio")} | {"workspace": fake.workspace}
+
+
+async def test_whitelist_of_larger_scopes() -> None:
+    """Webhooks on workspaces and teams may have every filter of the list, and no others; PUT is no way round it."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        larger = _larger(fake)
+        for scope in ("workspace", "team"):
+            gid = await api.create_gid(
+                target.url, larger[scope], filters=[{"resource_type": "project", "action": "added"}]
+            )
+            types = ("project", "team_membership", "workspace_membership", "task", "story", "section", "project_status")
+            tried = [
+                (one, action) for one in types for action in ("added", "removed", "deleted", "undeleted", "changed")
+            ]
+            for one, action in tried:
+                body = {"data": {"filters": [{"resource_type": one, "action": action}]}}
+                answered = await api.call("PUT", f"/webhooks/{gid}", json=body)
+                assert (answered.status == 200) is ((one, action) in WHITELIST), (scope, one, action)
+            kept = fake.webhook(gid).filters
+            for filters in NOT_LISTED:
+                put = await api.call("PUT", f"/webhooks/{gid}", json={"data": {"filters": filters}})
+                for refused in (put, await api.create(target.root, larger[scope], filters=filters)):
+                    assert (refused.status, refused.message) == (400, LARGER_SCOPES)
+                    assert refused.tree["errors"][0]["error"] == "invalid_filters_for_larger_scoped_webhooks"
+            assert (await api.call("PUT", f"/webhooks/{gid}", json={"data": {}})).message == LARGER_SCOPES
+            assert fake.webhook(gid).filters == kept
+
+
+async def test_portfolios() -> None:
+    """They need filters without fields; only with portfolio_whitelist these must be in the list of larger scopes."""
+    tasks, projects = ({"resource_type": one, "action": "changed"} for one in ("task", "project"))
+    for bound in (False, True):
+        async with playing(heartbeat=None, portfolio_whitelist=bound) as (fake, api, target):
+            portfolio = _larger(fake)["portfolio"]
+            for filters in ([], [NAME_CHANGES], [tasks | {"fields": ["name"]}]):
+                assert (await api.create(target.url, portfolio, filters=filters)).message == LARGER_SCOPES
+            gid = await api.create_gid(target.url, portfolio, filters=[projects])
+            answered = await api.call("PUT", f"/webhooks/{gid}", json={"data": {"filters": [tasks]}})
+            assert answered.status == (400 if bound else 200)
 
 
 async def test_filters_are_optional_below() -> None:
@@ -105,7 +160,11 @@ OPT_FIELDS: list[tuple[str, Any]] = [
     ("(this|resource).name", {"resource": {"gid", "name"}}),
     ("resource.(name|gid),target", {"resource": {"gid", "name"}, "target": None}),
     ("(active|resource.name)", {"resource": {"gid", "name"}, "active": None}),
-    ("resource,resource.name", {"resource": {"gid", "name", "resource_type"}}),
+    ("resource", {"resource": {"gid", "resource_type"}}),
+    ("resource,resource.name", {"resource": {"gid", "name"}}),
+    ("resource,resource.name,resource.resource_type", {"resource": {"gid", "name", "resource_type"}}),
+    ("target,resource_type", {"target", "resource_type"}),
+    ("is_workspace_webhook", {"is_workspace_webhook"}),
     ("target.x,,bogus", {"target"}),
     (".".join(["(" + "|".join(f"n{number}" for number in range(20)) + ")"] * 9), set()),
 ]
@@ -124,6 +183,21 @@ async def test_opt_fields() -> None:
             assert list(chosen) == [name for name in whole if name in {"gid", *members}]
             if "resource" in members:
                 assert set(chosen["resource"]) == members["resource"]
+
+
+async def test_opt_fields_of_filters() -> None:
+    """Filters named alone are whole; names inside them choose members, their type like any other."""
+    async with playing(heartbeat=None) as (_, api, target):
+        gid = await api.create_gid(target.url, filters=[{"resource_type": "task", "action": "added"}])
+        whole = {"resource_type": "task", "resource_subtype": None, "action": "added", "fields": None}
+        for fields, names in (
+            ("filters", whole.keys()),
+            ("filters.action", {"action"}),
+            ("filters,filters.action", {"action"}),
+            ("filters.(action|resource_type)", {"action", "resource_type"}),
+        ):
+            answered = await api.call("GET", f"/webhooks/{gid}", params={"opt_fields": fields})
+            assert answered.tree["data"] == {"gid": gid, "filters": [{name: whole[name] for name in names}]}
 
 
 BODIES_REFUSED: list[tuple[bytes, str]] = [

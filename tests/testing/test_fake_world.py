@@ -32,13 +32,20 @@ def _world(fake: FakeAsana | None = None) -> FakeAsana:
     return fake
 
 
+# What webhooks on workspaces and teams may be told.
+ALLOWED_HIGH = [
+    *({"resource_type": "project", "action": action} for action in ("changed", "added", "removed")),
+    {"resource_type": "team_membership", "action": "added"},
+]
+
+
 @asynccontextmanager
 async def _listening() -> AsyncIterator[Hearing]:
     """Put a webhook on everything, and yield a function that lets something change and tells who heard of it."""
     async with playing(workspace="1", projects=(), heartbeat=None) as (fake, api, target):
         _world(fake)
         for gid in ("1", "2", "3", "4", "41", "21", "22", "31", "5", "61"):
-            await api.create_gid(f"{target.root}/{gid}", gid, filters=[{}])
+            await api.create_gid(f"{target.root}/{gid}", gid, filters=ALLOWED_HIGH if gid in "12" else [{}])
 
         async def hearing(**members: Any) -> set[str]:
             before = len(target.deliveries)
@@ -164,11 +171,11 @@ async def test_bubbling() -> None:
             ("41", {"41", "4", "3"}),
             ("4", {"4", "3", "2", "1"}),
             ("5", {"5", "1"}),
-            ("2", {"2"}),
-            ("1", {"1"}),
-            ("61", {"61", "2", "1"}),
+            ("2", set()),
+            ("1", set()),
         ):
             assert await hearing(resource=resource) == heard, resource
+        assert await hearing(resource="61", action="added") == {"61", "2", "1"}
         assert await hearing(resource="77", parent="4") == {"4", "3"}
 
 
@@ -187,6 +194,31 @@ async def test_loops_end() -> None:
     async with _listening() as hearing:
         await hearing(resource="21", action="added", parent="22")
         assert await hearing(resource="22") == {"22", "21", "4", "3"}
+
+
+def test_types_of_resources() -> None:
+    """A project added as any other resource is one of the projects; what cannot be a type is refused."""
+    fake = FakeAsana()
+    added = fake.add_resource("project")
+    assert fake.projects == (PROJECT, added)
+    for wrong in ("", "My task", "tasks/1"):
+        with pytest.raises(ConfigurationError, match="resource_type must be a type such as 'task'"):
+            fake.add_resource(wrong)
+
+
+async def test_another_workspace() -> None:
+    """It is in no workspace: what happens in it is heard there alone, and its webhooks are in its own list."""
+    async with playing(heartbeat=None) as (fake, api, target):
+        other = fake.add_resource("workspace")
+        project = fake.add_resource("project", parents=[other])
+        created = [{"resource_type": "project", "action": "changed"}]
+        gids = [await api.create_gid(target.url, workspace, filters=created) for workspace in (fake.workspace, other)]
+        fake.change(project, field="name")
+        await fake.settle()
+        assert [one.webhook_gid for one in fake.deliveries] == gids[1:]
+        for workspace, gid in zip((fake.workspace, other), gids, strict=True):
+            listed = (await api.call("GET", f"/webhooks?workspace={workspace}")).tree["data"]
+            assert [one["gid"] for one in listed] == [gid]
 
 
 def test_removed_without_parent() -> None:
