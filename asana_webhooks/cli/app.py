@@ -29,6 +29,11 @@ only to targets on this machine.
 and return JSON.
 
 ```text
+POST /_fake/resources   add a resource and return its gid: 201
+                        {"resource_type": "task",
+                         "parents": ["8675309"]}
+POST /_fake/apps        add an OAuth app and return its credentials: 201
+                        {"user": "12", "scopes": ["webhooks:read"]}
 POST /_fake/changes     change a resource and notify its webhooks: 202
                         {"resource": "8675309", "action": "changed",
                          "field": "due_on"}
@@ -36,6 +41,7 @@ POST /_fake/changes     change a resource and notify its webhooks: 202
                         {"resource": "99", "action": "added",
                          "parent": "8675309"}
 GET  /_fake/webhooks    list all webhooks with their secrets
+GET  /_fake/requests    list all requests to the API
 GET  /_fake/deliveries  list all delivery attempts with their results
 POST /_fake/faults      script one fault or a list of faults: 202
                         refuse the next two createWebhook calls
@@ -48,7 +54,8 @@ POST /_fake/clock       advance the clock: 200 once everything due is done
 POST /_fake/settle      wait for deliveries in flight: 200
 ```
 
-`asana_webhooks.testing.Fault` documents all faults, `FakeAsana.change` all members of a change.
+`asana_webhooks.testing.Fault` documents all faults; `change`, `add_resource` and `register_app` of `FakeAsana` document
+the members of a change, a resource and an app.
 """
 
 

@@ -1,8 +1,11 @@
 """Control the fake over HTTP, for programs in any language. Everything else they need is Asana's own API.
 
 ======  =====================  ================================================================================
+POST    ``/_fake/resources``   ``{"resource_type": "task"}``, the arguments of `FakeAsana.add_resource`; 201
+POST    ``/_fake/apps``        ``{"scopes": ["webhooks:read"]}``, the arguments of `FakeAsana.register_app`; 201
 POST    ``/_fake/changes``     ``{"resource": "8675309", "field": "name"}``, the members of `FakeAsana.change`; 202
 GET     ``/_fake/webhooks``    every webhook, with its secret; 200
+GET     ``/_fake/requests``    every `RequestRecord`, without access tokens; 200
 GET     ``/_fake/deliveries``  every delivery attempt; 200
 POST    ``/_fake/faults``      one `Fault` or a list of them; 202
 POST    ``/_fake/clock``       ``{"advance": 28800}``: seconds; 200 once everything due is done
@@ -13,7 +16,7 @@ No token is needed. Invalid input is answered with 400 and the reason, in Asana'
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 from aiohttp import web
@@ -23,13 +26,36 @@ from asana_webhooks.errors import ConfigurationError, PayloadError
 from asana_webhooks.testing.clock import format_time
 from asana_webhooks.testing.fake import FakeAsana
 from asana_webhooks.testing.faults import Fault
-from asana_webhooks.testing.records import DeliveryRecord, WebhookRecord
+from asana_webhooks.testing.records import DeliveryRecord, RequestRecord, WebhookRecord
 from asana_webhooks.testing.rest import Answer, error_answer, send
-from asana_webhooks.testing.world import WorldChange
+from asana_webhooks.testing.world import DEFAULT_USER, WorldChange
 
 __all__ = ["serve_control"]
 
 _PATH: Final = "/_fake"
+_Kind = TypeVar("_Kind")
+
+
+@attrs.frozen(kw_only=True)
+class _NewResource:
+    """The arguments of `FakeAsana.add_resource`."""
+
+    resource_type: str
+    gid: str | None = None
+    parents: tuple[str, ...] | None = None
+    name: str | None = None
+    resource_subtype: str | None = None
+    accessible: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class _NewApp:
+    """The arguments of `FakeAsana.register_app`."""
+
+    client_id: str = "12345"
+    user: str = DEFAULT_USER
+    scopes: tuple[str, ...] | None = None
+    rotate: bool = False
 
 
 def serve_control(fake: FakeAsana) -> None:
@@ -46,25 +72,36 @@ def serve_control(fake: FakeAsana) -> None:
 
 
 async def _answer(fake: FakeAsana, method: str, path: str, body: bytes) -> Answer:
+    tree: Any
     match method, path.removeprefix(_PATH):
+        case "POST", "/resources":
+            new = _read(body, _NewResource, "a resource")
+            status, tree = 201, {"gid": fake.add_resource(**attrs.asdict(new, recurse=False))}
+        case "POST", "/apps":
+            app = fake.register_app(**attrs.asdict(_read(body, _NewApp, "an app"), recurse=False))
+            status, tree = 201, attrs.asdict(app) | {"token_url": fake.token_url}
         case "POST", "/changes":
-            change = _read_change(body)
-            return Answer.of(202, fake.change(**attrs.asdict(change, recurse=False)))
+            change = _read(body, WorldChange, "a change")
+            status, tree = 202, fake.change(**attrs.asdict(change, recurse=False))
         case "GET", "/webhooks":
-            return Answer.of(200, {"data": [_webhook(one) for one in fake.webhooks.values()]})
+            status, tree = 200, {"data": [_webhook(one) for one in fake.webhooks.values()]}
+        case "GET", "/requests":
+            status, tree = 200, {"data": [_request(one) for one in fake.requests]}
         case "GET", "/deliveries":
-            return Answer.of(200, {"data": [_delivery(one) for one in fake.deliveries]})
+            status, tree = 200, {"data": [_delivery(one) for one in fake.deliveries]}
         case "POST", "/faults":
             faults = _read_faults(body)
             fake.script(*faults)
-            return Answer.of(202, {"added": len(faults)})
+            status, tree = 202, {"added": len(faults)}
         case "POST", "/clock":
             await fake.advance(_read_advance(body))
+            status, tree = 200, {"now": format_time(fake.clock.now())}
         case "POST", "/settle":
             await fake.settle()
+            status, tree = 200, {"now": format_time(fake.clock.now())}
         case _:
             return error_answer(404, f"There is no {method} {path}")
-    return Answer.of(200, {"now": format_time(fake.clock.now())})
+    return Answer.of(status, tree)
 
 
 def _json(body: bytes) -> Any:
@@ -85,11 +122,11 @@ def _object(tree: Any, kind: type, what: str) -> dict[str, Any]:
     return tree
 
 
-def _read_change(body: bytes) -> WorldChange:
+def _read(body: bytes, kind: type[_Kind], what: str) -> _Kind:
     try:
-        return wire.structure(_object(_json(body), WorldChange, "a change"), WorldChange)
+        return wire.structure(_object(_json(body), kind, what), kind)
     except PayloadError as problem:
-        raise ConfigurationError(f"invalid change: {problem}") from None
+        raise ConfigurationError(f"invalid {what.split()[1]}: {problem}") from None
 
 
 def _read_faults(body: bytes) -> list[Fault]:
@@ -116,3 +153,9 @@ def _webhook(webhook: WebhookRecord) -> Mapping[str, Any]:
 def _delivery(delivery: DeliveryRecord) -> Mapping[str, Any]:
     tree = attrs.asdict(delivery)
     return tree | {"sent_at": format_time(delivery.sent_at), "body": delivery.body.decode(errors="replace")}
+
+
+def _request(request: RequestRecord) -> Mapping[str, Any]:
+    # Headers need not be valid UTF-8.
+    headers = {name: text.encode(errors="replace").decode() for name, text in request.headers.items()}
+    return attrs.asdict(request) | {"headers": headers}

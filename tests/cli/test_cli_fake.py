@@ -86,11 +86,23 @@ async def test_whole_way() -> None:
 
 
 async def test_control() -> None:
-    """Over HTTP the fake tells of its webhooks and deliveries, turns its clock, and takes what the help shows."""
+    """Over HTTP the fake tells what it has and got, turns its clock, and takes what the help shows."""
     async with fake_process("--webhooks", "2") as fake, fake.session() as asana:
         status, answer = await fake.control("GET", "/webhooks")
         assert (status, [len(one["secret"]) for one in answer["data"]]) == (200, [32, 32])
         assert (await fake.control("GET", "/deliveries"))[0] == 200
+
+        task = {"resource_type": "task", "parents": ["8675309"]}
+        status, answer = await fake.control("POST", "/resources", task)
+        assert (status, (await fake.control("POST", "/changes", {"resource": answer["gid"]}))[0]) == (201, 202)
+        status, app = await fake.control("POST", "/apps", {"user": "12", "scopes": ["webhooks:read"]})
+        assert (status, app["token_url"]) == (201, fake.url.removesuffix("/api/1.0") + "/-/oauth_token")
+        async with fake.session(app["access_token"]) as reader:
+            assert [one async for one in get_webhooks(reader, workspace="1331")] == []
+            with pytest.raises(NotAuthorizedError):
+                await create_webhook(reader, resource="8675309", target="http://127.0.0.1:9/x")
+        requests = (await fake.control("GET", "/requests"))[1]["data"]
+        assert [(one["operation"], one["status"]) for one in requests] == [("getWebhooks", 200), ("createWebhook", 401)]
 
         added = {"resource": "99", "action": "added", "parent": "8675309"}
         assert (await fake.control("POST", "/changes", added))[0] == 202

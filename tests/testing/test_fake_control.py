@@ -1,5 +1,6 @@
 """Steering the fake over HTTP, as a program in another language would."""
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -71,6 +72,81 @@ async def test_clock() -> None:
         assert len(fake.deliveries) == 2
 
 
+async def test_requests() -> None:
+    """Every request to the API is shown, even one that is no UTF-8; no token is."""
+    async with playing() as (fake, api, target):
+        app = fake.register_app()
+        form = {"grant_type": "refresh_token", "refresh_token": app.refresh_token}
+        gid = await api.create_gid(target.url)
+        await api.call("GET", f"/webhooks/{gid}?opt_fields=target")
+        await api.call("GET", "/nothing", token=app.access_token)
+        await api.call("POST", "//-/oauth_token", data=form)
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(fake.url).port)
+        writer.write(b"GET /api/1.0/webhooks HTTP/1.1\r\nHost: x\r\nX-Name: \xff\r\nConnection: close\r\n\r\n")
+        assert b" 401 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        answered = await api.call("GET", "//_fake/requests")
+        shown = answered.tree["data"]
+        assert [(one["method"], one["path"], one["operation"], one["status"]) for one in shown] == [
+            ("POST", "/webhooks", "createWebhook", 201),
+            ("GET", f"/webhooks/{gid}", "getWebhook", 200),
+            ("GET", "/nothing", None, 404),
+            ("POST", "/-/oauth_token", "oauth_token", 400),
+            ("GET", "/webhooks", "getWebhooks", 401),
+        ]
+        assert shown[0]["body"] == {"data": {"resource": PROJECT, "target": target.url}}
+        assert (shown[1]["query"], shown[1]["webhook_gid"]) == ({"opt_fields": "target"}, gid)
+        assert shown[-1]["headers"]["x-name"] == "?"
+        for token in (fake.token, app.access_token, app.refresh_token):
+            assert token not in answered.text
+
+
+async def test_apps() -> None:
+    """An app is registered with its user and scopes, and its credentials come back: they work at once."""
+    async with playing(webhooks=1) as (fake, api, _):
+        wanted = {"client_id": "7", "user": "12", "scopes": ["webhooks:read"], "rotate": True}
+        answered = await api.call("POST", "//_fake/apps", json=wanted)
+        app = answered.tree
+        assert (answered.status, app["token_url"], app["refreshes"]) == (201, fake.token_url, 0)
+        assert {name: app[name] for name in wanted} == wanted
+        for method, status in (("GET", 200), ("POST", 401)):
+            path = "/webhooks?workspace=1331"
+            assert (await api.call(method, path, token=app["access_token"])).status == status
+        form = {"grant_type": "refresh_token"} | {
+            name: app[name] for name in ("client_id", "client_secret", "refresh_token")
+        }
+        assert (await api.call("POST", "//-/oauth_token", data=form)).tree["refresh_token"]
+        plain = (await api.call("POST", "//_fake/apps", json={})).tree
+        assert (plain["client_id"], plain["user"], plain["scopes"]) == ("12345", "11", None)
+
+
+async def test_resources() -> None:
+    """A resource of any type is added, with the gid of one's choice or a new one, which comes back."""
+    async with playing() as (fake, api, target):
+        for wanted in (
+            {"resource_type": "project"},
+            {"resource_type": "workspace", "gid": "42"},
+            {"resource_type": "portfolio", "name": "All"},
+            {"resource_type": "task", "parents": [PROJECT], "resource_subtype": "milestone"},
+            {"resource_type": "team", "accessible": False},
+        ):
+            answered = await api.call("POST", "//_fake/resources", json=wanted)
+            assert (answered.status, list(answered.tree)) == (201, ["gid"])
+            gid = answered.tree["gid"]
+            assert gid == wanted.get("gid", gid)
+            read = await api.call("GET", f"/{wanted['resource_type']}s/{gid}")
+            assert read.status == (403 if "accessible" in wanted else 200)
+            if read.status == 200:
+                shown = {"resource_type", "name", "resource_subtype"}
+                assert {name: read.tree["data"][name] for name in shown & wanted.keys()} == {
+                    name: wanted[name] for name in shown & wanted.keys()
+                }
+            if wanted["resource_type"] == "project":
+                assert fake.projects[-1] == gid
+                await api.create_gid(target.url, gid)
+
+
 BAD_INPUT: list[tuple[str, Any, str]] = [
     ("changes", "{", "the body is not JSON"),
     ("changes", "[]", "a change must be a JSON object"),
@@ -90,6 +166,24 @@ BAD_INPUT: list[tuple[str, Any, str]] = [
     ("faults", {"at": "*", "headers": {"X": "\x07"}}, "headers has an invalid header value: '\\x07'"),
     ("faults", {"at": "*", "headers": {"a b": "c"}}, "headers cannot include a header named 'a b'"),
     ("faults", '{"at": "*", "body": "\\ud800"}', "the body is not JSON"),
+    ("resources", "", "the body is not JSON"),
+    ("resources", [], "a resource must be a JSON object"),
+    ("resources", {}, "invalid resource: Object missing required field `resource_type`"),
+    ("resources", {"resource_type": "task", "parent": "1"}, "a resource has no member 'parent'; its members are:"),
+    ("resources", {"resource_type": "task", "parents": PROJECT}, "invalid resource: Expected `array"),
+    ("resources", {"resource_type": "task", "parents": ["77"]}, "the fake has no resource '77'"),
+    ("resources", {"resource_type": "task", "gid": 5}, "invalid resource: Expected `str"),
+    ("resources", {"resource_type": "task", "gid": PROJECT}, "the fake already has a resource 8675309: project"),
+    ("resources", {"resource_type": "Task"}, "resource_type must be a type such as 'task', not 'Task'"),
+    ("resources", {"resource_type": "task", "accessible": "no"}, "invalid resource: Expected `bool`, got `str`"),
+    ("apps", "{", "the body is not JSON"),
+    ("apps", [], "an app must be a JSON object"),
+    ("apps", {"scope": "x"}, "an app has no member 'scope'; its members are: client_id, user, scopes, rotate"),
+    ("apps", {"scopes": "webhooks:read"}, "invalid app: Expected `array"),
+    ("apps", {"scopes": ["webhooks"]}, "a scope must have the form 'webhooks:read', not 'webhooks'"),
+    ("apps", {"user": "me"}, "user must be a gid"),
+    ("apps", {"client_id": ""}, "client_id must not be empty"),
+    ("apps", {"client_id": 7}, "invalid app: Expected `str`, got `int` @ $.client_id"),
     ("clock", "x", "the body is not JSON"),
     ("clock", {}, 'the body must be {"advance": seconds}, with seconds as a number'),
     ("clock", {"advance": "5"}, 'the body must be {"advance": seconds}, with seconds as a number'),
