@@ -322,15 +322,16 @@ class ConnectionFailedError(NetworkError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class DeadlineExceededError(NetworkError):
-    """A call did not finish within the session's *timeout*."""
+    """A call did not finish within the session's *timeout*, or waited for its turn longer than its *slot_timeout*."""
 
     timeout: float
     """Seconds the call was allowed."""
+    advice: str = attrs.field(default="Give the session a longer timeout, or retry later.", repr=False)
 
     def __str__(self) -> str:
         return (
             f"{self.operation}: no answer within {self.timeout:g} seconds: {self.problem} ({_times(self.attempts)}). "
-            "Give the session a longer timeout, or retry later."
+            f"{self.advice}"
         )
 
 

@@ -42,7 +42,8 @@ class RetryPolicy:
     """Retry limits and backoff. All times are in seconds.
 
     The wait before attempt n+1 is random between 0 and ``min(longest_wait, first_wait * 2**(n-1))``. If ``Retry-After``
-    asks for more, it is that plus up to 10 %. If the wait would pass the call's deadline, the call fails at once.
+    asks for more, it is that plus up to 10 %. If the wait would pass the call's deadline, the call fails at once. A 429
+    uses up no attempt, and the session's *slot_timeout* limits the pauses after it.
 
     All calls of a session share a retry budget, so that many callers cannot worsen an outage. A retry costs 10 (5 after
     a 429, or 0 if an earlier 429 already pauses the session); a success returns 1. Once the budget is spent, failures
@@ -53,7 +54,7 @@ class RetryPolicy:
     """
 
     attempts: int = field(default=4, validator=_check_count)
-    """Maximum number of attempts of one call."""
+    """Maximum number of attempts of one call, without those answered 429."""
     create_attempts: int = field(default=2, validator=_check_count)
     """The same for createWebhook, which is retried only if no webhook can have been created."""
     budget: int = field(default=100, validator=_check_count)
@@ -98,11 +99,14 @@ class Outcome:
     """For ``not_sent``: the error the token provider raised, if it raised one."""
     malformed: bool = False
     """For ``garbled``: True if the body was cut off or is not JSON, so a retry may help."""
+    repeated: bool = False
+    """Whether aiohttp silently sent the request twice, so that this is the answer to the second copy."""
 
     @property
-    def not_executed(self) -> bool:
-        """Whether the answer proves that Asana did not execute the request."""
-        return self.kind == "refused" and 400 <= self.status < 500
+    def maybe_done(self) -> bool:
+        """Whether Asana may have executed the request, or a copy of it."""
+        was_refused = self.kind == "refused" and 400 <= self.status < 500
+        return self.repeated or not (was_refused or self.kind in {"not_sent", "paused"})
 
 
 Action = Literal["again", "renew", "raise", "succeeded", "unknown"]
@@ -117,6 +121,8 @@ class Decision:
     ``unknown``: raise `CreateOutcomeUnknownError`. ``raise``: raise the error for the outcome."""
     wait: float = 0.0
     """Seconds to wait before the retry."""
+    paused: float = 0.0
+    """The part of *wait* that is a pause after a 429, which *slot_timeout* bounds and not *timeout*."""
     pause: float = 0.0
     """Seconds for which no call of the session may send."""
     cost: int = 0
@@ -152,11 +158,13 @@ def decide(
     outcome: Outcome,
     *,
     attempt: int,
+    refusals: int,
     maybe_done: bool,
     renewable: bool,
     pause_left: float,
     budget: int,
     time_left: float,
+    slot_time_left: float,
     policy: RetryPolicy,
 ) -> Decision:
     """Decide the next step after an attempt.
@@ -164,12 +172,14 @@ def decide(
     Args:
         operation: Asana's operation id.
         outcome: the outcome of the attempt.
-        attempt: the number of the attempt, from 1.
+        attempt: the number of the attempt, from 1; those answered 429 are not counted.
+        refusals: how many attempts of the call were answered 429.
         maybe_done: whether Asana may have executed an earlier attempt of the same call.
         renewable: whether there may be another token to try after a 401.
         pause_left: seconds left of the pause after an earlier 429.
         budget: the rest of the session's retry budget.
-        time_left: seconds until the call's deadline.
+        time_left: seconds left of the session's *timeout*.
+        slot_time_left: seconds left of its *slot_timeout*, which bounds the pauses after a 429.
         policy: the limits.
     """
     happened = _classify(outcome, maybe_done=maybe_done, renewable=renewable)
@@ -178,19 +188,24 @@ def decide(
         action = "unknown"  # an earlier attempt may have created it, even if this one did not
     if action == "succeeded":
         return _SUCCEEDED
-    wait, pause = _times(outcome, attempt, pause_left, policy)
+    waits = _times(outcome, attempt, refusals, pause_left, policy)
     if action != "again":
-        return Decision(action, pause=pause)
-    attempts = policy.create_attempts if operation == "createWebhook" else policy.attempts
-    paused = outcome.kind == "paused"  # nothing was sent, so no attempt is counted
+        return Decision(action, pause=waits.session)
     cost = _cost(outcome, paused=pause_left > 0)
-    if attempt >= attempts and not paused:
-        return Decision("raise", pause=pause, reason="no attempts left")
-    if wait >= time_left:
-        return Decision("raise", pause=pause, reason=f"waiting {wait:.1f} seconds would pass the deadline")
-    if cost > budget:
-        return Decision("raise", pause=pause, reason="the session's retry budget is exhausted")
-    return Decision("again", wait, pause=pause, cost=cost)
+    is_429 = happened in {"429", "paused"}  # it says nothing about the request, so it uses up no attempt
+    own = waits.wait - waits.paused
+    reason = ""
+    if attempt >= (policy.create_attempts if operation == "createWebhook" else policy.attempts) and not is_429:
+        reason = "no attempts left"
+    elif own >= time_left:
+        reason = f"waiting {own:.1f} seconds would pass the deadline"
+    elif waits.paused >= slot_time_left and (is_429 or waits.paused):
+        reason = f"a pause of {waits.paused:.1f} seconds would pass slot_timeout"
+    elif cost > budget:
+        reason = "the session's retry budget is exhausted"
+    if reason:
+        return Decision("raise", pause=waits.session, reason=reason)
+    return Decision("again", waits.wait, waits.paused, pause=waits.session, cost=cost)
 
 
 def _classify(outcome: Outcome, *, maybe_done: bool, renewable: bool) -> str:
@@ -214,18 +229,31 @@ def _classify_status(status: int, *, maybe_done: bool, renewable: bool) -> str:
     return "other status" if 300 <= status < 500 else "5xx"
 
 
-def _times(outcome: Outcome, attempt: int, pause_left: float, policy: RetryPolicy) -> tuple[float, float]:
-    """Return the wait before this call is retried, and the pause of the whole session after a 429."""
+@frozen
+class _Waits:
+    wait: float
+    """How long to wait before the call is retried."""
+    paused: float
+    """The part of it that is a pause after a 429."""
+    session: float
+    """How long the whole session pauses from now on."""
+
+
+def _times(outcome: Outcome, attempt: int, refusals: int, pause_left: float, policy: RetryPolicy) -> _Waits:
     chance = policy.random()
-    backoff = chance * min(policy.longest_wait, policy.first_wait * 2.0 ** min(attempt - 1, 60))
+    is_429 = outcome.kind == "refused" and outcome.status == 429
+    backoff = chance * min(
+        policy.longest_wait, policy.first_wait * 2.0 ** min((refusals if is_429 else attempt) - 1, 60)
+    )
     if outcome.kind == "paused":
         backoff = 0.0
     asked = 0.0 if outcome.retry_after is None else min(outcome.retry_after, policy.longest_pause)
     # Not before the time Asana gave this call or another; the jitter keeps callers from retrying together.
-    wait = max(backoff, max(asked, pause_left) * (1 + chance / 10))
-    if outcome.kind != "refused" or outcome.status != 429:
-        return wait, 0.0
-    return wait, backoff if outcome.retry_after is None else asked
+    late = 1 + chance / 10
+    wait = max(backoff, max(asked, pause_left) * late)
+    if is_429:
+        return _Waits(wait, paused=wait, session=backoff if outcome.retry_after is None else asked)
+    return _Waits(wait, paused=wait if outcome.kind == "paused" else pause_left * late, session=0.0)
 
 
 def _cost(outcome: Outcome, *, paused: bool) -> int:

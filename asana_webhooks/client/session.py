@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import ssl as ssl_module
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from copy import copy
 from typing import Any, Final, Self, TypeVar
@@ -23,7 +23,14 @@ from asana_webhooks.client.throttle import Pause, Throttle
 from asana_webhooks.client.time_limit import TimeLimit, TimeLimits
 from asana_webhooks.client.token_endpoint import HttpSettings, asking_for_token
 from asana_webhooks.client.transport import DEFAULT_HEADERS, SendLog, Transport, check_http, check_ssl
-from asana_webhooks.errors import AsanaError, ConfigurationError, NetworkError, RateLimitedError, ServerError
+from asana_webhooks.errors import (
+    AsanaError,
+    ConfigurationError,
+    DeadlineExceededError,
+    NetworkError,
+    RateLimitedError,
+    ServerError,
+)
 from asana_webhooks.models import Secret
 
 __all__ = ["AsanaSession"]
@@ -51,10 +58,12 @@ class AsanaSession:
         token: the access token, or an async callable that returns one and is called before every attempt. By default
             the environment's ``ASANA_ACCESS_TOKEN``.
         base_url: by default the environment's ``ASANA_BASE_URL``, else Asana's own. https; http only to loopback.
-        timeout: seconds one whole call may take, with all its attempts, waits and reading of answers.
+        timeout: seconds one call may take from when it gets its slot, with all its attempts, the waits between them,
+            and reading of answers. What counts against *slot_timeout* does not count here.
+        slot_timeout: seconds one call may wait, all in all, for slots (*max_reads*, *max_writes*), for the *limiter*,
+            and for pauses after a 429.
         retry: retry limits and backoff.
-        limiter: an async context manager to enter for every attempt, such as ``aiolimiter.AsyncLimiter(150, 60)``;
-            only *timeout* limits how long that takes.
+        limiter: an async context manager to enter for every attempt, such as ``aiolimiter.AsyncLimiter(150, 60)``.
         max_reads: how many GET requests may be in flight at once. Asana allows a token 50.
         max_writes: the same for POST, PUT and DELETE requests. Asana allows a token 15.
         http: an ``aiohttp.ClientSession`` to use as it is; it is never closed.
@@ -80,6 +89,7 @@ class AsanaSession:
         base_url: str | None = None,
         # Time and retries
         timeout: float = 60.0,
+        slot_timeout: float = 600.0,
         retry: RetryPolicy | None = None,
         # Throttle
         limiter: AbstractAsyncContextManager[Any] | None = None,
@@ -103,6 +113,7 @@ class AsanaSession:
             base_url = os.environ.get("ASANA_BASE_URL") or _BASE_URL
         self._base_url = check_url("base_url", base_url, example=_BASE_URL).rstrip("/")
         self._timeout = check_seconds("timeout", timeout, zero=False)
+        self._slot_timeout = check_seconds("slot_timeout", slot_timeout, zero=False)
         self._retry = RetryPolicy() if retry is None else retry
         self._throttle = Throttle(self._retry, limiter=limiter, max_reads=max_reads, max_writes=max_writes)
         self._http = http
@@ -129,7 +140,7 @@ class AsanaSession:
 
     @property
     def timeout(self) -> float:
-        """Seconds one whole call may take."""
+        """Seconds one call may take from when it gets its slot."""
         return self._timeout
 
     async def __aenter__(self) -> Self:
@@ -187,58 +198,63 @@ class AsanaSession:
             proxy=self._proxy,
             ssl=self._ssl,
             timeout=self._connect_timeout,
+            lent=not self._owns_http,
         )
 
-    async def send(self, request: Request[AnswerT]) -> AnswerT:
+    async def send(
+        self,
+        request: Request[AnswerT],
+        *,
+        prepare: Callable[[], Awaitable[Request[AnswerT]]] | None = None,
+        discard: Callable[[], Awaitable[None]] | None = None,
+    ) -> AnswerT:
         """Send *request*, retry where that is safe, and return its answer.
 
-        Awaits a slot, the limiter, the token, the network and the waits between attempts, together for at most the
-        session's *timeout*. If the next wait would take longer, the last error is raised at once. Cancelling drops the
-        attempt in flight; Asana may still have executed a create request.
+        Awaits a slot, the limiter and pauses after a 429, together for at most the session's *slot_timeout*; and the
+        token, the network and the waits between attempts, together for at most its *timeout*. If the next wait would
+        take longer, the last error is raised at once. Cancelling drops the attempt in flight; Asana may still have
+        executed a create request.
+
+        Args:
+            request: what to send.
+            prepare: awaited as the last step before each attempt, with the slot, the limiter and the token in hand. The
+                attempt sends the request it returns, which must be of the same kind. Its time counts as the attempt's,
+                and its errors end the call unchanged.
+            discard: awaited if there will be another attempt, before the wait for it: what *prepare* returned is not
+                sent any more. Its errors end the call unchanged.
 
         Raises:
             ResponseError: Asana answered with an error; the subclass says which.
             UnexpectedResponseError: Asana's answer does not match its documentation.
             ConnectionFailedError: connecting failed, or no complete answer arrived.
-            DeadlineExceededError: the call's deadline passed.
+            DeadlineExceededError: the call's *timeout* or *slot_timeout* passed.
             CreateOutcomeUnknownError: a create request may or may not have been executed.
             ConfigurationError: the session is closed (before or during the call) or belongs to another loop, its
-                token is invalid, its token provider fails, or aiohttp refuses to send the request.
+                token is invalid, its token provider fails, a proxy wants a password, or aiohttp fails unexpectedly.
             AsanaError: any other error of this package that a token provider raises, such as `TokenRefreshError`.
         """
         self._open()
         policy, throttle = self._retry, self._throttle
-        state = CallState(policy.clock() + self._timeout)
+        state = CallState(request, policy.clock(), prepare, discard)
         while True:
-            outcome = throttle.paused(state.waited_out) or await self._attempt(request, state)
+            outcome = throttle.paused(state.waited_out) or await self._attempt(state)
             if self._closed and outcome.kind in {"not_sent", "lost"}:  # ended by aclose(), or by aiohttp before it
-                raise self._closed_during(request, state)
-            state.count(outcome)
-            time_left = state.deadline - policy.clock()
-            decision = decide(
-                request.operation,
-                outcome,
-                attempt=state.attempts,
-                maybe_done=state.maybe_done,
-                renewable=state.rejected is None and not isinstance(self._token, FixedToken),
-                pause_left=throttle.pause_left(),
-                budget=throttle.budget,
-                time_left=time_left,
-                policy=policy,
-            )
+                raise self._closed_during(state, outcome)
+            time_left = state.time_left(self._timeout, policy.clock())
+            decision = self._decide(state, outcome, time_left)
             throttle.record(decision, outcome)
-            state.not_executed += outcome.not_executed
+            state.maybe_done = state.maybe_done or outcome.maybe_done
             match decision.action:
                 case "succeeded":
                     answer: AnswerT = outcome.answer
                     return answer
                 case "unknown":
-                    raise unknown_outcome(request, outcome, attempts=state.attempts, sent_at=state.sends.last)
+                    raise unknown_outcome(state.request, outcome, attempts=state.attempts, sent_at=state.sends.sent_at)
                 case "raise":
                     if decision.reason:
                         _log.info("%s: %s; not retrying: %s", request.operation, outcome.problem, decision.reason)
                     raise error_of(
-                        request,
+                        state.request,
                         outcome,
                         attempts=state.attempts,
                         timeout=self._timeout,
@@ -250,65 +266,116 @@ class AsanaSession:
                     state.renew(outcome)
                 case "again":
                     _log.info("%s: %s; retrying in %.2f s", request.operation, outcome.problem, decision.wait)
-                    await self._wait(request, state, decision)
+            await self._wait(state, decision)
 
-    async def _attempt(self, request: Request[Any], state: "CallState") -> Outcome:
-        before = state.sends.count
-        now = asyncio.get_running_loop().time()
-        state.waiting_for, state.waiting_since = "a slot (limiter, max_reads, max_writes)", now
+    def _decide(self, state: "CallState", outcome: Outcome, time_left: float) -> Decision:
+        state.count(outcome)
+        return decide(
+            state.request.operation,
+            outcome,
+            attempt=state.attempts - state.refusals,
+            refusals=state.refusals,
+            maybe_done=state.maybe_done or outcome.repeated,
+            renewable=state.rejected is None and not isinstance(self._token, FixedToken),
+            pause_left=self._throttle.pause_left(),
+            budget=self._throttle.budget,
+            time_left=time_left,
+            slot_time_left=self._slot_timeout - state.waited,
+            policy=self._retry,
+        )
+
+    async def _attempt(self, state: "CallState") -> Outcome:
+        loop, clock = asyncio.get_running_loop(), self._retry.clock
+        since = clock()
+        state.sends.maybe_sent = state.has_turn = False
+        kind = "max_reads" if state.request.method == "GET" else "max_writes"
+        state.waits_for(f"a slot of {kind}", loop.time())
         try:
-            with self._limits.until(now + max(state.deadline - self._retry.clock(), 0)) as limit:
-                async with self._throttle.slot(request):
+            with self._limits.until(loop.time() + max(self._slot_timeout - state.waited, 0)) as limit:
+                async with self._throttle.slot(state.request):
                     # A 429 may have arrived meanwhile, and a paused call must not use up the limiter.
                     if paused := self._throttle.paused(state.waited_out):
+                        state.waited += clock() - since
                         return paused
+                    state.waits_for("the limiter", loop.time())
                     async with self._throttle.limiter:
-                        return await self._send_once(request, state, limit)
+                        if not limit.expired:  # it may have swallowed our cancellation
+                            state.waited += clock() - since
+                            return await self._send_once(state, limit)
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            raise ConfigurationError("the limiter failed with CancelledError") from None
+            who = "prepare" if state.waiting_for == "prepare" else "the limiter"
+            raise ConfigurationError(f"{who} failed with CancelledError") from None
         except TimeoutError:
             if not limit.expired:  # raised by the limiter itself, not caused by our cancellation
                 raise
-        except (NetworkError, RateLimitedError, ServerError) as error:  # raised by the token provider
+        if state.has_turn or self._closed:
+            return state.timed_out(limit.end)
+        raise self._no_turn(state, clock() - since)
+
+    async def _send_once(self, state: "CallState", limit: TimeLimit) -> Outcome:
+        loop = asyncio.get_running_loop()
+        state.has_turn = True
+        limit.move_to(loop.time() + max(state.time_left(self._timeout, self._retry.clock()), 0))
+        state.waits_for("the token provider", loop.time())
+        # A fixed token was checked when it was created; a subclass may do anything.
+        try:
+            if type(self._token) is FixedToken:
+                token = self._token.token
+            else:
+                with asking_for_token(self._settings):
+                    token = await state.ask_token(self._token)
+        except (NetworkError, RateLimitedError, ServerError) as error:
             # A copy: a provider may raise the same object every time, and its traceback would keep all these frames.
             retry_after = getattr(error, "retry_after", None)
             return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
-        return state.timed_out(limit.end, sent=state.sends.count > before)
-
-    async def _send_once(self, request: Request[Any], state: "CallState", limit: TimeLimit) -> Outcome:
-        state.waiting_for = "the token provider"
-        # A fixed token was checked when it was created; a subclass may do anything.
-        if type(self._token) is FixedToken:
-            token = self._token.token
-        else:
-            with asking_for_token(self._settings):
-                token = await state.ask_token(self._token)
         if paused := self._throttle.paused(state.waited_out):
             return paused
         if state.rejection is not None and token == state.rejected:
             return state.rejection
-        now = asyncio.get_running_loop().time()
-        if limit.expired:  # the provider or the limiter swallowed our cancellation
-            return state.timed_out(limit.end, sent=False)
-        # The attempt's timeout starts here: waiting for a slot or a token is no failure of Asana's.
-        creating = isinstance(request, CreateWebhookRequest)
-        state.waiting_for, state.waiting_since = "an answer", now
-        limit.end_by(now + (self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout))
         state.token = token
-        return await self._open().exchange(request, token, state.sends, end=limit.end)
+        if limit.expired:  # the provider swallowed our cancellation
+            return state.timed_out(limit.end)
+        # The attempt's timeout starts here: waiting for a slot or a token is no failure of Asana's.
+        now = loop.time()
+        creating = isinstance(state.request, CreateWebhookRequest)
+        attempt_timeout = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
+        limit.move_to(min(limit.end, now + attempt_timeout))
+        if state.prepare is not None:
+            state.waits_for("prepare", now)
+            state.prepared = True
+            state.request = await state.prepare()
+            if limit.expired:
+                return state.timed_out(limit.end)
+        state.waits_for("an answer", now)
+        return await self._open().exchange(state.request, token, state.sends, end=limit.end)
 
-    async def _wait(self, request: Request[Any], state: "CallState", decision: Decision) -> None:
+    async def _wait(self, state: "CallState", decision: Decision) -> None:
         with self._limits.until() as limit:  # only aclose() ends it
-            state.waited_out = await self._throttle.wait(decision)
+            if state.prepared and state.discard is not None:
+                state.prepared = False
+                await state.discard()
+            if decision.action == "again":
+                state.waited_out = await self._throttle.wait(decision)
+                state.waited += decision.paused
         if limit.expired:
-            raise self._closed_during(request, state)
+            raise ConfigurationError(_CLOSED)
 
-    def _closed_during(self, request: Request[Any], state: "CallState") -> AsanaError:
-        if isinstance(request, CreateWebhookRequest) and state.sends.count > state.not_executed:
+    def _no_turn(self, state: "CallState", seconds: float) -> DeadlineExceededError:
+        earlier = f", after earlier waits of {state.waited:.1f} seconds" if state.waited else ""
+        return DeadlineExceededError(
+            operation=state.request.operation,
+            attempts=state.attempts,
+            problem=f"waited {seconds:.1f} seconds for {state.waiting_for}{earlier}",
+            timeout=self._slot_timeout,
+            advice="Give the session a longer slot_timeout, more max_reads or max_writes, or make fewer calls at once.",
+        )
+
+    def _closed_during(self, state: "CallState", outcome: Outcome) -> AsanaError:
+        if isinstance(state.request, CreateWebhookRequest) and outcome.kind == "lost":
             lost = Outcome(kind="lost", problem="the session was closed before an answer arrived")
-            return unknown_outcome(request, lost, attempts=state.sends.count, sent_at=state.sends.last)
+            return unknown_outcome(state.request, lost, attempts=state.attempts + 1, sent_at=state.sends.sent_at)
         return ConfigurationError(_CLOSED)
 
 
@@ -316,12 +383,22 @@ class AsanaSession:
 class CallState:
     """The state of one `AsanaSession.send` call across its attempts."""
 
-    deadline: float
-    """By the policy's clock."""
+    request: Request[Any]
+    """What the latest attempt sends."""
+    start: float
+    """When the call began, by the policy's clock."""
+    prepare: Callable[[], Awaitable[Request[Any]]] | None
+    discard: Callable[[], Awaitable[None]] | None
+    prepared: bool = False
+    """Whether *prepare* was called, and *discard* was not called since."""
+    waited: float = 0.0
+    """Seconds waited for slots, for the limiter and for pauses after a 429."""
     sends: SendLog = field(factory=SendLog)
     attempts: int = 0
-    not_executed: int = 0
-    """How many of the sent requests Asana has certainly not executed."""
+    refusals: int = 0
+    """How many attempts were answered 429."""
+    maybe_done: bool = False
+    """Whether Asana may have executed an earlier attempt."""
     token: Secret | None = None
     """The token that was sent last."""
     rejected: Secret | None = None
@@ -332,29 +409,35 @@ class CallState:
     """The outcome of the attempt with *rejected*."""
     waited_out: Pause | None = None
     """The pause of the session that this call has already waited for."""
+    has_turn: bool = False
+    """Whether the attempt in flight has its slot and has passed the limiter."""
     waiting_for: str = ""
     """What the attempt in flight waits for, for error messages."""
     waiting_since: float = 0.0
     """By the event loop's clock."""
 
-    @property
-    def maybe_done(self) -> bool:
-        """Whether Asana may have executed a request sent before the last one."""
-        return self.sends.count - self.not_executed > 1
+    def time_left(self, timeout: float, now: float) -> float:
+        """Return the seconds left of *timeout*, which *waited* does not count against."""
+        return timeout - (now - self.start - self.waited)
+
+    def waits_for(self, what: str, now: float) -> None:
+        """Note what the attempt in flight waits for from *now* on."""
+        self.waiting_for, self.waiting_since = what, now
 
     def count(self, outcome: Outcome) -> None:
         """Count an attempt, unless nothing was tried."""
         if outcome.kind != "paused" and outcome is not self.rejection:
             self.attempts += 1
+            self.refusals += outcome.kind == "refused" and outcome.status == 429
 
     def renew(self, rejection: Outcome) -> None:
         """Make the next attempt request another token."""
         self.rejected, self.rejection, self.renewal_due = self.token, rejection, True
 
-    def timed_out(self, end: float, *, sent: bool) -> Outcome:
-        """Return the outcome of an attempt that was cancelled at *end*, with the request *sent* or not."""
+    def timed_out(self, end: float) -> Outcome:
+        """Return the outcome of an attempt that was cancelled at *end*."""
         problem = f"timed out waiting for {self.waiting_for} after {max(end - self.waiting_since, 0):.1f} seconds"
-        return Outcome(kind="lost" if sent else "not_sent", problem=problem)
+        return Outcome(kind="lost" if self.sends.maybe_sent else "not_sent", problem=problem)
 
     async def ask_token(self, provider: TokenProvider) -> Secret:
         """Return a token from *provider*, after awaiting its ``renew`` if Asana rejected the last token.

@@ -33,11 +33,10 @@ class TimeLimit:
         self.expired = False
         """Whether it cancelled its body. Code the body awaited may have swallowed that cancellation."""
 
-    def end_by(self, end: float) -> None:
-        """Move the end to *end*, if that is sooner."""
-        if end < self.end:
-            self.end = end
-            self._limits.check_by(end)
+    def move_to(self, end: float) -> None:
+        """Move the end to *end*, sooner or later, unless all limits are closed."""
+        self.end = self._limits.end_of(end)
+        self._limits.check_by(self.end)
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -79,7 +78,11 @@ class TimeLimits:
 
     def until(self, end: float = math.inf) -> TimeLimit:
         """Return a limit to enter with ``with``, which ends at *end* by the event loop's clock, or on `close`."""
-        return TimeLimit(self, _LONG_PAST if self._closed else end)
+        return TimeLimit(self, self.end_of(end))
+
+    def end_of(self, end: float) -> float:
+        """Return *end*; after `close`, a time that has passed."""
+        return _LONG_PAST if self._closed else end
 
     def close(self) -> None:
         """End all limits: running ones in the loop's next turn, later ones when they are entered.

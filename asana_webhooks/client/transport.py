@@ -8,6 +8,7 @@ import ssl as ssl_module
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from traceback import walk_tb
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ from yarl import URL
 
 from asana_webhooks import __version__
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.client.requests import DeleteWebhookRequest, Request
+from asana_webhooks.client.requests import CreateWebhookRequest, DeleteWebhookRequest, Request
 from asana_webhooks.client.responses import changes_of, hide, outcome_of, secrets_of
 from asana_webhooks.client.retry import Outcome
 from asana_webhooks.errors import ConfigurationError
@@ -35,6 +36,7 @@ __all__ = [
     "problem_of",
     "read_body",
     "refusal_of",
+    "was_connecting",
 ]
 
 DEFAULT_HEADERS: Final = {
@@ -57,6 +59,10 @@ PROXY_REFUSAL: Final = (
 )
 """Why a request ended whose proxy answered 407, and what to do."""
 
+_TWO_LOGINS: Final = (
+    "other credentials for the same host conflict with the token: remove the host from the .netrc file, or use proxy= "
+    "instead of trust_env"
+)
 _MAX_ANSWER: Final = 2 * 1024 * 1024
 """Largest body of an answer in bytes, decompressed. A page of 100 full webhooks is about 0.1 MB. Parsing 2 MiB of the
 worst JSON (filters without members, and an error at the end) blocks the event loop for 1 to 2 seconds."""
@@ -77,32 +83,25 @@ _log = logging.getLogger(__name__)
 
 @define
 class SendLog:
-    """How often the requests of one call were sent."""
+    """What is known about the sending of a call's latest attempt."""
 
-    count: int = 0
-    last: datetime = _NEVER
-    """When the last body was sent, or was about to be; requests without a body are not recorded."""
-
-    def note(self) -> None:
-        """Count a request sent now."""
-        self.count += 1
-        self.last = datetime.now(UTC)
+    sent_at: datetime = _NEVER
+    """When it was handed to aiohttp."""
+    maybe_sent: bool = False
+    """Whether Asana may have got it."""
 
 
-class CountedPayload(aiohttp.BytesPayload):
-    """A request body that counts how often it is sent.
+class CountedBody(aiohttp.BytesPayload):
+    """The empty body of a DELETE, which counts how often aiohttp writes it.
 
-    aiohttp writes it once connected, and again when it silently repeats a PUT or DELETE because a kept-alive connection
-    broke. So an unchanged count means that nothing was sent, unless a middleware of the http session replaces the body.
+    aiohttp silently sends a DELETE again when its connection breaks. The first copy may have worked, and then the
+    second is answered 404.
     """
 
-    def __init__(self, body: bytes, sends: SendLog) -> None:
-        super().__init__(body)
-        self._sends = sends
-        self._sends.last = datetime.now(UTC)
+    writes = 0
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._sends.note()
+        self.writes += 1
         await super().write_with_length(writer, content_length)
 
 
@@ -117,23 +116,25 @@ class Transport:
     """The proxy's URL; it may contain a password."""
     ssl: ssl_module.SSLContext | bool
     timeout: aiohttp.ClientTimeout
+    lent: bool = False
+    """Whether *http* is the user's own."""
     _logged_changes: set[str] = field(factory=set, init=False, repr=False)
 
     async def exchange(self, request: Request[Any], token: Secret, sends: SendLog, *, end: float) -> Outcome:
-        """Send *request* once (aiohttp may silently repeat it) and return the outcome.
+        """Send *request* once (aiohttp may silently repeat it, unless it is a create) and return the outcome.
 
         Args:
             request: what to send.
             token: the access token.
-            sends: counts how often it is sent.
+            sends: notes when it is sent, and whether Asana may have got it, also if this is cancelled.
             end: when it will be cancelled, in seconds of the event loop's clock.
 
         Raises:
-            ConfigurationError: aiohttp refuses to send the request, or a proxy answers 407.
+            ConfigurationError: aiohttp, or what stands in for it, fails unexpectedly, or a proxy answers 407.
         """
-        body = _payload(request, sends)
-        content_type = {"Content-Type": "application/json"} if body is not None and body.size else {}
-        before = sends.count
+        body = _payload(request)
+        content_type = {"Content-Type": "application/json"} if isinstance(body, bytes) else {}
+        sends.sent_at, sends.maybe_sent = datetime.now(UTC), True
         try:
             async with self.http.request(
                 request.method,
@@ -148,29 +149,51 @@ class Transport:
                 timeout=self.timeout,
             ) as response:
                 content = await _content(request, response, end)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            sends.maybe_sent = self._maybe_sent(body, error)
             if is_being_cancelled():
                 raise
             # Closing an aiohttp session cancels requests that wait for a connection.
-            problem = "the http session was closed"
-            return Outcome(kind="lost" if sends.count > before else "not_sent", problem=problem)
-        except (aiohttp.ClientError, OSError) as error:
-            if not is_proxy_refusal(error):
-                return Outcome(kind="lost" if sends.count > before else "not_sent", problem=problem_of(error))
-            refusal = PROXY_REFUSAL
-        except (ValueError, RuntimeError, TypeError) as error:
-            if sends.count > before:
-                return Outcome(kind="lost", problem=problem_of(error))
-            refusal = refusal_of(error)
+            problem, refusal = "the http session was closed", ""
+        except Exception as error:  # noqa: BLE001 - what stands in for the network may raise anything, with the token in it
+            sends.maybe_sent = self._maybe_sent(body, error)
+            problem, refusal = self._failure(request, error, maybe_sent=sends.maybe_sent)
         else:
-            if response.status == 407:
-                raise ConfigurationError(PROXY_REFUSAL)
-            return self._outcome(request, token, response, content)
-        raise ConfigurationError(refusal)  # raised here, so that aiohttp's error does not become its context
+            repeated = isinstance(body, CountedBody) and body.writes > 1
+            return self._outcome(request, token, response, content, repeated=repeated)
+        if refusal:  # raised here, so that aiohttp's error does not become its context
+            raise ConfigurationError(refusal)
+        return Outcome(kind="lost" if sends.maybe_sent else "not_sent", problem=problem)
+
+    def _maybe_sent(self, body: "bytes | CountedBody | None", error: BaseException) -> bool:
+        # A middleware of the user's session may have sent the request before the one that failed to connect, and so
+        # may aiohttp with a DELETE.
+        if body.writes if isinstance(body, CountedBody) else self.lent and getattr(self.http, "_middlewares", False):
+            return True
+        return not was_connecting(error)
+
+    def _failure(self, request: Request[Any], error: Exception, *, maybe_sent: bool) -> tuple[str, str]:
+        """Return what went wrong and, if that ends the call, what the user has to mend."""
+        if is_proxy_refusal(error):
+            return "", PROXY_REFUSAL
+        if isinstance(error, (aiohttp.ClientError, OSError)):
+            return problem_of(error), ""
+        refusal = refusal_of(error, lent=self.lent)
+        # Such an error ends any call, but may have come after a create was sent; a login in .netrc is found before.
+        is_unknown = maybe_sent and isinstance(request, CreateWebhookRequest) and refusal != _TWO_LOGINS
+        return (refusal, "") if is_unknown else ("", refusal)
 
     def _outcome(
-        self, request: Request[Any], token: Secret, response: aiohttp.ClientResponse, content: bytes | None
+        self,
+        request: Request[Any],
+        token: Secret,
+        response: aiohttp.ClientResponse,
+        content: bytes | None,
+        *,
+        repeated: bool,
     ) -> Outcome:
+        if response.status == 407:
+            raise ConfigurationError(PROXY_REFUSAL)
         announced = response.headers.getall("Asana-Change", ())
         if announced:
             self._log_changes(announced)
@@ -181,6 +204,7 @@ class Transport:
             retry_after=response.headers.getall("Retry-After", ()),
             date=response.headers.get("Date"),
         )
+        outcome.repeated = repeated
         return hide(outcome, secrets_of(request, token.reveal())) if outcome.details else outcome
 
     def _log_changes(self, announced: Iterable[str]) -> None:
@@ -213,11 +237,8 @@ def _asked(base_url: URL, query: tuple[tuple[str, str], ...]) -> URL:
     return base_url.with_query(query)
 
 
-def _payload(request: Request[Any], sends: SendLog) -> CountedPayload | None:
-    content = request.body()
-    if content is None and isinstance(request, DeleteWebhookRequest):
-        content = b""  # an empty body is written, so it is counted; a GET is always safe to retry
-    return None if content is None else CountedPayload(content, sends)
+def _payload(request: Request[Any]) -> bytes | CountedBody | None:
+    return CountedBody(b"") if isinstance(request, DeleteWebhookRequest) else request.body()
 
 
 async def read_body(response: aiohttp.ClientResponse, *, most: int | None = None) -> bytes | None:
@@ -280,17 +301,33 @@ def is_proxy_refusal(error: Exception) -> bool:
     return isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407
 
 
-def refusal_of(error: Exception) -> str:
-    """Describe why aiohttp refuses to send. Its own message is not shown: it may quote the request."""
-    if "AUTHORIZATION" in str(error):
-        return (
-            "other credentials for the same host conflict with the token: remove the host from the .netrc file, or use "
-            "proxy= instead of trust_env"
-        )
-    return (
-        f"aiohttp refused to send the request ({type(error).__name__}); a session passed as http= must be open, and "
-        "created in the event loop that uses it"
-    )
+def was_connecting(error: BaseException) -> bool:
+    """Return whether *error* proves that there was no connection yet, and so nothing was sent over it.
+
+    That is the case for aiohttp's errors of connecting, and for any error or cancellation that was raised while aiohttp
+    made a connection: DNS, TCP, TLS, a proxy's answer to CONNECT, or waiting for a connection of the pool.
+    """
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)):
+        return True
+    connect = aiohttp.BaseConnector.connect.__code__
+    return any(frame.f_code is connect for frame, _ in walk_tb(error.__traceback__))
+
+
+def refusal_of(error: Exception, *, lent: bool = False) -> str:
+    """Describe an error of an unknown type that ends a request: its type, and where it was raised.
+
+    Its own message is not shown: it may quote the request.
+
+    Args:
+        error: what was raised by aiohttp, or by what stands in for it.
+        lent: whether the user passed the http session.
+    """
+    if f"{error}".startswith("Cannot combine AUTHORIZATION header"):
+        return _TWO_LOGINS
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    where = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"
+    advice = "; check the session passed as http=, which must be open and belong to this event loop" if lent else ""
+    return f"sending the request failed with {type(error).__name__}, raised in {where}{advice}"
 
 
 def check_http(http: object) -> None:

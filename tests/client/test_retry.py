@@ -107,10 +107,12 @@ def decide(name: str | Outcome, operation: str = "getWebhook", **changes: Any) -
     left = changes.pop("left", 100)
     options: dict[str, Any] = {
         "attempt": 1,
+        "refusals": 1,
         "maybe_done": False,
         "renewable": False,
         "pause_left": 0.0,
         "time_left": 60.0,
+        "slot_time_left": 60.0,
     }
     outcome = name
     if isinstance(name, str):
@@ -159,7 +161,9 @@ class TestTable:
         st.fixed_dictionaries(
             {
                 "attempt": st.integers(1, 10),
+                "refusals": st.integers(1, 10),
                 "time_left": st.floats(-10, 100),
+                "slot_time_left": st.floats(-10, 100),
                 "left": st.integers(0, 200),
                 "pause_left": st.just(0.0) | st.floats(0, 50),
                 "random": CHANCES.map(lambda chance: lambda: chance),
@@ -169,7 +173,7 @@ class TestTable:
     def test_bounds_only_ever_turn_again_into_raise(
         self, key: Key, retry_after: float | None, bounds: dict[str, Any]
     ) -> None:
-        """Neither the number of the attempt, nor time, budget, chance or Retry-After change any other decision."""
+        """Neither numbers of attempts, nor time, budget, chance or Retry-After change any other decision."""
         name, maybe_done, operation = key
         outcome = evolve(outcome_named(name), retry_after=retry_after)
         renewable = name.endswith("-renewable")
@@ -181,7 +185,8 @@ class TestTable:
             cost = -1 if WANTED[key] == "succeeded" else 0
             assert evolve(said, pause=0.0) == Decision(WANTED[key], cost=cost)  # type: ignore[arg-type]
         if said.action == "again":
-            assert 0 <= said.wait < bounds["time_left"]
+            assert 0 <= said.wait - said.paused < bounds["time_left"]
+            assert 0 <= said.paused < max(bounds["slot_time_left"], 1e-9)
             assert 0 <= said.cost <= bounds["left"]
             assert said.reason == ""
         else:
@@ -224,17 +229,18 @@ class TestAttempts:
     def test_limits(self, operation: str) -> None:
         """Four sendings of everything, two of create; after the last one the error comes out."""
         limit = 2 if operation == "createWebhook" else 4
-        for name, maybe_done, _ in [key for key in AGAIN if key[0] != "paused" and key[2] == operation]:
+        for name, maybe_done, _ in [key for key in AGAIN if key[0] not in ("paused", "429") and key[2] == operation]:
             said = [decide(name, operation, maybe_done=maybe_done, attempt=attempt) for attempt in range(1, 7)]
 
             assert [one.action for one in said] == ["again"] * (limit - 1) + ["raise"] * (7 - limit), name
             assert {one.reason for one in said[limit - 1 :]} == {"no attempts left"}
 
     @pytest.mark.parametrize("operation", OPERATIONS)
-    def test_a_pause_of_the_session_is_no_attempt(self, operation: str) -> None:
-        """A call that was paused may go on, though it had its last attempt just before."""
+    def test_a_429_is_no_attempt(self, operation: str) -> None:
+        """A call that was told 429, itself or through another call, may go on after its last attempt."""
         for attempt in range(10):
             assert decide("paused", operation, attempt=attempt).action == "again"
+            assert decide("429", operation, attempt=attempt, refusals=attempt + 1).action == "again"
 
     def test_limits_are_the_policys(self) -> None:
         """The two limits come from the policy, each for its own."""
@@ -314,23 +320,32 @@ class TestBudget:
 
 
 class TestWaiting:
-    @pytest.mark.parametrize("status", [429, 503])
-    @pytest.mark.parametrize(
-        ("time_left", "action"), [(60.0, "again"), (5.001, "again"), (5.0, "raise"), (0.0, "raise"), (-1.0, "raise")]
-    )
-    def test_a_wait_past_the_deadline_is_not_begun(self, status: int, time_left: float, action: str) -> None:
-        """If Asana asks for five seconds and fewer are left, the error comes at once."""
-        said = decide(Outcome(kind="refused", status=status, retry_after=5.0), time_left=time_left)
+    @pytest.mark.parametrize("left", [60.0, 5.001, 5.0, 4.999, 0.0, -1.0])
+    def test_a_wait_past_the_deadline_is_not_begun(self, left: float) -> None:
+        """If Asana asks for five seconds and fewer are left, the error comes at once; a 429 has its own time."""
+        for name, time, said in (
+            ("503", "time_left", "waiting 5.0 seconds would pass the deadline"),
+            ("429", "slot_time_left", "a pause of 5.0 seconds would pass slot_timeout"),
+            ("paused", "slot_time_left", "a pause of 5.0 seconds would pass slot_timeout"),
+        ):
+            decision = decide(evolve(outcome_named(name), retry_after=5.0), **{time: left})
 
-        assert (said.action, said.wait) == (action, 5.0 if action == "again" else 0.0)
-        assert (said.reason == "waiting 5.0 seconds would pass the deadline") is (action == "raise")
+            assert (decision.action, decision.wait) == (("again", 5.0) if left > 5 else ("raise", 0.0))
+            assert decision.reason == ("" if left > 5 else said)
 
-    @pytest.mark.parametrize("left", [5.0, 4.999, 5.001])
-    def test_a_pause_past_the_deadline_is_not_waited_for(self, left: float) -> None:
-        """A call whose time ends with the pause, or before it, fails at once."""
-        said = decide(Outcome(kind="paused", status=429, retry_after=5.0), time_left=left)
+    @pytest.mark.parametrize(("pause_left", "wait", "paused"), [(0.0, 4.0, 0.0), (3.0, 4.0, 3.0), (9.0, 9.0, 9.0)])
+    def test_which_part_of_a_wait_is_a_pause(self, pause_left: float, wait: float, paused: float) -> None:
+        """A call that has to wait anyway counts as paused while the session is; after a 429 it is all one pause."""
+        for name, share in (("503", paused), ("429", wait), ("paused", wait)):
+            said = decide(evolve(outcome_named(name), retry_after=4.0), pause_left=pause_left, time_left=4.1)
 
-        assert said.action == ("again" if left > 5 else "raise")
+            assert (said.wait, said.paused) == (wait, share), name
+
+    def test_a_pause_of_another_call_past_slot_timeout(self) -> None:
+        """It is not begun by a call that only has to back off either."""
+        assert decide("503", pause_left=5.0, slot_time_left=5.1).action == "again"
+        assert decide("503", pause_left=5.0, slot_time_left=5.0).action == "raise"
+        assert decide("503", slot_time_left=0.0).action == "again"
 
     def test_an_hour_is_not_obeyed(self) -> None:
         """Retry-After of an hour ends the call instead of holding it (trap 23)."""
@@ -342,10 +357,12 @@ class TestWaiting:
         ("attempt", "bound"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 16.0), (7, 20.0), (60, 20.0)]
     )
     def test_bounds_double(self, attempt: int, bound: float) -> None:
-        """The longest wait doubles with every attempt, up to longest_wait; the shortest is none."""
-        waits = [decide("lost", attempt=attempt, attempts=100, random=lambda c=c: c).wait for c in (0.0, 0.5, 1.0)]
+        """The longest wait doubles with every attempt, or every 429, up to longest_wait; the shortest is none."""
+        numbers = {"lost": {"attempt": attempt}, "429": {"attempt": 0, "refusals": attempt}}
+        for name, number in numbers.items():
+            waits = [decide(name, attempts=100, random=lambda c=c: c, **number).wait for c in (0.0, 0.5, 1.0)]
 
-        assert waits == [0.0, bound / 2, bound]
+            assert waits == [0.0, bound / 2, bound]
 
     @given(CHANCES, st.integers(1, 50), RETRY_AFTERS, st.tuples(st.floats(0, 100), st.floats(0, 100)))
     def test_any_wait(
@@ -400,8 +417,8 @@ class TestPause:
     @pytest.mark.parametrize("operation", OPERATIONS)
     @pytest.mark.parametrize(
         "scarce",
-        [{}, {"attempt": 99}, {"left": 0}, {"time_left": 1.0}, {"time_left": -1.0}],
-        ids=["again", "no attempt", "no budget", "little time", "no time"],
+        [{}, {"left": 0}, {"slot_time_left": 1.0}, {"slot_time_left": -1.0}, {"time_left": -1.0}],
+        ids=["again", "no budget", "little slot time", "no slot time", "no time"],
     )
     def test_with_retry_after(self, operation: str, scarce: dict[str, Any]) -> None:
         """It is as long as Asana said, without jitter, and also when this call itself gives up."""
@@ -416,7 +433,7 @@ class TestPause:
         assert said.pause == 5.0
         assert said.action == ("raise" if scarce else "again")
 
-    @pytest.mark.parametrize("scarce", [{}, {"attempt": 99}, {"left": 0}], ids=["again", "no attempt", "no budget"])
+    @pytest.mark.parametrize("scarce", [{}, {"left": 0}], ids=["again", "no budget"])
     def test_without_retry_after(self, scarce: dict[str, Any]) -> None:
         """It is as long as this call waits, or would have waited."""
         said = decide("429", random=lambda: 0.5, first_wait=3.0, longest_wait=3.0, **scarce)
@@ -428,7 +445,7 @@ class TestPause:
     def test_the_longest(self, asked: float, pause: float) -> None:
         """A Retry-After above longest_pause counts as longest_pause, for the call too."""
         outcome = Outcome(kind="refused", status=429, retry_after=asked)
-        said = decide(outcome, longest_pause=60.0, time_left=1e6)
+        said = decide(outcome, longest_pause=60.0, slot_time_left=1e6)
 
         assert (said.pause, said.wait) == (pause, pause)
 

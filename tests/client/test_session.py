@@ -251,6 +251,7 @@ def test_bad_arguments_are_refused_at_once() -> None:
         ("base_url", "", "base_url must look like"),
         ("base_url", "http://app.asana.com/api/1.0", "base_url must be https"),
         *(("timeout", value, "timeout must be") for value in ("60", None, True, 0, -1, math.inf, math.nan)),
+        *(("slot_timeout", value, "slot_timeout must be") for value in ("600", None, 0, -1, math.inf, math.nan)),
         ("retry", object(), "retry must be a RetryPolicy, not object"),
         ("limiter", object(), "limiter must be an async context manager, not object"),
         *(("max_reads", value, "max_reads must be a whole number") for value in (0, -1, 1.5, True, None, "5")),

@@ -66,7 +66,7 @@ class TestPause:
             return refusal(429, *headers)(request) if server.time.now < seconds else good(request)
 
         jitter = iter([1.0, *islice(cycle([0.999, 1.0]), 1000)])
-        async with asking(answer, timeout=4000.0, random=lambda: next(jitter)) as (asana, server):
+        async with asking(answer, slot_timeout=4000.0, random=lambda: next(jitter)) as (asana, server):
             early = [asana.send(request) for request in islice(cycle(REQUESTS), 50)]
             late = [server.time.at(seconds * share, asana.send(GET.request)) for share in (0.25, 0.5, 0.999)]
             results = await server.time.run(*early, *late)
@@ -113,9 +113,9 @@ class TestPause:
             assert len(server.arrivals) == 50 + 20
 
     async def test_a_pause_longer_than_a_call_may_take(self) -> None:
-        """Who would have to wait past the deadline fails at once and says that nothing was sent; others wait."""
+        """Who would have to wait past slot_timeout fails at once and says that nothing was sent; others wait."""
         answer = in_turn(refusal(429, ("Retry-After", "100")), good)
-        async with asking(answer, timeout=60.0) as (asana, server):
+        async with asking(answer, slot_timeout=60.0) as (asana, server):
             time = server.time
             moments = [0.0, 10.0, 39.0, 40.0, 41.0, 99.0]
             first, *others = await time.run(*(time.at(moment, asana.send(CREATE.request)) for moment in moments))
@@ -133,7 +133,7 @@ class TestPause:
     async def test_a_huge_retry_after_does_not_end_the_session(self) -> None:
         """A pause ends after longest_pause, whatever Asana asked for."""
         answer = in_turn(refusal(429, ("Retry-After", "1000000000")), good)
-        async with asking(answer, longest_pause=90.0) as (asana, server):
+        async with asking(answer, longest_pause=90.0, slot_timeout=60.0) as (asana, server):
             time = server.time
             calls = [time.at(moment, asana.send(GET.request)) for moment in (0.0, 20.0, 31.0)]
             results = await time.run(*calls)
@@ -227,9 +227,9 @@ class TestPause:
             assert [one.at for one in server.arrivals] == [0, 0, 20, 20, 20]
 
     async def test_a_call_that_gives_up_pauses_the_others(self) -> None:
-        """The last attempt's 429 is told to all, though nobody waits for it."""
+        """Its 429 is told to all, though nobody who got it waits."""
         answer = in_turn(refusal(429, ("Retry-After", "5")), good)
-        async with asking(answer, attempts=1, create_attempts=1) as (asana, server):
+        async with asking(answer, slot_timeout=4.5) as (asana, server):
             refused, created = await server.time.run(
                 asana.send(GET.request), server.time.at(1.0, asana.send(CREATE.request))
             )
@@ -392,7 +392,7 @@ class TestDeadline:
     async def test_what_asana_asked_for_is_told(self, status: int, kind: type[AsanaError]) -> None:
         """The error carries the seconds that were too many."""
         answer = refusal(status, ("Retry-After", "7"))
-        async with asking(answer, timeout=5.0) as (asana, server):
+        async with asking(answer, timeout=5.0, slot_timeout=5.0) as (asana, server):
             with pytest.raises(kind, match="Asana asked to wait 7 seconds") as caught:
                 await asana.send(GET.request)
 

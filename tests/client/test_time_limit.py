@@ -54,16 +54,22 @@ class TestEnding:
         assert (limit.expired, current().cancelling(), limits.entered) == (True, 0, set())
         assert len(timers) <= 2
 
-    async def test_brought_forward(self) -> None:
-        """An end may come sooner than was said first, but not later."""
+    async def test_moved(self) -> None:
+        """An end may come later than was said first, or sooner; once all is closed, it cannot be put off."""
         limits = TimeLimits()
-        with limits.until(now() + 3600) as limit:
-            limit.end_by(now() + 7200)
-            assert limit.end < now() + 3601
-            limit.end_by(now())
+        with limits.until(now() + 1e-3) as limit:
+            limit.move_to(now() + 3600)
+            await asyncio.sleep(2e-3)
+            assert not limit.expired
+            limit.move_to(now())
             await forever()
-
         assert limit.expired
+
+        limits.close()
+        with limits.until() as closed:
+            closed.move_to(now() + 3600)
+            await forever()
+        assert closed.expired
 
     async def test_done_before(self) -> None:
         """A body that is done in time is left as it is, and so is what it raises."""
@@ -83,7 +89,7 @@ class TestEnding:
 
         async def wait(name: str, seconds: float) -> None:
             with limits.until(now() + 3600) as limit:
-                limit.end_by(now() + seconds)
+                limit.move_to(now() + seconds)
                 await forever()
             ended.append(name)
 
@@ -264,7 +270,7 @@ class TestClosing:
         async def wait() -> None:
             with limits.until(now() + 3600) as limit:
                 await asyncio.sleep(0)
-                limit.end_by(now() + 1800)
+                limit.move_to(now() + 1800)
                 await forever()
 
         task = asyncio.create_task(wait())

@@ -139,7 +139,7 @@ class TestHiddenRepeats:
             assert len(server.requests) == 1
 
     async def test_a_delete_carries_nothing(self) -> None:
-        """The body that counts is empty and has no type."""
+        """Its body is empty and has no type."""
         async with scripted_server(EMPTY) as server, session(server.url) as asana:
             await asana.send(DELETE)
 
@@ -305,9 +305,9 @@ class TestLimits:
 class TestRefusals:
     """What aiohttp refuses to send is the caller's to mend, said without the token and without aiohttp's error."""
 
-    async def check_refused(self, asana: AsanaSession, match: str) -> None:
+    async def check_refused(self, asana: AsanaSession, match: str, request: Request[Any] = CREATE) -> None:
         with pytest.raises(ConfigurationError, match=match) as caught:
-            await asana.send(CREATE)
+            await asana.send(request)
 
         shown = "".join(traceback.format_exception(caught.value))
         assert TOKEN not in shown
@@ -335,27 +335,46 @@ class TestRefusals:
         async with AsanaSession(provide, base_url="http://127.0.0.1:1", http=http) as asana:
             await self.check_refused(asana, "the session passed as http= is closed")
 
-    async def test_anything_else(self) -> None:
-        """Whatever a lent session's middleware raises of the kind."""
-
-        async def fail(request: aiohttp.ClientRequest, handler: Any) -> Any:
-            raise ValueError(request.headers)
-
-        async with aiohttp.ClientSession(middlewares=(fail,)) as http:
-            async with session("http://127.0.0.1:1", http=http) as asana:
-                await self.check_refused(asana, "ValueError")
-
-    async def test_after_it_was_sent(self) -> None:
-        """Then nobody knows what came of a create."""
+    async def test_a_middleware_that_fails(self) -> None:
+        """The error names the type and the place. Of a create, nobody knows whether the middleware had sent it."""
 
         async def fail(request: aiohttp.ClientRequest, handler: Any) -> Any:
             await handler(request)
-            raise ValueError(request.headers)
+            raise LookupError(request.headers)
 
         async with scripted_server(OK) as server, aiohttp.ClientSession(middlewares=(fail,)) as http:
             async with session(server.url, http=http) as asana:
-                with pytest.raises(CreateOutcomeUnknownError, match="ValueError"):
+                failed = r"LookupError, raised in [a-z.]*test_transport\.fail; check the session passed as http="
+                with pytest.raises(CreateOutcomeUnknownError, match=failed):
                     await asana.send(CREATE)
+                await self.check_refused(asana, failed, GET)
+
+            assert len(server.requests) == 2
+
+    @pytest.mark.parametrize("kind", [TypeError, RuntimeError, LookupError])
+    async def test_what_stands_in_for_the_network(self, kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Tools that block or replace connections in tests: the error names theirs, and no session that is not lent."""
+
+        class SocketBlockedError(kind):  # type: ignore[misc, valid-type]
+            """As pytest-socket raises it."""
+
+        def block(*_: object, **__: object) -> None:
+            raise SocketBlockedError("canary")
+
+        async def replace(*_: object, **__: object) -> None:
+            block()
+
+        blocked = r"SocketBlockedError, raised in [a-z.]*test_transport\.block$"
+        monkeypatch.setattr(socket, "socket", block)
+        async with session("http://127.0.0.1:1") as asana:
+            await self.check_refused(asana, blocked)  # while connecting, so it was not sent
+            await self.check_refused(asana, blocked, GET)
+        monkeypatch.undo()
+        monkeypatch.setattr(aiohttp.ClientSession, "_request", replace)
+        async with session("http://127.0.0.1:1") as asana:
+            await self.check_refused(asana, blocked, GET)
+            with pytest.raises(CreateOutcomeUnknownError, match="SocketBlockedError, raised in"):
+                await asana.send(CREATE)
 
 
 def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
@@ -365,9 +384,12 @@ def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
         return aiohttp.ClientSession()
 
     async def use(http: aiohttp.ClientSession) -> None:
-        async with scripted_server(OK) as server, session(server.url, http=http) as asana:
-            with pytest.raises(ConfigurationError, match="event loop that uses it"):
-                await asana.send(GET)
+        async with session("http://127.0.0.1:1", http=http) as asana:
+            for request in (GET, CREATE):
+                with pytest.raises(
+                    ConfigurationError, match=r"RuntimeError.*must be open and belong to this event loop"
+                ):
+                    await asana.send(request)
 
     with asyncio.Runner() as first:
         http = first.run(lend())

@@ -276,9 +276,9 @@ def _watch_exceptions() -> None:
         return _Raises(raises(*args, **options))
 
     @functools.wraps(send)
-    async def watched_send(self: AsanaSession, request: Any) -> Any:
+    async def watched_send(self: AsanaSession, request: Any, **options: Any) -> Any:
         try:
-            return await send(self, request)
+            return await send(self, request, **options)
         except BaseException as error:
             _canary.see_exception(error, "AsanaSession.send")
             raise
