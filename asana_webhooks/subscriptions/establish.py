@@ -1,8 +1,10 @@
 """Establishing a webhook: create it, echo its handshake, and confirm its registration with Asana's 201.
 
-A registration is opened before the create request is sent. While the request is open, the receiver echoes handshakes
-and stores their secrets as candidates. Asana's authenticated 201 decides which candidate is the webhook's secret. A
-create request has no idempotency key. If its outcome is unknown, its registration is closed and a second one is tried.
+A registration is opened as the last step before the create request is sent, after all waiting for its turn. While the
+request is open, the receiver echoes handshakes and stores their secrets as candidates. Asana's authenticated 201
+decides which candidate is the webhook's secret. If Asana refuses the request for now (429), its registration is closed,
+and the next attempt opens another. A create request has no idempotency key. If its outcome is unknown, its registration
+is closed and a second one is tried.
 
 Source: https://developers.asana.com/reference/createwebhook
 """
@@ -11,7 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterable
-from typing import Final, Self
+from typing import Final
 
 from attrs import define, evolve, field, frozen
 from yarl import URL
@@ -115,20 +117,21 @@ async def establish_webhook(
     uncertain: set[str] = set()
     first: AsanaError | None = None
     for last in (False, True):
-        attempt = _Attempt.at(base, query, request)
+        call = _Create(store, asana.timeout + _SLACK_SECONDS, base, query, request)
         try:
-            established = await _create(asana, store, attempt)
+            established = await _create(asana, store, call)
+            uncertain |= call.refused
             break
         except AsanaError as error:
             # The endpoint is new, so a duplicate can only be this call's own webhook.
             may_exist = isinstance(error, (CreateOutcomeUnknownError, DuplicateWebhookError))
             # Closed with no handshake echoed: Asana has not created the webhook, and no longer can.
-            if may_exist and attempt.echoed is not False:
-                uncertain.add(attempt.id)
-                uncertain = await delete_orphans(asana, uncertain, resource=resource, workspace=workspace)
+            found = call.refused | ({call.id} if may_exist and call.echoed is not False else set())
+            if found:
+                uncertain = await delete_orphans(asana, uncertain | found, resource=resource, workspace=workspace)
             # Create again only after the registration is closed: it echoes no late handshake then.
-            if last or not may_exist or attempt.echoed is None:
-                if uncertain - {attempt.id}:
+            if last or not may_exist or call.echoed is None:
+                if uncertain - {call.id}:
                     raise error from first
                 raise
             first = error
@@ -137,7 +140,7 @@ async def establish_webhook(
         try:
             uncertain = await delete_orphans(asana, uncertain, resource=resource, workspace=workspace)
         except BaseException:
-            await _undo(asana, store, attempt)
+            await _undo(asana, call)
             raise
     return evolve(established, orphans=len(uncertain))
 
@@ -167,49 +170,75 @@ async def _delete_earlier_orphans(asana: AsanaSession, store: Store, *, workspac
 
 
 @define
-class _Attempt:
-    """One create request, with a fresh endpoint, and its outcome. No ``repr`` shows the endpoint."""
+class _Create:
+    """One create call and its outcome. Each request it sends has a fresh endpoint, and a registration of its own.
 
-    id: str
-    """The id of its registration."""
+    No ``repr`` shows an endpoint.
+    """
+
+    store: Store = field(repr=False)
+    ttl: float
+    """Seconds a registration stays pending."""
+    base: URL = field(repr=False)
+    query: str = field(repr=False)
     request: CreateWebhookRequest
+    id: str = ""
+    """The id of the latest registration; empty before the first."""
     created: CreatedWebhook | None = field(default=None, repr=False)
     echoed: bool | None = None
-    """Set by `_undo`: whether a handshake was echoed; ``None`` if unknown."""
+    """Set when the latest registration is closed: whether a handshake was echoed; ``None`` if unknown."""
+    refused: set[str] = field(factory=set)
+    """The ids of registrations whose handshake was echoed, although Asana answered that it did not create."""
     deleted: bool = False
     """Set by `_undo`: whether the webhook that was created is deleted."""
 
-    @classmethod
-    def at(cls, base: URL, query: str, request: CreateWebhookRequest) -> Self:
+    async def open(self) -> CreateWebhookRequest:
+        """Open a registration for a fresh endpoint, and return the request to send for it.
+
+        The session awaits this when only the request itself is missing, so the registration's deadline does not run
+        while the call waits for its turn, and a process that is killed meanwhile leaves nothing pending.
+        """
         endpoint = secrets.token_urlsafe(32)
+        self.id, self.echoed = registration_id(endpoint), None
+        await self.store.open(self.id, resource=self.request.resource, ttl=self.ttl)
         # Joined as text: yarl drops the query of a URL that grows, and would encode it anew.
-        return cls(id=registration_id(endpoint), request=evolve(request, target=f"{base / endpoint}{query}"))
+        return evolve(self.request, target=f"{self.base / endpoint}{self.query}")
+
+    async def close(self) -> None:
+        """Close the latest registration, so that nothing more is accepted for it."""
+        if self.id:
+            self.echoed = await finish(self.store.close(self.id))
+
+    async def discard(self) -> None:
+        """Close the registration of a request that created nothing; the next attempt opens another."""
+        await self.close()
+        if self.echoed:
+            self.refused.add(self.id)
 
 
-async def _create(asana: AsanaSession, store: Store, attempt: _Attempt) -> EstablishedWebhook:
+async def _create(asana: AsanaSession, store: Store, call: _Create) -> EstablishedWebhook:
     """Create a webhook and confirm its registration with the 201's secret; undo both if that fails."""
     confirmed = False
     try:
-        await store.open(attempt.id, resource=attempt.request.resource, ttl=asana.timeout + _SLACK_SECONDS)
-        attempt.created = created = await asana.send(attempt.request)
+        call.created = created = await asana.send(call.request, prepare=call.open, discard=call.discard)
         gid = created.webhook.gid
         if created.secret is not None:
-            confirmed = await store.confirm(attempt.id, webhook_gid=gid, secret=created.secret)
+            confirmed = await store.confirm(call.id, webhook_gid=gid, secret=created.secret)
     finally:
         if not confirmed:
-            await _undo(asana, store, attempt)
+            await _undo(asana, call)
     if not confirmed:
-        raise HandshakeMismatchError(webhook_gid=gid, deleted=attempt.deleted)
-    return EstablishedWebhook(webhook=created.webhook, webhook_gid=gid, registration=attempt.id)
+        raise HandshakeMismatchError(webhook_gid=gid, deleted=call.deleted)
+    return EstablishedWebhook(webhook=created.webhook, webhook_gid=gid, registration=call.id)
 
 
-async def _undo(asana: AsanaSession, store: Store, attempt: _Attempt) -> None:
+async def _undo(asana: AsanaSession, call: _Create) -> None:
     """Close the registration, so that nothing more is accepted, and delete the webhook if its gid is known."""
     try:
-        attempt.echoed = await finish(store.close(attempt.id))
+        await call.close()
     finally:
-        if attempt.created is not None:
-            gid = attempt.created.webhook.gid
-            attempt.deleted = await finish(ensure_deleted(asana, gid), seconds=_DELETE_SECONDS) is True
-            if not attempt.deleted:
+        if call.created is not None:
+            gid = call.created.webhook.gid
+            call.deleted = await finish(ensure_deleted(asana, gid), seconds=_DELETE_SECONDS) is True
+            if not call.deleted:
                 _log.warning("deleting webhook %.40r failed; Asana deletes it after 24 hours of 404 replies", gid)

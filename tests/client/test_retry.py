@@ -323,12 +323,14 @@ class TestWaiting:
     @pytest.mark.parametrize("left", [60.0, 5.001, 5.0, 4.999, 0.0, -1.0])
     def test_a_wait_past_the_deadline_is_not_begun(self, left: float) -> None:
         """If Asana asks for five seconds and fewer are left, the error comes at once; a 429 has its own time."""
-        for name, time, said in (
+        cases: list[tuple[str, str, str]] = [
             ("503", "time_left", "waiting 5.0 seconds would pass the deadline"),
             ("429", "slot_time_left", "a pause of 5.0 seconds would pass slot_timeout"),
             ("paused", "slot_time_left", "a pause of 5.0 seconds would pass slot_timeout"),
-        ):
-            decision = decide(evolve(outcome_named(name), retry_after=5.0), **{time: left})
+        ]
+        for name, time, said in cases:
+            changes: dict[str, Any] = {time: left}
+            decision = decide(evolve(outcome_named(name), retry_after=5.0), **changes)
 
             assert (decision.action, decision.wait) == (("again", 5.0) if left > 5 else ("raise", 0.0))
             assert decision.reason == ("" if left > 5 else said)
@@ -358,7 +360,7 @@ class TestWaiting:
     )
     def test_bounds_double(self, attempt: int, bound: float) -> None:
         """The longest wait doubles with every attempt, or every 429, up to longest_wait; the shortest is none."""
-        numbers = {"lost": {"attempt": attempt}, "429": {"attempt": 0, "refusals": attempt}}
+        numbers: dict[str, Any] = {"lost": {"attempt": attempt}, "429": {"attempt": 0, "refusals": attempt}}
         for name, number in numbers.items():
             waits = [decide(name, attempts=100, random=lambda c=c: c, **number).wait for c in (0.0, 0.5, 1.0)]
 

@@ -462,7 +462,7 @@ class TestManyAtOnce:
         """Whoever comes too often is told to wait for the next minute, up to six times."""
         minute: list[float] = []
 
-        def allow(request: web.BaseRequest) -> web.Response:
+        def allow(request: web.BaseRequest) -> Any:
             now = asyncio.get_running_loop().time()
             if minute and now >= minute[0] + 60:
                 minute.clear()
@@ -524,7 +524,7 @@ class TestTwoTimes:
         """It counts against slot_timeout also for one that backs off, which itself counts against timeout."""
         paused = asyncio.Event()
 
-        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        async def answer(request: web.BaseRequest) -> Any:
             if server.time.now:
                 return good(request)
             if request.method == "GET":

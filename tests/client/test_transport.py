@@ -385,7 +385,8 @@ def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
 
     async def use(http: aiohttp.ClientSession) -> None:
         async with session("http://127.0.0.1:1", http=http) as asana:
-            for request in (GET, CREATE):
+            requests: list[Request[Any]] = [GET, CREATE]
+            for request in requests:
                 with pytest.raises(
                     ConfigurationError, match=r"RuntimeError.*must be open and belong to this event loop"
                 ):
