@@ -118,11 +118,6 @@ class AsanaSession:
         self._throttle = Throttle(self._retry, limiter=limiter, max_reads=max_reads, max_writes=max_writes)
         self._http = http
         self._owns_http = http is None
-        limit = self._retry.connect_timeout
-        # With a session passed as http=, calls may queue for a connection; that is no connect timeout.
-        self._connect_timeout = aiohttp.ClientTimeout(
-            total=None, connect=limit if http is None else None, sock_connect=limit
-        )
         self._proxy = check_proxy(proxy)
         self._ssl = check_ssl(ssl)
         self._trust_env = trust_env
@@ -191,13 +186,16 @@ class AsanaSession:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=self._trust_env,
             )
+        limit = self._retry.connect_timeout
+        # With a session passed as http=, calls may queue for a connection; that is no connect timeout.
+        connect = limit if self._owns_http else None
         return Transport(
             http=self._http,
             base_url=URL(self._base_url),
             headers=self._headers,
             proxy=self._proxy,
             ssl=self._ssl,
-            timeout=self._connect_timeout,
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=limit),
             lent=not self._owns_http,
         )
 
@@ -243,7 +241,6 @@ class AsanaSession:
             time_left = state.time_left(self._timeout, policy.clock())
             decision = self._decide(state, outcome, time_left)
             throttle.record(decision, outcome)
-            state.maybe_done = state.maybe_done or outcome.maybe_done
             match decision.action:
                 case "succeeded":
                     answer: AnswerT = outcome.answer
@@ -266,6 +263,7 @@ class AsanaSession:
                     state.renew(outcome)
                 case "again":
                     _log.info("%s: %s; retrying in %.2f s", request.operation, outcome.problem, decision.wait)
+            state.maybe_done = state.maybe_done or outcome.maybe_done
             await self._wait(state, decision)
 
     def _decide(self, state: "CallState", outcome: Outcome, time_left: float) -> Decision:
@@ -288,8 +286,7 @@ class AsanaSession:
         loop, clock = asyncio.get_running_loop(), self._retry.clock
         since = clock()
         state.sends.maybe_sent = state.has_turn = False
-        kind = "max_reads" if state.request.method == "GET" else "max_writes"
-        state.waits_for(f"a slot of {kind}", loop.time())
+        state.waiting_for = "a slot"
         try:
             with self._limits.until(loop.time() + max(self._slot_timeout - state.waited, 0)) as limit:
                 async with self._throttle.slot(state.request):
@@ -297,7 +294,7 @@ class AsanaSession:
                     if paused := self._throttle.paused(state.waited_out):
                         state.waited += clock() - since
                         return paused
-                    state.waits_for("the limiter", loop.time())
+                    state.waiting_for = "the limiter"
                     async with self._throttle.limiter:
                         if not limit.expired:  # it may have swallowed our cancellation
                             state.waited += clock() - since
@@ -317,8 +314,9 @@ class AsanaSession:
     async def _send_once(self, state: "CallState", limit: TimeLimit) -> Outcome:
         loop = asyncio.get_running_loop()
         state.has_turn = True
-        limit.move_to(loop.time() + max(state.time_left(self._timeout, self._retry.clock()), 0))
-        state.waits_for("the token provider", loop.time())
+        now = loop.time()
+        state.waiting_for, state.waiting_since = "the token provider", now
+        limit.move_to(now + max(state.time_left(self._timeout, self._retry.clock()), 0))
         # A fixed token was checked when it was created; a subclass may do anything.
         try:
             if type(self._token) is FixedToken:
@@ -341,14 +339,14 @@ class AsanaSession:
         now = loop.time()
         creating = isinstance(state.request, CreateWebhookRequest)
         attempt_timeout = self._retry.create_attempt_timeout if creating else self._retry.attempt_timeout
+        state.waiting_since = now
         limit.move_to(min(limit.end, now + attempt_timeout))
         if state.prepare is not None:
-            state.waits_for("prepare", now)
-            state.prepared = True
+            state.waiting_for, state.prepared = "prepare", True
             state.request = await state.prepare()
             if limit.expired:
                 return state.timed_out(limit.end)
-        state.waits_for("an answer", now)
+        state.waiting_for = "an answer"
         return await self._open().exchange(state.request, token, state.sends, end=limit.end)
 
     async def _wait(self, state: "CallState", decision: Decision) -> None:
@@ -363,11 +361,14 @@ class AsanaSession:
             raise ConfigurationError(_CLOSED)
 
     def _no_turn(self, state: "CallState", seconds: float) -> DeadlineExceededError:
+        waiting_for = state.waiting_for
+        if waiting_for == "a slot":
+            waiting_for += " of max_reads" if state.request.method == "GET" else " of max_writes"
         earlier = f", after earlier waits of {state.waited:.1f} seconds" if state.waited else ""
         return DeadlineExceededError(
             operation=state.request.operation,
             attempts=state.attempts,
-            problem=f"waited {seconds:.1f} seconds for {state.waiting_for}{earlier}",
+            problem=f"waited {seconds:.1f} seconds for {waiting_for}{earlier}",
             timeout=self._slot_timeout,
             advice="Give the session a longer slot_timeout, more max_reads or max_writes, or make fewer calls at once.",
         )
@@ -419,10 +420,6 @@ class CallState:
     def time_left(self, timeout: float, now: float) -> float:
         """Return the seconds left of *timeout*, which *waited* does not count against."""
         return timeout - (now - self.start - self.waited)
-
-    def waits_for(self, what: str, now: float) -> None:
-        """Note what the attempt in flight waits for from *now* on."""
-        self.waiting_for, self.waiting_since = what, now
 
     def count(self, outcome: Outcome) -> None:
         """Count an attempt, unless nothing was tried."""

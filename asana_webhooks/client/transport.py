@@ -86,7 +86,7 @@ class SendLog:
     """What is known about the sending of a call's latest attempt."""
 
     sent_at: datetime = _NEVER
-    """When it was handed to aiohttp."""
+    """When it was handed to aiohttp; noted of creates only."""
     maybe_sent: bool = False
     """Whether Asana may have got it."""
 
@@ -134,7 +134,9 @@ class Transport:
         """
         body = _payload(request)
         content_type = {"Content-Type": "application/json"} if isinstance(body, bytes) else {}
-        sends.sent_at, sends.maybe_sent = datetime.now(UTC), True
+        sends.maybe_sent = True
+        if isinstance(request, CreateWebhookRequest):
+            sends.sent_at = datetime.now(UTC)
         try:
             async with self.http.request(
                 request.method,

@@ -1,7 +1,6 @@
 """Slots: how many requests may be in flight at once, and the limiter people bring."""
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
@@ -11,15 +10,12 @@ import pytest
 from aiohttp import web
 from aiolimiter import AsyncLimiter
 
-from asana_webhooks.client.requests import GetWebhookRequest
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import (
     ConfigurationError,
     ConnectionFailedError,
     DeadlineExceededError,
-    RateLimitedError,
-    ServerError,
 )
 from tests.helpers.raw import (
     CALLS,
@@ -31,7 +27,6 @@ from tests.helpers.raw import (
     TOKEN,
     framed,
     later,
-    no_wait,
     raw_server,
     saying,
     session,
@@ -42,8 +37,6 @@ from tests.helpers.virtual import (
     asking,
     good,
     in_turn,
-    jumping_clock,
-    kinds,
     refusal,
 )
 
@@ -419,202 +412,3 @@ class TestCaps:
             await asyncio.wait({first})
 
             assert len(server.arrivals) == 1
-
-
-class TestManyAtOnce:
-    """A thousand creates in one `asyncio.gather`, and a clock that nobody waits for."""
-
-    async def all_answered(self, answer: Answer, **options: Any) -> list[float]:
-        """Return the seconds at which the requests arrived, from the first one on."""
-        arrivals: list[float] = []
-        with jumping_clock() as clock:
-
-            def note(request: web.BaseRequest) -> Any:
-                arrivals.append(clock())
-                return answer(request)
-
-            async with asking(note, retry=RetryPolicy(clock=clock), **options) as (asana, server):
-                created = await asyncio.gather(*(asana.send(CREATE.request) for _ in range(1000)))
-        assert len(created) == 1000
-        assert server.most["write"] <= 15
-        return [one - arrivals[0] for one in arrivals]
-
-    async def test_slow_answers(self) -> None:
-        """Each takes four seconds, and 15 are in flight: the last one waits more than four minutes for its slot."""
-
-        async def slow(request: web.BaseRequest) -> web.Response:
-            await asyncio.sleep(4)
-            return good(request)
-
-        arrivals = await self.all_answered(slow)
-
-        assert len(arrivals) == 1000
-        assert arrivals[-1] == pytest.approx(1000 // 15 * 4, rel=0.05)
-
-    async def test_a_limiter_of_150_a_minute(self) -> None:
-        """The last one waits almost six minutes for the limiter."""
-        arrivals = await self.all_answered(good, limiter=AsyncLimiter(150, 60))
-
-        assert len(arrivals) == 1000
-        assert arrivals[-1] == pytest.approx(850 / 150 * 60, rel=0.05)
-
-    async def test_a_server_that_allows_150_a_minute(self) -> None:
-        """Whoever comes too often is told to wait for the next minute, up to six times."""
-        minute: list[float] = []
-
-        def allow(request: web.BaseRequest) -> Any:
-            now = asyncio.get_running_loop().time()
-            if minute and now >= minute[0] + 60:
-                minute.clear()
-            if len(minute) < 150:
-                minute.append(now)
-                return good(request)
-            return refusal(429, ("Retry-After", str(math.ceil(minute[0] + 60 - now))))(request)
-
-        arrivals = await self.all_answered(allow)
-
-        assert 1000 < len(arrivals) <= 1000 + 6 * 15
-        assert arrivals[-1] < 6 * 67
-
-
-class TestTwoTimes:
-    """What counts against *timeout*, and what against *slot_timeout*."""
-
-    async def test_waiting_for_a_slot_takes_nothing_from_the_timeout(self) -> None:
-        """Nor does the limiter, before any attempt; answers, tokens and backoff do."""
-        with jumping_clock() as clock:
-
-            async def slow(request: web.BaseRequest) -> web.Response:
-                await asyncio.sleep(8)
-                return good(request)
-
-            options: dict[str, Any] = {"max_reads": 1, "timeout": 10.0, "slot_timeout": 30.0}
-            async with asking(slow, retry=RetryPolicy(clock=clock), **options) as (asana, _):
-                results = await asyncio.gather(*(asana.send(GET.request) for _ in range(5)), return_exceptions=True)
-
-        assert kinds(results) == {"Webhook": 4, "DeadlineExceededError": 1}
-        assert "waited 30.0 seconds for a slot of max_reads" in str(results[-1])
-
-    async def test_429s_use_up_no_attempt(self) -> None:
-        """Twenty in a row, each with a pause, are waited out within slot_timeout, and the one try succeeds."""
-        answer = in_turn(*[refusal(429, ("Retry-After", "10"))] * 20, good)
-        async with asking(answer, attempts=1, create_attempts=1, timeout=5.0) as (asana, server):
-            [created] = await server.time.run(asana.send(CREATE.request))
-
-            assert created.webhook.gid == "43214"
-            assert server.time.now == 200.0
-
-    async def test_all_waits_for_a_turn_are_one_sum(self) -> None:
-        """A third pause that would pass slot_timeout is not begun, though each alone is short."""
-        async with asking(refusal(429, ("Retry-After", "10")), slot_timeout=25.0) as (asana, server):
-            [error] = await server.time.run(asana.send(GET.request))
-
-            assert isinstance(error, RateLimitedError)
-            assert (error.attempts, server.time.slept) == (3, [10.0, 10.0])
-
-    async def test_a_429_without_a_time(self) -> None:
-        """The pauses grow with the number of 429s of this call."""
-        async with asking(refusal(429), random=lambda: 1.0, slot_timeout=20.0) as (asana, server):
-            [error] = await server.time.run(asana.send(GET.request))
-
-            assert isinstance(error, RateLimitedError)
-            assert server.time.slept == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0])
-
-    async def test_a_pause_that_another_call_met(self) -> None:
-        """It counts against slot_timeout also for one that backs off, which itself counts against timeout."""
-        paused = asyncio.Event()
-
-        async def answer(request: web.BaseRequest) -> Any:
-            if server.time.now:
-                return good(request)
-            if request.method == "GET":
-                return refusal(429, ("Retry-After", "100"))(request)
-            await paused.wait()
-            return refusal(503)(request)
-
-        async def open_up() -> None:
-            await server.arrived(2)
-            await server.time.asleep(1)
-            paused.set()
-
-        async with asking(answer, timeout=5.0) as (asana, server):
-            results = await server.time.run(asana.send(GET.request), asana.send(PUT.request), open_up())
-
-            assert kinds(results) == {"Webhook": 2, "NoneType": 1}
-            assert [one.at for one in server.arrivals] == [0, 0, 100, 100]
-
-
-class TestPrepare:
-    """The last step before each attempt, and what undoes it."""
-
-    async def test_its_place(self) -> None:
-        """It comes after the slot, the limiter and the token, and its request is sent; *discard* before any wait."""
-        said: list[str] = []
-
-        class Limiter(Counting):
-            async def __aenter__(self) -> Self:
-                said.append("limiter")
-                return await super().__aenter__()
-
-        async def provide() -> str:
-            said.append("token")
-            return f"{TOKEN}{len(said)}"
-
-        async def prepare() -> GetWebhookRequest:
-            said.append("prepare")
-            return GetWebhookRequest(webhook_gid=str(said.count("prepare")))
-
-        async def discard() -> None:
-            said.append(f"discard at {server.time.now:g}")
-
-        def answer(request: web.BaseRequest) -> web.Response:
-            said.append(request.path.rpartition("/")[2])
-            status = {"1": 429, "2": 503, "3": 401}.get(said[-1])
-            return refusal(status, ("Retry-After", "7"))(request) if status else good(request)
-
-        async with asking(answer, token=provide, limiter=Limiter()) as (asana, server):
-            [found] = await server.time.run(asana.send(GET.request, prepare=prepare, discard=discard))
-
-        assert found.gid == "43214"
-        undone = {1: ["discard at 0"], 2: ["discard at 7"], 3: ["discard at 14"]}
-        attempts = [["limiter", "token", "prepare", str(one), *undone.get(one, [])] for one in (1, 2, 3, 4)]
-        assert said == [word for attempt in attempts for word in attempt]
-
-    async def test_its_errors(self) -> None:
-        """They end the call unchanged, nothing is sent, and there is nothing to discard."""
-        for error in (ServerError(operation="x", status=500), TimeoutError("mine"), LookupError("mine")):
-
-            async def fail(error: Exception = error) -> GetWebhookRequest:
-                raise error
-
-            async with asking(max_reads=1) as (asana, server):
-                with pytest.raises(type(error)) as caught:
-                    await asana.send(GET.request, prepare=fail)
-                assert caught.value is error
-                assert server.arrivals == []
-                await asana.send(GET.request)
-
-    async def test_its_time(self) -> None:
-        """It counts as the attempt's, and then the next attempt prepares again; closing ends it at once."""
-        called = 0
-        reached = asyncio.Event()
-
-        async def hang() -> GetWebhookRequest:
-            nonlocal called
-            called += 1
-            reached.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        async with asking(attempt_timeout=0.01, attempts=3, sleep=no_wait) as (asana, server):
-            with pytest.raises(ConnectionFailedError, match="timed out waiting for prepare"):
-                await asana.send(GET.request, prepare=hang)
-            assert (called, server.arrivals) == (3, [])
-
-        async with asking() as (asana, server):
-            reached.clear()
-            call = asyncio.create_task(asana.send(GET.request, prepare=hang))
-            await reached.wait()
-            await asana.aclose()
-            with pytest.raises(ConfigurationError, match="is closed"):
-                await call
