@@ -195,7 +195,7 @@ async def send_refresh(
         problem = f"the token endpoint did not answer within {seconds:g} seconds" if late else problem_of(error)
         return ConnectionFailedError(operation=OPERATION, attempts=1, problem=problem)
     except (ValueError, RuntimeError, TypeError) as error:
-        return ConfigurationError(refusal_of(error))
+        return ConfigurationError(refusal_of(error, lent=settings.http is not None))
     if response.status == 407:
         return ConfigurationError(PROXY_REFUSAL)
     retry_after = parse_retry_after(response.headers.getall("Retry-After", ()), response.headers.get("Date"))

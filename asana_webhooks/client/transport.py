@@ -328,7 +328,7 @@ def refusal_of(error: Exception, *, lent: bool = False) -> str:
         return _TWO_LOGINS
     *_, (frame, _) = walk_tb(error.__traceback__)
     where = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"
-    advice = "; check the session passed as http=, which must be open and belong to this event loop" if lent else ""
+    advice = "; the session passed as http= must be open, and created in the event loop that uses it" if lent else ""
     return f"sending the request failed with {type(error).__name__}, raised in {where}{advice}"
 
 

@@ -106,7 +106,7 @@ async def test_control() -> None:
 
         added = {"resource": "99", "action": "added", "parent": "8675309"}
         assert (await fake.control("POST", "/changes", added))[0] == 202
-        refused = {"at": "getWebhooks", "status": 429, "retry_after": 2, "times": 2}
+        refused = {"at": "getWebhooks", "status": 429, "retry_after": 3600, "times": 2}
         twice = {"at": "delivery", "do": "duplicate"}
         assert (await fake.control("POST", "/faults", [refused, twice])) == (202, {"added": 2})
         with pytest.raises(RateLimitedError):

@@ -133,7 +133,7 @@ class TestRequest:
                 token = oauth_token(fake, fake.register_app(), http=http)
                 first = await token()
                 assert not http.closed
-            with pytest.raises(ConfigurationError, match="a session passed as http= must be open"):
+            with pytest.raises(ConfigurationError, match="the session passed as http= must be open"):
                 await token.renew(first)
 
         assert fake.requests[0].headers["x-mine"] == "1"

@@ -344,7 +344,7 @@ class TestRefusals:
 
         async with scripted_server(OK) as server, aiohttp.ClientSession(middlewares=(fail,)) as http:
             async with session(server.url, http=http) as asana:
-                failed = r"LookupError, raised in [a-z.]*test_transport\.fail; check the session passed as http="
+                failed = r"LookupError, raised in [a-z.]*test_transport\.fail; the session passed as http="
                 with pytest.raises(CreateOutcomeUnknownError, match=failed):
                     await asana.send(CREATE)
                 await self.check_refused(asana, failed, GET)
@@ -388,7 +388,7 @@ def test_a_lent_session_of_another_loop_is_a_clear_error() -> None:
             requests: list[Request[Any]] = [GET, CREATE]
             for request in requests:
                 with pytest.raises(
-                    ConfigurationError, match=r"RuntimeError.*must be open and belong to this event loop"
+                    ConfigurationError, match=r"RuntimeError.*must be open, and created in the event loop"
                 ):
                     await asana.send(request)
 
