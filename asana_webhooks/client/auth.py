@@ -5,19 +5,22 @@ The provider for OAuth 2 is in `asana_webhooks.client.oauth`.
 Source: https://developers.asana.com/docs/personal-access-token
 """
 
+import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from asana_webhooks._checks import check_handler
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks._tasks import is_being_cancelled
+from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.models import Secret
 
 __all__ = [
     "FixedToken",
     "RenewingTokenProvider",
     "TokenProvider",
+    "ask_token",
     "check_token",
     "is_sendable",
     "token_provider",
@@ -80,6 +83,33 @@ def token_provider(token: str | TokenProvider | None) -> TokenProvider:
         return FixedToken(token)
     check_handler("token", token)
     return token
+
+
+async def ask_token(provider: TokenProvider, rejected: Secret | None) -> Secret:
+    """Return a token from *provider*; if *rejected* is given, await its ``renew`` first.
+
+    Args:
+        provider: the provider.
+        rejected: a token that Asana answered 401 to.
+
+    Raises:
+        AsanaError: the provider raises an error of this package.
+        ConfigurationError: the provider raises anything else, or its token cannot be sent.
+    """
+    try:
+        renew = getattr(provider, "renew", None)
+        if rejected is not None and renew is not None:
+            await renew(rejected.reveal())
+        return Secret(check_token(await provider()))
+    except AsanaError:
+        raise
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        problem = "CancelledError"
+    except Exception as error:  # noqa: BLE001 - a provider may raise anything, with the token in it
+        problem = type(error).__name__
+    raise ConfigurationError(f"the token provider failed with {problem}")
 
 
 def check_token(token: object, name: str = "the access token") -> str:

@@ -15,7 +15,7 @@ from yarl import URL
 
 from asana_webhooks._checks import check_headers, check_proxy, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.client.auth import FixedToken, TokenProvider, check_token, token_provider
+from asana_webhooks.client.auth import FixedToken, TokenProvider, ask_token, token_provider
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.responses import error_of, unknown_outcome
 from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
@@ -323,7 +323,8 @@ class AsanaSession:
                 token = self._token.token
             else:
                 with asking_for_token(self._settings):
-                    token = await state.ask_token(self._token)
+                    token = await ask_token(self._token, state.rejected if state.renewal_due else None)
+                state.renewal_due = False
         except (NetworkError, RateLimitedError, ServerError) as error:
             # A copy: a provider may raise the same object every time, and its traceback would keep all these frames.
             retry_after = getattr(error, "retry_after", None)
@@ -435,26 +436,3 @@ class CallState:
         """Return the outcome of an attempt that was cancelled at *end*."""
         problem = f"timed out waiting for {self.waiting_for} after {max(end - self.waiting_since, 0):.1f} seconds"
         return Outcome(kind="lost" if self.sends.maybe_sent else "not_sent", problem=problem)
-
-    async def ask_token(self, provider: TokenProvider) -> Secret:
-        """Return a token from *provider*, after awaiting its ``renew`` if Asana rejected the last token.
-
-        Raises:
-            AsanaError: the provider raises an error of this package.
-            ConfigurationError: the provider raises anything else, or its token cannot be sent.
-        """
-        try:
-            renew = getattr(provider, "renew", None)
-            if self.renewal_due and self.rejected is not None and renew is not None:
-                await renew(self.rejected.reveal())
-            self.renewal_due = False
-            return Secret(check_token(await provider()))
-        except AsanaError:
-            raise
-        except asyncio.CancelledError:
-            if is_being_cancelled():
-                raise
-            problem = "CancelledError"
-        except Exception as error:  # noqa: BLE001 - a provider may raise anything, with the token in it
-            problem = type(error).__name__
-        raise ConfigurationError(f"the token provider failed with {problem}")
