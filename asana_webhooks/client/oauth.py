@@ -85,8 +85,9 @@ class OAuthToken:
         load: awaited before every refresh; returns the tokens saved last, by any process, or ``None``. If they expire
             later than the ones in use, they are used, and nothing is refreshed while they last. If Asana answers that
             the refresh token is invalid (``invalid_grant``), another process may have just used it: *load* is awaited
-            again at once, 1 second and 3 seconds later, until it returns another refresh token. It may take 5 seconds
-            each time. If it fails, a warning is logged, and the tokens in use stay. It must not use this `OAuthToken`.
+            again at once, 1 second and 3 seconds later, until it returns another refresh token. If it returns none,
+            *refresh_token* is tried last: the user may have authorized the app again. It may take 5 seconds each time.
+            If it fails, a warning is logged, and the tokens in use stay. It must not use this `OAuthToken`.
 
         token_url: the token endpoint, by default the environment's ``ASANA_TOKEN_URL``, else Asana's own. https; http
             only to loopback.
@@ -130,7 +131,7 @@ class OAuthToken:
     ) -> None:
         self._client_id = check_token(client_id, "client_id")
         self._client_secret = Secret(check_token(client_secret, "client_secret"))
-        self._refresh_token = Secret(check_token(refresh_token, "refresh_token"))
+        self._refresh_token = self._given = Secret(check_token(refresh_token, "refresh_token"))
         self._access_token = Secret("" if access_token is None else check_token(access_token, "access_token"))
         end = math.inf if expires_at is None else _timestamp(expires_at)
         self._expires_at = -math.inf if access_token is None else end
@@ -166,7 +167,7 @@ class OAuthToken:
             ServerError: the token endpoint answered 5xx.
             UnexpectedResponseError: the token endpoint's answer cannot be used.
             ConfigurationError: the proxy refused its user or password (407), aiohttp refuses to send the request, or
-                another event loop has used this object and is not closed (or is, with an *http* of it).
+                another event loop that is not closed has used this object (with *http*: any other event loop).
         """
         self._enter_loop()
         due = not self._lasts(self._margin) and not (self._lasts(0) and self._clock() < self._retry_at)
@@ -268,14 +269,17 @@ class OAuthToken:
             self._expires_at = self._issued_until = tokens.expires_at.timestamp()
 
     async def _replaced(self) -> bool:
-        """Return whether another process has replaced the refresh token; then use what it saved."""
-        for seconds in _LOOKS if self._load is not None else ():
+        """Return whether there is another refresh token to try; then use it."""
+        if self._load is None:
+            return False
+        for seconds in _LOOKS:
             await asyncio.sleep(seconds)
             saved = await self._find_saved()
             if saved is not None and saved.refresh_token != self._refresh_token:
                 self._use_saved(saved)
                 return True
-        return False
+        refused, self._refresh_token = self._refresh_token, self._given
+        return self._given != refused  # the user may have authorized the app again after the last save
 
     async def _find_saved(self) -> TokenSet | None:
         load = self._load

@@ -4,7 +4,8 @@ import asyncio
 import itertools
 import json
 import logging
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from asana_webhooks import AsanaSession, OAuthToken, Secret, TokenRefreshError, 
 from asana_webhooks.client import oauth
 from asana_webhooks.testing import FakeAsana
 from asana_webhooks.testing.oauth import AppRecord
+from tests.helpers.virtual import jumping_clock
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look again for saved tokens without a wait."""
-    monkeypatch.setattr(oauth, "_LOOKS", (0.0, 0.0, 0.0))
+async def seconds() -> AsyncIterator[Callable[[], float]]:
+    """Let waits end at once, and return the clock they move."""
+    with jumping_clock() as clock:
+        yield clock
 
 
 @define
@@ -77,7 +80,7 @@ async def test_one_refresh_is_enough(tmp_path: Path) -> None:
         assert (await first() == await second(), app.refreshes) == (True, 2)
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("seconds")
 async def test_in_any_order(tmp_path: Path) -> None:
     """Whoever asks first, together or in turn, after an end or a refusal: both go on, and tokens are not wasted."""
     async with FakeAsana(webhooks=1) as fake:
@@ -99,7 +102,7 @@ async def test_in_any_order(tmp_path: Path) -> None:
             assert app.refreshes <= 1 + order.count("ended") + order.count("revoked"), order
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("seconds")
 async def test_while_the_other_process_is_still_saving(tmp_path: Path) -> None:
     """The refresh token is used, its successor not saved yet: a later look finds it."""
     async with FakeAsana() as fake:
@@ -125,7 +128,7 @@ async def test_while_the_other_process_is_still_saving(tmp_path: Path) -> None:
         assert (app.refreshes, file.loads) == (1, 4)
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("seconds")
 async def test_saved_by_another_process_long_ago(tmp_path: Path) -> None:
     """If only its refresh token is still good, the request is sent again with that."""
     async with FakeAsana() as fake:
@@ -142,20 +145,71 @@ async def test_saved_by_another_process_long_ago(tmp_path: Path) -> None:
         assert [one.status for one in fake.requests] == [200, 400, 200]
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_withdrawn(tmp_path: Path) -> None:
-    """A refusal that nobody's tokens explain is the error, after three looks."""
+async def test_withdrawn(tmp_path: Path, seconds: Callable[[], float]) -> None:
+    """A refusal that nobody's tokens explain is the error, after three looks, and a try of the token given first."""
     async with FakeAsana() as fake:
         app, file = fake.register_app(rotate=True), TokenFile(tmp_path / "tokens.json")
-        token = process(fake, app, file)
+        looked: list[int] = []
+
+        async def load() -> TokenSet | None:
+            looked.append(round(seconds() - began))
+            return await file.load()
+
+        began = seconds()
+        token = process(fake, app, file, load=load)
         await token()
         await fake.advance(3600)
         app.refresh_token = "withdrawn"
-        file.loads = 0
         with pytest.raises(TokenRefreshError, match="Let the user authorize the app again"):
             await token()
 
-        assert (file.loads, len(fake.requests)) == (4, 2)
+        assert (looked, len(fake.requests)) == ([0, 0, 0, 1, 3], 3)
+        file.path.unlink()
+        for load_or_none in (load, None):
+            with pytest.raises(TokenRefreshError):
+                await process(fake, app, file, refresh_token="never-good", load=load_or_none)()
+        assert (round(seconds() - began), len(fake.requests)) == (2 * 3, 3 + 2)
+
+
+async def test_refused_for_another_reason(tmp_path: Path) -> None:
+    """Saved tokens do not help against a wrong client secret, so nobody looks for them again."""
+    async with FakeAsana() as fake:
+        app, file = fake.register_app(), TokenFile(tmp_path / "tokens.json")
+        with pytest.raises(TokenRefreshError, match="invalid_client"):
+            await process(fake, app, file, client_secret="wrong")()
+
+        assert (file.loads, len(fake.requests)) == (1, 1)
+
+
+@pytest.mark.usefixtures("seconds")
+async def test_authorized_again(tmp_path: Path) -> None:
+    """A program that starts with the new refresh token uses it when Asana refuses the saved one, and so do the rest."""
+    async with FakeAsana(webhooks=1) as fake:
+        app, file = fake.register_app(), TokenFile(tmp_path / "tokens.json")
+        running = process(fake, app, file)
+        withdrawn = await running()
+        app.refresh_token = "authorized-again"
+        fake.revoke_token(withdrawn)
+        for one in (process(fake, app, file), running):
+            assert await count_webhooks(fake, one) == 1
+
+        assert app.refreshes == 2
+
+
+async def test_given_and_saved(tmp_path: Path) -> None:
+    """Of the tokens given and the saved ones, those that last longer are used; the same one, if refused, is not."""
+    async with FakeAsana(webhooks=1) as fake:
+        app, file = fake.register_app(rotate=True), TokenFile(tmp_path / "tokens.json")
+        issued = await process(fake, app, file)()
+        newer = {"access_token": issued, "expires_at": fake.clock.now() + timedelta(hours=1)}
+        older = TokenSet(access_token=Secret("1"), refresh_token=Secret("2"), expires_at=fake.clock.now())
+        fake.revoke_token(issued)
+        assert await count_webhooks(fake, process(fake, app, file, access_token=issued)) == 1
+
+        await file.save(older)
+        await fake.advance(3600)
+        assert await count_webhooks(fake, process(fake, app, file, **newer)) == 1
+        assert [one.status for one in fake.requests if one.operation == "oauth_token"] == [200] * 3
 
 
 async def test_what_was_not_saved_is_not_forgotten(tmp_path: Path) -> None:
@@ -177,6 +231,31 @@ async def test_what_was_not_saved_is_not_forgotten(tmp_path: Path) -> None:
 
         assert app.refreshes == 3
         assert json.loads(file.path.read_text())["refresh_token"] == app.refresh_token
+
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+SAVED: dict[str, Any] = {"access_token": Secret("1"), "refresh_token": Secret("2"), "expires_at": NEVER}
+USELESS: list[dict[str, Any]] = [
+    {"access_token": Secret("canary-of-load\n")},
+    {"refresh_token": Secret("")},
+    {"expires_at": datetime.max},  # noqa: DTZ901
+    {"expires_at": None},
+]
+
+
+async def test_saved_tokens_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A token that cannot be sent, or an end without a time zone, costs a warning without the token."""
+    async with FakeAsana() as fake:
+        for number, useless in enumerate(USELESS):
+
+            async def load(useless: dict[str, Any] = useless) -> TokenSet:
+                return TokenSet(**(SAVED | useless))
+
+            app = fake.register_app(f"{number}")
+            assert await process(fake, app, TokenFile(tmp_path / "tokens.json"), load=load)()
+
+    warning = "load failed with ConfigurationError; the tokens in use stay"
+    assert [one.getMessage() for one in caplog.records] == [warning] * len(USELESS)
 
 
 @pytest.mark.parametrize("how", ["OSError", "CancelledError", "TimeoutError", "ConfigurationError", "AttributeError"])
