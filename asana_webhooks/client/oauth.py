@@ -287,7 +287,12 @@ class OAuthToken:
             return None
 
         async def load_checked() -> TokenSet | None:
-            return _check_saved(await load())
+            tokens = await load()
+            try:
+                return _check_saved(tokens)
+            except ConfigurationError as error:  # unlike those of *load*, its text is known
+                _log.warning("load returned tokens that cannot be used: %r", f"{error}")
+                return None
 
         return await _limited(load_checked(), "load", "the tokens in use stay")
 
@@ -333,8 +338,10 @@ def _check_saved(tokens: Any) -> TokenSet | None:
         return None
     if not isinstance(tokens, TokenSet):
         raise ConfigurationError(f"load must return a TokenSet or None, not {type(tokens).__name__}")
-    check_token(tokens.access_token.reveal())
-    check_token(tokens.refresh_token.reveal())
+    for name, token in (("access_token", tokens.access_token), ("refresh_token", tokens.refresh_token)):
+        if not isinstance(token, Secret):
+            raise ConfigurationError(f"{name} must be a Secret, not {type(token).__name__}")
+        check_token(token.reveal(), name)
     _timestamp(tokens.expires_at)
     return tokens
 

@@ -34,12 +34,13 @@ async def test_lists_are_of_one_app_and_user() -> None:
 
 
 async def test_offsets_are_of_one_app_and_user() -> None:
-    """An offset leads on in the list it is from, not in that of another user."""
+    """An offset leads on in the list it is from, not in that of another user or app."""
     async with playing(webhooks=2) as (fake, api, _):
         offset = (await api.call("GET", f"{LIST}&limit=1")).tree["next_page"]["offset"]
-        token = fake.register_app(user="12").access_token
-        answered = await api.call("GET", f"{LIST}&offset={offset}", token=token)
-        assert (answered.status, answered.message) == (400, "offset: Your pagination token is invalid.")
+        for user in ("11", "12"):
+            token = fake.register_app(user=user).access_token
+            answered = await api.call("GET", f"{LIST}&offset={offset}", token=token)
+            assert (answered.status, answered.message) == (400, "offset: Your pagination token is invalid.")
         assert (await api.call("GET", f"{LIST}&offset={offset}")).status == 200
 
 
