@@ -309,10 +309,14 @@ def was_connecting(error: BaseException) -> bool:
     That is the case for aiohttp's errors of connecting, and for any error or cancellation that was raised while aiohttp
     made a connection: DNS, TCP, TLS, a proxy's answer to CONNECT, or waiting for a connection of the pool.
     """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    # A tracer of the user's session may itself fail to connect elsewhere, after the request was sent.
+    if any(frame.f_globals.get("__name__") == "aiohttp.tracing" for frame in frames):
+        return False
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)):
         return True
     connect = aiohttp.BaseConnector.connect.__code__
-    return any(frame.f_code is connect for frame, _ in walk_tb(error.__traceback__))
+    return any(frame.f_code is connect for frame in frames)
 
 
 def refusal_of(error: Exception, *, lent: bool = False) -> str:

@@ -21,6 +21,7 @@ Situation = Callable[[], AbstractAsyncContextManager[Place]]
 
 HOST = "127.0.0.1"
 NOBODY = "http://127.0.0.1:1"
+CREATED = answer(CREATE.status, CREATE.good)
 
 
 def at(url: str, **options: Any) -> Situation:
@@ -150,6 +151,22 @@ async def test_middlewares_of_a_lent_session(middleware: aiohttp.ClientMiddlewar
     """What they do to the request proves nothing: a create whose answer is lost stays one."""
     async with scripted_server("close") as server, aiohttp.ClientSession(middlewares=(middleware,)) as http:
         async with session(server.url, http=http) as asana:
+            with pytest.raises(CreateOutcomeUnknownError):
+                await asana.send(CREATE.request)
+
+        assert len(server.requests) == 1
+
+
+async def test_tracers_of_a_lent_session() -> None:
+    """One that fails to connect elsewhere, after Asana's answer, does not make the create one that was not sent."""
+    async with scripted_server(CREATED) as server, aiohttp.ClientSession() as metrics:
+        tracing = aiohttp.TraceConfig()
+
+        async def report(*_: object) -> None:
+            await metrics.post(NOBODY)
+
+        tracing.on_request_end.append(report)
+        async with aiohttp.ClientSession(trace_configs=[tracing]) as http, session(server.url, http=http) as asana:
             with pytest.raises(CreateOutcomeUnknownError):
                 await asana.send(CREATE.request)
 
