@@ -127,6 +127,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_this_machine(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
 def check_reachable(name: str, url: str, *, base_url: str) -> None:
     """Check that *url* is not on this machine, unless *base_url* is, too, as a fake of Asana is.
 
@@ -138,7 +148,7 @@ def check_reachable(name: str, url: str, *, base_url: str) -> None:
     Raises:
         ConfigurationError: Asana cannot reach *url*.
     """
-    if _is_loopback(parse_url(url).host or "") and not _is_loopback(parse_url(base_url).host or ""):
+    if _is_this_machine(parse_url(url).host or "") and not _is_this_machine(parse_url(base_url).host or ""):
         raise ConfigurationError(
             f"{name} is on localhost, which Asana cannot reach; start a tunnel, such as cloudflared or ngrok, and use "
             "its https URL"

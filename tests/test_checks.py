@@ -237,7 +237,8 @@ async def test_what_belongs_where_a_store_belongs(given: Any, said: str) -> None
 async def test_a_target_on_this_machine() -> None:
     """Asana cannot reach localhost, so both ways to create name a tunnel; nothing is sent or stored."""
     async with MemoryStore() as store, AsanaSession("token", base_url="https://asana.invalid/api/1.0") as asana:
-        for url in ("http://localhost:8080/asana", "https://127.0.0.1/asana", "http://[::1]:8080/asana"):
+        hosts = ("localhost:80", "LOCALHOST", "localhost.", "app.localhost", "127.0.0.1", "0.0.0.0", "[::1]:80")
+        for url in (f"https://{host}/asana" for host in (*hosts, "[::]", "[::ffff:127.0.0.1]")):
             with pytest.raises(ConfigurationError, match=r"^target is on localhost.* tunnel"):
                 await create_webhook(asana, resource="21", target=url)
             with pytest.raises(ConfigurationError, match=r"^public_url is on localhost.* tunnel"):
