@@ -329,13 +329,11 @@ class AsanaSession:
             # A copy: a provider may raise the same object every time, and its traceback would keep all these frames.
             retry_after = getattr(error, "retry_after", None)
             return Outcome(kind="not_sent", problem=f"{error}", cause=copy(error), retry_after=retry_after)
-        if paused := self._throttle.paused(state.waited_out):
-            return paused
+        if stopped := self._stopped(state, limit):
+            return stopped
         if state.rejection is not None and token == state.rejected:
             return state.rejection
         state.token = token
-        if limit.expired:  # the provider swallowed our cancellation
-            return state.timed_out(limit.end)
         # The attempt's timeout starts here: waiting for a slot or a token is no failure of Asana's.
         now = loop.time()
         creating = isinstance(state.request, CreateWebhookRequest)
@@ -345,10 +343,14 @@ class AsanaSession:
         if state.prepare is not None:
             state.waiting_for, state.prepared = "prepare", True
             state.request = await state.prepare()
-            if limit.expired:
-                return state.timed_out(limit.end)
+            if stopped := self._stopped(state, limit):
+                return stopped
         state.waiting_for = "an answer"
         return await self._open().exchange(state.request, token, state.sends, end=limit.end)
+
+    def _stopped(self, state: "CallState", limit: TimeLimit) -> Outcome | None:
+        # What the attempt awaited swallowed our cancellation, or another call got a 429 meanwhile.
+        return state.timed_out(limit.end) if limit.expired else self._throttle.paused(state.waited_out)
 
     async def _wait(self, state: "CallState", decision: Decision) -> None:
         with self._limits.until() as limit:  # only aclose() ends it

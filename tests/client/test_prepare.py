@@ -2,13 +2,14 @@
 
 import asyncio
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from asana_webhooks.client.requests import GetWebhookRequest
+from asana_webhooks.client.requests import GetWebhookRequest, Request
 from asana_webhooks.errors import ConfigurationError, ConnectionFailedError, ServerError
-from tests.helpers.raw import GET, TOKEN, no_wait
+from tests.helpers.raw import GET, PUT, TOKEN, no_wait
 from tests.helpers.virtual import asking, good, refusal
 
 
@@ -84,3 +85,34 @@ async def test_time() -> None:
         await asana.aclose()
         with pytest.raises(ConfigurationError, match="is closed"):
             await call
+
+
+async def test_a_429_to_another_call_meanwhile() -> None:
+    """What was prepared is not sent into the pause; it is discarded, and prepared again afterwards."""
+    preparing, paused = asyncio.Event(), asyncio.Event()
+    said: list[str] = []
+
+    async def prepare() -> Request[Any]:
+        said.append("prepare")
+        preparing.set()
+        await paused.wait()
+        return PUT.request
+
+    async def discard() -> None:
+        said.append("discard")
+
+    async def other() -> None:
+        await preparing.wait()
+        get = asyncio.create_task(asana.send(GET.request))
+        await server.time.asleep(1)
+        paused.set()
+        await get
+
+    def answer(request: web.BaseRequest) -> web.Response:
+        return good(request) if server.time.now else refusal(429, ("Retry-After", "10"))(request)
+
+    async with asking(answer) as (asana, server):
+        await server.time.run(asana.send(PUT.request, prepare=prepare, discard=discard), other())
+
+    assert [one.at for one in server.arrivals if one.method == "PUT"] == [10]
+    assert said == ["prepare", "discard", "prepare"]
