@@ -8,9 +8,10 @@ import pytest
 from aiohttp import web
 
 from asana_webhooks.client.requests import GetWebhookRequest, Request
+from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.errors import ConfigurationError, ConnectionFailedError, ServerError
-from tests.helpers.raw import GET, PUT, TOKEN, no_wait
-from tests.helpers.virtual import asking, good, refusal
+from tests.helpers.raw import DELETE, GET, PUT, TOKEN, no_wait
+from tests.helpers.virtual import asking, good, jumping_clock, refusal
 
 
 async def test_place() -> None:
@@ -88,8 +89,8 @@ async def test_time() -> None:
 
 
 async def test_a_429_to_another_call_meanwhile() -> None:
-    """What was prepared is not sent into the pause; it is discarded, and prepared again afterwards."""
-    preparing, paused = asyncio.Event(), asyncio.Event()
+    """What was prepared is not sent into the pause; it is discarded, once, and prepared again after all pauses."""
+    preparing, paused, began = asyncio.Event(), asyncio.Event(), 0.0
     said: list[str] = []
 
     async def prepare() -> Request[Any]:
@@ -101,18 +102,20 @@ async def test_a_429_to_another_call_meanwhile() -> None:
     async def discard() -> None:
         said.append("discard")
 
-    async def other() -> None:
-        await preparing.wait()
-        get = asyncio.create_task(asana.send(GET.request))
-        await server.time.asleep(1)
-        paused.set()
-        await get
+    async def answer(request: web.BaseRequest) -> Any:
+        if request.method == "PUT":
+            said.append(f"PUT after {clock() - began:.0f}")
+        await asyncio.sleep({"DELETE": 5}.get(request.method, 0))  # the second 429 comes while the first pause lasts
+        if clock() - began < 10:
+            asyncio.get_running_loop().call_later(1, paused.set)
+            return refusal(429, ("Retry-After", "10"))(request)
+        return good(request)
 
-    def answer(request: web.BaseRequest) -> web.Response:
-        return good(request) if server.time.now else refusal(429, ("Retry-After", "10"))(request)
+    with jumping_clock() as clock:
+        async with asking(answer, retry=RetryPolicy(clock=clock, random=lambda: 0.0)) as (asana, _):
+            began = clock()
+            put = asyncio.create_task(asana.send(PUT.request, prepare=prepare, discard=discard))
+            await preparing.wait()
+            await asyncio.gather(put, asana.send(GET.request), asana.send(DELETE.request))
 
-    async with asking(answer) as (asana, server):
-        await server.time.run(asana.send(PUT.request, prepare=prepare, discard=discard), other())
-
-    assert [one.at for one in server.arrivals if one.method == "PUT"] == [10]
-    assert said == ["prepare", "discard", "prepare"]
+    assert said == ["prepare", "discard", "prepare", "PUT after 15"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from aiohttp import web
 from aiolimiter import AsyncLimiter
 
 from asana_webhooks.client.retry import RetryPolicy
-from asana_webhooks.errors import RateLimitedError
+from asana_webhooks.errors import DeadlineExceededError, RateLimitedError
 from tests.helpers.raw import CREATE, GET, PUT
 from tests.helpers.virtual import Answer, asking, good, in_turn, jumping_clock, kinds, refusal
 
@@ -97,6 +98,9 @@ class TestTwoTimes:
             assert created.webhook.gid == "43214"
             assert server.time.now == 200.0
 
+        async with asking(in_turn(refusal(429), refusal(503), good), attempts=2) as (asana, server):
+            assert kinds(await server.time.run(asana.send(GET.request))) == {"Webhook": 1}
+
     async def test_all_waits_for_a_turn_are_one_sum(self) -> None:
         """A third pause that would pass slot_timeout is not begun, though each alone is short."""
         async with asking(refusal(429, ("Retry-After", "10")), slot_timeout=25.0) as (asana, server):
@@ -104,6 +108,32 @@ class TestTwoTimes:
 
             assert isinstance(error, RateLimitedError)
             assert (error.attempts, server.time.slept) == (3, [10.0, 10.0])
+
+    async def test_slots_and_the_limiter_are_part_of_the_sum(self) -> None:
+        """What a call waited for one of them is not there for a pause, and the other way round."""
+
+        class Limiter(nullcontext[None]):
+            async def __aenter__(self) -> None:
+                if server.arrivals:
+                    await asyncio.Event().wait()
+
+        no = refusal(429, ("Retry-After", "10"))
+
+        async def slow(request: web.BaseRequest) -> Any:
+            await asyncio.sleep(8)
+            return no(request)
+
+        with jumping_clock() as clock:
+            options: dict[str, Any] = {"retry": RetryPolicy(clock=clock, random=lambda: 0.0), "slot_timeout": 15.0}
+            async with asking(slow, max_reads=1, **options) as (asana, server):
+                results = await asyncio.gather(*(asana.send(GET.request) for _ in range(2)), return_exceptions=True)
+            assert [getattr(one, "attempts", None) for one in results] == [2, 0]
+
+            async with asking(no, limiter=Limiter(), **options) as (asana, server):
+                started = clock()
+                with pytest.raises(DeadlineExceededError, match=r"waited 5.0 .* limiter, after earlier waits of 10.0"):
+                    await asana.send(GET.request)
+                assert clock() - started == pytest.approx(15, abs=0.5)
 
     async def test_a_429_without_a_time(self) -> None:
         """The pauses grow with the number of 429s of this call."""
