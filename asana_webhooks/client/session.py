@@ -219,7 +219,7 @@ class AsanaSession:
                 attempt sends the request it returns, which must be of the same kind. Its time counts as the attempt's,
                 and its errors end the call unchanged.
             discard: awaited if there will be another attempt, before the wait for it: what *prepare* returned is not
-                sent any more. Its errors end the call unchanged.
+                sent any more. No time limit ends it. Its errors end the call unchanged.
 
         Raises:
             ResponseError: Asana answered with an error; the subclass says which.
