@@ -17,19 +17,18 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
-from asana_webhooks._checks import check_handler, check_proxy, check_seconds, check_url
+from asana_webhooks._checks import check_handler, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.auth import check_token
 from asana_webhooks.client.token_endpoint import (
     OPERATION,
-    HttpSettings,
     RefreshRequest,
     TokenSet,
     open_http,
     send_refresh,
     settings_of_session,
 )
-from asana_webhooks.client.transport import check_http, check_ssl
+from asana_webhooks.client.transport import HttpSettings
 from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError, TokenRefreshError
 from asana_webhooks.models import Secret
 
@@ -145,7 +144,8 @@ class OAuthToken:
             token_url = os.environ.get("ASANA_TOKEN_URL") or _TOKEN_URL
         self._token_url = check_url("token_url", token_url, example=_TOKEN_URL)
         self._timeout = check_seconds("timeout", timeout, zero=False)
-        self._settings = _check_settings(http, proxy, ssl, trust_env)
+        settings = HttpSettings.of(http, proxy, ssl, trust_env=trust_env)
+        self._settings = None if settings == HttpSettings() else settings  # None: those of the session
         self._clock = clock
         self._margin = _MARGIN
         self._retry_at = -math.inf  # no refresh before this time while the old token is valid
@@ -212,7 +212,7 @@ class OAuthToken:
         if self._unsaved is not None and _refreshing.get() is self:
             return  # on_refresh and tasks it starts may use the new token; waiting for the refresh would be a deadlock
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._refresh_once(self._settings or settings_of_session()))
+            self._task = asyncio.create_task(self._refresh_once(self._settings or settings_of_session.get()))
         task = self._task
         await asyncio.wait({task})  # unlike `await task`, does not cancel the task when cancelled
         if task.cancelled():
@@ -282,49 +282,28 @@ class OAuthToken:
         return self._given != refused  # the user may have authorized the app again after the last save
 
     async def _find_saved(self) -> TokenSet | None:
-        load = self._load
-        if load is None:
+        if self._load is None:
+            return None
+        tokens = await _limited("load", "the tokens in use stay", self._load)
+        try:
+            return _check_saved(tokens)
+        except ConfigurationError as error:  # unlike those of *load*, its text is known
+            _log.warning("load returned tokens that cannot be used: %r", f"{error}")
             return None
 
-        async def load_checked() -> TokenSet | None:
-            tokens = await load()
-            try:
-                return _check_saved(tokens)
-            except ConfigurationError as error:  # unlike those of *load*, its text is known
-                _log.warning("load returned tokens that cannot be used: %r", f"{error}")
-                return None
-
-        return await _limited(load_checked(), "load", "the tokens in use stay")
-
     async def _save(self) -> None:
-        hook, tokens = self._on_refresh, self._unsaved
-        if hook is None or tokens is None:
-            return
-
-        async def save() -> None:
-            await hook(tokens)
-
-        await _limited(save(), "on_refresh", "the new tokens may not be saved")
+        if self._on_refresh is not None and self._unsaved is not None:
+            await _limited("on_refresh", "the new tokens may not be saved", self._on_refresh, self._unsaved)
         self._unsaved = None  # not if cancelled above, with the loop: then the next one saves them
 
 
-def _check_settings(
-    http: aiohttp.ClientSession | None, proxy: str | None, ssl: ssl_module.SSLContext | None, trust_env: bool
-) -> HttpSettings | None:
-    """Return the settings, or ``None`` if none is given."""
-    if http is not None:
-        check_http(http)
-        if trust_env:
-            raise ConfigurationError("trust_env cannot be combined with http=; set it on the session passed there")
-    settings = HttpSettings(http=http, proxy=check_proxy(proxy), ssl=check_ssl(ssl), trust_env=trust_env)
-    return None if settings == HttpSettings() else settings
-
-
-async def _limited(hook: Awaitable[ResultT], name: str, consequence: str) -> ResultT | None:
-    """Await *hook* for 5 seconds at most; if it fails, log a warning."""
+async def _limited(
+    name: str, consequence: str, hook: Callable[..., Awaitable[ResultT]], *tokens: TokenSet
+) -> ResultT | None:
+    """Await *hook* with *tokens* for 5 seconds at most; if it fails, log a warning."""
     try:
         async with asyncio.timeout(_HOOK_TIMEOUT):
-            return await hook
+            return await hook(*tokens)
     except (asyncio.CancelledError, Exception) as error:
         # Its errors stop here, even during cancellation: their text may contain the tokens.
         if isinstance(error, asyncio.CancelledError) and is_being_cancelled():

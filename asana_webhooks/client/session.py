@@ -13,7 +13,7 @@ import aiohttp
 from attrs import define, field
 from yarl import URL
 
-from asana_webhooks._checks import check_headers, check_proxy, check_seconds, check_url
+from asana_webhooks._checks import check_headers, check_seconds, check_url
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.auth import FixedToken, TokenProvider, ask_token, token_provider
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
@@ -21,8 +21,8 @@ from asana_webhooks.client.responses import error_of, unknown_outcome
 from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
 from asana_webhooks.client.throttle import Pause, Throttle
 from asana_webhooks.client.time_limit import TimeLimit, TimeLimits
-from asana_webhooks.client.token_endpoint import HttpSettings, asking_for_token
-from asana_webhooks.client.transport import DEFAULT_HEADERS, SendLog, Transport, check_http, check_ssl
+from asana_webhooks.client.token_endpoint import asking_for_token
+from asana_webhooks.client.transport import DEFAULT_HEADERS, HttpSettings, SendLog, Transport
 from asana_webhooks.errors import (
     AsanaError,
     ConfigurationError,
@@ -103,10 +103,7 @@ class AsanaSession:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._token = token_provider(token)
-        if http is not None:
-            check_http(http)
-            if trust_env:
-                raise ConfigurationError("trust_env cannot be combined with http=; set it on the session passed there")
+        self._settings = HttpSettings.of(http, proxy, ssl, trust_env=trust_env)
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         if base_url is None:
@@ -118,10 +115,6 @@ class AsanaSession:
         self._throttle = Throttle(self._retry, limiter=limiter, max_reads=max_reads, max_writes=max_writes)
         self._http = http
         self._owns_http = http is None
-        self._proxy = check_proxy(proxy)
-        self._ssl = check_ssl(ssl)
-        self._trust_env = trust_env
-        self._settings = HttpSettings(http=http, proxy=self._proxy, ssl=self._ssl, trust_env=trust_env)
         self._headers = check_headers(headers, DEFAULT_HEADERS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limits = TimeLimits()
@@ -184,7 +177,7 @@ class AsanaSession:
                 connector=aiohttp.TCPConnector(limit=0),  # max_reads and max_writes are the limit
                 # Cookies would link unrelated calls.
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=self._trust_env,
+                trust_env=self._settings.trust_env,
             )
         limit = self._retry.connect_timeout
         # With a session passed as http=, calls may queue for a connection; that is no connect timeout.
@@ -193,8 +186,8 @@ class AsanaSession:
             http=self._http,
             base_url=URL(self._base_url),
             headers=self._headers,
-            proxy=self._proxy,
-            ssl=self._ssl,
+            proxy=self._settings.proxy,
+            ssl=self._settings.ssl,
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=limit),
             lent=not self._owns_http,
         )

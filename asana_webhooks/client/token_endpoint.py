@@ -4,7 +4,6 @@ Source: https://developers.asana.com/docs/oauth
 """
 
 import asyncio
-import ssl as ssl_module
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -12,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import aiohttp
-from attrs import field, frozen
+from attrs import frozen
 
 from asana_webhooks import errors, wire
 from asana_webhooks.client.auth import is_sendable
@@ -21,6 +20,7 @@ from asana_webhooks.client.retry import parse_retry_after
 from asana_webhooks.client.transport import (
     DEFAULT_HEADERS,
     PROXY_REFUSAL,
+    HttpSettings,
     is_proxy_refusal,
     problem_of,
     read_body,
@@ -31,7 +31,6 @@ from asana_webhooks.models import Secret
 
 __all__ = [
     "OPERATION",
-    "HttpSettings",
     "RefreshRequest",
     "TokenSet",
     "asking_for_token",
@@ -51,19 +50,9 @@ _USUAL_LIFETIME: Final = 3600.0
 _LONGEST_LIFETIME: Final = 365 * 86400.0
 """Longest lifetime in seconds that is accepted; longer ones are cut, so that `datetime` can hold the date."""
 
-
-@frozen(kw_only=True)
-class HttpSettings:
-    """How requests leave this machine: the arguments of a session that have these names, checked."""
-
-    http: aiohttp.ClientSession | None = None
-    proxy: str | None = field(default=None, repr=False)  # may contain a password
-    ssl: ssl_module.SSLContext | bool = True
-    trust_env: bool = False
-
-
-_settings: ContextVar[HttpSettings] = ContextVar("settings")
 _NO_SETTINGS: Final = HttpSettings()
+settings_of_session: ContextVar[HttpSettings] = ContextVar("settings_of_session", default=_NO_SETTINGS)
+"""The settings of the session that asks for the token, or the defaults if none does."""
 
 
 @contextmanager
@@ -72,16 +61,11 @@ def asking_for_token(settings: HttpSettings) -> Iterator[None]:
 
     They are in the context, not in an argument, so an `OAuthToken` also finds them inside a user's own provider.
     """
-    before = _settings.set(settings)
+    before = settings_of_session.set(settings)
     try:
         yield
     finally:
-        _settings.reset(before)
-
-
-def settings_of_session() -> HttpSettings:
-    """Return the settings of the session that asks for the token, or the defaults if none does."""
-    return _settings.get(_NO_SETTINGS)
+        settings_of_session.reset(before)
 
 
 @frozen(kw_only=True)

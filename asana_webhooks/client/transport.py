@@ -9,15 +9,16 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from traceback import walk_tb
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
-from attrs import define, field
+from attrs import define, field, frozen
 from yarl import URL
 
 from asana_webhooks import __version__
+from asana_webhooks._checks import check_proxy
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.requests import CreateWebhookRequest, DeleteWebhookRequest, Request
 from asana_webhooks.client.responses import changes_of, hide, outcome_of, secrets_of
@@ -28,10 +29,9 @@ from asana_webhooks.models import Secret
 __all__ = [
     "DEFAULT_HEADERS",
     "PROXY_REFUSAL",
+    "HttpSettings",
     "SendLog",
     "Transport",
-    "check_http",
-    "check_ssl",
     "is_proxy_refusal",
     "problem_of",
     "read_body",
@@ -79,6 +79,40 @@ _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_-]*")
 """Paths that need no URL encoding."""
 
 _log = logging.getLogger(__name__)
+
+
+@frozen(kw_only=True)
+class HttpSettings:
+    """How requests leave this machine: the arguments of `AsanaSession` and `OAuthToken` that have these names."""
+
+    http: aiohttp.ClientSession | None = None
+    proxy: str | None = field(default=None, repr=False)  # may contain a password
+    ssl: ssl_module.SSLContext | bool = True
+    trust_env: bool = False
+
+    @classmethod
+    def of(cls, http: object, proxy: str | None, ssl: object, *, trust_env: bool) -> Self:
+        """Return the settings a user gives.
+
+        Raises:
+            ConfigurationError: one has the wrong type, or cannot work here.
+        """
+        if http is not None:
+            if not isinstance(http, aiohttp.ClientSession):
+                raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(http).__name__}")
+            if http.auth is not None:
+                raise ConfigurationError(
+                    "the session passed as http= has auth=, which conflicts with the token; remove it"
+                )
+            if not http.auto_decompress:
+                raise ConfigurationError(
+                    "the session passed as http= has auto_decompress=False; pass one that decompresses"
+                )
+            if trust_env:
+                raise ConfigurationError("trust_env cannot be combined with http=; set it on the session passed there")
+        if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+            raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be switched off")
+        return cls(http=http, proxy=check_proxy(proxy), ssl=True if ssl is None else ssl, trust_env=trust_env)
 
 
 @define
@@ -334,28 +368,3 @@ def refusal_of(error: Exception, *, lent: bool = False) -> str:
     where = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"
     advice = "; the session passed as http= must be open, and created in the event loop that uses it" if lent else ""
     return f"sending the request failed with {type(error).__name__}, raised in {where}{advice}"
-
-
-def check_http(http: object) -> None:
-    """Check the http session a user passes.
-
-    Raises:
-        ConfigurationError: it is not an `aiohttp.ClientSession`, or has settings that cannot work here.
-    """
-    if not isinstance(http, aiohttp.ClientSession):
-        raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(http).__name__}")
-    if http.auth is not None:
-        raise ConfigurationError("the session passed as http= has auth=, which conflicts with the token; remove it")
-    if not http.auto_decompress:
-        raise ConfigurationError("the session passed as http= has auto_decompress=False; pass one that decompresses")
-
-
-def check_ssl(ssl: object) -> ssl_module.SSLContext | bool:
-    """Return aiohttp's value for a session's *ssl* argument.
-
-    Raises:
-        ConfigurationError: *ssl* is neither ``None`` nor an `ssl.SSLContext`.
-    """
-    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
-        raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be switched off")
-    return True if ssl is None else ssl
