@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from asana_webhooks.errors import AsanaError
-from asana_webhooks.receiver.pending import PendingDeliveries
-from asana_webhooks.receiver.protocol import ReceiveResult, RefusedError, Reply
+from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.store.base import Store, StoreHealth
 
-__all__ = ["HealthCheck", "health_reply", "overload"]
+__all__ = ["HealthCheck", "health_reply"]
 
 _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
 _FIELDS: Final = (
@@ -23,7 +22,7 @@ _CANCEL_SECONDS: Final = 1.0
 
 
 def health_reply(
-    health: StoreHealth | None, problems: Sequence[str] = (), *, overload: Sequence[str] = (), stopping: bool = False
+    health: StoreHealth | None, problems: Sequence[str] = (), *, overload: str = "", stopping: bool = False
 ) -> Reply:
     """Return 200 if deliveries can be stored and 503 if not, with the store's health as JSON.
 
@@ -35,26 +34,16 @@ def health_reply(
     Args:
         health: the store's health; ``None`` if it did not answer.
         problems: the store's problems, or why it did not answer.
-        overload: the result of `overload`.
+        overload: why the receiver itself would refuse a delivery now.
         stopping: whether the receiver is stopped.
     """
-    is_ready = health is not None and _is_well(health) and not overload and not stopping
+    own = "the receiver is stopping" if stopping else overload
+    is_ready = health is not None and _is_well(health) and not own
     shown: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_ready else "unavailable"}
     shown |= {name: getattr(health, name, None) for name in _FIELDS}
     shown["webhooks"] = None if health is None else len(health.heartbeats)
-    shown["problems"] = [*(["the receiver is stopping"] if stopping else []), *overload, *problems]
+    shown["problems"] = [own, *problems] if own else [*problems]
     return Reply(status=200 if is_ready else 503, headers=_HEADERS, body=json.dumps(shown).encode())
-
-
-def overload(pending: PendingDeliveries, *, in_flight: int, max_pending: int) -> Sequence[str]:
-    """Return why the receiver itself would refuse a delivery now, and the limit to raise; nothing if it would not."""
-    if in_flight >= max_pending:
-        return [f"{ReceiveResult.OVERLOADED}; raise max_pending"]
-    try:
-        pending.check_room(1)
-    except RefusedError as error:
-        return [f"{error.result}; raise max_pending or max_pending_bytes"]
-    return []
 
 
 class HealthCheck:

@@ -38,13 +38,17 @@ class PendingDeliveries:
         """The deadline of each answer, earliest first."""
         self._timer: asyncio.TimerHandle | None = None
 
+    def has_room(self, size: int) -> bool:
+        """Return whether a delivery whose body has *size* bytes would be accepted now."""
+        return len(self._writing) < self._max_deliveries and self._bytes + size <= self._max_bytes
+
     def check_room(self, size: int = 0) -> None:
         """Refuse a delivery whose body has *size* bytes if that would exceed a limit.
 
         Raises:
             RefusedError: 503.
         """
-        if len(self._writing) >= self._max_deliveries or self._bytes + size > self._max_bytes:
+        if not self.has_room(size):
             raise RefusedError(ReceiveResult.OVERLOADED)
 
     def put(self, delivery: NewDelivery) -> asyncio.Future[PutResult]:

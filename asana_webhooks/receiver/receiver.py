@@ -15,7 +15,7 @@ from asana_webhooks._checks import check_count, check_seconds, check_store
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
 from asana_webhooks.receiver.body import Body, BodyReader, Chunks, Content
-from asana_webhooks.receiver.health import HealthCheck, health_reply, overload
+from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.pending import PendingDeliveries
 from asana_webhooks.receiver.protocol import (
     MAX_BODY,
@@ -245,8 +245,9 @@ class Receiver:
         The JSON always has the same members, and ``problems`` says why it is 503; see the guide.
         """
         health, problems = (None, ()) if self._stopped_at is not None else await self._health.ask()
-        full = overload(self._pending, in_flight=self._in_flight, max_pending=self._max_pending)
-        return health_reply(health, problems, overload=full, stopping=self._stopped_at is not None)
+        full = self._in_flight >= self._max_pending or not self._pending.has_room(1)
+        overload = f"{ReceiveResult.OVERLOADED}; raise max_pending or max_pending_bytes" if full else ""
+        return health_reply(health, problems, overload=overload, stopping=self._stopped_at is not None)
 
     async def receive(self, endpoint: str, headers: Headers, body: Content) -> Reply:
         """Answer one POST.

@@ -68,7 +68,7 @@ def test_nothing_should_be_sent_here() -> None:
     refused: list[tuple[StoreHealth | None, dict[str, Any], str, list[str]]] = [
         (evolve(WELL, writable=False), {}, "unavailable", ["why"]),
         (evolve(WELL, secrets_readable=False), {}, "unavailable", ["why"]),
-        (WELL, {"overload": ["full"]}, "unavailable", ["full", "why"]),
+        (WELL, {"overload": "full"}, "unavailable", ["full", "why"]),
         (WELL, {"stopping": True}, "stopping", ["the receiver is stopping", "why"]),
         (None, {}, "unavailable", ["why"]),
         (None, {"stopping": True}, "stopping", ["the receiver is stopping", "why"]),
