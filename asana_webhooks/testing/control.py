@@ -126,7 +126,7 @@ def _read(body: bytes, kind: type[_Kind], what: str) -> _Kind:
     try:
         return wire.structure(_object(_json(body), kind, what), kind)
     except PayloadError as problem:
-        raise ConfigurationError(f"invalid {what.split()[1]}: {problem}") from None
+        raise ConfigurationError(f"{what} is invalid: {problem}") from None
 
 
 def _read_faults(body: bytes) -> list[Fault]:
