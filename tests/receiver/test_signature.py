@@ -340,7 +340,7 @@ ADDED = "a last newline was added to the body on the way"
 REMOVED = "a last newline of the body was removed on the way"
 REWRITTEN = "a proxy or framework parsed the body on the way and wrote its JSON anew; keep the raw bytes"
 DECODED = "the signer decoded the secret from hex, but the key is the secret's text itself"
-OTHERS = {"1": Secret(""), "2": Secret("\ud800"), "43213": Secret("a" * 32), "43214": Secret("b" * 32)}
+OTHERS = {"43213": Secret("a" * 32), "43214": Secret("b" * 32)}
 
 # No integers of thousands of digits: Python does not read those.
 values = st.recursive(
@@ -431,4 +431,4 @@ class TestExplain:
 
         assert explain_signature(DELIVERY + b"\n", DELIVERY_SIGNATURE, secret=SECRET, others=OTHERS) == ""
         assert [two for _, two in calls] == [DELIVERY_SIGNATURE.encode()] * len(calls)
-        assert len(calls) == 1 + 3 + 3 + 1 + 2
+        assert len(calls) == 1 + 2 + 3 + 1 + 2
