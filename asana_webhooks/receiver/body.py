@@ -24,10 +24,10 @@ from asana_webhooks.receiver.protocol import (
 )
 from asana_webhooks.store.base import NewDelivery, Registration
 
-__all__ = ["Body", "BodyReader", "Chunks", "Content"]
+__all__ = ["SHORT_BODY", "Body", "BodyReader", "Chunks", "Content"]
 
 SHORT_BODY: Final = 64 * 1024
-"""Bytes. A body up to this size is read to its end before the request is answered."""
+"""Bytes. A body up to this size is read to its end before any answer, and kept to explain an invalid signature."""
 
 Content = bytes | bytearray | memoryview | AsyncIterable[bytes]
 """A complete body, or its chunks."""

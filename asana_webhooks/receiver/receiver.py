@@ -14,7 +14,7 @@ from typing import Final, Self
 from asana_webhooks._checks import check_count, check_seconds, check_store
 from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
-from asana_webhooks.receiver.body import Body, BodyReader, Chunks, Content
+from asana_webhooks.receiver.body import SHORT_BODY, Body, BodyReader, Chunks, Content
 from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.pending import PendingDeliveries
 from asana_webhooks.receiver.protocol import (
@@ -45,8 +45,6 @@ _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 _OK: Final = Reply(status=200)
 
-_EXPLAINED_BYTES: Final = 64 * 1024
-"""Up to which size an invalid signature is explained: that blocks the event loop for 10 to 30 milliseconds."""
 _EXPLAINED_SECRETS: Final = 100
 """How many secrets of other webhooks an explanation tries."""
 _EXPLAINED_EVERY: Final = 60.0
@@ -101,7 +99,8 @@ class RegistrationCache:
     def explain(self, invalid: InvalidDelivery, *, now: float) -> str:
         """Return the likely cause of an invalid signature, or an empty string.
 
-        A long body and a registration that is not cached are not explained, nor is a second one within a minute.
+        A body over 64 KiB, which is freed by now, and a registration that is not cached are not explained, nor is a
+        second one within a minute. It blocks the event loop for up to 30 milliseconds.
 
         Args:
             invalid: the delivery.
@@ -109,7 +108,7 @@ class RegistrationCache:
         """
         id, secret = invalid.registration.id, invalid.registration.secret
         is_recent = now - self._explained_at.get(id, -math.inf) < _EXPLAINED_EVERY
-        if id not in self._found or is_recent or invalid.length > _EXPLAINED_BYTES:
+        if id not in self._found or is_recent or invalid.length > SHORT_BODY:
             return ""
         if secret is None or not secret.reveal():  # only a broken store holds an empty one
             return ""

@@ -9,9 +9,7 @@ endpoints included: if others read it, set an ``access_log_format`` without ``%r
 quotes requests that its parser rejects, endpoints included, at ERROR.
 """
 
-import os
 import re
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
@@ -20,14 +18,11 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.receiver.body import Chunks
+from asana_webhooks.receiver.body import SHORT_BODY, Chunks
 from asana_webhooks.receiver.protocol import HookHeaders, Reply
 from asana_webhooks.receiver.receiver import Receiver
 
 __all__ = ["serve", "webhook_routes"]
-
-_SHORT: Final = 64 * 1024
-"""Bytes. A body up to this size that arrived with its headers is passed whole: 18 us faster, a quarter of a request."""
 
 _PATH: Final = re.compile(r"(/[\w.~!$&'()*+,;=:@%-]+)*/?", re.ASCII)
 
@@ -78,15 +73,9 @@ async def _listen(runner: web.AppRunner, host: Any, port: Any) -> None:
     why: object = "host must be text, and port a number from 0 to 65535"
     if isinstance(host, str) and isinstance(port, int) and 0 <= port <= 65535:
         try:
-            await web.TCPSite(runner, host, port).start()
-        except socket.gaierror as problem:
-            why = problem.strerror
-        except OSError as problem:
-            why = os.strerror(problem.errno) if problem.errno else problem
-        except ValueError as problem:  # a host that is no name
-            why = problem
-        else:
-            return
+            return await web.TCPSite(runner, host, port).start()
+        except (OSError, ValueError) as problem:  # ValueError: a host that is no name
+            why = getattr(problem, "strerror", None) or problem
     raise ConfigurationError(f"cannot listen on host {host!r}, port {port!r}: {why}")
 
 
@@ -151,7 +140,8 @@ async def _respond(request: web.Request, reply: Reply) -> web.StreamResponse:
 
 
 def _is_complete(content: StreamReader) -> bool:
-    return content.is_eof() and content.total_bytes <= _SHORT and content.exception() is None
+    # Such a body is passed whole: 18 us faster, a quarter of a request.
+    return content.is_eof() and content.total_bytes <= SHORT_BODY and content.exception() is None
 
 
 async def _chunks(content: StreamReader) -> AsyncGenerator[bytes, None]:

@@ -1,6 +1,7 @@
 """A receiver on a port of its own: where it listens, what it says if it cannot, and the order in which it ends."""
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -63,8 +64,8 @@ async def test_where_it_cannot_listen(receiver: Receiver) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         impossible: list[tuple[dict[str, Any], str]] = [
-            ({"port": port}, f"cannot listen on host '127.0.0.1', port {port}: Address already in use"),
-            ({"host": "192.0.2.1", "port": 0}, "host '192.0.2.1', port 0: Cannot assign requested address"),
+            ({"port": port}, f"cannot listen on host '127.0.0.1', port {port}: .*address already in use"),
+            ({"host": "192.0.2.1", "port": 0}, "host '192.0.2.1', port 0: .*cannot assign requested address"),
             ({"host": "nowhere.invalid", "port": 0}, "host 'nowhere.invalid', port 0: "),
             ({"host": "x" * 70, "port": 0}, "port 0: "),
             ({"port": 65_536}, "host '127.0.0.1', port 65536: host must be text, and port a number from 0 to 65535"),
@@ -76,7 +77,7 @@ async def test_where_it_cannot_listen(receiver: Receiver) -> None:
             with pytest.raises(ConfigurationError) as caught:
                 async with serve(receiver, **options):
                     pytest.fail("it listens")
-            assert text in str(caught.value)
+            assert re.search(text, str(caught.value))
     async with serve(receiver, port=0) as url:
         assert (await say(url, delivery())).status == 200
 
