@@ -21,7 +21,6 @@ from asana_webhooks.errors import (
     UnexpectedResponseError,
 )
 from asana_webhooks.testing import FakeAsana
-from asana_webhooks.testing.oauth import AppRecord
 from tests.helpers.raw import (
     CALLS,
     CREATE,
@@ -40,6 +39,7 @@ from tests.helpers.raw import (
     session,
     until,
 )
+from tests.helpers.tokens import oauth_token
 
 ANOTHER_LOOP = "belongs to another event loop"
 
@@ -131,12 +131,6 @@ class TestLoops:
         for call in calls:
             assert call.cancelled() or isinstance(call.exception(), AsanaError)
         asyncio.run(made[0].aclose())
-
-
-def oauth_token(fake: FakeAsana, app: AppRecord, **changes: Any) -> OAuthToken:
-    arguments: dict[str, Any] = {"client_id": app.client_id, "client_secret": app.client_secret}
-    arguments |= {"refresh_token": app.refresh_token, "token_url": fake.token_url, "clock": fake.clock.time}
-    return OAuthToken(**(arguments | changes))
 
 
 async def in_new_loop(work: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:

@@ -44,21 +44,10 @@ from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.oauth import AppRecord
 from tests.helpers.cancelling import Way, cancel_at_every_step, cancel_once, let_timeout_expire, pass_turns
 from tests.helpers.servers import ScriptedServer, Step, answer, errors, scripted_server
+from tests.helpers.tokens import oauth_token
 
 TOKEN_URL = "https://app.asana.com/-/oauth_token"
 GRANTED: dict[str, Any] = {"access_token": "2/11/22:granted", "token_type": "bearer", "expires_in": 3600}
-
-
-def oauth_token(fake: FakeAsana, app: AppRecord, **changes: Any) -> OAuthToken:
-    """Return the provider a program would make, on the fake's clock."""
-    arguments: dict[str, Any] = {
-        "client_id": app.client_id,
-        "client_secret": app.client_secret,
-        "refresh_token": app.refresh_token,
-        "token_url": fake.token_url,
-        "clock": fake.clock.time,
-    }
-    return OAuthToken(**(arguments | changes))
 
 
 def canary_token(url: str, **changes: Any) -> OAuthToken:

@@ -16,6 +16,7 @@ from asana_webhooks import AsanaSession, OAuthToken, Secret, TokenRefreshError, 
 from asana_webhooks.client import oauth
 from asana_webhooks.testing import FakeAsana
 from asana_webhooks.testing.oauth import AppRecord
+from tests.helpers.tokens import oauth_token
 from tests.helpers.virtual import jumping_clock
 
 
@@ -51,16 +52,7 @@ class TokenFile:
 
 def process(fake: FakeAsana, app: AppRecord, file: TokenFile, **changes: Any) -> OAuthToken:
     """Return what a process that starts now makes."""
-    arguments: dict[str, Any] = {
-        "client_id": app.client_id,
-        "client_secret": app.client_secret,
-        "refresh_token": app.refresh_token,
-        "token_url": fake.token_url,
-        "clock": fake.clock.time,
-        "on_refresh": file.save,
-        "load": file.load,
-    }
-    return OAuthToken(**(arguments | changes))
+    return oauth_token(fake, app, **({"on_refresh": file.save, "load": file.load} | changes))
 
 
 async def count_webhooks(fake: FakeAsana, token: OAuthToken) -> int:

@@ -35,7 +35,7 @@ from asana_webhooks.errors import (
     UnexpectedResponseError,
 )
 from tests.helpers.raw import CALLS, LIST, Call, framed, raw_server, saying
-from tests.helpers.servers import Step, answer, errors, scripted_server
+from tests.helpers.servers import Step, answer, errors, full_backlog, scripted_server
 
 TOKEN = "2/1331/7654:0123456789abcdef"
 OK = answer(200, {"data": {"gid": "43214"}})
@@ -211,20 +211,11 @@ class TestNotSent:
 
     async def test_connection_that_is_never_taken(self) -> None:
         """A full backlog."""
-        with socket.socket() as full:
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)
-            fillers = [socket.socket() for _ in range(4)]
-            for one in fillers:
-                one.setblocking(False)
-                with suppress(BlockingIOError):
-                    one.connect(full.getsockname())
-            url = f"http://127.0.0.1:{full.getsockname()[1]}/api/1.0"
+        async with full_backlog() as port:
+            url = f"http://127.0.0.1:{port}/api/1.0"
             async with session(url, retry=quick(create_attempt_timeout=0.1)) as asana:
                 with pytest.raises(ConnectionFailedError, match="waiting for an answer after"):
                     await asana.send(CREATE)
-            for one in fillers:
-                one.close()
 
     @pytest.mark.parametrize("limit", ["connect_timeout", "create_attempt_timeout"])
     async def test_tls_that_never_begins(self, limit: str) -> None:

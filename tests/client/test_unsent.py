@@ -1,7 +1,6 @@
 """A create counts as not sent only if its error proves that no connection was made."""
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -13,7 +12,7 @@ import trustme
 
 from asana_webhooks.errors import AsanaError, ConfigurationError, ConnectionFailedError, CreateOutcomeUnknownError
 from tests.helpers.raw import CREATE, session
-from tests.helpers.servers import Step, answer, closing_resets, scripted_server
+from tests.helpers.servers import Step, answer, closing_resets, full_backlog, scripted_server
 
 Place = tuple[str, dict[str, Any]]
 """A base URL, and arguments of the session."""
@@ -35,18 +34,9 @@ def at(url: str, **options: Any) -> Situation:
 
 
 @asynccontextmanager
-async def full_backlog() -> AsyncIterator[Place]:
-    with socket.socket() as full:
-        full.bind((HOST, 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for one in fillers:
-            one.setblocking(False)
-            with suppress(BlockingIOError):
-                one.connect(full.getsockname())
-        yield f"http://{HOST}:{full.getsockname()[1]}", {"connect_timeout": 0.05}
-        for one in fillers:
-            one.close()
+async def never_taken() -> AsyncIterator[Place]:
+    async with full_backlog() as port:
+        yield f"http://{HOST}:{port}", {"connect_timeout": 0.05}
 
 
 @asynccontextmanager
@@ -101,7 +91,7 @@ async def closed_session() -> AsyncIterator[Place]:
 SITUATIONS: dict[str, tuple[Situation, type[AsanaError]]] = {
     "closed port": (at(NOBODY), ConnectionFailedError),
     "unknown host": (at("https://asana.invalid"), ConnectionFailedError),
-    "connect timeout": (full_backlog, ConnectionFailedError),
+    "connect timeout": (never_taken, ConnectionFailedError),
     "bad certificate": (untrusted, ConnectionFailedError),
     "TLS to a plain port": (without_tls, ConnectionFailedError),
     "proxy not there": (at("https://asana.invalid", proxy=NOBODY), ConnectionFailedError),

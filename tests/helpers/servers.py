@@ -122,6 +122,22 @@ async def scripted_server(*steps: Step) -> AsyncIterator[ScriptedServer]:
         await server.wait_closed()
 
 
+@asynccontextmanager
+async def full_backlog() -> AsyncIterator[int]:
+    """Yield a port on which connections are never taken."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for one in fillers:
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                one.connect(full.getsockname())
+        yield full.getsockname()[1]
+        for one in fillers:
+            one.close()
+
+
 def answer(
     status: int = 200,
     content: Any = None,
