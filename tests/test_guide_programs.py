@@ -381,8 +381,8 @@ async def is_running(server: asyncio.subprocess.Process) -> None:
 
 
 async def receive(folder: Path, port: int) -> None:
-    """Establish a webhook with the receiver that runs on *port*: it stores a delivery and refuses a forged one. Then
-    handle what it stored in another process.
+    """Establish a webhook with the receiver that runs on *port*: it stores a delivery and refuses a forged one, and
+    accepts a slash after the endpoint. Then handle what it stored in another process.
     """
     async with FakeAsana() as fake:
         project = fake.projects[0]
@@ -394,6 +394,7 @@ async def receive(folder: Path, port: int) -> None:
         await fake.settle()
         assert [one.status for one in fake.deliveries if one.events] == [200]
         assert await fake.forge_delivery(gid) == 401
+        assert await fake.stranger_handshake(f"{fake.webhook(gid).target}/") == 401  # the framework's own is 404
     async with running(folder, "-c", program("worker", "Worker: work through the deliveries")) as worker:
         assert (await next_line(worker)).endswith(f"changed task {task}")
 
