@@ -87,7 +87,9 @@ async def test_create_returns_the_webhook_and_its_secret(fake: FakeAsana, create
     assert webhook.last_failure_at is None
 
 
-async def test_what_was_created_can_be_read_changed_and_deleted(asana: AsanaSession, create: Create) -> None:
+async def test_what_was_created_can_be_read_changed_and_deleted(
+    fake: FakeAsana, asana: AsanaSession, create: Create
+) -> None:
     """get, update and delete work on the gid that create returned."""
     gid = (await create()).webhook.gid
 
@@ -97,6 +99,7 @@ async def test_what_was_created_can_be_read_changed_and_deleted(asana: AsanaSess
     assert (await get_webhook(asana, gid)).filters == changed.filters
     assert (await update_webhook(asana, gid, filters=[])).filters == ()
     await delete_webhook(asana, gid, opt_fields=["gid"])
+    assert fake.requests[-1].query == {"opt_fields": "gid"}
     with pytest.raises(NotFoundError, match=gid):
         await get_webhook(asana, gid)
     with pytest.raises(NotFoundError):
@@ -162,6 +165,14 @@ async def test_asanas_refusals_have_their_classes(fake: FakeAsana, asana: AsanaS
     async with AsanaSession("wrong", base_url=fake.url) as stranger:
         with pytest.raises(NotAuthorizedError, match="Not Authorized"):
             await get_webhook(stranger, "999")
+
+
+async def test_a_base_url_without_asanas_path(fake: FakeAsana) -> None:
+    """There is no webhook's path below it: the 404 says what it lacks."""
+    base_url = fake.url.removesuffix("/api/1.0")
+    async with AsanaSession(fake.token, base_url=base_url) as session:
+        with pytest.raises(NotFoundError, match=f"The base URL {base_url} lacks /api/1.0"):
+            await get_webhook(session, "999")
 
 
 @pytest.mark.parametrize(

@@ -102,12 +102,14 @@ class TestTwoTimes:
             assert kinds(await server.time.run(asana.send(GET.request))) == {"Webhook": 1}
 
     async def test_all_waits_for_a_turn_are_one_sum(self) -> None:
-        """A third pause that would pass slot_timeout is not begun, though each alone is short."""
-        async with asking(refusal(429, ("Retry-After", "10")), slot_timeout=25.0) as (asana, server):
-            [error] = await server.time.run(asana.send(GET.request))
+        """A third pause that would pass slot_timeout, 600 seconds unless given, is not begun, though each is short."""
+        given: list[tuple[dict[str, Any], float]] = [({"slot_timeout": 25.0}, 10.0), ({}, 299.0)]
+        for options, pause in given:
+            async with asking(refusal(429, ("Retry-After", f"{pause}")), **options) as (asana, server):
+                [error] = await server.time.run(asana.send(GET.request))
 
-            assert isinstance(error, RateLimitedError)
-            assert (error.attempts, server.time.slept) == (3, [10.0, 10.0])
+                assert isinstance(error, RateLimitedError)
+                assert (error.attempts, server.time.slept) == (3, [pause, pause])
 
     async def test_slots_and_the_limiter_are_part_of_the_sum(self) -> None:
         """What a call waited for one of them is not there for a pause, and the other way round."""
