@@ -43,7 +43,8 @@ class RetryPolicy:
 
     The wait before attempt n+1 is random between 0 and ``min(longest_wait, first_wait * 2**(n-1))``. If ``Retry-After``
     asks for more, it is that plus up to 10 %. If the wait would pass the call's deadline, the call fails at once. A 429
-    uses up no attempt, and the session's *slot_timeout* limits the pauses after it.
+    uses up no attempt, and the session's *slot_timeout* limits the pauses after it. A 401 uses up none if
+    another token is requested.
 
     All calls of a session share a retry budget, so that many callers cannot worsen an outage. A retry costs 10 (5 after
     a 429, or 0 if an earlier 429 already pauses the session); a success returns 1. Once the budget is spent, failures
@@ -54,7 +55,7 @@ class RetryPolicy:
     """
 
     attempts: int = field(default=4, validator=_check_count)
-    """Maximum number of attempts of one call, without those answered 429."""
+    """Maximum number of attempts of one call, without those that use up none."""
     create_attempts: int = field(default=2, validator=_check_count)
     """The same for createWebhook, which is retried only if no webhook can have been created."""
     budget: int = field(default=100, validator=_check_count)
@@ -172,7 +173,7 @@ def decide(
     Args:
         operation: Asana's operation id.
         outcome: the outcome of the attempt.
-        attempt: the number of the attempt, from 1; those answered 429 are not counted.
+        attempt: the number of the attempt, from 1; those answered 429, and a renewed 401, are not counted.
         refusals: how many attempts of the call were answered 429.
         maybe_done: whether Asana may have executed an earlier attempt of the same call.
         renewable: whether there may be another token to try after a 401.

@@ -264,7 +264,7 @@ class AsanaSession:
         return decide(
             state.request.operation,
             outcome,
-            attempt=state.attempts - state.refusals,
+            attempt=state.attempts - state.refusals - (state.rejected is not None),
             refusals=state.refusals,
             maybe_done=state.maybe_done or outcome.repeated,
             renewable=state.rejected is None and not isinstance(self._token, FixedToken),

@@ -395,8 +395,9 @@ class TestAfter401:
 
         assert provider.renewed == ["good"]
 
-    async def test_a_renewal_that_fails_for_now(self) -> None:
-        """It is tried again by the policy, with the same rejected token."""
+    @pytest.mark.parametrize("request_", REQUESTS, ids=OPERATIONS)
+    async def test_a_renewal_that_fails_for_now(self, request_: Any) -> None:
+        """It is tried again by the policy, with the same rejected token; the 401 used up no attempt."""
         troubles: list[Exception] = [ServerError(operation="oauth", status=503)]
 
         class Flaky(Renewing):
@@ -407,7 +408,7 @@ class TestAfter401:
 
         provider = Flaky()
         async with asking(provider) as (asana, server):
-            await server.time.run(asana.send(GET.request))
+            await server.time.run(asana.send(request_))
 
             assert tokens(server) == ["old", "new"]
             assert provider.renewed == ["old"]
