@@ -31,7 +31,7 @@ from asana_webhooks import (
     open_store,
     sign_body,
 )
-from asana_webhooks.testing import FakeAsana, serve_receiver
+from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 from tests.helpers.guides import program
 from tests.helpers.raw import later
 
@@ -132,6 +132,23 @@ async def test_signals_while_establishing(tmp_path: Path, number: signal.Signals
             await service.wait()
         async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
             assert list((await store.health()).heartbeats) == list(fake.webhooks)
+
+
+async def test_a_second_signal(tmp_path: Path) -> None:
+    """While Asana makes README's service wait before it creates the webhook, a second signal ends the process."""
+    port = free_port()
+    async with FakeAsana() as fake:
+        fake.script(Fault(at="createWebhook", status=429, retry_after=500))
+        created = fake.hold("createWebhook")
+        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
+        service = await start(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where)
+        await created.reached()
+        created.release()
+        while service.returncode is None:  # the worker stops a moment after the first
+            service.send_signal(signal.SIGTERM)
+            await later(0.1)
+        await service.communicate()
+        assert (service.returncode, dict(fake.webhooks)) == (-signal.SIGTERM, {})
 
 
 async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
