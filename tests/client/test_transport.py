@@ -316,7 +316,7 @@ class TestRefusals:
             assert server.requests == []
 
     async def test_session_closed_by_its_owner(self) -> None:
-        """While the token is asked, say."""
+        """The session passed as http= may be closed while the token provider is asked; the error says so."""
         http = aiohttp.ClientSession()
 
         async def provide() -> str:
