@@ -48,6 +48,7 @@ from asana_webhooks.errors import (
     PaymentRequiredError,
     PermanentFailure,
     RateLimitedError,
+    RegistrationClosedError,
     ResponseError,
     ServerError,
     StoreError,
@@ -57,6 +58,7 @@ from asana_webhooks.errors import (
     TokenRefreshError,
     UnexpectedResponseError,
     UnusableHandlerError,
+    WebhookExistsError,
 )
 from asana_webhooks.models import (
     Change,
@@ -73,7 +75,14 @@ from asana_webhooks.models import (
 from asana_webhooks.receiver.receiver import Receiver, Reply
 from asana_webhooks.receiver.signature import parse_delivery, sign_body, verify_signature
 from asana_webhooks.store import open_store
-from asana_webhooks.store.base import DeadLetter, Store, StoreHealth
+from asana_webhooks.store.base import (
+    DeliveryState,
+    Registration,
+    RegistrationState,
+    Store,
+    StoredDelivery,
+    StoreHealth,
+)
 from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.secret_box import SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
@@ -94,10 +103,10 @@ __all__ = [
     "CreateOutcomeUnknownError",
     "CreateWebhookRequest",
     "CreatedWebhook",
-    "DeadLetter",
     "DeadlineExceededError",
     "DeleteWebhookRequest",
     "Delivery",
+    "DeliveryState",
     "DuplicateWebhookError",
     "EstablishedWebhook",
     "Event",
@@ -121,6 +130,9 @@ __all__ = [
     "RateLimitedError",
     "ReadResourceRequest",
     "Receiver",
+    "Registration",
+    "RegistrationClosedError",
+    "RegistrationState",
     "Reply",
     "ResourceRef",
     "ResponseError",
@@ -135,6 +147,7 @@ __all__ = [
     "StoreFullError",
     "StoreHealth",
     "StoreUnavailableError",
+    "StoredDelivery",
     "TargetRejectedError",
     "TokenProvider",
     "TokenRefreshError",
@@ -144,6 +157,7 @@ __all__ = [
     "UnusableHandlerError",
     "UpdateWebhookRequest",
     "Webhook",
+    "WebhookExistsError",
     "WebhookFilter",
     "WebhookPage",
     "WebhookPager",

@@ -22,7 +22,9 @@
     │   ├── ConnectionFailedError      refused, reset, cut off, unresolvable, bad TLS
     │   ├── DeadlineExceededError      the call's deadline passed
     │   └── CreateOutcomeUnknownError  the webhook may or may not exist now
-    ├── HandshakeMismatchError         the 201 does not fit the handshakes, or came too late
+    ├── HandshakeMismatchError         the 201 does not fit the handshakes
+    ├── RegistrationClosedError        the 201 came after its registration was closed or expired
+    ├── WebhookExistsError             the store has a live webhook for this resource and label
     ├── InvalidSignatureError          the signature of a delivery is missing or wrong
     ├── PayloadError                   invalid JSON, or JSON of the wrong shape
     ├── PermanentFailure               for handlers to raise: do not retry this delivery
@@ -61,6 +63,7 @@ __all__ = [
     "PaymentRequiredError",
     "PermanentFailure",
     "RateLimitedError",
+    "RegistrationClosedError",
     "ResponseError",
     "ServerError",
     "StoreError",
@@ -70,6 +73,7 @@ __all__ = [
     "TokenRefreshError",
     "UnexpectedResponseError",
     "UnusableHandlerError",
+    "WebhookExistsError",
 ]
 
 
@@ -356,12 +360,15 @@ class CreateOutcomeUnknownError(NetworkError):
         )
 
 
+def _deleted(deleted: bool) -> str:
+    if deleted:
+        return "The webhook has been deleted; retry."
+    return "Deleting the webhook failed: delete it, or Asana does so after 24 hours of failed deliveries."
+
+
 @attrs.define(eq=False, kw_only=True, slots=False)
 class HandshakeMismatchError(AsanaError):
-    """A registration could not be confirmed with Asana's 201, so deliveries could not be verified.
-
-    The secret in the 201 is missing or matches no handshake, or the registration expired before the 201 arrived.
-    """
+    """The secret in Asana's 201 is missing or matches no handshake, so deliveries could not be verified."""
 
     webhook_gid: str
     """The gid of the webhook Asana created."""
@@ -369,15 +376,42 @@ class HandshakeMismatchError(AsanaError):
     """Whether the webhook has been deleted."""
 
     def __str__(self) -> str:
-        outcome = (
-            "The webhook has been deleted; retry."
-            if self.deleted
-            else "Deleting the webhook failed: delete it, or Asana does so after 24 hours of failed deliveries."
-        )
         return (
-            f"webhook {self.webhook_gid}: Asana's answer has no secret from a handshake that the receiver got, or the "
-            "registration expired first. Something between Asana and the receiver may be answering handshakes, or the "
-            f"clock was set forward. {outcome}"
+            f"webhook {self.webhook_gid}: Asana's answer has no secret from a handshake that the receiver got. "
+            f"Something between Asana and the receiver may be answering handshakes. {_deleted(self.deleted)}"
+        )
+
+
+@attrs.define(eq=False, kw_only=True, slots=False)
+class RegistrationClosedError(AsanaError):
+    """Asana's 201 arrived after the webhook's registration was closed or its deadline passed."""
+
+    webhook_gid: str
+    """The gid of the webhook Asana created."""
+    deleted: bool
+    """Whether the webhook has been deleted."""
+
+    def __str__(self) -> str:
+        return (
+            f"webhook {self.webhook_gid}: its registration was closed or expired before Asana's answer arrived. "
+            f"Another process closed it, this one was suspended, or the clock was set forward. {_deleted(self.deleted)}"
+        )
+
+
+@attrs.define(eq=False, kw_only=True, slots=False)
+class WebhookExistsError(AsanaError):
+    """The store has a live webhook for this resource and label already. Nothing was sent."""
+
+    registration: str
+    """The id of its registration."""
+    webhook_gid: str | None
+    """Its gid; ``None`` while the call that creates it is in flight."""
+
+    def __str__(self) -> str:
+        what = f"webhook {self.webhook_gid}" if self.webhook_gid else "a webhook that is being created"
+        return (
+            f"the store has a live registration for this resource and label: {what} (registration "
+            f"{self.registration:.12}). Use it, close its registration first, or give this one another label."
         )
 
 

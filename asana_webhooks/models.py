@@ -343,6 +343,8 @@ class UnreadableEvent:
 
     raw: Any = field(repr=False, hash=False)
     """The event as parsed JSON."""
+    index: int
+    """Its place in the body's ``events``, counted from 0."""
     problem: str
     """What is wrong, with the JSON path: ``Expected `object`, got `null` @ $.events[1].resource``."""
 
@@ -363,6 +365,8 @@ class Delivery:
     """The delivery's number in the store."""
     registration: str
     """The id of the registration that received it."""
+    label: str = ""
+    """The label of the webhook, as given to `establish_webhook`."""
     webhook_gid: str | None
     resource: str
     """The gid of the resource the webhook watches."""
@@ -374,6 +378,9 @@ class Delivery:
     """The events that can be read, in Asana's order."""
     unreadable: tuple[UnreadableEvent, ...] = ()
     """The events that cannot be read."""
+    done: tuple[int, ...] = ()
+    """The indices of the events that earlier attempts handled, counted in the body's ``events`` from 0. A worker
+    with an `EventRouter` skips them."""
     body: bytes = field(repr=False)
     """The raw bytes Asana signed, including members this package does not decode."""
 

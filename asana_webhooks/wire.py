@@ -367,7 +367,7 @@ def _decode_one_by_one(body: bytes) -> ParsedDelivery:
             events += _make_models(read).events
         except _UNREADABLE as problem:
             where = str(_payload_error(problem)).replace("$.events[0]", f"$.events[{number}]")
-            unreadable.append(UnreadableEvent(raw=raw, problem=where))
+            unreadable.append(UnreadableEvent(raw=raw, index=number, problem=where))
     return ParsedDelivery(events=tuple(events), unreadable=tuple(unreadable))
 
 

@@ -66,7 +66,7 @@ async def _finish(store: SQLiteStore, count: int) -> tuple[float, int]:
     finished, began = 0, time.perf_counter()
     while finished < count:
         leases = await store.claim(min(WAITING, count - finished), lease=60)
-        finished += sum(await asyncio.gather(*map(store.done, leases)))
+        finished += sum(await asyncio.gather(*map(store.ack, leases)))
     return count / (time.perf_counter() - began), finished
 
 

@@ -131,7 +131,7 @@ async def test_signals_while_establishing(tmp_path: Path, number: signal.Signals
             created.release()
             await service.wait()
         async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
-            assert list((await store.health()).heartbeats) == list(fake.webhooks)
+            assert (await store.health()).webhooks == len(fake.webhooks)
 
 
 async def test_a_second_signal(tmp_path: Path) -> None:

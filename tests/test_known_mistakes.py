@@ -107,14 +107,16 @@ async def test_the_loop_goes_on_while_the_store_waits_for_a_lock(tmp_path: Path)
     async with SQLiteStore(tmp_path / "one.db") as held, SQLiteStore(tmp_path / "two.db") as free:
         holder = sqlite3.connect(tmp_path / "one.db", isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.create_task(held.open("a" * 64, resource="1", ttl=60))
-        await free.open("b" * 64, resource="1", ttl=60)
+        waiting = asyncio.create_task(
+            held.open_registration("a" * 64, resource="1", public_url="https://example.com/asana", ttl=60)
+        )
+        await free.open_registration("b" * 64, resource="1", public_url="https://example.com/asana", ttl=60)
         assert not waiting.done()
         holder.execute("ROLLBACK")
         holder.close()
         await waiting
 
-        assert await held.find("a" * 64) is not None
+        assert await held.find_registration("a" * 64) is not None
 
 
 async def test_unknown_words_and_nobody_as_the_user_are_handled() -> None:

@@ -58,9 +58,11 @@ HANDSHAKE = [(b"X-Hook-Secret", TEXT.encode())]
 async def sealed() -> list[object]:
     """Return what holds a secret and must not show it, however it is dumped."""
     store = MemoryStore()
-    await store.open(registration_id(ENDPOINT), resource="1", ttl=60)
-    await store.offer(registration_id(ENDPOINT), Secret(TEXT))
-    found = await store.find(registration_id(ENDPOINT))
+    await store.open_registration(
+        registration_id(ENDPOINT), resource="1", public_url="https://example.com/asana", ttl=60
+    )
+    await store.add_candidate(registration_id(ENDPOINT), Secret(TEXT))
+    found = await store.find_registration(registration_id(ENDPOINT))
     assert found is not None
     assert found.candidates == (Secret(TEXT),)
     return [
@@ -195,10 +197,10 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 async def test_secrets_no_store_can_keep(store: Store) -> None:
     """Half a surrogate pair makes encoders raise errors that hold the whole text; ours holds nothing."""
-    await store.open("r", resource="1", ttl=60)
+    await store.open_registration("r", resource="1", public_url="https://example.com/asana", ttl=60)
     bad = Secret(TEXT + "\ud800")
 
-    for call in (store.offer("r", bad), store.confirm("r", webhook_gid="1", secret=bad)):
+    for call in (store.add_candidate("r", bad), store.confirm_registration("r", webhook_gid="1", secret=bad)):
         with pytest.raises(AsanaError) as caught:
             await call
         assert not shows("".join(traceback.format_exception(caught.value)))
@@ -239,7 +241,9 @@ class Records(logging.Handler):
 async def test_paths_and_headers_in_the_log(endpoint: str, value: bytes) -> None:
     """An attacker's path and headers write no line of their own."""
     store = MemoryStore()
-    await store.open(registration_id(ENDPOINT), resource="1", ttl=60)
+    await store.open_registration(
+        registration_id(ENDPOINT), resource="1", public_url="https://example.com/asana", ttl=60
+    )
     receiver = Receiver(store)
     names = [b"x-hook-secret", b"x-hook-signature", b"content-length", b"content-encoding", value]
     with Records():
@@ -254,7 +258,7 @@ class Saying(MemoryStore):
     words = ""
     fails = True
 
-    async def find(self, id: str) -> Registration | None:
+    async def find_registration(self, id: str) -> Registration | None:
         raise StoreUnavailableError(problem=self.words)
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> list[Lease]:
@@ -263,7 +267,7 @@ class Saying(MemoryStore):
             raise StoreUnavailableError(problem=self.words)
         return list(await super().claim(limit, lease=lease, ordered=ordered, halt=halt))
 
-    async def done(self, lease: Lease) -> bool:
+    async def ack(self, lease: Lease) -> bool:
         raise StoreUnavailableError(problem=self.words)
 
 

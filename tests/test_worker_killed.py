@@ -137,7 +137,7 @@ async def test_a_killed_worker(store: SQLiteStore, path: Path) -> None:
         worker.kill()
         lease = await next_lease(store)
         assert (lease.id, lease.attempt) == (1, 2)
-        assert await store.done(lease)
+        assert await store.ack(lease)
 
 
 async def test_a_frozen_worker(store: SQLiteStore, path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_a_frozen_worker(store: SQLiteStore, path: Path) -> None:
         assert worker.returncode == 0
         assert "lease lost before the result was recorded" in log
         assert (await store.health()).leased == 1
-        assert await store.done(lease)
+        assert await store.ack(lease)
 
 
 async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path) -> None:
@@ -171,7 +171,7 @@ async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path)
             await later(0.02)
         worker.terminate()
         assert worker.wait() == 0
-    letters = await store.dead_letters()
+    letters = await store.deliveries(state="dead")
     assert [letter.id for letter in letters] == [1]
     assert "attempts exhausted: 2 made, 2 allowed" in letters[0].error
     assert await store.claim(9, lease=60) == []

@@ -112,7 +112,7 @@ class Life:
     async def extend(self, lease: Lease, **options: Any) -> Any:
         return await self._ask("extend", lease, **options)
 
-    async def done(self, lease: Lease) -> Any:
+    async def ack(self, lease: Lease) -> Any:
         return await self._ask("done", lease)
 
     async def fail(self, lease: Lease, **options: Any) -> Any:
@@ -411,7 +411,7 @@ class MemoryMachine(RuleBasedStateMachine):
         fates = self.fates.values()
         leased = sum(fate.is_leased and self.clock.now < fate.free_at for fate in fates)
         assert (health.leased, health.waiting) == (leased, sum(fate.state == "open" for fate in fates) - leased)
-        letters = self.runner.run(self.store.dead_letters())
+        letters = self.runner.run(self.store.deliveries(state="dead"))
         assert [(one.id, one.error, one.attempts) for one in letters] == [
             (id, fate.error, fate.attempts) for id, fate in self.fates.items() if fate.state == "dead"
         ]

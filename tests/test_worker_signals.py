@@ -202,7 +202,7 @@ async def end_under_load(folder: Path, change: Callable[[str], str]) -> float:
     """Run README's service with handlers that hang, under load, and send SIGTERM; return the seconds until its end."""
     async with SQLiteStore(folder / "asana.db") as store:
         registration = await register(store)
-        await store.heartbeat(registration)
+        await store.record_heartbeat(registration)
     port, source = free_port(), program("README", "A whole service")
     hanging, number = re.subn(r"(?<=-> None:\n)    for event in .*\n.*\n", HANG, source)
     assert number == 1

@@ -107,7 +107,7 @@ async def run_demo(store: Store, say: Callable[[str], None], *, changes: int = C
     """
     began_at = time.monotonic()
     health = await store.health()
-    if health.heartbeats or health.waiting or health.leased:
+    if health.webhooks or health.waiting or health.leased:
         # The demo's worker would handle deliveries meant for another worker.
         raise ConfigurationError("this store is in use: it has webhooks or deliveries; give the demo another one")
     say("starting a fake Asana and a receiver")
@@ -171,7 +171,7 @@ class _Run:
     async def close(self) -> None:
         """Close the registrations, so that later deliveries are refused. Safe to call twice."""
         for webhook in self.webhooks:
-            await self.store.close(webhook.registration)
+            await self.store.close_registration(webhook.registration)
 
     async def create_webhooks(self, public_url: str) -> None:
         """Create webhooks (the receiver answers their handshakes), list all webhooks, and set a filter."""

@@ -41,7 +41,7 @@ def health_reply(
     is_ready = health is not None and _is_well(health) and not own
     shown: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_ready else "unavailable"}
     shown |= {name: getattr(health, name, None) for name in _FIELDS}
-    shown["webhooks"] = None if health is None else len(health.heartbeats)
+    shown["webhooks"] = None if health is None else health.webhooks
     shown["problems"] = [own, *problems] if own else [*problems]
     return Reply(status=200 if is_ready else 503, headers=_HEADERS, body=json.dumps(shown).encode())
 

@@ -122,7 +122,7 @@ class RefusedError(Exception):
 
 @frozen
 class Handshake:
-    """A well-formed handshake for a pending registration. Echo its secret only if `Store.offer` accepts it."""
+    """A well-formed handshake for a pending registration. Echo its secret only if `Store.add_candidate` accepts it."""
 
     secret: Secret
 

@@ -384,7 +384,7 @@ class Receiver:
         return None if isinstance(meaning, Handshake) or is_heartbeat(meaning.body) else meaning
 
     async def _find(self, id: str) -> Registration:
-        found = await self._store.find(id)
+        found = await self._store.find_registration(id)
         if found is None:
             self._cache.forget(id)
             raise RefusedError(ReceiveResult.UNKNOWN)
@@ -399,7 +399,7 @@ class Receiver:
         return await body.verify(registration, meaning)
 
     async def _accept_handshake(self, id: str, handshake: Handshake) -> Reply:
-        if not await self._store.offer(id, handshake.secret):
+        if not await self._store.add_candidate(id, handshake.secret):
             raise RefusedError(ReceiveResult.NOT_ACCEPTED)
         _log.info("handshake echoed (registration %.12s)", id)
         self._counts[ReceiveResult.ECHOED] += 1
@@ -407,7 +407,7 @@ class Receiver:
 
     async def _accept_heartbeat(self, heartbeat: NewDelivery) -> Reply:
         if heartbeat.candidate is None:  # a heartbeat proves nothing until the 201 decides
-            await self._store.heartbeat(heartbeat.registration)
+            await self._store.record_heartbeat(heartbeat.registration)
         self._counts[ReceiveResult.HEARTBEAT] += 1
         return _OK
 

@@ -1,7 +1,8 @@
 """A store in the memory of one process, for tests and trials. Its content is lost when the process ends."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Self
 
@@ -12,22 +13,32 @@ from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
     MAX_CANDIDATES,
-    DeadLetter,
+    MAX_COUNT,
+    DeliveryState,
     Lease,
     NewDelivery,
     PutResult,
     Registration,
     RegistrationState,
+    StoredDelivery,
     StoreHealth,
     candidate_id,
 )
 from asana_webhooks.store.rules import (
-    DeliveryState,
+    MAX_SILENT,
+    SILENT_AFTER,
     QuarantineLimits,
+    add_done,
     as_found,
     check_integer,
+    check_label,
+    check_state,
     check_texts,
+    event_time,
     initial_state,
+    is_alone,
+    may_open,
+    minute_of,
     readable,
     runs,
 )
@@ -41,7 +52,6 @@ _UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASE
 class _Delivery:
     id: int
     new: NewDelivery
-    """The delivery as it was put; once done, without its body."""
     state: DeliveryState
     received_at: float
     since: float = 0.0
@@ -49,15 +59,21 @@ class _Delivery:
     due_at: float = 0.0
     """When its lease or delay ends."""
     fence: int = 0
+    """The number of its lease; 0 if nobody may answer."""
     attempts: int = 0
+    unanswered: int = 0
+    """How many of its last attempts ended without an answer, the present one included."""
+    done: tuple[int, ...] = ()
     error: str = ""
 
-    def move(self, state: DeliveryState, now: float, seconds: float) -> None:
+    def move(self, state: DeliveryState, now: float = 0.0, seconds: float = 0.0) -> None:
         self.state, self.since, self.due_at = state, now, now + seconds
 
-    def runs(self, now: float) -> bool:
-        """Return whether it is leased or delayed now."""
-        return self.state is not DeliveryState.WAITING and runs(since=self.since, until=self.due_at, now=now)
+    def state_at(self, now: float) -> DeliveryState:
+        """Return its state; one whose lease or delay has run out is waiting."""
+        if self.state in {DeliveryState.DELAYED, DeliveryState.LEASED}:
+            return self.state if runs(since=self.since, until=self.due_at, now=now) else DeliveryState.WAITING
+        return self.state
 
 
 class MemoryStore:
@@ -71,10 +87,13 @@ class MemoryStore:
         self._clock = clock
         self._quarantine = QuarantineLimits()
         self._registrations: dict[str, Registration] = {}
-        self._known: dict[tuple[str, str], _Delivery] = {}
-        """All deliveries by registration and signature."""
-        self._open: dict[int, _Delivery] = {}
+        self._seen: dict[tuple[str, str, int], float] = {}
+        """When each known delivery was received."""
+        self._inbox: dict[int, _Delivery] = {}
         """Deliveries that are not done, by id, oldest first."""
+        self._served: dict[str, int] = {}
+        """The number of the last claim that took a delivery of each registration."""
+        self._claims = itertools.count(1)
         self._last_id = 0
         self._closed = False
 
@@ -97,17 +116,60 @@ class MemoryStore:
 
     # Registrations
 
-    async def open(self, id: str, *, resource: str, ttl: float) -> None:
-        """See `Store.open`."""
-        check_texts(id, resource)
-        deadline = self._now() + check_seconds("ttl", ttl)
+    async def open_registration(
+        self, id: str, *, resource: str, public_url: str, label: str = "", ttl: float, replaces: str | None = None
+    ) -> bool:
+        """See `Store.open_registration`."""
+        now = self._now()
+        check_texts(id, resource, public_url, replaces or "")
+        new = Registration(
+            id=id,
+            resource=resource,
+            public_url=public_url,
+            label=check_label(label),
+            state=RegistrationState.PENDING,
+            opened_at=now,
+            deadline=now + check_seconds("ttl", ttl),
+            replaces=replaces,
+        )
         if id in self._registrations:
             raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
-        new = Registration(id=id, resource=resource, state=RegistrationState.PENDING, deadline=deadline)
-        self._registrations[id] = new
+        return self._add(new, replaces=replaces)
 
-    async def offer(self, id: str, secret: Secret) -> bool:
-        """See `Store.offer`."""
+    async def adopt_registration(
+        self, id: str, *, resource: str, public_url: str, label: str = "", webhook_gid: str, secret: Secret
+    ) -> bool:
+        """See `Store.adopt_registration`."""
+        now = self._now()
+        check_texts(id, resource, public_url, webhook_gid, secret)
+        new = Registration(
+            id=id,
+            resource=resource,
+            public_url=public_url,
+            label=check_label(label),
+            state=RegistrationState.CONFIRMED,
+            opened_at=now,
+            deadline=now,
+            echoed=True,
+            secret=secret,
+            webhook_gid=webhook_gid,
+        )
+        known = self._registrations.get(id)
+        if known is not None:
+            if _identity(known) != _identity(new):
+                raise ConfigurationError("this endpoint already has a registration, and not for this webhook")
+            return True
+        return self._add(new, replaces=None)
+
+    def _add(self, new: Registration, *, replaces: str | None) -> bool:
+        live = self._listed(resource=new.resource, label=new.label)
+        if not may_open([one.id for one in live if one.state is not RegistrationState.CLOSED], replaces=replaces):
+            return False
+        self._registrations[new.id] = new
+        return True
+
+    async def add_candidate(self, id: str, secret: Secret) -> bool:
+        """See `Store.add_candidate`."""
         check_texts(secret)
         found = self._find(id)
         if found is None or found.state is not RegistrationState.PENDING:
@@ -118,8 +180,10 @@ class MemoryStore:
             self._registrations[id] = evolve(found, candidates=(*found.candidates, secret), echoed=True)
         return True
 
-    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
-        """See `Store.confirm`."""
+    async def confirm_registration(
+        self, id: str, *, webhook_gid: str, secret: Secret, heartbeat_at: float | None = None
+    ) -> bool:
+        """See `Store.confirm_registration`."""
         check_texts(webhook_gid, secret)
         found = self._find(id)
         if found is None:
@@ -128,17 +192,23 @@ class MemoryStore:
             return (found.webhook_gid, found.secret) == (webhook_gid, secret)
         if secret not in found.candidates:
             return False
-        state = RegistrationState.CONFIRMED
-        self._registrations[id] = evolve(found, state=state, webhook_gid=webhook_gid, secret=secret, candidates=())
+        self._registrations[id] = evolve(
+            found,
+            state=RegistrationState.CONFIRMED,
+            webhook_gid=webhook_gid,
+            secret=secret,
+            candidates=(),
+            last_heartbeat_at=max(found.last_heartbeat_at or 0.0, heartbeat_at or 0.0) or None,
+        )
         for delivery in self._quarantined(id):
             if delivery.new.candidate == candidate_id(secret):
-                delivery.state = DeliveryState.WAITING
+                delivery.move(DeliveryState.WAITING)
             else:
-                self._delete(delivery)
+                self._forget(delivery)
         return True
 
-    async def close(self, id: str) -> bool:
-        """See `Store.close`."""
+    async def close_registration(self, id: str) -> bool:
+        """See `Store.close_registration`."""
         found = self._find(id)
         if found is None:
             return False
@@ -148,10 +218,18 @@ class MemoryStore:
     def _end(self, found: Registration) -> None:
         self._registrations[found.id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
         for delivery in self._quarantined(found.id):
-            self._delete(delivery)
+            self._forget(delivery)
 
-    async def find(self, id: str) -> Registration | None:
-        """See `Store.find`."""
+    async def expire_registrations(self) -> Sequence[Registration]:
+        """See `Store.expire_registrations`."""
+        now = self._now()
+        overdue = [one for one in self._registrations.values() if as_found(one, now=now) is not one]
+        for registration in overdue:
+            self._end(registration)
+        return overdue
+
+    async def find_registration(self, id: str) -> Registration | None:
+        """See `Store.find_registration`."""
         return self._find(id)
 
     def _find(self, id: str) -> Registration | None:
@@ -160,19 +238,42 @@ class MemoryStore:
         found = self._registrations.get(id)
         return None if found is None else as_found(found, now=now)
 
-    async def sweep(self) -> Sequence[Registration]:
-        """See `Store.sweep`."""
-        now = self._now()
-        overdue = [one for one in self._registrations.values() if as_found(one, now=now) is not one]
-        for registration in overdue:
-            self._end(registration)
-        return overdue
+    async def list_registrations(
+        self,
+        *,
+        label: str | None = None,
+        resource: str | None = None,
+        webhook_gid: str | None = None,
+        state: RegistrationState | None = None,
+        after: str = "",
+        limit: int = 100,
+    ) -> Sequence[Registration]:
+        """See `Store.list_registrations`."""
+        check_texts(label or "", resource or "", webhook_gid or "", after)
+        wanted = {"label": label, "resource": resource, "webhook_gid": webhook_gid, "state": state}
+        found = self._listed(**{name: value for name, value in wanted.items() if value is not None})
+        page = sorted((one for one in found if one.id > after), key=lambda one: one.id)
+        return [evolve(one, secret=None, candidates=()) for one in page[: max(check_integer("limit", limit), 0)]]
 
-    async def heartbeat(self, id: str) -> None:
-        """See `Store.heartbeat`."""
+    def _listed(self, **wanted: Any) -> list[Registration]:
+        now = self._now()
+        found = (as_found(one, now=now) for one in self._registrations.values())
+        return [one for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
+
+    async def record_heartbeat(self, id: str) -> None:
+        """See `Store.record_heartbeat`."""
         found = self._find(id)
         if found is not None and found.state is not RegistrationState.CLOSED:
             self._registrations[id] = evolve(found, last_heartbeat_at=self._now())
+
+    async def retire_registration(self, id: str, *, after: float) -> bool:
+        """See `Store.retire_registration`."""
+        check_seconds("after", after)
+        found = self._find(id)
+        if found is None or found.state is not RegistrationState.CONFIRMED:
+            return False
+        self._registrations[id] = evolve(found, retire_after=self._now() + after)
+        return True
 
     # Inbox
 
@@ -190,48 +291,61 @@ class MemoryStore:
         )
         if state is None:
             return "refused"
-        key = delivery.registration, delivery.signature
-        if key in self._known:
+        if _key(delivery) in self._seen:
             return "duplicate"
         if state is DeliveryState.QUARANTINED:
             sizes = [len(one.new.body) for one in self._quarantined(delivery.registration)]
             self._quarantine.check_room(len(sizes), sum(sizes), len(delivery.body))
+        now = self._now()
         self._last_id += 1
-        added = _Delivery(self._last_id, delivery, state, self._now())
-        self._open[added.id] = self._known[key] = added
+        self._inbox[self._last_id] = _Delivery(self._last_id, delivery, state, now)
+        self._seen[_key(delivery)] = now
+        self._registrations[found.id] = evolve(found, last_delivery_at=minute_of(now))
         return "stored"
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`."""
         now = self._now()
         check_seconds("lease", lease)
-        claimable = self._claimable(now, ordered=ordered, halt=halt)
-        claimed = list(islice(claimable, max(check_integer("limit", limit), 0)))
-        for delivery in claimed:
-            delivery.move(DeliveryState.LEASED, now, lease)
-            delivery.fence += 1
-            delivery.attempts += 1
-        return [
-            Lease(fence=one.fence, attempt=one.attempts, expires_at=one.due_at, **self._details(one)) for one in claimed
-        ]
+        claimable = self._by_turn(self._claimable(now, ordered=ordered, halt=halt))
+        chosen = list(islice(claimable, max(check_integer("limit", limit), 0)))
+        chosen = [one for one in chosen if is_alone(one.unanswered)][:1] or chosen
+        fence = next(self._claims)
+        leases = []
+        for one in chosen:
+            alone = is_alone(one.unanswered)
+            one.move(DeliveryState.LEASED, now, lease)
+            one.fence = self._served[one.new.registration] = fence
+            one.attempts += 1
+            one.unanswered += 1
+            leases.append(
+                Lease(fence=fence, attempt=one.attempts, expires_at=one.due_at, alone=alone, **self._details(one))
+            )
+        return leases
 
     def _claimable(self, now: float, *, ordered: bool, halt: bool) -> Iterator[_Delivery]:
         """Yield claimable deliveries, oldest first; if *ordered*, only each registration's first unfinished one."""
         behind: set[str] = set()
         for one in self._in(*_UNFINISHED, DeliveryState.DEAD):
-            is_dead = one.state is DeliveryState.DEAD
-            if not is_dead and not one.runs(now) and one.new.registration not in behind:
+            if one.state_at(now) is DeliveryState.WAITING and one.new.registration not in behind:
                 yield one
-            if ordered and (halt or not is_dead):
+            if ordered and (halt or one.state is not DeliveryState.DEAD):
                 behind.add(one.new.registration)
 
+    def _by_turn(self, claimable: Iterable[_Delivery]) -> Iterator[_Delivery]:
+        """Yield them in turns: one of each registration, then a second one … Who was served last comes last."""
+        queues: dict[str, list[_Delivery]] = {}
+        for one in claimable:
+            queues.setdefault(one.new.registration, []).append(one)
+        turns = sorted(queues, key=lambda name: self._served.get(name, 0))
+        rounds = itertools.zip_longest(*(queues[name] for name in turns))
+        return (one for each in rounds for one in each if one is not None)
+
     def _held(self, lease: Lease) -> _Delivery | None:
-        """Return the delivery if this lease still holds it, else ``None``."""
-        now = self._now()
-        delivery = self._open.get(lease.id)
-        if delivery is None or delivery.state is not DeliveryState.LEASED or delivery.fence != lease.fence:
-            return None
-        return delivery if delivery.runs(now) else None
+        """Return the delivery unless the lease was lost."""
+        self._now()
+        delivery = self._inbox.get(lease.id)
+        return delivery if delivery is not None and delivery.fence == lease.fence != 0 else None
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
@@ -240,98 +354,140 @@ class MemoryStore:
             delivery.move(DeliveryState.LEASED, self._now(), seconds)
         return delivery is not None
 
-    async def done(self, lease: Lease) -> bool:
-        """See `Store.done`."""
+    async def ack(self, lease: Lease) -> bool:
+        """See `Store.ack`."""
         if delivery := self._held(lease):
-            self._open.pop(delivery.id)
-            delivery.state, delivery.new = DeliveryState.DONE, evolve(delivery.new, body=b"")
+            del self._inbox[delivery.id]
         return delivery is not None
 
-    async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
+    async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: Iterable[int] = ()) -> bool:
         """See `Store.fail`."""
         wait = 0.0 if retry_in is None else check_seconds("retry_in", retry_in)
+        finished = add_done(lease.done, done)
         if delivery := self._held(lease):
-            delivery.error = readable(error)
+            delivery.error, delivery.done = readable(error), finished
+            delivery.fence = delivery.unanswered = 0
             delivery.move(DeliveryState.DEAD if retry_in is None else DeliveryState.DELAYED, self._now(), wait)
         return delivery is not None
 
     async def release(self, lease: Lease) -> bool:
         """See `Store.release`."""
         if delivery := self._held(lease):
-            delivery.state = DeliveryState.WAITING
+            delivery.move(DeliveryState.WAITING)
+            delivery.fence = 0
             delivery.attempts -= 1
+            delivery.unanswered -= 1
         return delivery is not None
 
     async def health(self) -> StoreHealth:
         """See `Store.health`."""
         now = self._now()
         unfinished = list(self._in(*_UNFINISHED))
-        leased = sum(one.state is DeliveryState.LEASED and one.runs(now) for one in unfinished)
-        confirmed = [one for one in self._registrations.values() if one.state is RegistrationState.CONFIRMED]
+        leased = sum(one.state_at(now) is DeliveryState.LEASED for one in unfinished)
+        confirmed = self._listed(state=RegistrationState.CONFIRMED)
+        signs = {
+            one.webhook_gid or "": max(one.opened_at, one.last_heartbeat_at or 0.0, one.last_delivery_at or 0.0)
+            for one in confirmed
+        }
+        silent = sorted((gid for gid, at in signs.items() if at < now - SILENT_AFTER), key=signs.__getitem__)
         return StoreHealth(
-            waiting=len(unfinished) - leased,
-            leased=leased,
-            quarantined=len(list(self._in(DeliveryState.QUARANTINED))),
-            dead=len(list(self._in(DeliveryState.DEAD))),
+            waiting=min(len(unfinished) - leased, MAX_COUNT),
+            leased=min(leased, MAX_COUNT),
+            quarantined=min(len(list(self._in(DeliveryState.QUARANTINED))), MAX_COUNT),
+            dead=min(len(list(self._in(DeliveryState.DEAD))), MAX_COUNT),
             oldest_age=max(0.0, now - min(one.received_at for one in unfinished)) if unfinished else None,
             writable=True,
-            heartbeats={one.webhook_gid or "": one.last_heartbeat_at for one in confirmed},
+            webhooks=min(len(confirmed), MAX_COUNT),
+            silent=tuple(silent[:MAX_SILENT]),
         )
 
     # Maintenance
 
-    async def dead_letters(self, *, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
-        """See `Store.dead_letters`."""
-        self._now()
+    async def deliveries(self, *, state: DeliveryState, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
+        """See `Store.deliveries`."""
+        now = self._now()
+        wanted = check_state(state)
         check_integer("after", after)
-        dead = (delivery for delivery in self._in(DeliveryState.DEAD) if delivery.id > after)
-        return [
-            DeadLetter(attempts=one.attempts, error=one.error, **self._details(one))
-            for one in islice(dead, max(check_integer("limit", limit), 0))
-        ]
+        found = (one for one in self._inbox.values() if one.id > after and one.state_at(now) is wanted)
+        return [self._shown(one, now) for one in islice(found, max(check_integer("limit", limit), 0))]
+
+    async def delivery(self, id: int) -> StoredDelivery | None:
+        """See `Store.delivery`."""
+        now = self._now()
+        found = self._inbox.get(check_integer("id", id))
+        return None if found is None else self._shown(found, now)
+
+    def _shown(self, one: _Delivery, now: float) -> StoredDelivery:
+        state = one.state_at(now)
+        due_at = one.due_at if state in {DeliveryState.DELAYED, DeliveryState.LEASED} else None
+        return StoredDelivery(state=state, due_at=due_at, attempts=one.attempts, error=one.error, **self._details(one))
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
         self._now()
-        delivery = self._open.get(check_integer("id", id))
+        delivery = self._inbox.get(check_integer("id", id))
         if delivery is None or delivery.state is not DeliveryState.DEAD:
             return False
-        delivery.state, delivery.attempts = DeliveryState.WAITING, 0
+        delivery.move(DeliveryState.WAITING)
+        delivery.attempts = 0
+        return True
+
+    async def discard(self, id: int) -> bool:
+        """See `Store.discard`."""
+        now = self._now()
+        delivery = self._inbox.get(check_integer("id", id))
+        if delivery is None or delivery.state_at(now) is DeliveryState.LEASED:
+            return False
+        del self._inbox[id]
         return True
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`."""
         before = self._now() - check_seconds("older_than", older_than)
-        states = {DeliveryState.DONE, DeliveryState.DEAD} if dead else {DeliveryState.DONE}
-        old = [one for one in self._known.values() if one.state in states and one.received_at < before]
-        for delivery in old:
-            self._delete(delivery)
-        in_use = {id for id, _ in self._known}
-        for one in list(self._registrations.values()):
-            if one.state is RegistrationState.CLOSED and one.deadline < before and one.id not in in_use:
-                del self._registrations[one.id]
-        return len(old)
+        old = [key for key, at in self._seen.items() if max(at, key[2] / 1000) < before]
+        for key in old:
+            del self._seen[key]
+        buried = [one for one in self._in(DeliveryState.DEAD) if dead and one.received_at < before]
+        for one in buried:
+            del self._inbox[one.id]
+        in_use = {one.new.registration for one in self._inbox.values()}
+        for registration in list(self._registrations.values()):
+            is_old = registration.state is RegistrationState.CLOSED and registration.deadline < before
+            if is_old and registration.id not in in_use:
+                del self._registrations[registration.id]
+                self._served.pop(registration.id, None)
+        return len(old) + len(buried)
 
     def _in(self, *states: DeliveryState) -> Iterator[_Delivery]:
         """Yield the deliveries in these states, oldest first."""
-        return (delivery for delivery in self._open.values() if delivery.state in states)
+        return (delivery for delivery in self._inbox.values() if delivery.state in states)
 
     def _quarantined(self, id: str) -> list[_Delivery]:
         return [one for one in self._in(DeliveryState.QUARANTINED) if one.new.registration == id]
 
-    def _delete(self, delivery: _Delivery) -> None:
-        """Delete a delivery; a duplicate of it would be stored as new."""
-        del self._known[delivery.new.registration, delivery.new.signature]
-        self._open.pop(delivery.id, None)
+    def _forget(self, delivery: _Delivery) -> None:
+        """Delete a delivery and its key; a duplicate of it would be stored as new."""
+        del self._inbox[delivery.id]
+        self._seen.pop(_key(delivery.new), None)
 
     def _details(self, delivery: _Delivery) -> dict[str, Any]:
-        """Return the fields that leases and dead letters share."""
+        """Return the fields that leases and stored deliveries share."""
         registration = self._registrations[delivery.new.registration]
         return {
             "id": delivery.id,
             "registration": registration.id,
+            "label": registration.label,
             "webhook_gid": registration.webhook_gid,
             "resource": registration.resource,
             "received_at": delivery.received_at,
+            "done": delivery.done,
             "body": delivery.new.body,
         }
+
+
+def _key(delivery: NewDelivery) -> tuple[str, str, int]:
+    return delivery.registration, delivery.signature, event_time(delivery.body)
+
+
+def _identity(one: Registration) -> tuple[object, ...]:
+    return one.resource, one.label, one.state, one.webhook_gid, one.secret

@@ -53,7 +53,7 @@ class EstablishedWebhook:
     """Asana's record of it; its target contains the endpoint."""
     webhook_gid: str
     registration: str
-    """The id of its registration in the store. Pass it to ``store.close`` after deleting the webhook."""
+    """The id of its registration in the store. Pass it to ``store.close_registration`` after deleting the webhook."""
     orphans: int = 0
     """How many webhooks of this call's first attempt may exist and could not be deleted. Their deliveries are answered
     404, and Asana deletes them after 24 hours."""
@@ -200,14 +200,16 @@ class _Create:
         """
         endpoint = secrets.token_urlsafe(32)
         self.id, self.echoed = registration_id(endpoint), None
-        await self.store.open(self.id, resource=self.request.resource, ttl=self.ttl)
+        await self.store.open_registration(
+            self.id, resource=self.request.resource, public_url=f"{self.base}{self.query}", ttl=self.ttl
+        )
         # Joined as text: yarl drops the query of a URL that grows, and would encode it anew.
         return evolve(self.request, target=f"{self.base / endpoint}{self.query}")
 
     async def close(self) -> None:
         """Close the latest registration, so that nothing more is accepted for it."""
         if self.id:
-            self.echoed = await finish(self.store.close(self.id))
+            self.echoed = await finish(self.store.close_registration(self.id))
 
     async def discard(self) -> None:
         """Close the registration of a request that created nothing; the next attempt opens another."""
@@ -223,7 +225,7 @@ async def _create(asana: AsanaSession, store: Store, call: _Create) -> Establish
         call.created = created = await asana.send(call.request, prepare=call.open, discard=call.discard)
         gid = created.webhook.gid
         if created.secret is not None:
-            confirmed = await store.confirm(call.id, webhook_gid=gid, secret=created.secret)
+            confirmed = await store.confirm_registration(call.id, webhook_gid=gid, secret=created.secret)
     finally:
         if not confirmed:
             await _undo(asana, call)

@@ -57,7 +57,7 @@ async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspa
     if workspace is not None:
         GetWebhooksRequest(workspace=workspace)  # checks it before any registration is closed
     echoed: defaultdict[str, set[str]] = defaultdict(set)
-    for overdue in await store.sweep():
+    for overdue in await store.expire_registrations():
         _log.warning("registration %.12s on resource %s expired before it was confirmed", overdue.id, overdue.resource)
         if overdue.echoed:
             echoed[overdue.resource].add(overdue.id)

@@ -151,7 +151,7 @@ class Processor:
         if failure is None or not _ends_run(failure):  # otherwise the slot stays taken, so that no more is claimed
             self.on_handled()
         if failure is None:
-            return ProcessResult.DONE, await self.store.done(lease)
+            return ProcessResult.DONE, await self.store.ack(lease)
         return await self._record_failure(delivery, lease, failure)
 
     async def _record_failure(

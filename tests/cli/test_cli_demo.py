@@ -85,7 +85,7 @@ async def test_everything_holds() -> None:
             assert (summary.webhooks, summary.pages, summary.changes) == (253, 3, FEW)
             assert said[1:3] == ["establishing 3 webhooks", "listing 253 webhooks"]
             health = await store.health()
-            assert (health.waiting, health.leased, health.dead, health.heartbeats) == (0, 0, 0, {})
+            assert (health.waiting, health.leased, health.dead, health.webhooks) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ async def test_a_store_in_use() -> None:
         await deliver(store, id, body(event()))
         with pytest.raises(ConfigurationError, match="in use"):
             await run_demo(store, lambda _: None)
-        await store.close(id)
+        await store.close_registration(id)
         with pytest.raises(ConfigurationError, match="in use"):
             await run_demo(store, lambda _: None)
         assert (await store.health()).waiting == 1
@@ -147,7 +147,7 @@ async def test_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConnectionAbortedError):
             await run_demo(store, lambda _: None, changes=FEW)
         health = await store.health()
-        assert (health.waiting, health.heartbeats) == (0, {})
+        assert (health.waiting, health.webhooks) == (0, 0)
 
 
 def test_the_store_that_is_chosen() -> None:

@@ -54,7 +54,9 @@ async def asana(fake: FakeAsana) -> AsyncIterator[AsanaSession]:
 async def target() -> AsyncIterator[str]:
     """A target that answers handshakes."""
     async with MemoryStore() as store, serve_receiver(Receiver(store)) as url:
-        await store.open(registration_id(ENDPOINT), resource="8675309", ttl=600)
+        await store.open_registration(
+            registration_id(ENDPOINT), resource="8675309", public_url="https://example.com/asana", ttl=600
+        )
         yield f"{url}/{ENDPOINT}?app_specific=1"
 
 

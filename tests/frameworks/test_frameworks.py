@@ -64,7 +64,7 @@ async def test_answers_leave_an_http2_connection_alone(tmp_path: Path) -> None:
         served_by_hypercorn(in_quart(Receiver(store)), certfile=str(certificate), keyfile=str(key)) as url,
         httpx.AsyncClient(http2=True, verify=trusting) as client,
     ):
-        await store.open(registration, resource="8675309", ttl=60)
+        await store.open_registration(registration, resource="8675309", public_url="https://example.com/asana", ttl=60)
 
         async def post(content: bytes, headers: dict[str, str]) -> tuple[int, str, object]:
             answer = await client.post(f"{url}/asana/{ENDPOINT}", content=content, headers=headers)
@@ -72,7 +72,7 @@ async def test_answers_leave_an_http2_connection_alone(tmp_path: Path) -> None:
             return answer.status_code, answer.http_version, connection
 
         answers = [await post(b"{}", {"X-Hook-Secret": SECRET.reveal()})]
-        await store.confirm(registration, webhook_gid="43214", secret=SECRET)
+        await store.confirm_registration(registration, webhook_gid="43214", secret=SECRET)
         answers.append(await post(first, {"X-Hook-Signature": sign_body(first, secret=SECRET)}))
         answers.append(await post(second, {}))
         answers.append(await post(second, {"X-Hook-Signature": sign_body(second, secret=SECRET)}))

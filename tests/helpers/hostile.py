@@ -219,7 +219,7 @@ class Site:
         assert await self.taken() == [content]
 
     async def _candidates(self) -> tuple[object, ...]:
-        found = await self.store.find(registration_id(PENDING))
+        found = await self.store.find_registration(registration_id(PENDING))
         assert isinstance(found, Registration)
         return found.candidates
 
@@ -242,7 +242,9 @@ def accidents(records: Iterable[logging.LogRecord]) -> list[str]:
 async def furnish(store: Store) -> None:
     """Give a store the two registrations of a `Site`."""
     await register(store)
-    await store.open(registration_id(PENDING), resource="8675309", ttl=3600)
+    await store.open_registration(
+        registration_id(PENDING), resource="8675309", public_url="https://example.com/asana", ttl=3600
+    )
 
 
 @asynccontextmanager

@@ -49,9 +49,9 @@ def body(*events: dict[str, Any]) -> bytes:
 async def register(store: Store, endpoint: str = ENDPOINT, secret: Secret = SECRET, *, gid: str = "43214") -> str:
     """Open and confirm a registration; return its id."""
     id = registration_id(endpoint)
-    await store.open(id, resource="8675309", ttl=60)
-    assert await store.offer(id, secret)
-    assert await store.confirm(id, webhook_gid=gid, secret=secret)
+    await store.open_registration(id, resource="8675309", public_url="https://example.com/asana", ttl=60)
+    assert await store.add_candidate(id, secret)
+    assert await store.confirm_registration(id, webhook_gid=gid, secret=secret)
     return id
 
 

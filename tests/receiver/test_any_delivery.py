@@ -145,7 +145,7 @@ def test_any_documented_delivery_is_handled(kind: str, tmp_path: Path) -> None:
                     assert gid(getattr(read.change, name, None)) == gid_of(change.get(name))
 
         deliver()
-        assert run(service.store.dead_letters()) == []
+        assert run(service.store.deliveries(state="dead")) == []
 
 
 def gid(resource: ResourceRef | None) -> str | None:
@@ -223,7 +223,7 @@ def test_what_cannot_be_read_is_a_dead_letter_at_once(kind: str, tmp_path: Path)
 
             assert list(run(service.pass_through(content))) == []
 
-            [letter] = run(service.store.dead_letters())
+            [letter] = run(service.store.deliveries(state="dead"))
             assert (letter.body, letter.attempts) == (content, 1)
             assert letter.error.startswith("unreadable: ")
 

@@ -162,7 +162,7 @@ async def test_an_attacker_achieves_nothing(door: str, kind: str, attack: str, t
         registration = await here.registration(established)
         assert (registration.state, registration.candidates) == (CONFIRMED, ())
         assert registration.secret == here.fake.secret(established.webhook_gid) == attacker.overheard
-        assert not await here.store.dead_letters()
+        assert not await here.store.deliveries(state="dead")
         refusals = {answer.undated for answer in attacker.answers if answer.status == 401}
         assert len(refusals) <= 1
         assert all(answer.body == b"" for answer in attacker.answers)
@@ -187,14 +187,14 @@ class LastHandshakeCounts(MemoryStore):
         super().__init__()
         self.secrets: dict[str, Secret] = {}
 
-    async def offer(self, id: str, secret: Secret) -> bool:
-        await super().offer(id, SECRET)
-        await super().confirm(id, webhook_gid="1", secret=SECRET)
+    async def add_candidate(self, id: str, secret: Secret) -> bool:
+        await super().add_candidate(id, SECRET)
+        await super().confirm_registration(id, webhook_gid="1", secret=SECRET)
         self.secrets[id] = secret
         return True
 
-    async def find(self, id: str) -> Registration | None:
-        found = await super().find(id)
+    async def find_registration(self, id: str) -> Registration | None:
+        found = await super().find_registration(id)
         if found is None or id not in self.secrets:
             return found
         return evolve(found, state=PENDING, candidates=(self.secrets[id],), secret=None)  # hears handshakes for ever
@@ -202,18 +202,18 @@ class LastHandshakeCounts(MemoryStore):
     async def put(self, delivery: NewDelivery) -> PutResult:
         return await super().put(evolve(delivery, candidate=None))
 
-    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
+    async def confirm_registration(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         return True
 
-    async def close(self, id: str) -> bool:
+    async def close_registration(self, id: str) -> bool:
         return True
 
 
 class FirstHandshakeCounts(LastHandshakeCounts):
     """As others mend that: whoever comes first has set the secret."""
 
-    async def offer(self, id: str, secret: Secret) -> bool:
-        return self.secrets[id] == secret if id in self.secrets else await super().offer(id, secret)
+    async def add_candidate(self, id: str, secret: Secret) -> bool:
+        return self.secrets[id] == secret if id in self.secrets else await super().add_candidate(id, secret)
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,13 @@ async def test_where_no_webhook_is_there_is_nothing_to_attack(door: str, kind: s
     async with stage(door, kind, tmp_path, clock=clock) as here:
         attacker = Attacker(f"{here.public_url}/{ENDPOINT}", overheard=SECRET)
         if end != "none ever":
-            await here.store.open(id, resource="8675309", ttl=60)
-            await here.store.offer(id, SECRET)
+            await here.store.open_registration(id, resource="8675309", public_url="https://example.com/asana", ttl=60)
+            await here.store.add_candidate(id, SECRET)
             await perform((ECHOED, QUARANTINED), attacker)
         if end == "closed later":
-            await here.store.confirm(id, webhook_gid="43214", secret=SECRET)
+            await here.store.confirm_registration(id, webhook_gid="43214", secret=SECRET)
         if end.startswith("closed"):
-            await here.store.close(id)
+            await here.store.close_registration(id)
         if end == "overdue":
             clock.now += 61
         attacker.answers.clear()
@@ -258,7 +258,7 @@ async def test_where_no_webhook_is_there_is_nothing_to_attack(door: str, kind: s
         await perform(tuple((move, 404) for move in moves), attacker)
         true = body(event())
         attacker.answers.append(await post(attacker.target, signed(SECRET, true), true))
-        await here.store.sweep()
+        await here.store.expire_registrations()
 
         assert len({answer.undated for answer in attacker.answers}) == 1
         assert attacker.answers[-1].body == b""
@@ -289,14 +289,14 @@ async def test_what_begins_in_the_window_is_judged_at_its_end(door: str, kind: s
 
 def noticing_finds(store: Store) -> list[RegistrationState]:
     """Return a list to which the state is added of every registration that is found."""
-    find, states = store.find, []
+    find, states = store.find_registration, []
 
     async def noticed(id: str) -> Registration | None:
         found = await find(id)
         states.extend([found.state] if found else [])
         return found
 
-    store.find = noticed  # type: ignore[method-assign]
+    store.find_registration = noticed  # type: ignore[method-assign]
     return states
 
 

@@ -105,8 +105,10 @@ async def test_the_secrets_that_were_used_last_are_tried(caplog: pytest.LogCaptu
 async def test_before_the_201_there_is_no_webhook(caplog: pytest.LogCaptureFixture) -> None:
     """While the create call is open, the line says that the webhook is not confirmed yet."""
     store = MemoryStore()
-    await store.open(registration_id(ENDPOINT), resource="8675309", ttl=60)
-    await store.offer(registration_id(ENDPOINT), SECRET)
+    await store.open_registration(
+        registration_id(ENDPOINT), resource="8675309", public_url="https://example.com/asana", ttl=60
+    )
+    await store.add_candidate(registration_id(ENDPOINT), SECRET)
 
     said, webhook = await refused(Receiver(store), caplog, CONTENT, sign_body(CONTENT, secret=OTHER))
     where = f"(webhook 'not confirmed yet', {len(CONTENT)} bytes"
@@ -124,8 +126,8 @@ async def test_a_broken_store(caplog: pytest.LogCaptureFixture) -> None:
     """An empty secret, which anyone could sign with, is refused like any other and needs no cause."""
 
     class Broken(MemoryStore):
-        async def find(self, id: str) -> Registration | None:
-            found = await super().find(id)
+        async def find_registration(self, id: str) -> Registration | None:
+            found = await super().find_registration(id)
             return None if found is None else evolve(found, secret=Secret(""))
 
     await register(store := Broken())
@@ -140,7 +142,7 @@ async def test_the_cache_keeps_no_time_without_its_registration() -> None:
     """The time of the last explanation goes with the entry, so the cache's limit bounds these too."""
     store = MemoryStore()
     ids = [await register(store, f"endpoint-number-{number}", gid=str(number)) for number in range(2)]
-    first, second = [found for id in ids if (found := await store.find(id)) is not None]
+    first, second = [found for id in ids if (found := await store.find_registration(id)) is not None]
     cache = RegistrationCache(size=1)
     invalid = InvalidDelivery(registration=first, signature=b"evil", body=CONTENT, length=len(CONTENT))
     forgets: list[Callable[[], None]] = [lambda: cache.add(second), lambda: cache.forget(first.id)]

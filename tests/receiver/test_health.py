@@ -28,7 +28,7 @@ WELL = StoreHealth(
     dead=4,
     oldest_age=1.5,
     writable=True,
-    heartbeats={"43214": None, "43215": 1.0},
+    webhooks=2,
     log_bytes=4096,
     problems=("the log grows",),
 )
@@ -141,7 +141,7 @@ async def test_a_store_that_hangs_after_it_failed() -> None:
     store, clock = Asked(), Clock()
     check = HealthCheck(store, timeout=0.01, clock=clock)
     late = "the store did not answer within 0.01 seconds"
-    bad = StoreHealth(waiting=0, leased=0, quarantined=0, dead=0, oldest_age=0, writable=False, heartbeats={})
+    bad = StoreHealth(waiting=0, leased=0, quarantined=0, dead=0, oldest_age=0, writable=False, webhooks=0)
     for answer, last in (
         (StoreUnavailableError(problem="gone"), [str(StoreUnavailableError(problem="gone"))]),
         (evolve(bad, problems=("the disk is full",)), ["the disk is full"]),
@@ -260,7 +260,9 @@ async def test_a_stranger_learns_nothing_by_asking() -> None:
     """What became of a request does not show: answers are equal so that nobody learns which endpoints there are."""
     store = MemoryStore()
     await register(store)
-    await store.open(registration_id("pending_0123456789"), resource="1", ttl=60)
+    await store.open_registration(
+        registration_id("pending_0123456789"), resource="1", public_url="https://example.com/asana", ttl=60
+    )
     receiver = Receiver(store)
     before = (await receiver.health()).body
     for endpoint in (ENDPOINT, "pending_0123456789", "unknown_0123456789"):

@@ -216,11 +216,11 @@ class Asked(MemoryStore):
         self.asked, self.is_slow = 0, False
         self.secret: Secret | None = None
 
-    async def find(self, id: str) -> Registration | None:
+    async def find_registration(self, id: str) -> Registration | None:
         self.asked += 1
         if self.is_slow:
             await asyncio.Event().wait()
-        found = await super().find(id)
+        found = await super().find_registration(id)
         return evolve(found, secret=self.secret) if found and self.secret else found
 
 

@@ -49,7 +49,7 @@ def handshake(secret: Secret = SECRET) -> list[tuple[bytes, bytes]]:
 
 async def pending(store: Store) -> str:
     id = registration_id(ENDPOINT)
-    await store.open(id, resource="8675309", ttl=60)
+    await store.open_registration(id, resource="8675309", public_url="https://example.com/asana", ttl=60)
     return id
 
 
@@ -65,7 +65,7 @@ async def test_a_handshake_is_committed_and_then_echoed(store: Store) -> None:
 
     assert (reply.status, reply.body) == (200, b"")
     assert reply.headers == ((b"X-Hook-Secret", SECRET.reveal().encode()),)
-    found = await store.find(id)
+    found = await store.find_registration(id)
     assert found is not None
     assert found.candidates == (SECRET,)
 
@@ -78,7 +78,7 @@ async def test_a_handshake_after_confirmation_changes_nothing(store: Store) -> N
     reply = await receiver.receive(ENDPOINT, handshake(OTHER), b"")
 
     assert (reply.status, reply.headers, reply.body) == (401, (), b"")
-    found = await store.find(registration)
+    found = await store.find_registration(registration)
     assert found is not None
     assert found.secret == SECRET
     content = body(event())
@@ -90,7 +90,7 @@ async def test_where_nothing_is_expected_everything_is_404(store: Store) -> None
     """Unknown and closed endpoints answer 404 to handshakes and deliveries alike, keep nothing and stay as they are."""
     content = body(event())
     id = await register(store)
-    await store.close(id)
+    await store.close_registration(id)
     receiver = Receiver(store)
 
     for endpoint in ("x" * 43, ENDPOINT, "\udcff/../\x00" * 10):
@@ -98,7 +98,7 @@ async def test_where_nothing_is_expected_everything_is_404(store: Store) -> None
             reply = await receiver.receive(endpoint, headers, content)
             assert (reply.status, reply.headers, reply.body) == (404, (), b"")
     assert await waiting(store) == []
-    found = await store.find(id)
+    found = await store.find_registration(id)
     assert found is not None
     assert found.state is RegistrationState.CLOSED
 
@@ -254,7 +254,7 @@ async def test_bodies_of_strangers_have_a_bound_together(store: Store) -> None:
 async def test_endpoints_nobody_minted_do_not_reach_the_store() -> None:
     """What cannot be an endpoint is answered without asking."""
     store = Broken(error=RuntimeError("asked"))
-    store.find = None  # type: ignore[assignment, method-assign]
+    store.find_registration = None  # type: ignore[assignment, method-assign]
 
     for length in (15, 129, 5000):
         assert (await Receiver(store).receive("x" * length, handshake(), b"")).status == 404
@@ -363,7 +363,7 @@ async def test_a_forgery_that_misses_the_201_is_401() -> None:
     """Begun before the 201 and ended behind it, it is answered like any other that no secret of ours has signed."""
     store = Broken(result="refused")
     await pending(store)
-    await store.offer(registration_id(ENDPOINT), OTHER)
+    await store.add_candidate(registration_id(ENDPOINT), OTHER)
     content = body(event())
     receiver = Receiver(store)
 
@@ -463,7 +463,7 @@ async def test_counts(store: Store) -> None:
     await receiver.receive(ENDPOINT, handshake(), b"")
     early = body(event())
     await receiver.receive(ENDPOINT, signed(early), early)
-    await store.confirm(registration_id(ENDPOINT), webhook_gid="43214", secret=SECRET)
+    await store.confirm_registration(registration_id(ENDPOINT), webhook_gid="43214", secret=SECRET)
     await receiver.receive(ENDPOINT, signed(content), content)
     await receiver.receive(ENDPOINT, signed(content), content)
     await receiver.receive(ENDPOINT, signed(HEARTBEAT), HEARTBEAT)

@@ -51,11 +51,11 @@ class Asked(MemoryStore):
         self.says: Callable[[Registration | None], Registration | None] = lambda found: found
         self.putting = asyncio.Semaphore(0)
 
-    async def find(self, id: str) -> Registration | None:
+    async def find_registration(self, id: str) -> Registration | None:
         self.finds += 1
         if self.is_away:
             raise StoreUnavailableError(problem="away")
-        return self.says(await super().find(id))
+        return self.says(await super().find_registration(id))
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         if self.hangs:
@@ -126,7 +126,7 @@ async def test_whatever_is_not_verified_is_for_the_store_to_judge(
     assert store.finds == 2
     assert sum(receiver.counts.values()) == sum(before.values()) + 1
 
-    await store.close(ID)
+    await store.close_registration(ID)
     assert (await receiver.receive(ENDPOINT, *make())).status == 404
     assert receiver.counts["closed registration"] == 1
     assert store.finds == 3
@@ -160,7 +160,7 @@ async def test_another_secret_is_another_question(store: Asked, receiver: Receiv
 
 async def test_a_registration_that_has_ended_takes_nothing(store: Asked, receiver: Receiver) -> None:
     """The store refuses what the receiver has proven with what it knew, which is then forgotten."""
-    await store.close(ID)
+    await store.close_registration(ID)
 
     assert (await deliver(receiver)).status == 404
     assert store.finds == 1
@@ -185,8 +185,8 @@ async def test_a_registration_that_is_gone_is_forgotten(store: Asked, receiver: 
 async def test_a_pending_registration_is_asked_for_each_time() -> None:
     """Its candidates change, and so does what becomes of it."""
     store = Asked()
-    await store.open(ID, resource="1", ttl=60)
-    await store.offer(ID, SECRET)
+    await store.open_registration(ID, resource="1", public_url="https://example.com/asana", ttl=60)
+    await store.add_candidate(ID, SECRET)
     receiver = Receiver(store)
 
     assert [(await deliver(receiver)).status for _ in range(3)] == [200] * 3
@@ -215,7 +215,7 @@ async def test_where_there_is_no_room(store: Asked) -> None:
     await asyncio.gather(*hanging, return_exceptions=True)
 
     assert (await deliver(receiver)).body == b"too many requests or bytes in flight"
-    await store.close(ID)
+    await store.close_registration(ID)
     assert (await deliver(receiver)).status == 404
 
 

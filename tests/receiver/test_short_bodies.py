@@ -169,7 +169,7 @@ async def test_the_time_for_the_body_begins_with_the_request(monkeypatch: pytest
     loop = asyncio.get_running_loop()
 
     class Late(MemoryStore):
-        async def find(self, id: str) -> None:
+        async def find_registration(self, id: str) -> None:
             began = loop.time()
             monkeypatch.setattr(loop, "time", lambda: began + 61)
 

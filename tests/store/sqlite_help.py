@@ -26,9 +26,9 @@ def new(number: int, *, registration: str = "r", candidate: str | None = None, s
 
 
 async def confirmed(store: SQLiteStore, id: str = "r") -> SQLiteStore:
-    await store.open(id, resource="1", ttl=60)
-    await store.offer(id, SECRET)
-    await store.confirm(id, webhook_gid="2", secret=SECRET)
+    await store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60)
+    await store.add_candidate(id, SECRET)
+    await store.confirm_registration(id, webhook_gid="2", secret=SECRET)
     return store
 
 

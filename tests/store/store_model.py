@@ -52,7 +52,7 @@ class Model:
         self.registrations[id] = record | {"id": id, "resource": "1", "state": PENDING, "deadline": self.now + ttl}
         return True
 
-    def offer(self, id: str, secret: Secret) -> bool:
+    def add_candidate(self, id: str, secret: Secret) -> bool:
         record = self.registrations.get(id)
         if record is None or self._state(record) is not PENDING:
             return False
@@ -63,7 +63,7 @@ class Model:
         record["echoed"] = True
         return True
 
-    def confirm(self, id: str, gid: str, secret: Secret) -> bool:
+    def confirm_registration(self, id: str, gid: str, secret: Secret) -> bool:
         record = self.registrations.get(id)
         if record is None:
             return False
@@ -86,7 +86,7 @@ class Model:
         self._drop_quarantined(id)
         return bool(record["echoed"])
 
-    def sweep(self) -> list[Registration]:
+    def expire_registrations(self) -> list[Registration]:
         overdue = [record for record in self.registrations.values() if record["state"] is not self._state(record)]
         swept = [Registration(**record) for record in overdue]
         for record in overdue:

@@ -21,9 +21,9 @@ async def test_the_quarantine_is_bounded(size: int, room: int) -> None:
     """A pending registration holds 1,000 deliveries and 16 MiB; others do not suffer, and what ends makes room."""
     store = MemoryStore()
     for id in ("pending", "other"):
-        await store.open(id, resource="1", ttl=60)
-        await store.offer(id, SECRET)
-    await store.confirm("other", webhook_gid="2", secret=SECRET)
+        await store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60)
+        await store.add_candidate(id, SECRET)
+    await store.confirm_registration("other", webhook_gid="2", secret=SECRET)
     for number in range(room):
         assert await store.put(quarantined(number, size)) == "stored"
     with pytest.raises(StoreFullError, match="in quarantine"):

@@ -73,28 +73,33 @@ class Run:
                 await self._step(store, store.purge(older_than=0, dead=True))
 
     async def _establish(self, store: SQLiteStore, id: str) -> None:
-        await self._step(store, store.open(id, resource="1", ttl=60))
+        await self._step(
+            store, store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60)
+        )
         for secret in (OTHER, SECRET):
-            assert await self._step(store, store.offer(id, secret)) == [True]
+            assert await self._step(store, store.add_candidate(id, secret)) == [True]
         early = [
             new(number, registration=id, candidate=candidate_id(secret))
             for number, secret in enumerate((OTHER, SECRET, OTHER, SECRET), 900)
         ]
         assert await self._step(store, *map(store.put, early)) == ["stored"] * 4
-        assert await self._step(store, store.confirm(id, webhook_gid="2", secret=SECRET)) == [True]
-        await self._step(store, store.open(f"{id} in vain", resource="1", ttl=60))
-        await self._step(store, store.offer(f"{id} in vain", OTHER))
-        await self._step(store, store.close(f"{id} in vain"))
+        assert await self._step(store, store.confirm_registration(id, webhook_gid="2", secret=SECRET)) == [True]
+        await self._step(
+            store,
+            store.open_registration(f"{id} in vain", resource="1", public_url="https://example.com/asana", ttl=60),
+        )
+        await self._step(store, store.add_candidate(f"{id} in vain", OTHER))
+        await self._step(store, store.close_registration(f"{id} in vain"))
 
     async def _work(self, store: SQLiteStore, id: str, first: int) -> None:
         many = [new(first + number, registration=id, size=size) for number, size in enumerate((40, 3000, 100, 9000))]
         assert await self._step(store, *map(store.put, many)) == ["stored"] * 4
         await self._step(store, store.put(new(first + 4, registration=id, size=700)))
-        await self._step(store, store.heartbeat(id))
+        await self._step(store, store.record_heartbeat(id))
         [[done, dead, later, *rest]] = await self._step(store, store.claim(5, lease=60))
         self.clock.now += 1
         assert all(await self._step(store, store.extend(done, seconds=60), *map(store.release, rest)))
-        assert await self._step(store, store.done(done), store.fail(later, error="no", retry_in=1)) == [True] * 2
+        assert await self._step(store, store.ack(done), store.fail(later, error="no", retry_in=1)) == [True] * 2
         assert await self._step(store, store.fail(dead, error="never", retry_in=None)) == [True]
         await self._step(store, store.requeue(dead.id))
 

@@ -72,10 +72,10 @@ class TestSealed:
         """Neither a candidate's secret nor a confirmed one's is ever in the database, its log or what else is there."""
         async with SQLiteStore(path, secret_box=FernetBox({"k": OLD})) as store:
             await confirmed(store)
-            await store.open("p", resource="1", ttl=60)
-            assert await store.offer("p", OTHER)
-            found = await store.find("r")
-            pending = await store.find("p")
+            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+            assert await store.add_candidate("p", OTHER)
+            found = await store.find_registration("r")
+            pending = await store.find_registration("p")
             assert found is not None
             assert pending is not None
             assert (found.secret, pending.candidates) == (SECRET, (OTHER,))
@@ -94,29 +94,29 @@ class TestSealed:
         clock = Clock()
         async with SQLiteStore(path, clock=clock) as store:
             await confirmed(store)
-            await store.open("p", resource="1", ttl=60)
-            assert await store.offer("p", OTHER)
+            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+            assert await store.add_candidate("p", OTHER)
             if ending == "close":
                 await store.close("p")
             elif ending == "confirm":
-                await store.offer("p", SECRET)
-                await store.confirm("p", webhook_gid="3", secret=SECRET)
+                await store.add_candidate("p", SECRET)
+                await store.confirm_registration("p", webhook_gid="3", secret=SECRET)
             else:
                 clock.advance(61)
-                assert [ended.candidates for ended in await store.sweep()] == [(OTHER,)]
+                assert [ended.candidates for ended in await store.expire_registrations()] == [(OTHER,)]
         assert SECRET.reveal().encode() in files(path)
         assert OTHER.reveal().encode() not in files(path)
 
     async def test_confirming_needs_no_box(self, path: Path) -> None:
         """A process that creates webhooks without the box leaves the secret as the receiver sealed it."""
         async with SQLiteStore(path, secret_box=Box()) as receiver, SQLiteStore(path) as creator:
-            await creator.open("r", resource="1", ttl=60)
-            await receiver.offer("r", SECRET)
-            assert not await creator.confirm("r", webhook_gid="2", secret=OTHER)
-            assert await creator.confirm("r", webhook_gid="2", secret=SECRET)
-            assert await creator.confirm("r", webhook_gid="2", secret=SECRET)
-            assert not await creator.confirm("r", webhook_gid="2", secret=OTHER)
-            found = await receiver.find("r")
+            await creator.open_registration("r", resource="1", public_url="https://example.com/asana", ttl=60)
+            await receiver.add_candidate("r", SECRET)
+            assert not await creator.confirm_registration("r", webhook_gid="2", secret=OTHER)
+            assert await creator.confirm_registration("r", webhook_gid="2", secret=SECRET)
+            assert await creator.confirm_registration("r", webhook_gid="2", secret=SECRET)
+            assert not await creator.confirm_registration("r", webhook_gid="2", secret=OTHER)
+            found = await receiver.find_registration("r")
             assert found is not None
             assert found.secret == SECRET
         assert rows(path, "SELECT secret, key_id FROM registrations") == [(SECRET.reveal().encode()[::-1], "k1")]
@@ -125,12 +125,12 @@ class TestSealed:
         """Storing and claiming deliveries asks the box for nothing, in quarantine and after."""
         box = Box()
         async with SQLiteStore(path, secret_box=box) as store:
-            await store.open("r", resource="1", ttl=60)
-            await store.offer("r", SECRET)
+            await store.open_registration("r", resource="1", public_url="https://example.com/asana", ttl=60)
+            await store.add_candidate("r", SECRET)
             box.calls.clear()
             mine, others = candidate_id(SECRET), candidate_id(OTHER)
             assert await store.put(new(1, candidate=mine)) == "stored"
-            await store.confirm("r", webhook_gid="2", secret=SECRET)
+            await store.confirm_registration("r", webhook_gid="2", secret=SECRET)
             assert await store.put(new(2, candidate=mine)) == "stored"
             assert await store.put(new(3, candidate=others)) == "refused"
             assert await store.put(new(4)) == "stored"
@@ -154,17 +154,17 @@ class TestBoxFails:
         box = Box()
         async with SQLiteStore(path, secret_box=box) as store, asyncio.timeout(60):
             await confirmed(store)
-            await store.open("p", resource="1", ttl=60)
+            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
             for error in errors:
                 box.error = error
-                for call in (store.find("r"), store.offer("p", SECRET)):
+                for call in (store.find_registration("r"), store.add_candidate("p", SECRET)):
                     with pytest.raises(StoreUnavailableError, match="'k1'") as caught:
                         await call
                     assert type(error).__name__ in str(caught.value)
                     assert caught.value.__context__ is caught.value.__cause__ is None
                     assert SECRET.reveal() not in "".join(traceback.format_exception(caught.value))
             box.error = None
-            assert await store.offer("p", SECRET)
+            assert await store.add_candidate("p", SECRET)
 
     def test_a_box_that_returns_something_else(self) -> None:
         """What is no bytes, or no secret, is an error of the box."""
@@ -192,21 +192,21 @@ class TestBoxFails:
         clock = Clock()
         async with SQLiteStore(path, secret_box=Box("lost"), clock=clock) as store:
             for id in ("a", "b"):
-                await store.open(id, resource="1", ttl=60)
-                await store.offer(id, OTHER)
+                await store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60)
+                await store.add_candidate(id, OTHER)
         async with SQLiteStore(path, secret_box=FernetBox({"k": OLD}), clock=clock) as store:
-            await store.offer("b", SECRET)
-            await store.open("c", resource="1", ttl=60)
-            await store.offer("c", OTHER)
-            await store.open("d", resource="1", ttl=60)
+            await store.add_candidate("b", SECRET)
+            await store.open_registration("c", resource="1", public_url="https://example.com/asana", ttl=60)
+            await store.add_candidate("c", OTHER)
+            await store.open_registration("d", resource="1", public_url="https://example.com/asana", ttl=60)
             clock.advance(61)
             caplog.clear()
-            swept = [(one.id, one.candidates, one.echoed) for one in await store.sweep()]
+            swept = [(one.id, one.candidates, one.echoed) for one in await store.expire_registrations()]
             assert swept == [("a", (), True), ("b", (SECRET,), True), ("c", (OTHER,), True), ("d", (), False)]
             (warning,) = [record.getMessage() for record in caplog.records]
             assert "'lost'" in warning
-            assert await store.sweep() == []
-            found = await store.find("a")
+            assert await store.expire_registrations() == []
+            found = await store.find_registration("a")
             assert found is not None
             assert (found.state, found.echoed) == (RegistrationState.CLOSED, True)
             clock.advance(61)
@@ -220,7 +220,7 @@ class TestBoxFails:
         async with SQLiteStore(path, secret_box=box) as store:
             await confirmed(store)
             box.calls.clear()
-            found = await asyncio.gather(*(store.find(id) for id in ("r", "r", "unknown", "r")))
+            found = await asyncio.gather(*(store.find_registration(id) for id in ("r", "r", "unknown", "r")))
             assert [one and one.secret for one in found] == [SECRET, SECRET, None, SECRET]
             assert box.calls == ["open k1"]
 
@@ -229,12 +229,14 @@ class TestBoxFails:
         box, clock = Box(), Clock()
         async with SQLiteStore(path, secret_box=box, clock=clock) as store:
             for number in range(5):
-                await store.open(f"r{number}", resource="1", ttl=60)
-                await store.offer(f"r{number}", SECRET)
+                await store.open_registration(
+                    f"r{number}", resource="1", public_url="https://example.com/asana", ttl=60
+                )
+                await store.add_candidate(f"r{number}", SECRET)
             clock.advance(61)
             box.calls.clear()
             box.error = TimeoutError()
-            assert [one.echoed for one in await store.sweep()] == [True] * 5
+            assert [one.echoed for one in await store.expire_registrations()] == [True] * 5
             assert box.calls == ["open k1"]
 
     @pytest.mark.parametrize("call", ["find", "offer"])
@@ -258,10 +260,12 @@ class TestBoxFails:
 
         async with SQLiteStore(path, secret_box=Box()) as store:
             await confirmed(store)
-            await store.open("p", resource="1", ttl=60)
+            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
         async with SQLiteStore(path, secret_box=Slow()) as store:
             is_slow.set()
-            waiting = asyncio.ensure_future(store.find("r") if call == "find" else store.offer("p", OTHER))
+            waiting = asyncio.ensure_future(
+                store.find_registration("r") if call == "find" else store.add_candidate("p", OTHER)
+            )
             await asyncio.to_thread(under_way.wait, 20)
             async with asyncio.timeout(10):
                 assert await store.put(new(1)) == "stored"
@@ -282,7 +286,7 @@ class TestBoxFails:
             reply = await Receiver(store).receive(ENDPOINT, headers, content)
             assert reply.status == 503
             with pytest.raises(StoreUnavailableError, match=r"'k1'.*(Give the store|Check that the box)"):
-                await store.find(id)
+                await store.find_registration(id)
         async with SQLiteStore(path, secret_box=FernetBox({"k2": NEW, "k1": OLD})) as store:
             assert (await Receiver(store).receive(ENDPOINT, headers, content)).status == 200
 
@@ -303,11 +307,13 @@ class TestTried:
         path, clock = tmp_path / "store.db", Clock()
         for number, box in enumerate([Box("k1"), Box("k2"), Box("k1"), Box("k3"), Box("k2"), None]):
             async with SQLiteStore(path, secret_box=box, clock=clock) as store:
-                await store.open(f"r{number}", resource="1", ttl=60 if number == 3 else 1e6)
+                await store.open_registration(
+                    f"r{number}", resource="1", public_url="https://example.com/asana", ttl=60 if number == 3 else 1e6
+                )
                 secret = Secret(f"{number}" * 32)
-                await store.offer(f"r{number}", secret)
+                await store.add_candidate(f"r{number}", secret)
                 if box is not None and box.key_id == "k1":
-                    await store.confirm(f"r{number}", webhook_gid=f"{number}", secret=secret)
+                    await store.confirm_registration(f"r{number}", webhook_gid=f"{number}", secret=secret)
         return path
 
     async def test_all_keys_are_there(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -337,11 +343,11 @@ class TestTried:
                     assert record.levelname == "ERROR"
                     for said in (problem, f"secrets in '{path}'", "answered 503", "only runs workers may ignore"):
                         assert said in record.getMessage()
-                    assert problem == str(await failure(store.find("r0" if key == "k1" else "r1")))
+                    assert problem == str(await failure(store.find_registration("r0" if key == "k1" else "r1")))
                 assert await store.put(new(1, registration="r0")) in {"stored", "duplicate"}
                 with pytest.raises(ConfigurationError, match="ProgrammingError"):
                     await in_reader(store, lambda db: db.close())
-                assert await store.find("r5") is not None  # over a new connection
+                assert await store.find_registration("r5") is not None  # over a new connection
                 assert len(logged(caplog)) == len(lost)
                 if box is not None:
                     box.lost.clear()
@@ -362,7 +368,7 @@ class TestTried:
 
         async with SQLiteStore(path, clock=clock) as store:
             with pytest.raises(ZeroDivisionError):
-                await store.find("r0")
+                await store.find_registration("r0")
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -382,7 +388,7 @@ async def test_without_a_box(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await confirmed(store)
     async with SQLiteStore(path) as store:
-        found = await store.find("r")
+        found = await store.find_registration("r")
     assert found is not None
     assert found.secret == SECRET
     assert rows(path, "SELECT secret, key_id FROM registrations") == [(SECRET.reveal(), None)]
@@ -403,18 +409,18 @@ class TestReseal:
         path = tmp_path / "store.db"
         async with SQLiteStore(path) as store:
             await confirmed(store)
-            await store.open("p", resource="1", ttl=10_000)
-            await store.offer("p", OTHER)
+            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=10_000)
+            await store.add_candidate("p", OTHER)
         return path
 
     async def test_plain_text_is_sealed(self, path: Path) -> None:
         """Opening changes nothing; after `reseal` no secret is readable in the file, and all of them are known."""
         async with SQLiteStore(path, secret_box=FernetBox({"k": OLD})) as store:
-            assert await store.find("r") is not None
+            assert await store.find_registration("r") is not None
             assert SECRET.reveal().encode() in files(path)
             assert await store.reseal() == 2
             assert await store.reseal() == 0
-            found, pending = await store.find("r"), await store.find("p")
+            found, pending = await store.find_registration("r"), await store.find_registration("p")
         assert found is not None
         assert pending is not None
         assert (found.secret, pending.candidates) == (SECRET, (OTHER,))
@@ -428,7 +434,7 @@ class TestReseal:
         async with SQLiteStore(path, secret_box=FernetBox({"new": NEW, "old": OLD})) as store:
             assert await store.reseal() == 2
         async with SQLiteStore(path, secret_box=FernetBox({"new": NEW})) as store:
-            found = await store.find("r")
+            found = await store.find_registration("r")
         assert found is not None
         assert found.secret == SECRET
 
@@ -490,7 +496,7 @@ class TestReseal:
 
         async def confirm() -> None:
             async with SQLiteStore(path) as other:
-                assert await other.confirm("p", webhook_gid="3", secret=OTHER)
+                assert await other.confirm_registration("p", webhook_gid="3", secret=OTHER)
 
         async with SQLiteStore(path, secret_box=Slow()) as store:
             assert await store.reseal() == 2

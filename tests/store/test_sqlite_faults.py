@@ -84,7 +84,7 @@ from asana_webhooks import SQLiteStore, StoreUnavailableError
 async def find(path):
     store = SQLiteStore(path)
     try:
-        await store.find("r")
+        await store.find_registration("r")
     except StoreUnavailableError as error:
         print(error)
     else:
@@ -166,7 +166,7 @@ class TestLocked:
         for _ in range(2):
             with pytest.raises(StoreUnavailableError, match=r"another connection.*SQLITE_BUSY"):
                 await store.put(new(1))
-        assert (await store.find("r")) is not None
+        assert (await store.find_registration("r")) is not None
         health = await store.health()
         assert (health.writable, health.secrets_readable) == (False, True)
         assert "another connection locks the database for too long (SQLITE_BUSY). Check" in health.problems[0]
@@ -192,10 +192,10 @@ class TestLocked:
         other.execute("BEGIN EXCLUSIVE")
         store = SQLiteStore(path, busy_timeout=0.02)
         with pytest.raises(StoreUnavailableError, match="SQLITE_BUSY"):
-            await store.find("r")
+            await store.find_registration("r")
         other.execute("ROLLBACK")
         other.close()
-        assert await store.find("r") is None
+        assert await store.find_registration("r") is None
         await store.aclose()
 
     async def test_who_makes_a_new_file_at_the_same_time(self, path: Path) -> None:
@@ -203,7 +203,7 @@ class TestLocked:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         store = SQLiteStore(path, busy_timeout=20)
-        found = asyncio.ensure_future(store.find("r"))
+        found = asyncio.ensure_future(store.find_registration("r"))
         await asyncio.sleep(0.05)
         assert not found.done()
         other.execute("ROLLBACK")
@@ -217,7 +217,7 @@ class TestLocked:
         async with asyncio.timeout(20):
             for name, id in ((path, "r"), (path.with_name("new.db"), None)):
                 reader = SQLiteStore(name, busy_timeout=0.05)
-                found = await asyncio.gather(reader.find("r"), reader.dead_letters(), reader.find("unknown"))
+                found = await asyncio.gather(reader.find("r"), reader.deliveries(state="dead"), reader.find("unknown"))
                 assert [found[0] and found[0].id, *found[1:]] == [id, [], None]
                 await reader.aclose()
 
@@ -309,7 +309,7 @@ class TestWrongFile:
         link_to_itself(path)
         store = SQLiteStore(path)
         with pytest.raises(StoreUnavailableError, match="cannot be created or kept private"):
-            await store.find("r")
+            await store.find_registration("r")
         await store.aclose()
 
     async def test_another_kind_of_file(self, path: Path) -> None:
@@ -317,7 +317,7 @@ class TestWrongFile:
         shutil.copy(__file__, path)
         store = SQLiteStore(path)
         with pytest.raises(StoreUnavailableError, match="not a SQLite database"):
-            await store.find("r")
+            await store.find_registration("r")
         await store.aclose()
         assert filecmp.cmp(__file__, path, shallow=False)
 
@@ -330,7 +330,7 @@ class TestWrongFile:
         other.close()
         store = SQLiteStore(path)
         with pytest.raises(ConfigurationError, match="belongs to another program"):
-            await store.find("r")
+            await store.find_registration("r")
         await store.aclose()
         assert rows(path, "SELECT name FROM sqlite_master") == [("theirs",)]
 
@@ -341,7 +341,7 @@ class TestWrongFile:
             rows(path, f"PRAGMA user_version = {version}")
             store = SQLiteStore(path)
             with pytest.raises(ConfigurationError, match=rf"has version {version}\b.* version {VERSION}\b.*{advice}"):
-                await store.find("r")
+                await store.find_registration("r")
             assert rows(path, "PRAGMA user_version") == [(version,)]
         await store.aclose()
 
@@ -357,9 +357,9 @@ class TestWrongFile:
             patch.setattr(good, ("CREATE TABLE registrations (x)", "CREATE NONSENSE"))
             store = SQLiteStore(path)
             with pytest.raises(StoreUnavailableError, match="SQLITE_ERROR"):
-                await store.find("r")
+                await store.find_registration("r")
             assert rows(path, "SELECT count(*) FROM sqlite_master") == [(0,)]
-        assert await store.find("r") is None
+        assert await store.find_registration("r") is None
         await store.aclose()
 
     async def test_a_file_system_without_shared_memory(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ class TestWrongFile:
         monkeypatch.setattr(sqlite3, "connect", connect)
         store = SQLiteStore(path)
         with pytest.raises(StoreUnavailableError, match="write-ahead log"):
-            await store.find("r")
+            await store.find_registration("r")
         await store.aclose()
 
 
@@ -435,7 +435,7 @@ class TestDamage:
         """An empty log holds nothing, so the database is made anew."""
         path.with_name("store.db-wal").touch()
         async with SQLiteStore(path) as store:
-            assert await store.find("r") is None
+            assert await store.find_registration("r") is None
 
     async def test_a_deleted_file(self, store: SQLiteStore, path: Path) -> None:
         """What is written to a file without its name would be lost: it is refused until the name is back."""
@@ -448,7 +448,7 @@ class TestDamage:
             with pytest.raises(StoreUnavailableError, match="deleted"):
                 await store.put(new(2))
             with pytest.raises(StoreUnavailableError, match="deleted"):
-                await store.find("r")
+                await store.find_registration("r")
         assert "store.db" not in modes(path.parent)
         kept.rename(path)
         assert await store.put(new(1)) == "duplicate"
@@ -463,7 +463,7 @@ class TestDamage:
                 with pytest.raises(StoreUnavailableError, match="replaced by another"):
                     await store.put(new(1))
                 with pytest.raises(StoreUnavailableError, match="replaced by another"):
-                    await store.find("r")
+                    await store.find_registration("r")
             await confirmed(restarted)
         assert rows(path) == []
 
@@ -478,7 +478,11 @@ async def test_errors_show_nothing(store: SQLiteStore, other: sqlite3.Connection
     """No text of an error holds a secret, a body or a signature."""
     other.execute("BEGIN IMMEDIATE")
     secret = SECRET.reveal()
-    calls = [store.put(new(1)), store.offer("r", SECRET), store.confirm("r", webhook_gid="9", secret=SECRET)]
+    calls = [
+        store.put(new(1)),
+        store.add_candidate("r", SECRET),
+        store.confirm_registration("r", webhook_gid="9", secret=SECRET),
+    ]
     for error in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(error, StoreError)
         for text in (secret, new(1).signature, str(new(1).body)):

@@ -65,12 +65,12 @@ async def test_a_log_that_cannot_be_emptied(store: SQLiteStore, path: Path, capl
         assert health.log_bytes == log_bytes(path) > LONG
         assert [problem for problem in health.problems if "cannot be emptied" in problem]
         (lease,) = await store.claim(1, lease=60)
-        assert await store.done(lease)
+        assert await store.ack(lease)
         assert told(caplog) == ["WARNING"]
         assert await in_writer(store, lambda db: db.execute("PRAGMA busy_timeout").fetchone()) == (5000,)
     await store.health()
     await fill(store, 100)
-    await store.heartbeat("r")
+    await store.record_heartbeat("r")
     assert log_bytes(path) <= LONG + 100_000
     assert [problem for problem in (await store.health()).problems if "write-ahead" in problem] == []
     assert told(caplog) == ["WARNING", "INFO"]
@@ -101,14 +101,14 @@ async def test_a_reader_of_its_own(
 
     async def read() -> None:
         while not ended.is_set():
-            await store.find("r")
+            await store.find_registration("r")
 
     readers = [asyncio.ensure_future(read()) for _ in range(5)]
     for first in (0, 100, 200):
         await fill(store, first)
     ended.set()
     await asyncio.gather(*readers)
-    await store.heartbeat("r")
+    await store.record_heartbeat("r")
     assert log_bytes(path) <= LONG
     assert told(caplog) == []
 
@@ -130,7 +130,7 @@ async def test_emptying_that_fails(store: SQLiteStore, monkeypatch: pytest.Monke
 async def test_the_store_closes_with_an_empty_log(path: Path) -> None:
     """Only the connection that writes folds the log into the file; the other one leaves it alone, whichever is last."""
     store = await confirmed(SQLiteStore(path))
-    await store.find("r")
+    await store.find_registration("r")
     await store._writer.aclose()
     length = log_bytes(path)
     assert length > 0

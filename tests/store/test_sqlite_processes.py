@@ -44,7 +44,7 @@ async def main():
     sys.stdout.flush()
     sys.stdin.readline()
     async with store:
-        await store.open(sys.argv[2], resource="1", ttl=60)
+        await store.open_registration(sys.argv[2], resource="1", public_url="https://example.com/asana", ttl=60)
 
 asyncio.run(main())
 """
@@ -124,10 +124,10 @@ async def test_the_creator_and_the_receiver_are_two(tmp_path: Path) -> None:
     """What one process opens the other can offer for, and the first can confirm it: they share the file alone."""
     path = tmp_path / "store.db"
     async with SQLiteStore(path) as creator, SQLiteStore(path) as receiver:
-        await creator.open("r", resource="1", ttl=60)
-        assert await receiver.offer("r", SECRET)
-        assert await creator.confirm("r", webhook_gid="2", secret=SECRET)
-        found = await receiver.find("r")
+        await creator.open_registration("r", resource="1", public_url="https://example.com/asana", ttl=60)
+        assert await receiver.add_candidate("r", SECRET)
+        assert await creator.confirm_registration("r", webhook_gid="2", secret=SECRET)
+        found = await receiver.find_registration("r")
         assert found is not None
         assert found.secret == SECRET
         assert await receiver.put(new(1)) == "stored"
@@ -145,6 +145,6 @@ async def test_a_worker_that_died(tmp_path: Path) -> None:
         clock.advance(61)
         (lease,) = await store.claim(1, lease=60)
         assert (lease.id, lease.attempt) == (old.id, 2)
-        assert await gone.done(old) is False
-        assert await store.done(lease) is True
+        assert await gone.ack(old) is False
+        assert await store.ack(lease) is True
     await gone.aclose()

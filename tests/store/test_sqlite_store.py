@@ -100,8 +100,8 @@ class TestDurability:
 
     async def test_a_result_means_committed(self, store: SQLiteStore, path: Path) -> None:
         """Whoever got an answer can see the effect through another connection."""
-        await store.open("p", resource="1", ttl=60)
-        assert await store.offer("p", SECRET)
+        await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+        assert await store.add_candidate("p", SECRET)
         assert rows(path, "SELECT secret FROM candidates") == [(SECRET.reveal(),)]
         assert await store.put(new(1)) == "stored"
         assert rows(path) == [(new(1).signature,)]
@@ -111,8 +111,8 @@ class TestDurability:
         await store.put(new(1))
         await store.put(new(2))
         (lease,) = await store.claim(1, lease=60)
-        await store.done(lease)
-        found = await store.find("r")
+        await store.ack(lease)
+        found = await store.find_registration("r")
         await store.aclose()
         async with SQLiteStore(path) as again:
             assert await again.find("r") == found
@@ -123,22 +123,22 @@ class TestDurability:
         """Only the key of a finished delivery stays, until it is purged: no body, and no error, which may quote it."""
         await store.put(new(1))
         await store.fail((await store.claim(1, lease=60))[0], error="of a customer", retry_in=0)
-        await store.done((await store.claim(1, lease=60))[0])
+        await store.ack((await store.claim(1, lease=60))[0])
         assert rows(path, "SELECT count(*) FROM bodies") == [(0,)]
         assert rows(path, "SELECT error FROM deliveries") == [(None,)]
         assert len(rows(path)) == 1
 
     async def test_what_is_dropped_leaves_nothing(self, store: SQLiteStore, path: Path) -> None:
         """The 201 ends what was quarantined for other secrets; a closed registration keeps no secrets and bodies."""
-        await store.open("q", resource="1", ttl=60)
+        await store.open_registration("q", resource="1", public_url="https://example.com/asana", ttl=60)
         for secret in (SECRET, Secret("b" * 32)):
-            await store.offer("q", secret)
+            await store.add_candidate("q", secret)
         await store.put(new(1, registration="q", candidate=candidate_id(Secret("b" * 32))))
-        await store.confirm("q", webhook_gid="2", secret=SECRET)
+        await store.confirm_registration("q", webhook_gid="2", secret=SECRET)
         assert rows(path) == []
         await store.close("q")
-        await store.open("p", resource="1", ttl=60)
-        await store.offer("p", SECRET)
+        await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+        await store.add_candidate("p", SECRET)
         await store.put(new(1, registration="p", candidate=candidate_id(SECRET)))
         await store.close("p")
         await store.close("r")
@@ -152,9 +152,9 @@ async def test_two_who_sweep(path: Path) -> None:
     clock = Clock()
     async with SQLiteStore(path, clock=clock) as one, SQLiteStore(path, clock=clock) as two:
         for number in range(20):
-            await one.open(f"r{number}", resource="1", ttl=60)
+            await one.open_registration(f"r{number}", resource="1", public_url="https://example.com/asana", ttl=60)
             clock.advance(61)
-            swept = await asyncio.gather(one.sweep(), two.sweep())
+            swept = await asyncio.gather(one.expire_registrations(), two.expire_registrations())
             assert [registration.id for both in swept for registration in both] == [f"r{number}"]
 
 
@@ -217,9 +217,7 @@ class TestGroupCommit:
             await store.put(new(number))
         leases = await store.claim(10, lease=60)
         commits.clear()
-        await asyncio.gather(
-            *(store.done(lease) for lease in leases), *(put(store, number) for number in range(10, 20))
-        )
+        await asyncio.gather(*(store.ack(lease) for lease in leases), *(put(store, number) for number in range(10, 20)))
         assert len(commits) == 1
 
     async def test_one_bad_value_fails_alone(self, store: SQLiteStore, path: Path) -> None:
@@ -245,14 +243,17 @@ class TestGroupCommit:
         async def put(number: int) -> object:
             return await store.put(new(number))  # which asks at once, while the others ask when their task runs
 
-        calls: list[Awaitable[object]] = [put(2), store.done(one), put(2), store.done(one), store.close("r"), put(3)]
+        calls: list[Awaitable[object]] = [put(2), store.ack(one), put(2), store.ack(one), store.close("r"), put(3)]
         assert await asyncio.gather(*calls) == ["stored", True, "duplicate", False, True, "refused"]
         assert len(commits) == 1
 
     async def test_a_refused_call_fails_alone(self, store: SQLiteStore, commits: list[str]) -> None:
         """Errors of this package are answers: the transaction goes on."""
         answers = await asyncio.gather(
-            put(store, 1), store.open("r", resource="1", ttl=1), put(store, 2), return_exceptions=True
+            put(store, 1),
+            store.open_registration("r", resource="1", public_url="https://example.com/asana", ttl=1),
+            put(store, 2),
+            return_exceptions=True,
         )
         assert isinstance(answers[1], ConfigurationError)
         assert [answers[0], answers[2]] == ["stored", "stored"]
@@ -284,7 +285,7 @@ class TestGroupCommit:
             await confirmed(store)
             failing[0] = True
             claimed, beat, letters = await asyncio.gather(
-                store.claim(1, lease=1), store.heartbeat("r"), store.requeue(1), return_exceptions=True
+                store.claim(1, lease=1), store.record_heartbeat("r"), store.requeue(1), return_exceptions=True
             )
             for refused in (claimed, beat):
                 assert isinstance(refused, StoreUnavailableError)
@@ -292,10 +293,10 @@ class TestGroupCommit:
                 assert SECRET.reveal() not in "".join(traceback.format_exception(refused))
             assert letters is False
             with pytest.raises(StoreUnavailableError, match=error.__name__):
-                await store.find("r")
+                await store.find_registration("r")
             failing[0] = False
             assert await store.put(new(1)) == "stored"
-            assert await store.find("r") is not None
+            assert await store.find_registration("r") is not None
 
 
 class TestCancellation:
@@ -331,7 +332,7 @@ class TestCancellation:
             await task
         go_on.set()
         await held_up
-        await store.heartbeat("r")  # what is given back takes its turn
+        await store.record_heartbeat("r")  # what is given back takes its turn
         (lease,) = await store.claim(1, lease=3600)
         assert lease.attempt == 1
 
@@ -381,7 +382,7 @@ class TestCancellation:
             task = asyncio.ensure_future(store.claim(1, lease=1))
             await asyncio.sleep(0)
             task.cancel()
-            await store.dead_letters()
+            await store.deliveries(state="dead")
             assert (await asyncio.gather(task, return_exceptions=True))[0].__class__ is asyncio.CancelledError
 
 
@@ -396,7 +397,7 @@ class TestLimits:
             assert answers[:3] == ["stored"] * 3
             assert {type(answer) for answer in answers[3:]} == {StoreFullError}
             assert await store.put(new(9)) == "stored"
-            beats = await asyncio.gather(*(store.heartbeat("r") for _ in range(10)), return_exceptions=True)
+            beats = await asyncio.gather(*(store.record_heartbeat("r") for _ in range(10)), return_exceptions=True)
             assert [type(beat) for beat in beats] == [type(None)] * 3 + [StoreFullError] * 7
             assert len(await asyncio.gather(*(store.claim(1, lease=60) for _ in range(10)))) == 10
 
@@ -436,20 +437,20 @@ class TestLimits:
             await store.put(new(3))
             assert (await store.health()).oldest_age == 20
             await store.fail(delayed, error="", retry_in=1000)
-            await store.done(leased)
+            await store.ack(leased)
             assert (await store.health()).oldest_age == 10
 
     async def test_too_many_questions(self, path: Path) -> None:
         """While the disk hangs, questions whose askers have gone do not pile up without bounds."""
         async with SQLiteStore(path, max_operations=3) as store:
-            for asked in [asyncio.ensure_future(store.find("r")) for _ in range(3)]:
+            for asked in [asyncio.ensure_future(store.find_registration("r")) for _ in range(3)]:
                 await asyncio.sleep(0)
                 asked.cancel()
             with pytest.raises(StoreFullError, match="too many operations or bytes are waiting"):
-                await store.find("r")
+                await store.find_registration("r")
             while True:
                 with suppress(StoreFullError):
-                    assert await store.find("r") is None
+                    assert await store.find_registration("r") is None
                     break
                 await asyncio.sleep(0)
 
@@ -475,8 +476,8 @@ class TestLimits:
         size = 200 if by == "bytes" else 100
         async with SQLiteStore(path, max_quarantined=limit, max_quarantined_bytes=room) as store:
             await confirmed(store)
-            await store.open("p", resource="1", ttl=60)
-            await store.offer("p", SECRET)
+            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+            await store.add_candidate("p", SECRET)
             name = candidate_id(SECRET)
             for number in (1, 2):
                 assert await store.put(new(number, registration="p", candidate=name, size=size)) == "stored"
@@ -565,13 +566,13 @@ class TestOpening:
                 await confirmed(store)
             assert modes(path.parent) == {"store.db": 0o600}
             async with SQLiteStore(path) as store:
-                await store.heartbeat("r")
+                await store.record_heartbeat("r")
                 assert modes(path.parent) == PRIVATE
                 for use in (in_reader, in_writer):
                     with pytest.raises(ConfigurationError):
                         await use(store, lambda db: db.close())  # so that the next call connects anew
                 assert modes(path.parent) == {"store.db": 0o600}
-                await store.heartbeat("r")
+                await store.record_heartbeat("r")
                 assert modes(path.parent) == PRIVATE
         finally:
             os.umask(before)
@@ -583,7 +584,7 @@ class TestOpening:
             pass
         link_to(link, path)
         async with SQLiteStore(link) as store:
-            await store.heartbeat("r")
+            await store.record_heartbeat("r")
             for name in PRIVATE:
                 allow(path.parent / name, 0o666)
             async with SQLiteStore(link):
@@ -608,7 +609,7 @@ class TestOpening:
         """A store that was never written to leaves no log either, whether it made the file or not."""
         for _ in range(2):
             store = SQLiteStore(path)
-            assert await store.find("r") is None
+            assert await store.find_registration("r") is None
             assert modes(path.parent) == PRIVATE
             await store.aclose()
             assert list(modes(path.parent)) == ["store.db"]
@@ -641,7 +642,7 @@ class TestOpening:
         with asyncio.Runner() as first, asyncio.Runner() as second:
             first.run(store.__aenter__())
             with pytest.raises(ConfigurationError, match="another event loop"):
-                second.run(store.find("r"))
+                second.run(store.find_registration("r"))
             with pytest.raises(ConfigurationError, match="another event loop"):
                 second.run(store.aclose())
             first.run(store.aclose())

@@ -37,7 +37,7 @@ async def _store(path: Path, clock: Clock) -> AsyncIterator[SQLiteStore]:
 async def finish(store: SQLiteStore, *, dead: bool) -> None:
     """Handle all that waits: it is done, or dead."""
     for lease in await store.claim(100, lease=60):
-        assert await (store.fail(lease, error="", retry_in=None) if dead else store.done(lease))
+        assert await (store.fail(lease, error="", retry_in=None) if dead else store.ack(lease))
 
 
 class TestPurge:
@@ -91,8 +91,10 @@ class TestPurge:
     async def test_registrations_are_all_forgotten(self, store: SQLiteStore, path: Path, clock: Clock) -> None:
         """However many have ended, one purge forgets them."""
         ids = [f"over{number}" for number in range(1300)]
-        await asyncio.gather(*(store.open(id, resource="1", ttl=60) for id in ids))
-        await asyncio.gather(*(store.close(id) for id in ids))
+        await asyncio.gather(
+            *(store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60) for id in ids)
+        )
+        await asyncio.gather(*(store.close_registration(id) for id in ids))
         clock.advance(100)
         assert await store.purge(older_than=10) == 0
         assert rows(path, "SELECT id FROM registrations") == [("r",)]
@@ -132,7 +134,7 @@ class TestRoom:
         """It is not writable either: a delivery needs the secret of its webhook. The health itself needs no room."""
         async with SQLiteStore(path, max_operations=3) as store:
             await confirmed(store)
-            finds = [asyncio.ensure_future(store.find("r")) for _ in range(3)]
+            finds = [asyncio.ensure_future(store.find_registration("r")) for _ in range(3)]
             await asyncio.sleep(0)
             answers = await asyncio.gather(*(store.health() for _ in range(9)))
             with_room = [health for health in answers if health.writable or "waiting" not in health.problems[0]]

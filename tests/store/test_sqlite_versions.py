@@ -70,7 +70,7 @@ async def test_one_alone(path: Path, caplog: pytest.LogCaptureFixture, monkeypat
                 await confirmed(store)
             for number in range(first, first + 50):
                 await store.put(new(number, size=4000))
-                assert await store.find("r") is not None
+                assert await store.find_registration("r") is not None
             assert len(rows(path)) == first // 2 + 50
             assert (await store.health()).problems == ()
     assert warnings(caplog) == []
@@ -83,6 +83,6 @@ async def test_a_version_without_the_fault(
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
     async with SQLiteStore(path) as one, SQLiteStore(path) as two:
         for store, id in ((one, "a"), (two, "b"), (one, "c")):
-            await store.open(id, resource="1", ttl=1)
+            await store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=1)
             assert (await store.health()).problems == ()
     assert warnings(caplog) == []

@@ -70,10 +70,10 @@ class MemoryMachine(RuleBasedStateMachine):
         for id, count in (("r1", number), ("r2", others)):
             self.open(id, 5)
             for secret in (GOOD, FORGED):
-                self.offer(id, secret)
+                self.add_candidate(id, secret)
                 for step in range(count):
                     self.put(id, step if secret == GOOD else 6 + step, secret)
-        self.confirm("r1", GOOD, "1")
+        self.confirm_registration("r1", GOOD, "1")
         for step in range(3):
             self.put("r1", 10 + step, None)
 
@@ -81,32 +81,34 @@ class MemoryMachine(RuleBasedStateMachine):
         if self.model.open(id, ttl):
             self.ask("open", id, resource="1", ttl=ttl)
 
-    def offer(self, id: str, secret: Secret) -> None:
-        assert self.ask("offer", id, secret) == self.model.offer(id, secret)
+    def add_candidate(self, id: str, secret: Secret) -> None:
+        assert self.ask("offer", id, secret) == self.model.add_candidate(id, secret)
 
-    def confirm(self, id: str, secret: Secret, gid: str) -> None:
+    def confirm_registration(self, id: str, secret: Secret, gid: str) -> None:
         gid = id + gid
-        assert self.ask("confirm", id, webhook_gid=gid, secret=secret) == self.model.confirm(id, gid, secret)
+        assert self.ask("confirm", id, webhook_gid=gid, secret=secret) == self.model.confirm_registration(
+            id, gid, secret
+        )
 
     @rule(id=IDS, ttl=SECONDS, offered=st.lists(SECRETS, max_size=5))
     def begin(self, id: str, ttl: int, offered: list[Secret]) -> None:
         self.open(id, ttl)
         for secret in offered:
-            self.offer(id, secret)
+            self.add_candidate(id, secret)
 
     @rule(id=IDS, secret=SECRETS, gid=st.sampled_from(["1", "1", "1", "2"]))
     def decide(self, id: str, secret: Secret, gid: str) -> None:
-        self.confirm(id, secret, gid)
+        self.confirm_registration(id, secret, gid)
 
     @rule(id=IDS, how=st.sampled_from(["closed", "swept", "alive"]))
     def end(self, id: str, how: str) -> None:
         if how == "closed":
             assert self.ask("close", id) == self.model.close(id)
         elif how == "swept":
-            assert self.ask("sweep") == self.model.sweep()
+            assert self.ask("sweep") == self.model.expire_registrations()
         else:
             self.ask("heartbeat", id)
-            self.model.heartbeat(id)
+            self.model.record_heartbeat(id)
 
     # Inbox
 
@@ -158,7 +160,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def requeue(self, data: st.DataObject) -> None:
-        dead = [letter.id for letter in self.model.dead_letters()]
+        dead = [letter.id for letter in self.model.deliveries(state="dead")]
         id = data.draw(st.sampled_from([*dead, *dead, 0, 1, 2]))
         assert self.ask("requeue", id) == self.model.requeue(id)
 
@@ -194,10 +196,10 @@ class MemoryMachine(RuleBasedStateMachine):
         """Registrations, dead letters and numbers are those of the model."""
 
         async def look(store: Store) -> list[Any]:
-            found = [await store.find(name) for name in NAMES]
-            return [await store.health(), await store.dead_letters(), *found]
+            found = [await store.find_registration(name) for name in NAMES]
+            return [await store.health(), await store.deliveries(state="dead"), *found]
 
-        expected = [self.model.dead_letters(), *map(self.model.find, NAMES)]
+        expected = [self.model.deliveries(state="dead"), *map(self.model.find, NAMES)]
         for store in self.stores:
             health, *others = self.runner.run(look(store))
             assert others == expected

@@ -38,7 +38,7 @@ class Scene:
         return await establish_webhook(self.asana, self.store, **wanted)
 
     async def registration(self, established: EstablishedWebhook) -> Registration:
-        found = await self.store.find(established.registration)
+        found = await self.store.find_registration(established.registration)
         assert found is not None
         return found
 
@@ -94,16 +94,16 @@ class Remembering(MemoryStore):
         self.fail_confirm = False
         self.fail_close = False
 
-    async def open(self, id: str, *, resource: str, ttl: float) -> None:
+    async def open_registration(self, id: str, *, resource: str, ttl: float) -> None:
         self.opened.append(id)
-        await super().open(id, resource=resource, ttl=ttl)
+        await super().open_registration(id, resource=resource, public_url="https://example.com/asana", ttl=ttl)
 
-    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
+    async def confirm_registration(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
         if self.fail_confirm:
             raise StoreUnavailableError(problem="disk I/O error")
-        return await super().confirm(id, webhook_gid=webhook_gid, secret=secret)
+        return await super().confirm_registration(id, webhook_gid=webhook_gid, secret=secret)
 
-    async def close(self, id: str) -> bool:
+    async def close_registration(self, id: str) -> bool:
         if self.fail_close:
             raise StoreUnavailableError(problem="disk I/O error")
         return await super().close(id)
@@ -153,13 +153,13 @@ class Dawdling(_Troubled):
 
         return dawdle
 
-    async def open(self, id: str, *, resource: str, ttl: float) -> None:
+    async def open_registration(self, id: str, *, resource: str, ttl: float) -> None:
         self.opened.append(id)
         await self.__getattr__("open")(id, resource=resource, ttl=ttl)
 
     async def open_now(self) -> list[str]:
         """Return those that are still pending."""
-        found = [await self._store.find(id) for id in self.opened]
+        found = [await self._store.find_registration(id) for id in self.opened]
         return [one.id for one in found if one is not None and one.state is RegistrationState.PENDING]
 
 

@@ -278,7 +278,12 @@ async def test_create_webhook_tells_and_sends_no_more(cell: Cell, tmp_path: Path
     """Where the target is the caller's own, the error says which webhook may exist, since when, and that is all."""
     async with staged(cell, "memory", tmp_path) as stage:
         endpoint = "Endpoint_0123456789_abcdefghijklmnopqrstuvw"
-        await stage.scene.store.open(registration_id(endpoint), resource=stage.scene.fake.projects[0], ttl=60)
+        await stage.scene.store.open_registration(
+            registration_id(endpoint),
+            resource=stage.scene.fake.projects[0],
+            public_url="https://example.com/asana",
+            ttl=60,
+        )
         target = f"{stage.scene.public_url}/{endpoint}"
         before = datetime.now(UTC)
         came = await stage.run(create_webhook(stage.scene.asana, resource=stage.scene.fake.projects[0], target=target))

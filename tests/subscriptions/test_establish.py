@@ -68,7 +68,7 @@ async def test_every_webhook_has_an_endpoint_and_a_secret_of_its_own(stage: Scen
 async def test_establishing_again_after_closing_uses_the_new_secret(stage: Scene) -> None:
     """A webhook made anew on the same resource is not verified with the old one's secret (AWM's mistake)."""
     first = await stage.establish()
-    await stage.store.close(first.registration)
+    await stage.store.close_registration(first.registration)
     second = await stage.establish()
     stage.fake.change(stage.fake.projects[0], field="name")
     await stage.fake.settle()
@@ -255,7 +255,7 @@ async def test_a_registration_outlives_the_call_and_its_endpoint_cannot_be_guess
         establishing = asyncio.create_task(here.establish())
         await hold.reached()
         target = here.fake.handshakes[0].target
-        pending = await here.store.find(registration_id(target.rpartition("/")[2]))
+        pending = await here.store.find_registration(registration_id(target.rpartition("/")[2]))
         hold.release()
         await establishing
 

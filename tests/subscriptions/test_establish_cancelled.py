@@ -50,7 +50,9 @@ async def test_it_may_be_cancelled_at_every_step(faults: tuple[Fault, ...]) -> N
         async def prepare() -> None:
             """Leave a registration of another process behind whose handshake was echoed."""
             endpoint = secrets.token_urlsafe(32)
-            await store.open(registration_id(endpoint), resource=here.fake.projects[0], ttl=1)
+            await store.open_registration(
+                registration_id(endpoint), resource=here.fake.projects[0], public_url="https://example.com/asana", ttl=1
+            )
             await here.fake.stranger_handshake(f"{here.public_url}/{endpoint}")
             clock.now += 2
             here.fake.script(*faults)

@@ -38,12 +38,14 @@ class Aftermath:
         """Do what a process does that dies before the 201 of its create; return the webhook's gid."""
         endpoint = secrets.token_urlsafe(32)
         project = resource or self.here.fake.projects[0]
-        await self.here.store.open(registration_id(endpoint), resource=project, ttl=120)
+        await self.here.store.open_registration(
+            registration_id(endpoint), resource=project, public_url="https://example.com/asana", ttl=120
+        )
         target = f"{self.here.public_url}/{endpoint}"
         created = await create_webhook(self.here.asana, resource=project, target=target)
         return created.webhook.gid
 
-    async def sweep(self, workspace: str | None = "1331") -> int:
+    async def expire_registrations(self, workspace: str | None = "1331") -> int:
         """Sweep when all that was open is overdue."""
         self.clock.now += 121
         self.here.fake.requests.clear()
@@ -67,7 +69,7 @@ async def test_what_a_dead_process_created_is_deleted(after: Aftermath) -> None:
     theirs = await create_webhook(after.here.asana, resource="8675309", target=await other_people(after))
     orphan = await after.die()
 
-    assert await after.sweep() == 0
+    assert await after.expire_registrations() == 0
     assert orphan not in after.here.fake.webhooks
     assert set(after.here.fake.webhooks) == {established.webhook_gid, theirs.webhook.gid}
 
@@ -75,7 +77,9 @@ async def test_what_a_dead_process_created_is_deleted(after: Aftermath) -> None:
 async def other_people(after: Aftermath) -> str:
     """Return a target whose handshake is answered by the same receiver, for a registration that is none of ours."""
     endpoint = secrets.token_urlsafe(32)
-    await after.here.store.open(registration_id(endpoint), resource="8675309", ttl=3600)
+    await after.here.store.open_registration(
+        registration_id(endpoint), resource="8675309", public_url="https://example.com/asana", ttl=3600
+    )
     return f"{after.here.public_url}/{endpoint}"
 
 
@@ -83,7 +87,7 @@ async def test_without_a_workspace_it_is_counted(after: Aftermath, caplog: pytes
     """It cannot be looked for: it is answered 404, and the log says that Asana deletes it then."""
     await after.die()
 
-    assert await after.sweep(workspace=None) == 1
+    assert await after.expire_registrations(workspace=None) == 1
     assert after.asked == []
     assert "an orphaned webhook may remain on resource 8675309" in caplog.text
     assert "Asana deletes it after 24 hours of 404 replies" in caplog.text
@@ -94,9 +98,11 @@ async def test_without_a_workspace_it_is_counted(after: Aftermath, caplog: pytes
 
 async def test_what_was_never_echoed_has_no_webhook(after: Aftermath) -> None:
     """Nothing is looked for, and nothing counts as left over."""
-    await after.here.store.open("a" * 64, resource="8675309", ttl=60)
+    await after.here.store.open_registration(
+        "a" * 64, resource="8675309", public_url="https://example.com/asana", ttl=60
+    )
 
-    assert await after.sweep() == 0
+    assert await after.expire_registrations() == 0
     assert after.asked == []
 
 
@@ -106,8 +112,10 @@ async def test_its_secrets_are_not_needed(after: Aftermath, tmp_path: Path) -> N
     orphan = await after.die()
     endpoint = after.here.fake.webhook(orphan).target.rpartition("/")[2]
     async with SQLiteStore(tmp_path / "store.db", clock=after.clock, secret_box=keys[0]) as store:
-        await store.open(registration_id(endpoint), resource="8675309", ttl=120)
-        await store.offer(registration_id(endpoint), Secret("a" * 32))
+        await store.open_registration(
+            registration_id(endpoint), resource="8675309", public_url="https://example.com/asana", ttl=120
+        )
+        await store.add_candidate(registration_id(endpoint), Secret("a" * 32))
     after.clock.now += 121
     async with SQLiteStore(tmp_path / "store.db", clock=after.clock, secret_box=keys[1]) as store:
         assert await delete_orphaned_webhooks(after.here.asana, store, workspace="1331") == 0
@@ -132,7 +140,7 @@ async def test_one_walk_for_each_resource(after: Aftermath) -> None:
     for resource in ("8675309", other, "8675309", "8675309", other):
         await after.die(resource)
 
-    assert await after.sweep() == 0
+    assert await after.expire_registrations() == 0
     assert sorted(map(str, after.asked)) == ["deleteWebhook"] * 5 + ["getWebhooks"] * 2
     lists = [one.query for one in after.here.fake.requests if one.operation == "getWebhooks"]
     assert {one["resource"] for one in lists} == {"8675309", other}
@@ -150,7 +158,7 @@ async def test_a_target_is_known_by_its_last_segment(after: Aftermath) -> None:
         record.target = shape.format(record.target.rpartition("/")[2])
         is_ours = shape.removeprefix(base) in ours
 
-        assert await after.sweep() == (0 if is_ours else 1), shape
+        assert await after.expire_registrations() == (0 if is_ours else 1), shape
         assert (gid not in after.here.fake.webhooks) is is_ours, shape
 
 
@@ -160,7 +168,7 @@ async def test_a_webhook_without_a_target_is_nobodys(after: Aftermath) -> None:
     compact = b'{"data": [{"gid": "43214", "target": null}], "next_page": null}'
     after.here.fake.script(Fault(at="getWebhooks", status=200, body=compact))
 
-    assert await after.sweep() == 1
+    assert await after.expire_registrations() == 1
     assert after.asked == ["getWebhooks"]
 
 
@@ -169,7 +177,7 @@ async def test_what_the_list_does_not_show_is_counted(after: Aftermath, caplog: 
     orphan = await after.die()
     after.here.fake.script(Fault(at="getWebhooks", status=200, body=b'{"data": [], "next_page": null}'))
 
-    assert await after.sweep() == 1
+    assert await after.expire_registrations() == 1
     assert "an orphaned webhook may remain on resource 8675309" in caplog.text
     assert "the search did not find it" in caplog.text
     assert list(after.here.fake.webhooks) == [orphan]
@@ -182,7 +190,7 @@ async def test_looking_has_an_end(after: Aftermath, caplog: pytest.LogCaptureFix
     await after.die()
     orphan = await after.die(after.here.fake.add_project())
     hold = after.here.fake.hold("getWebhooks")
-    sweeping = asyncio.create_task(after.sweep())
+    sweeping = asyncio.create_task(after.expire_registrations())
     await hold.reached()
     clock.turn(25)
     await pass_turns(20)
@@ -201,7 +209,7 @@ async def test_trouble_at_asana_is_counted(after: Aftermath, caplog: pytest.LogC
     await after.die()
     after.here.fake.script(Fault(at="getWebhooks", status=500, times=None))
 
-    assert await after.sweep() == 2
+    assert await after.expire_registrations() == 2
     assert caplog.text.count("the search failed") == 2
     assert await live(after.here.fake) == set()
 
@@ -213,7 +221,7 @@ async def test_a_webhook_that_cannot_be_deleted_is_counted(after: Aftermath, cap
         Fault(at="deleteWebhook", webhook=gone, status=404), Fault(at="deleteWebhook", webhook=stays, status=403)
     )
 
-    assert await after.sweep() == 1
+    assert await after.expire_registrations() == 1
     assert goes not in after.here.fake.webhooks
     assert caplog.text.count("an orphaned webhook may remain") == caplog.text.count("deleting it failed") == 1
 
@@ -222,9 +230,9 @@ async def test_bad_arguments_end_nothing(after: Aftermath) -> None:
     """What cannot be a workspace is refused before the store is swept."""
     await after.die()
     with pytest.raises(ConfigurationError):
-        await after.sweep(workspace="my workspace")
+        await after.expire_registrations(workspace="my workspace")
 
-    assert len(await after.here.store.sweep()) == 1
+    assert len(await after.here.store.expire_registrations()) == 1
 
 
 async def test_a_store_that_fails_is_an_error_here(after: Aftermath) -> None:
@@ -251,7 +259,7 @@ async def test_establishing_without_a_workspace_leaves_the_sweep_to_others(after
     established = await after.here.establish()
     assert await live(after.here.fake) == {established.webhook_gid}
 
-    assert await after.sweep() == 0
+    assert await after.expire_registrations() == 0
     assert orphan not in after.here.fake.webhooks
     assert await live(after.here.fake) == {established.webhook_gid}
 
@@ -292,7 +300,7 @@ async def test_sweeping_may_be_cancelled(after: Aftermath) -> None:
     """The registration has ended by then, so nothing is live, and the next sweep has nothing to do."""
     orphan = await after.die()
     hold = after.here.fake.hold("getWebhooks")
-    sweeping = asyncio.create_task(after.sweep())
+    sweeping = asyncio.create_task(after.expire_registrations())
     await hold.reached()
     sweeping.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -300,8 +308,8 @@ async def test_sweeping_may_be_cancelled(after: Aftermath) -> None:
     hold.release()
 
     assert await live(after.here.fake) == set()
-    assert await after.sweep() == 0
+    assert await after.expire_registrations() == 0
     registration = registration_id(after.here.fake.webhook(orphan).target.rpartition("/")[2])
-    found = await after.here.store.find(registration)
+    found = await after.here.store.find_registration(registration)
     assert found is not None
     assert found.state is RegistrationState.CLOSED

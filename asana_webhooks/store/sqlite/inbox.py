@@ -5,14 +5,15 @@ from typing import Any
 
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.store.base import (
-    DeadLetter,
+    DeliveryState,
     Lease,
     NewDelivery,
     PutResult,
     RegistrationState,
+    StoredDelivery,
     StoreHealth,
 )
-from asana_webhooks.store.rules import MAX_SKEW, DeliveryState, QuarantineLimits, effective_state, initial_state
+from asana_webhooks.store.rules import MAX_SKEW, QuarantineLimits, effective_state, initial_state
 from asana_webhooks.store.sqlite.file import sqlite3
 
 __all__ = [
@@ -228,7 +229,7 @@ def extend(connection: sqlite3.Connection, lease: Lease, *, seconds: float, now:
 
 
 def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float) -> list[bool]:
-    """See `Store.done`; for several leases."""
+    """See `Store.ack`; for several leases."""
     finished = [_changed(connection, DONE, lease=lease, now=now) for lease in leases]
     connection.executemany(DROP_BODY, [(lease.id,) for lease, is_done in zip(leases, finished, strict=True) if is_done])
     return finished
@@ -275,7 +276,7 @@ def health(
         oldest_age=None if first is None else max(0.0, now - first),
         writable=writable,
         secrets_readable=secrets_readable,
-        heartbeats=dict(connection.execute(HEARTBEATS).fetchall()),
+        webhooks=len(connection.execute(HEARTBEATS).fetchall()),
         log_bytes=log_bytes,
         problems=problems,
     )
@@ -294,9 +295,12 @@ def integrity(connection: sqlite3.Connection) -> list[str]:
     return [*(problem for problem in found if problem != "ok"), *broken][:100]
 
 
-def dead_letters(connection: sqlite3.Connection, *, limit: int, after: int) -> list[DeadLetter]:
+def dead_letters(connection: sqlite3.Connection, *, limit: int, after: int) -> list[StoredDelivery]:
     """See `Store.dead_letters`."""
-    return [DeadLetter(**values) for values in _named(connection.execute(DEAD_LETTERS, (after, limit)))]
+    return [
+        StoredDelivery(state=DeliveryState.DEAD, **values)
+        for values in _named(connection.execute(DEAD_LETTERS, (after, limit)))
+    ]
 
 
 def requeue(connection: sqlite3.Connection, id: int) -> bool:
@@ -306,8 +310,8 @@ def requeue(connection: sqlite3.Connection, id: int) -> bool:
 
 def purge(connection: sqlite3.Connection, *, before: float, dead: bool) -> tuple[int, int]:
     """Run one step of `Store.purge`; return how many deliveries and registrations it deleted. Two zeros: done."""
-    for state in (DeliveryState.DONE, DeliveryState.DEAD) if dead else (DeliveryState.DONE,):
-        purgeable = connection.execute(PURGEABLE, (state.value, before, ROWS_AT_ONCE)).fetchall()
+    for state in ("done", "dead") if dead else ("done",):
+        purgeable = connection.execute(PURGEABLE, (state, before, ROWS_AT_ONCE)).fetchall()
         chosen = list(_for_one_step(purgeable))
         if chosen:
             connection.executemany(PURGE, chosen)

@@ -83,14 +83,14 @@ REPLACE = "UPDATE {table} SET secret = ?, key_id = ? WHERE number = ? AND secret
 
 
 def open_(connection: sqlite3.Connection, id: str, *, resource: str, ttl: float, now: float) -> None:
-    """See `Store.open`."""
+    """See `Store.open_registration`."""
     if connection.execute(EXISTS, (id,)).fetchone():
         raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
     connection.execute(ADD, (id, resource, now + ttl))
 
 
 def offer(connection: sqlite3.Connection, id: str, secret: StoredSecret, *, candidate: str, now: float) -> bool:
-    """See `Store.offer`; *candidate* is the secret's `candidate_id`."""
+    """See `Store.add_candidate`; *candidate* is the secret's `candidate_id`."""
     found = connection.execute(OFFERABLE, (id, now)).fetchone()
     if found is None:
         return False
@@ -106,7 +106,7 @@ def offer(connection: sqlite3.Connection, id: str, secret: StoredSecret, *, cand
 
 
 def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, candidate: str, now: float) -> bool:
-    """See `Store.confirm`; *candidate* is the secret's `candidate_id`."""
+    """See `Store.confirm_registration`; *candidate* is the secret's `candidate_id`."""
     found = connection.execute(CONFIRMABLE, (id,)).fetchone()
     if found is None:
         return False
@@ -124,7 +124,7 @@ def confirm(connection: sqlite3.Connection, id: str, *, webhook_gid: str, candid
 
 
 def close(connection: sqlite3.Connection, id: str) -> bool:
-    """See `Store.close`."""
+    """See `Store.close_registration`."""
     found = connection.execute(CLOSABLE, (id,)).fetchone()
     if found is None:
         return False
@@ -136,7 +136,7 @@ def close(connection: sqlite3.Connection, id: str) -> bool:
 def find(
     connection: sqlite3.Connection, ids: Iterable[str], *, now: float, sealer: Sealer
 ) -> list[Registration | StoreUnavailableError | None]:
-    """See `Store.find`; equal ids share one lookup, and their secrets are opened once, unless that fails."""
+    """See `Store.find_registration`; equal ids share one lookup, and open their secrets once."""
     found: dict[str, Registration | None] = {}
     outcomes: list[Registration | StoreUnavailableError | None] = []
     for id in ids:
@@ -155,7 +155,7 @@ def _find(connection: sqlite3.Connection, id: str, *, now: float, sealer: Sealer
 
 
 def overdue(connection: sqlite3.Connection, *, now: float, sealer: Sealer) -> list[Registration]:
-    """Return the registrations for `Store.sweep` to close, without candidates that cannot be opened."""
+    """Return the registrations for `Store.expire_registrations` to close, without candidates that cannot be opened."""
     failed: dict[str | None, str] = {}
     rows = connection.execute(OVERDUE, (now,)).fetchall()
     found = [_registration(connection, row, lambda secret: open_or_note(secret, sealer, failed)) for row in rows]
@@ -195,7 +195,7 @@ def end_overdue(connection: sqlite3.Connection, found: Iterable[Registration], *
 
 
 def heartbeat(connection: sqlite3.Connection, id: str, *, now: float) -> None:
-    """See `Store.heartbeat`."""
+    """See `Store.record_heartbeat`."""
     connection.execute(BEAT, (now, id, now))
 
 

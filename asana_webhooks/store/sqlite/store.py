@@ -12,11 +12,11 @@ from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
-    DeadLetter,
     Lease,
     NewDelivery,
     PutResult,
     Registration,
+    StoredDelivery,
     StoreHealth,
     candidate_id,
 )
@@ -183,45 +183,50 @@ class SQLiteStore:
 
     # Registrations
 
-    async def open(self, id: str, *, resource: str, ttl: float) -> None:
-        """See `Store.open`."""
+    async def open_registration(
+        self, id: str, *, resource: str, public_url: str, label: str = "", ttl: float, replaces: str | None = None
+    ) -> bool:
+        """See `Store.open_registration`."""
         check_seconds("ttl", ttl)
         await self._add(lambda db: registrations.open_(db, id, resource=resource, ttl=ttl, now=self._clock()))
+        return True
 
-    async def offer(self, id: str, secret: Secret) -> bool:
-        """See `Store.offer`. The reading thread seals the secret first, so that writes do not wait for the box."""
+    async def add_candidate(self, id: str, secret: Secret) -> bool:
+        """See `Store.add_candidate`. The reading thread seals the secret, so that writes do not wait for the box."""
         check_texts(secret)
         sealed = await self._read(lambda _: self._sealer.seal(secret))
         name = candidate_id(secret)
         return await self._add(lambda db: registrations.offer(db, id, sealed, candidate=name, now=self._clock()))
 
-    async def confirm(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
-        """See `Store.confirm`."""
+    async def confirm_registration(
+        self, id: str, *, webhook_gid: str, secret: Secret, heartbeat_at: float | None = None
+    ) -> bool:
+        """See `Store.confirm_registration`."""
         check_texts(webhook_gid, secret)
         name = candidate_id(secret)
         return await self._write(
             lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, candidate=name, now=self._clock())
         )
 
-    async def close(self, id: str) -> bool:
-        """See `Store.close`."""
+    async def close_registration(self, id: str) -> bool:
+        """See `Store.close_registration`."""
         return await self._write(lambda db: registrations.close(db, id))
 
-    async def find(self, id: str) -> Registration | None:
-        """See `Store.find`."""
+    async def find_registration(self, id: str) -> Registration | None:
+        """See `Store.find_registration`."""
         self._check_usable()
         return await self._reader.submit_batched(self._find, id, adds=0)
 
     def _find(self, db: sqlite3.Connection, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
         return registrations.find(db, ids, now=self._clock(), sealer=self._sealer)
 
-    async def sweep(self) -> Sequence[Registration]:
-        """See `Store.sweep`."""
+    async def expire_registrations(self) -> Sequence[Registration]:
+        """See `Store.expire_registrations`."""
         found = await self._read(lambda db: registrations.overdue(db, now=self._clock(), sealer=self._sealer))
         return await self._write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
 
-    async def heartbeat(self, id: str) -> None:
-        """See `Store.heartbeat`."""
+    async def record_heartbeat(self, id: str) -> None:
+        """See `Store.record_heartbeat`."""
         await self._add(lambda db: registrations.heartbeat(db, id, now=self._clock()))
 
     async def reseal(self) -> int:
@@ -297,15 +302,15 @@ class SQLiteStore:
         check_seconds("seconds", seconds)
         return await self._write(lambda db: inbox.extend(db, lease, seconds=seconds, now=self._clock()))
 
-    async def done(self, lease: Lease) -> bool:
-        """See `Store.done`."""
+    async def ack(self, lease: Lease) -> bool:
+        """See `Store.ack`."""
         self._check_usable()
         return await self._writer.submit_batched(self._done, lease)
 
     def _done(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
         return inbox.done(db, leases, now=self._clock())
 
-    async def fail(self, lease: Lease, *, error: str, retry_in: float | None) -> bool:
+    async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: object = ()) -> bool:
         """See `Store.fail`."""
         if retry_in is not None:
             check_seconds("retry_in", retry_in)
@@ -363,7 +368,7 @@ class SQLiteStore:
 
     # Maintenance
 
-    async def dead_letters(self, *, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
+    async def deliveries(self, *, state: object, limit: int = 100, after: int = 0) -> Sequence[StoredDelivery]:
         """See `Store.dead_letters`."""
         check_integer("limit", limit)
         check_integer("after", after)

@@ -63,15 +63,15 @@ class NoDeadline(MemoryStore):
 class NoFence(MemoryStore):
     """Any lease of a delivery holds it."""
 
-    async def done(self, lease: Lease) -> bool:
+    async def ack(self, lease: Lease) -> bool:
         held = self._open.get(lease.id)
-        return await super().done(evolve(lease, fence=held.fence) if held else lease)
+        return await super().ack(evolve(lease, fence=held.fence) if held else lease)
 
 
 class Undead(MemoryStore):
     """A closed registration lives on."""
 
-    async def heartbeat(self, id: str) -> None:
+    async def record_heartbeat(self, id: str) -> None:
         if found := self._registrations.get(id):
             self._registrations[id] = evolve(found, last_heartbeat_at=self._now())
 

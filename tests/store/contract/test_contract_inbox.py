@@ -54,7 +54,7 @@ async def test_a_delivery_is_stored_once(store: Store) -> None:
     assert await store.put(new_delivery(1)) == "duplicate", "while it is dead"
     await store.requeue(lease.id)
     assert await store.put(new_delivery(1)) == "duplicate", "while it waits"
-    await store.done((await store.claim(1, lease=LEASE))[0])
+    await store.ack((await store.claim(1, lease=LEASE))[0])
     assert await store.put(new_delivery(1)) == "duplicate", "when it is done"
     assert await store.put(new_delivery(1, registration=OTHER)) == "stored", "for another registration"
 
@@ -70,15 +70,15 @@ async def test_many_put_the_same_at_once(store: Store) -> None:
 async def test_what_nobody_verified_is_refused(store: Store) -> None:
     """An unknown or closed registration takes nothing, nor does a pending one without a known candidate."""
     assert await store.put(new_delivery(1)) == "refused", "an unknown registration"
-    await store.open(ID, resource=RESOURCE, ttl=TTL)
+    await store.open_registration(ID, resource=RESOURCE, public_url="https://example.com/asana", ttl=TTL)
     assert await store.put(new_delivery(1)) == "refused", "a pending one, without a candidate"
     assert await store.put(new_delivery(1, secret=FORGED)) == "refused", "a pending one, with an unknown candidate"
     bad = NewDelivery(registration=ID, signature="\ud800", body=b"")
-    await store.offer(ID, SECRET)
-    await store.confirm(ID, webhook_gid=GID, secret=SECRET)
+    await store.add_candidate(ID, SECRET)
+    await store.confirm_registration(ID, webhook_gid=GID, secret=SECRET)
     await expect_misuse(store.put(bad), "a signature that cannot be kept")
     await store.put(new_delivery(2))
-    await store.close(ID)
+    await store.close_registration(ID)
     assert await store.put(new_delivery(1)) == "refused", "a closed registration"
     assert await store.put(new_delivery(2)) == "refused", "a closed registration, even for a duplicate"
 
@@ -143,7 +143,7 @@ async def test_what_a_lost_lease_says_is_ignored(store: Store, clock: Clock) -> 
     await expect_lost(store, old)
     (new,) = await store.claim(1, lease=LEASE)
     await expect_lost(store, old)
-    assert await store.done(new) is True, "the holder is done"
+    assert await store.ack(new) is True, "the holder is done"
     await expect_lost(store, old)
     await expect_lost(store, new)
 
@@ -156,7 +156,7 @@ async def test_an_extended_lease_lasts_longer(store: Store, clock: Clock) -> Non
     assert await store.extend(lease, seconds=LEASE) is True, "extending"
     clock.advance(LEASE - 1)
     assert list(await store.claim(1, lease=LEASE)) == [], "what can be claimed"
-    assert await store.done(lease) is True, "finishing"
+    assert await store.ack(lease) is True, "finishing"
 
 
 async def test_a_dead_letter_holds_up_the_later_ones(store: Store) -> None:
@@ -172,7 +172,7 @@ async def test_a_dead_letter_holds_up_the_later_ones(store: Store) -> None:
     await store.requeue(dead.id)
     (one,) = await store.claim(10, lease=LEASE, ordered=True, halt=True)
     assert one.body == dead.body, "the requeued one"
-    await store.done(one)
+    await store.ack(one)
     (two,) = await store.claim(10, lease=LEASE, ordered=True, halt=True)
     assert two.body == b"body 2", "behind what is done"
     await store.put(new_delivery(4))
@@ -191,7 +191,7 @@ async def test_order_is_kept_where_asked_for(store: Store, clock: Clock) -> None
     one, three = heads
     assert list(await store.claim(10, lease=LEASE, ordered=True)) == [], "while both are held"
     await store.fail(one, error="later", retry_in=10)
-    await store.done(three)
+    await store.ack(three)
     assert bodies_of(await store.claim(10, lease=LEASE, ordered=True)) == [b"body 5"], "while the first is delayed"
     clock.advance(11)
     (one,) = await store.claim(1, lease=LEASE, ordered=True)
@@ -224,7 +224,7 @@ async def test_a_clock_that_was_ahead_holds_nothing_back(store: Store, clock: Cl
     again = await store.claim(9, lease=LEASE)
     assert [lease.id for lease in again] == [long.id, held.id, failed.id], "what can be claimed"
     assert [lease.attempt for lease in again] == [2, 2, 2], "the attempts"
-    assert [await store.done(lease) for lease in again] == [True] * 3, "finishing them"
+    assert [await store.ack(lease) for lease in again] == [True] * 3, "finishing them"
 
 
 async def test_a_clock_may_be_set_back_a_little(store: Store, clock: Clock) -> None:
@@ -237,7 +237,7 @@ async def test_a_clock_may_be_set_back_a_little(store: Store, clock: Clock) -> N
     clock.advance(-60)
     assert list(await store.claim(9, lease=LEASE)) == [], "what can be claimed"
     assert (await store.health()).leased == 1, "what is held"
-    assert await store.done(held) is True, "finishing"
+    assert await store.ack(held) is True, "finishing"
 
 
 # Attempts
@@ -278,13 +278,16 @@ async def test_durations_are_checked(store: Store) -> None:
     await confirm_one(store)
     lease = await lease_one(store)
     for value in (float("nan"), float("inf"), -1.0):
-        await expect_misuse(store.open(OTHER, resource=RESOURCE, ttl=value), f"ttl={value}")
+        await expect_misuse(
+            store.open_registration(OTHER, resource=RESOURCE, public_url="https://example.com/asana", ttl=value),
+            f"ttl={value}",
+        )
         await expect_misuse(store.claim(1, lease=value), f"lease={value}")
         await expect_misuse(store.extend(lease, seconds=value), f"seconds={value}")
         await expect_misuse(store.fail(lease, error="", retry_in=value), f"retry_in={value}")
         await expect_misuse(store.purge(older_than=value), f"older_than={value}")
-    assert await store.find(OTHER) is None, "the registration"
-    assert await store.done(lease) is True, "the lease"
+    assert await store.find_registration(OTHER) is None, "the registration"
+    assert await store.ack(lease) is True, "the lease"
 
 
 async def test_integers_are_checked(store: Store) -> None:
@@ -293,8 +296,8 @@ async def test_integers_are_checked(store: Store) -> None:
     values: list[Any] = [2**63, 2**70, -(2**70), 1.5, "1", None]
     for value in values:
         await expect_misuse(store.claim(value, lease=LEASE), f"a limit of {value!r}")
-        await expect_misuse(store.dead_letters(limit=value), f"a limit of {value!r}")
-        await expect_misuse(store.dead_letters(after=value), f"after={value!r}")
+        await expect_misuse(store.deliveries(state="dead", limit=value), f"a limit of {value!r}")
+        await expect_misuse(store.deliveries(state="dead", after=value), f"after={value!r}")
         await expect_misuse(store.requeue(value), f"an id of {value!r}")
     await store.put(new_delivery(1))
     assert len(await store.claim(2**63 - 1, lease=LEASE)) == 1, "what the largest limit leases"

@@ -24,7 +24,7 @@ async def test_it_needs_no_async_with(make_store: Callable[[], Store]) -> None:
     for used in (False, True):
         store = make_store()
         if used:
-            assert await store.find(ID) is None
+            assert await store.find_registration(ID) is None
         await store.aclose()
         await store.aclose()
 
@@ -35,21 +35,21 @@ async def test_a_closed_store_is_of_no_use(store: Store) -> None:
     await store.aclose()
     lease = strange_lease()
     outcomes = await asyncio.gather(
-        store.open(OTHER, resource=RESOURCE, ttl=TTL),
-        store.offer(ID, SECRET),
-        store.confirm(ID, webhook_gid=GID, secret=SECRET),
-        store.close(ID),
-        store.find(ID),
-        store.sweep(),
-        store.heartbeat(ID),
+        store.open_registration(OTHER, resource=RESOURCE, public_url="https://example.com/asana", ttl=TTL),
+        store.add_candidate(ID, SECRET),
+        store.confirm_registration(ID, webhook_gid=GID, secret=SECRET),
+        store.close_registration(ID),
+        store.find_registration(ID),
+        store.expire_registrations(),
+        store.record_heartbeat(ID),
         store.put(new_delivery(1)),
         store.claim(1, lease=LEASE),
         store.extend(lease, seconds=LEASE),
-        store.done(lease),
+        store.ack(lease),
         store.fail(lease, error="", retry_in=None),
         store.release(lease),
         store.health(),
-        store.dead_letters(),
+        store.deliveries(state="dead"),
         store.requeue(1),
         store.purge(older_than=0),
         store.__aenter__(),

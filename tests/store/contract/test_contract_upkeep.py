@@ -31,7 +31,7 @@ async def test_what_fails_for_good_is_a_dead_letter(store: Store, clock: Clock) 
     await expect_lost(store, lease)
     clock.advance(LEASE * 100)
     assert list(await store.claim(1, lease=LEASE)) == [], "what can be claimed"
-    (letter,) = await store.dead_letters()
+    (letter,) = await store.deliveries(state="dead")
     assert (letter.id, letter.registration, letter.resource) == (lease.id, ID, RESOURCE), "the letter"
     assert (letter.webhook_gid, letter.attempts, letter.body) == (GID, 2, b"body 1"), "the letter"
     assert letter.received_at == lease.received_at, "when it came"
@@ -43,11 +43,11 @@ async def test_dead_letters_come_in_pages(store: Store) -> None:
     await confirm_one(store)
     for number in range(5):
         await store.fail(await lease_one(store, number), error="", retry_in=None)
-    first = await store.dead_letters(limit=3)
-    second = await store.dead_letters(limit=3, after=first[-1].id)
+    first = await store.deliveries(state="dead", limit=3)
+    second = await store.deliveries(state="dead", limit=3, after=first[-1].id)
     ids = [letter.id for letter in (*first, *second)]
     assert (len(first), len(second), ids) == (3, 2, sorted(set(ids))), "the pages"
-    assert list(await store.dead_letters(limit=0)) == [], "a page of nothing"
+    assert list(await store.deliveries(state="dead", limit=0)) == [], "a page of nothing"
 
 
 async def test_a_dead_letter_can_wait_again(store: Store) -> None:
@@ -58,12 +58,12 @@ async def test_a_dead_letter_can_wait_again(store: Store) -> None:
     await store.fail(lease, error="", retry_in=None)
     assert await store.requeue(lease.id) is True, "a dead letter"
     assert await store.requeue(lease.id) is False, "one that waits"
-    assert list(await store.dead_letters()) == [], "the dead letters"
+    assert list(await store.deliveries(state="dead")) == [], "the dead letters"
     await expect_lost(store, lease)
     (again,) = await store.claim(1, lease=LEASE)
     assert (again.id, again.attempt, again.body) == (lease.id, 1, lease.body), "the next lease"
     await expect_lost(store, lease)
-    await store.done(again)
+    await store.ack(again)
     assert await store.requeue(again.id) is False, "one that is done"
     assert await store.requeue(again.id + 1) is False, "one that never was"
 
@@ -71,13 +71,13 @@ async def test_a_dead_letter_can_wait_again(store: Store) -> None:
 async def test_purging_forgets(store: Store, clock: Clock) -> None:
     """`purge` forgets finished deliveries of the given age, dead letters only if asked, and nothing else."""
     await confirm_one(store)
-    await store.done(await lease_one(store, 1))
+    await store.ack(await lease_one(store, 1))
     await store.fail(await lease_one(store, 2), error="", retry_in=None)
     await store.put(new_delivery(3))
     clock.advance(100)
-    await store.done((await store.claim(1, lease=LEASE))[0])
+    await store.ack((await store.claim(1, lease=LEASE))[0])
     await store.put(new_delivery(4))
-    await store.done(await lease_with_body(store, b"body 4"))
+    await store.ack(await lease_with_body(store, b"body 4"))
     await store.put(new_delivery(5))
     assert await store.purge(older_than=200) == 0, "nothing is so old"
     assert await store.purge(older_than=100, dead=True) == 0, "nothing is older than just this"
@@ -85,7 +85,7 @@ async def test_purging_forgets(store: Store, clock: Clock) -> None:
     assert await store.purge(older_than=50) == 0, "again"
     assert await store.put(new_delivery(4)) == "duplicate", "one too young to be forgotten"
     assert await store.purge(older_than=50, dead=True) == 1, "the dead letter"
-    assert list(await store.dead_letters()) == [], "the dead letters"
+    assert list(await store.deliveries(state="dead")) == [], "the dead letters"
     for number in (1, 2):
         assert await store.put(new_delivery(number)) == "stored", "one that was forgotten"
     assert bodies_of(await store.claim(9, lease=LEASE)) == [b"body 5", b"body 1", b"body 2"], "what can be claimed"
@@ -95,28 +95,28 @@ async def test_purging_forgets_what_is_over(store: Store, clock: Clock) -> None:
     """A closed registration is forgotten when its deadline is so long past and nothing of it is left."""
     await confirm_one(store)
     await store.put(new_delivery(1))
-    await store.open(OTHER, resource=RESOURCE, ttl=TTL)
-    await store.close(ID)
+    await store.open_registration(OTHER, resource=RESOURCE, public_url="https://example.com/asana", ttl=TTL)
+    await store.close_registration(ID)
     clock.advance(TTL + 100)
     await store.purge(older_than=0)
-    assert [await store.find(one) is None for one in (ID, OTHER)] == [False, False], "what is not over"
-    await store.sweep()
+    assert [await store.find_registration(one) is None for one in (ID, OTHER)] == [False, False], "what is not over"
+    await store.expire_registrations()
     assert await store.purge(older_than=100) == 0, "what is purged"
-    assert await store.find(OTHER) is not None, "one that ended just now"
+    assert await store.find_registration(OTHER) is not None, "one that ended just now"
     assert await store.purge(older_than=99) == 0, "registrations are not counted"
-    assert await store.find(OTHER) is None, "one that is over"
-    await store.done(await lease_with_body(store, b"body 1"))
+    assert await store.find_registration(OTHER) is None, "one that is over"
+    await store.ack(await lease_with_body(store, b"body 1"))
     assert await store.purge(older_than=50) == 1, "its last delivery"
     await store.purge(older_than=50)
-    assert await store.find(ID) is None, "one whose last delivery is gone"
-    assert await store.close(ID) is False, "one that is unknown again"
+    assert await store.find_registration(ID) is None, "one whose last delivery is gone"
+    assert await store.close_registration(ID) is False, "one that is unknown again"
 
 
 async def test_a_new_delivery_never_fits_an_old_lease(store: Store, clock: Clock) -> None:
     """Numbers are not given out again, even after a purge."""
     await confirm_one(store)
     old = await lease_one(store, 1)
-    await store.done(old)
+    await store.ack(old)
     clock.advance(1)
     await store.purge(older_than=0)
     await lease_one(store, 2)
@@ -134,14 +134,14 @@ async def test_health_counts(store: Store, clock: Clock) -> None:
     assert (health.heartbeats, health.problems) == ({}, ()), "an empty store"
     assert (health.writable, health.secrets_readable) == (True, True), "an empty store"
     await confirm_one(store)
-    await store.heartbeat(ID)
+    await store.record_heartbeat(ID)
     beat = clock.now
-    await store.open(OTHER, resource=RESOURCE, ttl=TTL)
-    await store.offer(OTHER, SECRET)
+    await store.open_registration(OTHER, resource=RESOURCE, public_url="https://example.com/asana", ttl=TTL)
+    await store.add_candidate(OTHER, SECRET)
     await store.put(new_delivery(1, registration=OTHER, secret=SECRET))
     clock.advance(1)
     await store.fail(await lease_one(store, 1), error="", retry_in=None)
-    await store.done(await lease_one(store, 2))
+    await store.ack(await lease_one(store, 2))
     await store.fail(await lease_one(store, 3), error="", retry_in=1000)
     await lease_one(store, 4)
     await store.put(new_delivery(5))
@@ -154,7 +154,7 @@ async def test_health_counts(store: Store, clock: Clock) -> None:
     clock.advance(2)
     health = await store.health()
     assert (health.waiting, health.leased, health.dead) == (3, 0, 1), "the numbers after the lease"
-    await store.close(ID)
+    await store.close_registration(ID)
     assert (await store.health()).heartbeats == {}, "the heartbeats after the end"
 
 

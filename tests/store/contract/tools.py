@@ -43,9 +43,9 @@ def bodies_of(held: Sequence[Lease]) -> list[bytes]:
 
 async def confirm_one(store: Store, id: str = ID) -> None:
     """Take a registration all the way to confirmed."""
-    await store.open(id, resource=RESOURCE, ttl=TTL)
-    await store.offer(id, SECRET)
-    await store.confirm(id, webhook_gid=GID, secret=SECRET)
+    await store.open_registration(id, resource=RESOURCE, public_url="https://example.com/asana", ttl=TTL)
+    await store.add_candidate(id, SECRET)
+    await store.confirm_registration(id, webhook_gid=GID, secret=SECRET)
 
 
 async def lease_one(store: Store, number: int = 1) -> Lease:
@@ -57,7 +57,7 @@ async def lease_one(store: Store, number: int = 1) -> Lease:
 
 async def find_one(store: Store) -> Registration:
     """Find the registration most checks are about."""
-    found = await store.find(ID)
+    found = await store.find_registration(ID)
     assert found is not None
     return found
 
@@ -88,7 +88,7 @@ async def expect_lost(store: Store, lease: Lease) -> None:
     """Fail unless nothing said with *lease* counts or changes anything."""
     before = await store.health()
     assert await store.extend(lease, seconds=LEASE) is False, "extending a lost lease"
-    assert await store.done(lease) is False, "finishing with a lost lease"
+    assert await store.ack(lease) is False, "finishing with a lost lease"
     assert await store.fail(lease, error="", retry_in=0) is False, "failing with a lost lease"
     assert await store.fail(lease, error="", retry_in=None) is False, "failing for good with a lost lease"
     assert await store.release(lease) is False, "releasing a lost lease"
