@@ -42,7 +42,7 @@ def in_reader(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) 
     return store._reader.submit(operation)
 
 
-SIGNATURES = "SELECT lower(hex(duplicate_key)) FROM deliveries ORDER BY id"
+SIGNATURES = "SELECT lower(hex(signature)) FROM seen ORDER BY received_at, signature"
 
 
 def rows(path: Path, query: str = SIGNATURES) -> list[tuple[object, ...]]:

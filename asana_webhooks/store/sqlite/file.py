@@ -183,14 +183,15 @@ class DatabaseFile:
         return found is None or found.st_size == 0
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None)
+        connection = sqlite3.connect(
+            self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=256
+        )
         try:
             self._use_wal(connection)
             # FULL: a commit survives a power cut, not only a crash of the process.
             connection.execute("PRAGMA synchronous = FULL")
             # Overwrite deleted secrets and bodies with zeros.
             connection.execute("PRAGMA secure_delete = ON")
-            connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA journal_size_limit = {LONG_LOG}")
             prepare(connection)
         except BaseException:

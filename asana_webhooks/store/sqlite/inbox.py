@@ -1,207 +1,286 @@
 """The deliveries of the SQLite store: each function does the work of one method inside a transaction."""
 
+import json
+import random
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import count, islice
 from typing import Any
 
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.store.base import (
+    MAX_COUNT,
     DeliveryState,
     Lease,
     NewDelivery,
     PutResult,
     RegistrationState,
     StoredDelivery,
-    StoreHealth,
 )
-from asana_webhooks.store.rules import MAX_SKEW, QuarantineLimits, effective_state, initial_state
+from asana_webhooks.store.rules import (
+    MAX_SKEW,
+    QuarantineLimits,
+    effective_state,
+    event_time,
+    initial_state,
+    is_alone,
+    runs,
+)
 from asana_webhooks.store.sqlite.file import sqlite3
 
 __all__ = [
+    "ack",
     "claim",
-    "dead_letters",
-    "done",
+    "counts",
+    "deliveries",
+    "delivery",
+    "discard",
     "extend",
     "fail",
-    "health",
+    "give_turns",
     "integrity",
-    "probe",
-    "purge",
+    "is_idle",
+    "purge_dead",
+    "purge_seen",
     "put",
     "release",
     "requeue",
 ]
 
+# Lists of ids are passed as one JSON text, so that a statement is the same for any number of them.
+
 # put
-REGISTRATION = "SELECT number, state, deadline, candidate FROM registrations WHERE id = ?"
+PLACE = """
+    SELECT number, state, deadline, candidate, EXISTS (
+        SELECT 1 FROM inbox WHERE inbox.registration = registrations.number AND inbox.state = 'open'
+    )
+    FROM registrations WHERE id = ?
+"""
 CANDIDATES = "SELECT id FROM candidates WHERE registration = ?"
-KNOWN = "SELECT 1 FROM deliveries WHERE registration = ? AND duplicate_key = ?"
-ADD = "INSERT INTO deliveries (registration, duplicate_key, state, received_at, candidate) VALUES (?, ?, ?, ?, ?)"
-ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
-# The state is tested twice: SQLite uses a partial index only if the statement contains the index's condition.
+KNOWN = "SELECT 1 FROM seen WHERE (event_at, signature, registration) = (?, ?, ?)"
+ADD_SEEN = "INSERT INTO seen (event_at, signature, registration, received_at)"
+ADD_UNSEEN = f"{ADD_SEEN} VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+ADD = "INSERT INTO inbox (registration, state, received_at, turn, candidate)"
+ADD_BODY = "INSERT INTO bodies (delivery, body)"
 QUARANTINED = """
-    SELECT count(*), coalesce(sum(length(bodies.body)), 0)
-    FROM deliveries JOIN bodies ON bodies.delivery = deliveries.id
-    WHERE deliveries.state IN ('quarantined', 'dead') AND deliveries.state = 'quarantined'
-        AND deliveries.registration = ?
+    SELECT count(*), coalesce(sum(length(body)), 0) FROM inbox JOIN bodies ON delivery = id
+    WHERE registration = ? AND state = 'quarantined'
 """
 
 # claim
-WAKE = "UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL WHERE due_at <= ? OR since > ?"
-ANY_WAITING = "SELECT 1 FROM deliveries WHERE state = 'waiting' LIMIT 1"
-LEASABLE = """
-    SELECT deliveries.id AS id, fence + 1 AS fence, attempts + 1 AS attempt, registrations.id AS registration,
-        webhook_gid, resource, received_at, body
-    FROM deliveries
-    JOIN registrations ON registrations.number = deliveries.registration
-    JOIN bodies ON bodies.delivery = deliveries.id
-"""
-OLDEST = f"{LEASABLE} WHERE deliveries.state = 'waiting' ORDER BY deliveries.id LIMIT ?"
-# Steps from one registration with unfinished deliveries to the next, so that a long queue of one costs nothing.
-OLDEST_IN_ORDER = f"""
-    WITH RECURSIVE queues (registration) AS (
-        SELECT min(registration) FROM deliveries WHERE state = 'waiting' OR state IN ('delayed', 'leased')
-        UNION ALL
-        SELECT (
-            SELECT min(registration) FROM deliveries
-            WHERE (state = 'waiting' OR state IN ('delayed', 'leased')) AND registration > queues.registration
-        )
-        FROM queues WHERE queues.registration IS NOT NULL
-    ),
-    heads (registration, id) AS (
-        SELECT registration, (
-            SELECT min(id) FROM deliveries
-            WHERE (state = 'waiting' OR state IN ('delayed', 'leased')) AND registration = queues.registration
-        )
-        FROM queues WHERE registration IS NOT NULL
-    )
-    {LEASABLE} WHERE deliveries.state = 'waiting' AND deliveries.id IN (
-        SELECT id FROM heads WHERE NOT (? AND EXISTS (
-            SELECT 1 FROM deliveries AS earlier
-            WHERE earlier.state IN ('quarantined', 'dead') AND earlier.state = 'dead'
-                AND earlier.registration = heads.registration AND earlier.id < heads.id
-        ))
-    )
-    ORDER BY deliveries.id LIMIT ?
+DUE = "(fence = 0) IN (0, 1) AND due_at <= ?"
+IDLE = f"""
+    SELECT NOT EXISTS (SELECT 1 FROM inbox WHERE state = 'open' AND due_at IS NULL)
+        AND NOT EXISTS (SELECT 1 FROM inbox WHERE due_at IS NOT NULL AND {DUE})
+        AND NOT EXISTS (SELECT 1 FROM inbox WHERE since > ?)
 """  # noqa: S608 - made of constants, as the ones below
+WAKE_DUE = f"UPDATE inbox SET since = NULL, due_at = NULL WHERE due_at IS NOT NULL AND {DUE}"  # noqa: S608
+WAKE_FUTURE = "UPDATE inbox SET since = NULL, due_at = NULL WHERE since > ?"
+FIRST = "SELECT id FROM inbox WHERE turn IS NOT NULL AND due_at IS NULL ORDER BY turn, id LIMIT ?"
+FIRST_NOT_HALTED = """
+    SELECT id FROM inbox WHERE turn IS NOT NULL AND due_at IS NULL AND NOT EXISTS (
+        SELECT 1 FROM inbox AS earlier
+        WHERE earlier.registration = inbox.registration AND earlier.state = 'dead' AND earlier.id < inbox.id
+    )
+    ORDER BY turn, id LIMIT ?
+"""
+OLDEST = "SELECT id FROM inbox WHERE state = 'open' AND due_at IS NULL ORDER BY id LIMIT ?"
+LEASABLE = """
+    SELECT inbox.id AS id, unanswered, attempts + 1 AS attempt, registrations.id AS registration, label, webhook_gid,
+        resource, received_at, done, body
+    FROM inbox JOIN registrations ON number = registration JOIN bodies ON delivery = inbox.id
+    WHERE inbox.id IN (SELECT value FROM json_each(?)) ORDER BY inbox.id
+"""
 LEASE = """
-    UPDATE deliveries SET state = 'leased', since = ?, due_at = ?, fence = fence + 1, attempts = attempts + 1
-    WHERE id = ?
+    UPDATE inbox SET since = ?, due_at = ?, fence = ?, attempts = attempts + 1, unanswered = unanswered + 1,
+        turn = iif(turn IS NULL, NULL, ?)
+    WHERE id IN (SELECT value FROM json_each(?))
 """
 
 # Leases
-HELD = "id = ? AND fence = ? AND state = 'leased' AND due_at > ? AND since <= ?"
-EXTEND = f"UPDATE deliveries SET since = ?, due_at = ? WHERE {HELD}"  # noqa: S608
-DONE = f"""
-    UPDATE deliveries SET state = 'done', since = NULL, due_at = NULL, error = NULL, candidate = NULL WHERE {HELD}
-"""  # noqa: S608
-DROP_BODY = "DELETE FROM bodies WHERE delivery = ?"
-FAIL = f"UPDATE deliveries SET state = ?, since = ?, due_at = ?, error = ? WHERE {HELD}"  # noqa: S608
-RELEASE = f"""
-    UPDATE deliveries SET state = 'waiting', since = NULL, due_at = NULL, attempts = attempts - 1 WHERE {HELD}
-"""  # noqa: S608
-
-# health
-COUNT_UNFINISHED = """
-    SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting')
-        + (SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL)
+HELD = "SELECT id, registration, fence, turn IS NOT NULL FROM inbox WHERE id IN (SELECT value FROM json_each(?))"
+EXTEND = "UPDATE inbox SET since = ?, due_at = ? WHERE id = ? AND fence = ?"
+DELAY = """
+    UPDATE inbox SET since = ?, due_at = ?, error = ?, done = ?, fence = 0, unanswered = 0 WHERE id = ? AND fence = ?
 """
-APART = """
-    SELECT state, count(*) FROM deliveries WHERE state IN ('quarantined', 'dead') GROUP BY state
+BURY = """
+    UPDATE inbox SET state = 'dead', turn = NULL, since = NULL, due_at = NULL, error = ?, done = ?, fence = 0,
+        unanswered = 0
+    WHERE id = ? AND fence = ? RETURNING registration
 """
-COUNT_LEASED = "SELECT count(*) FROM deliveries WHERE due_at > ? AND state = 'leased' AND since <= ?"
-FIRST_WAITING = "SELECT received_at FROM deliveries WHERE state = 'waiting' ORDER BY id LIMIT 1"
-FIRST_OTHER = "SELECT min(received_at) FROM deliveries WHERE due_at IS NOT NULL"
-HEARTBEATS = "SELECT webhook_gid, last_heartbeat_at FROM registrations WHERE state = 'confirmed'"
-PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
-
-# Maintenance
-DEAD_LETTERS = """
-    SELECT deliveries.id AS id, registrations.id AS registration, webhook_gid, resource, received_at, attempts, error,
-        body
-    FROM deliveries
-    JOIN registrations ON registrations.number = deliveries.registration
-    JOIN bodies ON bodies.delivery = deliveries.id
-    WHERE deliveries.state = 'dead' AND deliveries.id > ? ORDER BY deliveries.id LIMIT ?
+RELEASE = """
+    UPDATE inbox SET since = NULL, due_at = NULL, fence = 0, attempts = attempts - 1, unanswered = unanswered - 1
+    WHERE id = ? AND fence = ?
 """
-REQUEUE = "UPDATE deliveries SET state = 'waiting', attempts = 0 WHERE id = ? AND state = 'dead'"
-PURGEABLE = """
-    SELECT deliveries.id, coalesce(length(bodies.body), 0)
-    FROM deliveries LEFT JOIN bodies ON bodies.delivery = deliveries.id
-    WHERE deliveries.state IN ('done', 'dead') AND deliveries.state = ? AND deliveries.received_at < ? LIMIT ?
-"""
-PURGE = "DELETE FROM deliveries WHERE id = ?"
-PURGE_REGISTRATIONS = """
-    DELETE FROM registrations WHERE number IN (
-        SELECT number FROM registrations WHERE state = 'closed' AND deadline < ?
-            AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.registration = registrations.number)
-        LIMIT ?
+GIVE_TURNS = """
+    UPDATE inbox SET turn = ? WHERE turn IS NULL AND id IN (
+        SELECT (SELECT min(id) FROM inbox WHERE registration = value AND state = 'open') FROM json_each(?)
     )
 """
+DELETE = "DELETE FROM inbox WHERE id IN (SELECT value FROM json_each(?))"
+DELETE_BODIES = "DELETE FROM bodies WHERE delivery IN (SELECT value FROM json_each(?))"
 
-ROWS_AT_ONCE = 500
-"""How many rows `purge` deletes in one transaction at most, so that other operations run in between."""
+# health
+COUNT = f"SELECT count(*) FROM (SELECT 1 FROM inbox WHERE {{}} LIMIT {MAX_COUNT})"  # noqa: S608
+FIRST_RECEIVED = f"""
+    SELECT min(received_at) FROM (
+        SELECT * FROM (SELECT received_at FROM inbox WHERE state = 'open' AND due_at IS NULL ORDER BY id LIMIT 1)
+        UNION ALL
+        SELECT * FROM (SELECT received_at FROM inbox WHERE due_at IS NOT NULL LIMIT {MAX_COUNT})
+    )
+"""  # noqa: S608
 
+# Maintenance
+STORED = """
+    SELECT inbox.id AS id, inbox.state AS state, registrations.id AS registration, label, webhook_gid, resource,
+        received_at, since, due_at, fence, attempts, error, done, body
+    FROM inbox JOIN registrations ON number = registration JOIN bodies ON delivery = inbox.id
+"""
+RUNS = "due_at > :now AND since <= :latest"
+IN_STATE = {
+    DeliveryState.QUARANTINED: "inbox.state <> 'open' AND inbox.state = 'quarantined'",
+    DeliveryState.WAITING: f"inbox.state = 'open' AND NOT coalesce({RUNS}, 0)",
+    DeliveryState.DELAYED: f"due_at IS NOT NULL AND fence = 0 AND {RUNS}",
+    DeliveryState.LEASED: f"due_at IS NOT NULL AND fence <> 0 AND {RUNS}",
+    DeliveryState.DEAD: "inbox.state <> 'open' AND inbox.state = 'dead'",
+}
+# If the requeued one is first now, the next one had the turn.
+LOSE_TURN = """
+    UPDATE inbox SET turn = NULL WHERE turn IS NOT NULL AND id = (
+        SELECT min(id) FROM inbox WHERE registration = ? AND state = 'open' AND id > ?
+    )
+"""
+REQUEUE = "UPDATE inbox SET state = 'open', attempts = 0 WHERE id = ? AND state = 'dead' RETURNING registration"
+DISCARD = """
+    DELETE FROM inbox WHERE id = ? AND NOT (fence <> 0 AND coalesce(due_at > ? AND since <= ?, 0))
+    RETURNING registration
+"""
+END_OF_STEP = """
+    SELECT event_at, signature, registration FROM seen
+    WHERE (event_at, signature, registration) > (?, ?, ?) AND event_at < ?
+    ORDER BY event_at, signature, registration LIMIT 1 OFFSET ?
+"""
+PURGE_SEEN = """
+    DELETE FROM seen
+    WHERE (event_at, signature, registration) > (?, ?, ?) AND (event_at, signature, registration) <= (?, ?, ?)
+        AND event_at < ? AND received_at < ?
+"""
+DEAD = """
+    SELECT id, received_at < ?, length(body) FROM inbox JOIN bodies ON delivery = id
+    WHERE state <> 'open' AND state = 'dead' AND id > ? ORDER BY id LIMIT ?
+"""
+
+KEYS_AT_ONCE = 2_000
+"""How many keys `purge_seen` looks at in one transaction, so that other operations run in between."""
+DEAD_AT_ONCE = 500
+"""The same for `purge_dead`."""
 BYTES_AT_ONCE = 4 * 1024**2
-"""Once its bodies reach this size in bytes, a transaction of `purge` ends: overwriting deleted data fills the log."""
+"""Once its bodies reach this size in bytes, a step of `purge_dead` ends: overwriting deleted data fills the log."""
+ROWS_AT_ONCE = 50
+"""How many rows one statement inserts; each number of rows is a statement of its own."""
+
+Key = tuple[int, bytes | str, int]
+FIRST_KEY: Key = (-1, b"", 0)
 
 
 def put(
-    connection: sqlite3.Connection, deliveries: Iterable[NewDelivery], *, now: float, limits: QuarantineLimits
-) -> list[PutResult | StoreFullError]:
-    """See `Store.put`; each registration is looked up once for all its deliveries."""
-    places: dict[tuple[str, str | None], tuple[int, DeliveryState] | None] = {}
-    outcomes: list[PutResult | StoreFullError] = []
-    for new in deliveries:
-        key = new.registration, new.candidate
-        if key not in places:
-            places[key] = _place(connection, *key, now=now)
-        place = places[key]
-        try:
-            outcomes.append("refused" if place is None else _add(connection, new, *place, now=now, limits=limits))
-        except StoreFullError as error:
-            outcomes.append(error)
-    return outcomes
+    connection: sqlite3.Connection, new: Sequence[NewDelivery], *, now: float, limits: QuarantineLimits
+) -> tuple[list[PutResult | StoreFullError], set[int]]:
+    """See `Store.put`; for several deliveries. Also return the numbers of the registrations that got one."""
+    places, idle = _places(connection, new, now=now)
+    outcomes: list[PutResult | StoreFullError] = ["refused"] * len(new)
+    waiting: dict[int, tuple[Key, NewDelivery]] = {}
+    for index, one in enumerate(new):
+        number, state = places.get((one.registration, one.candidate), (0, None))
+        key = event_time(one.body), _as_stored(one.signature), number
+        if state is DeliveryState.WAITING:
+            waiting[index] = key, one
+        elif state is DeliveryState.QUARANTINED:
+            outcomes[index] = _quarantine(connection, key, one, now=now, limits=limits)
+    while batch := list(islice(waiting, ROWS_AT_ONCE)):
+        results = _insert(connection, [waiting.pop(index) for index in batch], "open", now=now, idle=idle)
+        for index, result in zip(batch, results, strict=True):
+            outcomes[index] = result
+    stored = {one.registration for one, outcome in zip(new, outcomes, strict=True) if outcome == "stored"}
+    return outcomes, {number for (id, _), (number, _) in places.items() if id in stored}
 
 
-def _place(
-    connection: sqlite3.Connection, registration: str, candidate: str | None, *, now: float
-) -> tuple[int, DeliveryState] | None:
-    """Return the number of a registration and the state of its new deliveries; ``None`` if they are refused."""
-    found = connection.execute(REGISTRATION, (registration,)).fetchone()
-    if found is None:
-        return None
-    number, state, deadline, confirmed = found
-    initial = initial_state(
-        effective_state(RegistrationState(state), deadline=deadline, now=now),
-        confirmed=confirmed,
-        candidates={name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else (),
-        candidate=candidate,
-    )
-    return None if initial is None else (number, initial)
+def _places(
+    connection: sqlite3.Connection, new: Iterable[NewDelivery], *, now: float
+) -> tuple[dict[tuple[str, str | None], tuple[int, DeliveryState]], set[int]]:
+    """Return where deliveries go, and the numbers of the registrations that have no open delivery.
+
+    The places are the number of a registration and the state of its new deliveries, by its id and their candidate;
+    without those that are refused.
+    """
+    candidates: dict[str, set[str | None]] = {}
+    for one in new:
+        candidates.setdefault(one.registration, set()).add(one.candidate)
+    places: dict[tuple[str, str | None], tuple[int, DeliveryState]] = {}
+    idle: set[int] = set()
+    for id in candidates:
+        found = connection.execute(PLACE, (id,)).fetchone()
+        if found is None:
+            continue
+        number, state, deadline, confirmed, has_open = found
+        known = {name for (name,) in connection.execute(CANDIDATES, (number,))} if state == "pending" else ()
+        effective = effective_state(RegistrationState(state), deadline=deadline, now=now)
+        for candidate in candidates[id]:
+            initial = initial_state(effective, confirmed=confirmed, candidates=known, candidate=candidate)
+            if initial is not None:
+                places[id, candidate] = number, initial
+        if not has_open:
+            idle.add(number)
+    return places, idle
 
 
-def _add(
-    connection: sqlite3.Connection,
-    new: NewDelivery,
-    number: int,
-    state: DeliveryState,
-    *,
-    now: float,
-    limits: QuarantineLimits,
-) -> PutResult:
-    key = _duplicate_key(new.signature)
-    # A query first: ON CONFLICT would be 2 us faster, but it uses an id, and so writes, for each duplicate.
-    if connection.execute(KNOWN, (number, key)).fetchone():
+def _quarantine(
+    connection: sqlite3.Connection, key: Key, new: NewDelivery, *, now: float, limits: QuarantineLimits
+) -> PutResult | StoreFullError:
+    if connection.execute(KNOWN, key).fetchone():
         return "duplicate"
-    if state is DeliveryState.QUARANTINED:
-        count, total = connection.execute(QUARANTINED, (number,)).fetchone()
-        limits.check_room(count, total, len(new.body))
-    added = connection.execute(ADD, (number, key, state.value, now, new.candidate))
-    connection.execute(ADD_BODY, (added.lastrowid, new.body))
-    return "stored"
+    try:
+        number, size = connection.execute(QUARANTINED, (key[2],)).fetchone()
+        limits.check_room(number, size, len(new.body))
+    except StoreFullError as error:
+        return error
+    return _insert(connection, [(key, new)], "quarantined", now=now, idle=set())[0]
 
 
-def _duplicate_key(signature: str) -> bytes | str:
+def _insert(
+    connection: sqlite3.Connection, rows: Sequence[tuple[Key, NewDelivery]], state: str, *, now: float, idle: set[int]
+) -> list[PutResult]:
+    """Add deliveries that are not known yet. The first of a registration that is *idle* gets its turn."""
+    results = _add_keys(connection, [(*key, now) for key, _ in rows])
+    fresh = [row for row, result in zip(rows, results, strict=True) if result == "stored"]
+    if fresh:
+        added: list[Any] = []
+        for (_, _, number), new in fresh:
+            added += number, state, now, now if number in idle else None, new.candidate
+            idle.discard(number)
+        last = connection.execute(_insertion(ADD, 5, len(fresh)), added).lastrowid or 0
+        ids = range(last + 1 - len(fresh), last + 1)
+        bodies = [value for id, (_, new) in zip(ids, fresh, strict=True) for value in (id, new.body)]
+        connection.execute(_insertion(ADD_BODY, 2, len(fresh)), bodies)
+    return results
+
+
+def _add_keys(connection: sqlite3.Connection, keys: Sequence[tuple[Any, ...]]) -> list[PutResult]:
+    try:
+        connection.execute(_insertion(ADD_SEEN, 4, len(keys)), [value for key in keys for value in key])
+    except sqlite3.IntegrityError:  # one is known, so none was added: add them one by one
+        return ["stored" if connection.execute(ADD_UNSEEN, key).rowcount else "duplicate" for key in keys]
+    return ["stored"] * len(keys)
+
+
+@cache
+def _insertion(start: str, columns: int, rows: int) -> str:
+    """Return a statement that inserts so many rows."""
+    row = f"({', '.join('?' * columns)})"
+    return f"{start} VALUES {', '.join([row] * rows)}"
+
+
+def _as_stored(signature: str) -> bytes | str:
     """Return a signature as stored: bytes if it is lower-case hex, else the text, so that no two become equal."""
     try:
         content = bytes.fromhex(signature)
@@ -210,81 +289,117 @@ def _duplicate_key(signature: str) -> bytes | str:
     return content if content.hex() == signature else signature
 
 
+def is_idle(connection: sqlite3.Connection, *, now: float) -> bool:
+    """Return whether nothing can be claimed."""
+    return bool(connection.execute(IDLE, (now, now + MAX_SKEW)).fetchone()[0])
+
+
 def claim(
     connection: sqlite3.Connection, limit: int, *, lease: float, ordered: bool, halt: bool, now: float
 ) -> list[Lease]:
-    """See `Store.claim`."""
-    connection.execute(WAKE, (now, now + MAX_SKEW))
-    if not connection.execute(ANY_WAITING).fetchone():
-        return []  # nothing to claim, so do not step through registrations
-    chosen = connection.execute(OLDEST_IN_ORDER, (halt, limit)) if ordered else connection.execute(OLDEST, (limit,))
-    leases = [Lease(**values, expires_at=now + lease) for values in _named(chosen)]
-    connection.executemany(LEASE, [(now, one.expires_at, one.id) for one in leases])
-    return leases
+    """See `Store.claim`. Half of what is not *ordered* goes to the registrations whose turn it is."""
+    connection.execute(WAKE_DUE, (now,))
+    connection.execute(WAKE_FUTURE, (now + MAX_SKEW,))
+    first = connection.execute(FIRST_NOT_HALTED if halt else FIRST, (limit if ordered else (limit + 1) // 2,))
+    chosen = {id for (id,) in first}
+    if not ordered and limit:
+        oldest = (id for (id,) in connection.execute(OLDEST, (limit,)).fetchall())
+        chosen.update(islice((id for id in oldest if id not in chosen), limit - len(chosen)))
+    if not chosen:
+        return []
+    rows = list(_named(connection.execute(LEASABLE, (json.dumps(list(chosen)),))))
+    rows = [row for row in rows if is_alone(row["unanswered"])][:1] or rows
+    fence = random.getrandbits(62) + 1  # 0 is no fence
+    connection.execute(LEASE, (now, now + lease, fence, now, json.dumps([row["id"] for row in rows])))
+    return [
+        Lease(
+            fence=fence,
+            expires_at=now + lease,
+            alone=is_alone(row.pop("unanswered")),
+            done=tuple(json.loads(row.pop("done"))),
+            **row,
+        )
+        for row in rows
+    ]
 
 
 def extend(connection: sqlite3.Connection, lease: Lease, *, seconds: float, now: float) -> bool:
     """See `Store.extend`."""
-    return _changed(connection, EXTEND, now, now + seconds, lease=lease, now=now)
+    return connection.execute(EXTEND, (now, now + seconds, lease.id, lease.fence)).rowcount == 1
 
 
-def done(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float) -> list[bool]:
+def ack(connection: sqlite3.Connection, leases: Sequence[Lease], *, now: float) -> list[bool]:
     """See `Store.ack`; for several leases."""
-    finished = [_changed(connection, DONE, lease=lease, now=now) for lease in leases]
-    connection.executemany(DROP_BODY, [(lease.id,) for lease, is_done in zip(leases, finished, strict=True) if is_done])
-    return finished
+    held = connection.execute(HELD, (json.dumps([lease.id for lease in leases]),)).fetchall()
+    found = {(id, fence): (number, has_turn) for id, number, fence, has_turn in held if fence}
+    outcomes = []
+    acked: list[int] = []
+    without_head: set[int] = set()
+    for lease in leases:
+        number, has_turn = found.pop((lease.id, lease.fence), (None, False))
+        outcomes.append(number is not None)
+        if number is not None:
+            acked.append(lease.id)
+            without_head.update([number] if has_turn else ())
+    _delete(connection, acked)
+    give_turns(connection, without_head, now=now)
+    return outcomes
 
 
-def fail(connection: sqlite3.Connection, lease: Lease, *, error: str, retry_in: float | None, now: float) -> bool:
-    """See `Store.fail`."""
-    if retry_in is None:
-        return _changed(connection, FAIL, DeliveryState.DEAD.value, None, None, error, lease=lease, now=now)
-    delayed = DeliveryState.DELAYED.value
-    return _changed(connection, FAIL, delayed, now, now + retry_in, error, lease=lease, now=now)
+def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+    if ids:
+        connection.execute(DELETE, (json.dumps(ids),))
+        connection.execute(DELETE_BODIES, (json.dumps(ids),))
 
 
-def release(connection: sqlite3.Connection, lease: Lease, *, now: float) -> bool:
-    """See `Store.release`."""
-    return _changed(connection, RELEASE, lease=lease, now=now)
+def give_turns(connection: sqlite3.Connection, registrations: Iterable[int], *, now: float) -> None:
+    """Give the first open delivery of each registration its turn, if it has none."""
+    numbers = list(registrations)
+    if numbers:
+        connection.execute(GIVE_TURNS, (now, json.dumps(numbers)))
 
 
-def _changed(connection: sqlite3.Connection, statement: str, *values: Any, lease: Lease, now: float) -> bool:
-    """Run a statement that ends in `HELD`; return whether the lease held the delivery."""
-    return connection.execute(statement, (*values, lease.id, lease.fence, now, now + MAX_SKEW)).rowcount == 1
-
-
-def health(
+def fail(
     connection: sqlite3.Connection,
+    lease: Lease,
     *,
-    writable: bool,
-    secrets_readable: bool,
-    log_bytes: int,
-    problems: tuple[str, ...],
+    error: str,
+    retry_in: float | None,
+    done: Sequence[int],
     now: float,
-) -> StoreHealth:
-    """See `Store.health`; *writable*: whether a write just succeeded."""
-    (unfinished,) = connection.execute(COUNT_UNFINISHED).fetchone()
-    (leased,) = connection.execute(COUNT_LEASED, (now, now + MAX_SKEW)).fetchone()
-    apart = dict(connection.execute(APART).fetchall())
-    firsts = [*connection.execute(FIRST_WAITING), *connection.execute(FIRST_OTHER)]
-    first = min((received_at for (received_at,) in firsts if received_at is not None), default=None)
-    return StoreHealth(
-        waiting=unfinished - leased,
-        leased=leased,
-        quarantined=apart.get(DeliveryState.QUARANTINED, 0),
-        dead=apart.get(DeliveryState.DEAD, 0),
-        oldest_age=None if first is None else max(0.0, now - first),
-        writable=writable,
-        secrets_readable=secrets_readable,
-        webhooks=len(connection.execute(HEARTBEATS).fetchall()),
-        log_bytes=log_bytes,
-        problems=problems,
-    )
+) -> bool:
+    """See `Store.fail`; *done*: all events that are done now."""
+    finished = json.dumps(done)
+    if retry_in is not None:
+        values = (now, now + retry_in, error, finished, lease.id, lease.fence)
+        return connection.execute(DELAY, values).rowcount == 1
+    buried = connection.execute(BURY, (error, finished, lease.id, lease.fence)).fetchall()
+    give_turns(connection, [number for (number,) in buried], now=now)
+    return bool(buried)
 
 
-def probe(connection: sqlite3.Connection, *, now: float) -> None:
-    """Write one row, to test that writing works."""
-    connection.execute(PROBE, (now,))
+def release(connection: sqlite3.Connection, lease: Lease) -> bool:
+    """See `Store.release`."""
+    return connection.execute(RELEASE, (lease.id, lease.fence)).rowcount == 1
+
+
+def counts(connection: sqlite3.Connection, *, now: float) -> dict[str, Any]:
+    """Return the counts of `StoreHealth`, and its *oldest_age*."""
+
+    def number(condition: str) -> int:
+        (found,) = connection.execute(COUNT.format(condition), {"now": now, "latest": now + MAX_SKEW}).fetchone()
+        return int(found)
+
+    leased = number(f"due_at IS NOT NULL AND (fence = 0) = 0 AND {RUNS}")
+    unfinished = number("state = 'open' AND due_at IS NULL") + number("due_at IS NOT NULL")
+    (first,) = connection.execute(FIRST_RECEIVED).fetchone()
+    return {
+        "waiting": min(max(unfinished - leased, 0), MAX_COUNT),
+        "leased": leased,
+        "quarantined": number("state <> 'open' AND state = 'quarantined'"),
+        "dead": number("state <> 'open' AND state = 'dead'"),
+        "oldest_age": None if first is None else max(0.0, now - first),
+    }
 
 
 def integrity(connection: sqlite3.Connection) -> list[str]:
@@ -295,38 +410,70 @@ def integrity(connection: sqlite3.Connection) -> list[str]:
     return [*(problem for problem in found if problem != "ok"), *broken][:100]
 
 
-def dead_letters(connection: sqlite3.Connection, *, limit: int, after: int) -> list[StoredDelivery]:
-    """See `Store.dead_letters`."""
-    return [
-        StoredDelivery(state=DeliveryState.DEAD, **values)
-        for values in _named(connection.execute(DEAD_LETTERS, (after, limit)))
-    ]
+def deliveries(
+    connection: sqlite3.Connection, state: DeliveryState, *, after: int, limit: int, now: float
+) -> list[StoredDelivery]:
+    """See `Store.deliveries`."""
+    statement = f"{STORED} WHERE {IN_STATE[state]} AND inbox.id > :after ORDER BY inbox.id LIMIT :limit"
+    values = {"now": now, "latest": now + MAX_SKEW, "after": after, "limit": limit}
+    return [_stored(row, now) for row in _named(connection.execute(statement, values))]
 
 
-def requeue(connection: sqlite3.Connection, id: int) -> bool:
+def delivery(connection: sqlite3.Connection, id: int, *, now: float) -> StoredDelivery | None:
+    """See `Store.delivery`."""
+    found = _named(connection.execute(f"{STORED} WHERE inbox.id = ?", (id,)))
+    return next((_stored(row, now) for row in found), None)
+
+
+def _stored(row: dict[str, Any], now: float) -> StoredDelivery:
+    state, since, due_at, fence = (row.pop(name) for name in ("state", "since", "due_at", "fence"))
+    is_due = due_at is None or not runs(since=since, until=due_at, now=now)
+    if state == "open":
+        state = DeliveryState.WAITING if is_due else DeliveryState.LEASED if fence else DeliveryState.DELAYED
+    done = tuple(json.loads(row.pop("done")))
+    return StoredDelivery(state=DeliveryState(state), due_at=None if is_due else due_at, done=done, **row)
+
+
+def requeue(connection: sqlite3.Connection, id: int, *, now: float) -> bool:
     """See `Store.requeue`."""
-    return connection.execute(REQUEUE, (id,)).rowcount == 1
+    requeued = connection.execute(REQUEUE, (id,)).fetchall()
+    for (number,) in requeued:
+        connection.execute(LOSE_TURN, (number, id))
+        give_turns(connection, [number], now=now)
+    return bool(requeued)
 
 
-def purge(connection: sqlite3.Connection, *, before: float, dead: bool) -> tuple[int, int]:
-    """Run one step of `Store.purge`; return how many deliveries and registrations it deleted. Two zeros: done."""
-    for state in ("done", "dead") if dead else ("done",):
-        purgeable = connection.execute(PURGEABLE, (state, before, ROWS_AT_ONCE)).fetchall()
-        chosen = list(_for_one_step(purgeable))
-        if chosen:
-            connection.executemany(PURGE, chosen)
-            return len(chosen), 0
-    return 0, connection.execute(PURGE_REGISTRATIONS, (before, ROWS_AT_ONCE)).rowcount
+def discard(connection: sqlite3.Connection, id: int, *, now: float) -> bool:
+    """See `Store.discard`."""
+    discarded = connection.execute(DISCARD, (id, now, now + MAX_SKEW)).fetchall()
+    if discarded:
+        _delete(connection, [id])  # its body
+        give_turns(connection, [number for (number,) in discarded], now=now)
+    return bool(discarded)
 
 
-def _for_one_step(purgeable: Iterable[tuple[int, int]]) -> Iterator[tuple[int]]:
-    """Yield the ids to delete in one step, given ids and sizes of bodies."""
-    total = 0
-    for id, size in purgeable:
-        yield (id,)
-        total += size
-        if total >= BYTES_AT_ONCE:
-            return
+def purge_seen(connection: sqlite3.Connection, after: Key, *, before: float) -> tuple[Key | None, int]:
+    """Delete old keys that come *after* a key; return where the next step begins, or ``None``, and how many went."""
+    end = connection.execute(END_OF_STEP, (*after, before * 1000, KEYS_AT_ONCE - 1)).fetchone()
+    last: Key = end or (int(before * 1000), b"", 0)
+    gone = connection.execute(PURGE_SEEN, (*after, *last, before * 1000, before)).rowcount
+    return end, gone
+
+
+def purge_dead(connection: sqlite3.Connection, after: int, *, before: float) -> tuple[int | None, int]:
+    """Delete old dead letters whose ids come *after* one; return as `purge_seen` does."""
+    rows = connection.execute(DEAD, (before, after, DEAD_AT_ONCE)).fetchall()
+    old: list[int] = []
+    size = 0
+    for id, is_old, length in rows:
+        after = id
+        if is_old:
+            old.append(id)
+            size += length
+        if size >= BYTES_AT_ONCE:
+            break
+    _delete(connection, old)
+    return (after if rows else None), len(old)
 
 
 def _named(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:

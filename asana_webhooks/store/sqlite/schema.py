@@ -9,32 +9,48 @@ if TYPE_CHECKING:
 
 __all__ = ["APPLICATION_ID", "VERSION", "prepare"]
 
-VERSION = 4
+VERSION = 5
 """Stored in ``PRAGMA user_version``; every change of the tables increases it."""
 
 APPLICATION_ID = 0x41_57_48_4B
 """Stored in ``PRAGMA application_id`` ("AWHK"): distinguishes our files from those of other programs."""
 
+# AUTOINCREMENT: the number of a forgotten registration or delivery is never used again.
+# REFERENCES are not enforced, which would cost a lookup for each row; `integrity_check` checks them.
 TABLES = (
     # `echoed` outlives the candidates: it shows whether Asana may have created a webhook for the registration.
     # `candidate` is the id of the one that was confirmed. `secret` is plain text, or sealed with the key `key_id`.
     """
     CREATE TABLE registrations (
-        number INTEGER PRIMARY KEY,
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
         resource TEXT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('pending', 'confirmed', 'closed')),
+        label TEXT NOT NULL,
+        public_url TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state = 'confirmed' OR state IN ('pending', 'closed')),
+        opened_at REAL NOT NULL,
         deadline REAL NOT NULL,
         echoed INTEGER NOT NULL DEFAULT 0,
-        secret TEXT,
         webhook_gid TEXT,
-        last_heartbeat_at REAL,
+        candidate TEXT,
+        secret TEXT,
         key_id TEXT,
-        candidate TEXT
+        last_heartbeat_at REAL,
+        last_delivery_at REAL,
+        replaces TEXT,
+        retire_after REAL
     )
     """,
-    # For sweep and health.
-    "CREATE INDEX registrations_by_state ON registrations (state, deadline)",
+    "CREATE INDEX registrations_live ON registrations (resource, label) WHERE state <> 'closed'",
+    "CREATE INDEX registrations_webhook ON registrations (webhook_gid) WHERE webhook_gid IS NOT NULL",
+    # For expire_registrations and purge.
+    "CREATE INDEX registrations_ending ON registrations (state, deadline) WHERE state <> 'confirmed'",
+    # For health: silent webhooks, and one secret of each key.
+    """
+    CREATE INDEX registrations_silent ON registrations (max(opened_at, coalesce(last_heartbeat_at, 0)))
+    WHERE state = 'confirmed'
+    """,
+    "CREATE INDEX registrations_key ON registrations (key_id, number) WHERE key_id IS NOT NULL",
     """
     CREATE TABLE candidates (
         number INTEGER PRIMARY KEY,
@@ -45,54 +61,47 @@ TABLES = (
         UNIQUE (registration, id)
     )
     """,
-    # AUTOINCREMENT: an old lease must never match a new delivery. `since` and `due_at`: when a delay or lease begins
-    # and ends. `duplicate_key`: the signature, as bytes if it is lower-case hex.
-    #
-    # Lists of states have two items at most, here and in the indexes. For longer lists SQLite makes a temporary table
-    # at each write of a row, which was half of the instructions of a put.
+    # The keys of all deliveries, to recognize duplicates. The event's time comes first, so that new keys go to the last
+    # pages and old ones are deleted by range: the cost of a put does not grow with history. `event_at`: milliseconds.
+    # `signature`: bytes if it is lower-case hex.
     """
-    CREATE TABLE deliveries (
+    CREATE TABLE seen (
+        event_at INTEGER NOT NULL,
+        signature BLOB NOT NULL,
+        registration INTEGER NOT NULL,
+        received_at REAL NOT NULL,
+        PRIMARY KEY (event_at, signature, registration)
+    ) WITHOUT ROWID
+    """,
+    # The deliveries that are not done. An open one is waiting unless `due_at` is set: then it is leased if it has a
+    # `fence`, else delayed, since `since`. `turn` is set only for the first open delivery of each registration: when
+    # the registration was last served. It orders claims, so that each registration gets its turn. `done`: JSON.
+    """
+    CREATE TABLE inbox (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         registration INTEGER NOT NULL REFERENCES registrations (number),
-        duplicate_key BLOB NOT NULL,
-        state TEXT NOT NULL CHECK (
-            state IN ('quarantined', 'waiting') OR state IN ('delayed', 'leased') OR state IN ('done', 'dead')
-        ),
+        state TEXT NOT NULL CHECK (state = 'open' OR state IN ('quarantined', 'dead')),
         received_at REAL NOT NULL,
-        since REAL CHECK ((since IS NOT NULL) = (state IN ('delayed', 'leased'))),
-        due_at REAL CHECK ((due_at IS NOT NULL) = (state IN ('delayed', 'leased'))),
+        turn REAL CHECK (turn IS NULL OR state = 'open'),
+        candidate TEXT,
+        since REAL CHECK ((since IS NULL) = (due_at IS NULL)),
+        due_at REAL CHECK (due_at IS NULL OR state = 'open'),
         fence INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
-        error TEXT,
-        candidate TEXT,
-        UNIQUE (registration, duplicate_key)
+        unanswered INTEGER NOT NULL DEFAULT 0,
+        done TEXT NOT NULL DEFAULT '[]',
+        error TEXT NOT NULL DEFAULT ''
     )
     """,
-    # Of the indexes below, only `deliveries_finished` grows with done deliveries, and its entries come in order.
-    # For claims.
-    "CREATE INDEX deliveries_waiting ON deliveries (state, id) WHERE state = 'waiting'",
-    # For ordered claims.
-    """
-    CREATE INDEX deliveries_unfinished ON deliveries (registration, id)
-    WHERE state = 'waiting' OR state IN ('delayed', 'leased')
-    """,
-    # For expired leases and delays; the other columns let health count from the index alone.
-    "CREATE INDEX deliveries_due ON deliveries (due_at, state, since, received_at) WHERE due_at IS NOT NULL",
-    # For leases and delays that began in the future.
-    "CREATE INDEX deliveries_since ON deliveries (since) WHERE since IS NOT NULL",
-    # For quarantine, and for dead letters that block later deliveries.
-    "CREATE INDEX deliveries_apart ON deliveries (state, registration, id) WHERE state IN ('quarantined', 'dead')",
-    # For the list of dead letters.
-    "CREATE INDEX deliveries_dead ON deliveries (id) WHERE state = 'dead'",
-    # For purge.
-    "CREATE INDEX deliveries_finished ON deliveries (state, received_at) WHERE state IN ('done', 'dead')",
-    # Bodies are separate: SQLite rewrites a whole row at each change, and a delivery changes three times.
-    """
-    CREATE TABLE bodies (
-        delivery INTEGER PRIMARY KEY REFERENCES deliveries (id) ON DELETE CASCADE,
-        body BLOB NOT NULL
-    )
-    """,
+    "CREATE INDEX inbox_queue ON inbox (registration, state, id)",
+    "CREATE INDEX inbox_waiting ON inbox (id) WHERE state = 'open' AND due_at IS NULL",
+    "CREATE INDEX inbox_turns ON inbox (turn, id) WHERE turn IS NOT NULL AND due_at IS NULL",
+    "CREATE INDEX inbox_due ON inbox (fence = 0, due_at, since, received_at) WHERE due_at IS NOT NULL",
+    # For leases and delays that began in the future: the clock was set back.
+    "CREATE INDEX inbox_since ON inbox (since) WHERE since IS NOT NULL",
+    "CREATE INDEX inbox_apart ON inbox (state, id) WHERE state <> 'open'",
+    # Bodies are separate: SQLite rewrites a whole row at each change.
+    "CREATE TABLE bodies (delivery INTEGER PRIMARY KEY REFERENCES inbox (id), body BLOB NOT NULL)",
     # One row, which health writes to test that writing works.
     "CREATE TABLE probe (one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL)",
 )

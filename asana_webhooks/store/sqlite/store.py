@@ -4,23 +4,35 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Self, TypeVar
+from functools import partial
+from typing import Final, Self, TypeVar
 
 from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
+    DeliveryState,
     Lease,
     NewDelivery,
     PutResult,
     Registration,
+    RegistrationState,
     StoredDelivery,
     StoreHealth,
     candidate_id,
 )
-from asana_webhooks.store.rules import QuarantineLimits, check_integer, check_texts, readable
+from asana_webhooks.store.rules import (
+    QuarantineLimits,
+    add_done,
+    check_integer,
+    check_label,
+    check_state,
+    check_texts,
+    minute_of,
+    readable,
+)
 from asana_webhooks.store.secret_box import Sealer, SecretBox, StoredSecret
 from asana_webhooks.store.sqlite import inbox, registrations
 from asana_webhooks.store.sqlite.file import DatabaseFile, sqlite3
@@ -32,6 +44,11 @@ __all__ = ["SQLiteStore"]
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
+
+_SAVE_EVERY: Final = 60.0
+"""Seconds between saving the times of last deliveries."""
 
 
 class SQLiteStore:
@@ -110,6 +127,9 @@ class SQLiteStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._tried_keys = False
+        self._recent: dict[int, float] = {}
+        """When the last deliveries of registrations were stored, by number, until that is saved."""
+        self._saving: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {'closed' if self._closed else 'open' if self._loop else 'new'}>"
@@ -131,6 +151,11 @@ class SQLiteStore:
         if not self._closed:
             self._check_loop()
             self._closed = True
+            if self._saving is not None:
+                self._saving.cancel()
+            with suppress(StoreError):
+                while self._recent:
+                    await self._writer.submit(lambda db: registrations.save_last_deliveries(db, self._recent))
         await self._reader.aclose()
         await self._writer.aclose()  # last, so that this connection copies the log into the file
 
@@ -188,29 +213,58 @@ class SQLiteStore:
     ) -> bool:
         """See `Store.open_registration`."""
         check_seconds("ttl", ttl)
-        await self._add(lambda db: registrations.open_(db, id, resource=resource, ttl=ttl, now=self._clock()))
-        return True
+        values = {"id": id, "resource": resource, "label": check_label(label), "public_url": public_url}
+
+        def open_(db: sqlite3.Connection) -> bool:
+            now = self._clock()
+            return registrations.open_(db, {**values, "replaces": replaces, "now": now, "deadline": now + ttl})
+
+        return await self._add(open_)
+
+    async def adopt_registration(
+        self, id: str, *, resource: str, public_url: str, label: str = "", webhook_gid: str, secret: Secret
+    ) -> bool:
+        """See `Store.adopt_registration`. The reading thread seals the secret first."""
+        check_texts(secret)
+        sealed = await self._read(lambda _: self._sealer.seal(secret))
+        values = {"id": id, "resource": resource, "label": check_label(label), "public_url": public_url}
+        values |= {"webhook_gid": webhook_gid, "candidate": candidate_id(secret)}
+        sealed_values = {"secret": sealed.content, "key_id": sealed.key_id}
+        return await self._add(lambda db: registrations.adopt(db, {**values, **sealed_values, "now": self._clock()}))
 
     async def add_candidate(self, id: str, secret: Secret) -> bool:
         """See `Store.add_candidate`. The reading thread seals the secret, so that writes do not wait for the box."""
         check_texts(secret)
         sealed = await self._read(lambda _: self._sealer.seal(secret))
         name = candidate_id(secret)
-        return await self._add(lambda db: registrations.offer(db, id, sealed, candidate=name, now=self._clock()))
+        return await self._add(
+            lambda db: registrations.add_candidate(db, id, sealed, candidate=name, now=self._clock())
+        )
 
     async def confirm_registration(
         self, id: str, *, webhook_gid: str, secret: Secret, heartbeat_at: float | None = None
     ) -> bool:
         """See `Store.confirm_registration`."""
         check_texts(webhook_gid, secret)
-        name = candidate_id(secret)
-        return await self._write(
-            lambda db: registrations.confirm(db, id, webhook_gid=webhook_gid, candidate=name, now=self._clock())
+        confirm = partial(
+            registrations.confirm,
+            id=id,
+            webhook_gid=webhook_gid,
+            candidate=candidate_id(secret),
+            heartbeat_at=heartbeat_at,
         )
+        return await self._write(lambda db: confirm(db, now=self._clock()))
 
     async def close_registration(self, id: str) -> bool:
         """See `Store.close_registration`."""
-        return await self._write(lambda db: registrations.close(db, id))
+        return await self._write(lambda db: registrations.close(db, id, now=self._clock()))
+
+    async def expire_registrations(self) -> Sequence[Registration]:
+        """See `Store.expire_registrations`."""
+        found = await self._read(
+            lambda db: registrations.overdue(db, now=self._clock(), sealer=self._sealer, recent=self._recent)
+        )
+        return await self._write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
 
     async def find_registration(self, id: str) -> Registration | None:
         """See `Store.find_registration`."""
@@ -218,16 +272,37 @@ class SQLiteStore:
         return await self._reader.submit_batched(self._find, id, adds=0)
 
     def _find(self, db: sqlite3.Connection, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
-        return registrations.find(db, ids, now=self._clock(), sealer=self._sealer)
+        return registrations.find(db, ids, now=self._clock(), sealer=self._sealer, recent=self._recent)
 
-    async def expire_registrations(self) -> Sequence[Registration]:
-        """See `Store.expire_registrations`."""
-        found = await self._read(lambda db: registrations.overdue(db, now=self._clock(), sealer=self._sealer))
-        return await self._write(lambda db: registrations.end_overdue(db, found, now=self._clock()))
+    async def list_registrations(
+        self,
+        *,
+        label: str | None = None,
+        resource: str | None = None,
+        webhook_gid: str | None = None,
+        state: RegistrationState | None = None,
+        after: str = "",
+        limit: int = 100,
+    ) -> Sequence[Registration]:
+        """See `Store.list_registrations`."""
+        given = {"label": label, "resource": resource, "webhook_gid": webhook_gid}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        last = max(check_integer("limit", limit), 0)
+
+        def look(db: sqlite3.Connection) -> Sequence[Registration]:
+            now, recent = self._clock(), self._recent
+            return registrations.find_all(db, wanted, state=state, after=after, limit=last, now=now, recent=recent)
+
+        return await self._read(look)
 
     async def record_heartbeat(self, id: str) -> None:
         """See `Store.record_heartbeat`."""
-        await self._add(lambda db: registrations.heartbeat(db, id, now=self._clock()))
+        await self._add(lambda db: registrations.record_heartbeat(db, id, now=self._clock()))
+
+    async def retire_registration(self, id: str, *, after: float) -> bool:
+        """See `Store.retire_registration`."""
+        check_seconds("after", after)
+        return await self._write(lambda db: registrations.retire(db, id, at=self._clock() + after))
 
     async def reseal(self) -> int:
         """Seal every secret with the current key of the store's box, plain text included.
@@ -273,14 +348,33 @@ class SQLiteStore:
         """See `Store.put`. It returns a future, which saves a receiver a task and 10 us."""
         try:
             self._check_usable()
-            return self._writer.submit_batched(self._put, delivery, adds=len(delivery.body))
+            stored: asyncio.Future[PutResult] = self._writer.submit_batched(
+                self._put, delivery, adds=len(delivery.body)
+            )
         except AsanaError as error:  # raised when awaited, as in every other method
             refused: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
             return refused
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(_SAVE_EVERY, self._save_recent)
+        return stored
 
     def _put(self, db: sqlite3.Connection, deliveries: Sequence[NewDelivery]) -> Sequence[PutResult | StoreError]:
-        return inbox.put(db, deliveries, now=self._clock(), limits=self._quarantine)
+        now = self._clock()
+        outcomes, numbers = inbox.put(db, deliveries, now=now, limits=self._quarantine)
+        self._recent.update(dict.fromkeys(numbers, minute_of(now)))
+        return outcomes
+
+    def _save_recent(self) -> None:
+        """Save when registrations got their last deliveries: a write a minute instead of one for each delivery."""
+        self._saving = None
+        if self._recent and not self._closed:
+            saved = self._writer.submit(lambda db: registrations.save_last_deliveries(db, self._recent))
+            saved.add_done_callback(self._after_save)
+
+    def _after_save(self, saved: asyncio.Future[bool]) -> None:
+        if not saved.cancelled() and saved.exception() is None and saved.result():
+            self._save_recent()
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`. If the caller is cancelled, its leases are released."""
@@ -291,11 +385,18 @@ class SQLiteStore:
         def claim(db: sqlite3.Connection) -> Sequence[Lease]:
             return inbox.claim(db, max(limit, 0), lease=lease, ordered=ordered, halt=halt, now=self._clock())
 
-        def give_back(db: sqlite3.Connection, leases: Sequence[Lease]) -> None:
-            for one in leases:  # if this fails, the lease expires
-                inbox.release(db, one, now=self._clock())
+        claimed = self._writer.submit(claim)
+        try:
+            return await asyncio.shield(claimed)
+        except asyncio.CancelledError:
+            claimed.add_done_callback(self._give_back)
+            raise
 
-        return await self._writer.submit_or_undo(claim, undo=give_back)
+    def _give_back(self, claimed: asyncio.Future[Sequence[Lease]]) -> None:
+        if claimed.exception() is None:
+            for lease in claimed.result():
+                released = self._writer.submit(partial(inbox.release, lease=lease))
+                released.add_done_callback(lambda done: done.exception())  # if it failed, the lease expires
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """See `Store.extend`."""
@@ -305,21 +406,22 @@ class SQLiteStore:
     async def ack(self, lease: Lease) -> bool:
         """See `Store.ack`."""
         self._check_usable()
-        return await self._writer.submit_batched(self._done, lease)
+        return await self._writer.submit_batched(self._ack, lease)
 
-    def _done(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
-        return inbox.done(db, leases, now=self._clock())
+    def _ack(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
+        return inbox.ack(db, leases, now=self._clock())
 
-    async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: object = ()) -> bool:
+    async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: Iterable[int] = ()) -> bool:
         """See `Store.fail`."""
         if retry_in is not None:
             check_seconds("retry_in", retry_in)
-        text = readable(error)
-        return await self._write(lambda db: inbox.fail(db, lease, error=text, retry_in=retry_in, now=self._clock()))
+        finished = add_done(lease.done, done)
+        fail = partial(inbox.fail, lease=lease, error=readable(error), retry_in=retry_in, done=finished)
+        return await self._write(lambda db: fail(db, now=self._clock()))
 
     async def release(self, lease: Lease) -> bool:
         """See `Store.release`."""
-        return await self._write(lambda db: inbox.release(db, lease, now=self._clock()))
+        return await self._write(lambda db: inbox.release(db, lease))
 
     async def health(self) -> StoreHealth:
         """See `Store.health`.
@@ -332,7 +434,7 @@ class SQLiteStore:
 
         def probe(db: sqlite3.Connection) -> None:
             self._maintenance.look_for_others(db)
-            inbox.probe(db, now=self._clock())
+            db.execute(PROBE, (self._clock(),))
 
         try:
             self._reader.check_room(0)  # a delivery needs its webhook's secret
@@ -341,14 +443,15 @@ class SQLiteStore:
             refused = (str(error),)
 
         def look(db: sqlite3.Connection) -> StoreHealth:
+            now = self._clock()
             unreadable = self._unreadable(db)
-            return inbox.health(
-                db,
+            return StoreHealth(
+                **inbox.counts(db, now=now),
+                **registrations.counts(db, now=now),
                 writable=not refused,
                 secrets_readable=not unreadable,
                 log_bytes=self._file.log_bytes(),
                 problems=(*refused, *unreadable, *self._maintenance.problems),
-                now=self._clock(),
             )
 
         self._check_usable()
@@ -368,23 +471,39 @@ class SQLiteStore:
 
     # Maintenance
 
-    async def deliveries(self, *, state: object, limit: int = 100, after: int = 0) -> Sequence[StoredDelivery]:
-        """See `Store.dead_letters`."""
-        check_integer("limit", limit)
-        check_integer("after", after)
-        return await self._read(lambda db: inbox.dead_letters(db, limit=max(limit, 0), after=after))
+    async def deliveries(self, *, state: DeliveryState, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
+        """See `Store.deliveries`."""
+        wanted = check_state(state)
+        values = {"after": check_integer("after", after), "limit": max(check_integer("limit", limit), 0)}
+        return await self._read(lambda db: inbox.deliveries(db, wanted, **values, now=self._clock()))
+
+    async def delivery(self, id: int) -> StoredDelivery | None:
+        """See `Store.delivery`."""
+        check_integer("id", id)
+        return await self._read(lambda db: inbox.delivery(db, id, now=self._clock()))
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
         check_integer("id", id)
-        return await self._write(lambda db: inbox.requeue(db, id))
+        return await self._write(lambda db: inbox.requeue(db, id, now=self._clock()))
+
+    async def discard(self, id: int) -> bool:
+        """See `Store.discard`."""
+        check_integer("id", id)
+        return await self._write(lambda db: inbox.discard(db, id, now=self._clock()))
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`. It takes several transactions if there is much to delete."""
         before = self._clock() - check_seconds("older_than", older_than)
         count = 0
-        while True:
-            deliveries, closed = await self._write(lambda db: inbox.purge(db, before=before, dead=dead))
-            count += deliveries
-            if not deliveries + closed:
-                return count
+        key: inbox.Key | None = inbox.FIRST_KEY
+        while key is not None:
+            key, gone = await self._write(partial(inbox.purge_seen, after=key, before=before))
+            count += gone
+        id: int | None = 0 if dead else None
+        while id is not None:
+            id, gone = await self._write(partial(inbox.purge_dead, after=id, before=before))
+            count += gone
+        while await self._write(lambda db: registrations.purge(db, before=before)):
+            pass
+        return count

@@ -6,14 +6,12 @@ loop run in the thread as one transaction, while the loop gathers the next ones.
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, TypeVar
 
-from attrs import define
+from attrs import define, field
 
 from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
 from asana_webhooks.store.sqlite.file import DatabaseFile, is_transient, sqlite3, unavailable
@@ -41,11 +39,16 @@ _FAULTS_OF_ONE = (
 
 
 @define(eq=False)
-class _Job:
+class _Group:
+    """Consecutive requests of one kind, which run together."""
+
     run: BatchOperation[Any, Any]
-    request: Any
-    answer: asyncio.Future[Any]
-    adds: int | None
+    requests: list[Any] = field(factory=list)
+    answers: list[asyncio.Future[Any]] = field(factory=list)
+    operations: int = 0
+    """How many of them add to the store."""
+    bytes: int = 0
+    """How many bytes these add."""
 
 
 def _one_by_one(connection: sqlite3.Connection, operations: Sequence[Operation[T]]) -> list[T | AsanaError]:
@@ -95,7 +98,7 @@ class TransactionQueue:
         # Used in the loop
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._ended = False
-        self._gathered: list[_Job] = []
+        self._gathered: list[_Group] = []
         self._operations = 0
         self._bytes = 0
         self._busy = False
@@ -122,40 +125,23 @@ class TransactionQueue:
         """
         if adds is not None:
             self.check_room(adds)
-            self._operations += 1
-            self._bytes += adds
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        self._gathered.append(_Job(run, request, answer, adds))
+        if not self._gathered or self._gathered[-1].run != run:
+            self._gathered.append(_Group(run))
+        group = self._gathered[-1]
+        group.requests.append(request)
+        group.answers.append(answer)
+        if adds is not None:
+            self._operations += 1
+            self._bytes += adds
+            group.operations += 1
+            group.bytes += adds
         if not self._busy:
             self._busy = True
             self._idle.clear()
             loop.call_soon(self._start)  # the other operations ready in this turn of the loop join
         return answer
-
-    async def submit_or_undo(self, operation: Operation[T], *, undo: Callable[[sqlite3.Connection, T], object]) -> T:
-        """Run an operation in the next transaction; if the caller is cancelled, undo it.
-
-        Args:
-            operation: the function to run.
-            undo: called with the operation's result in a later transaction. Its errors are ignored.
-        """
-
-        def undo_result(answer: asyncio.Future[T]) -> None:
-            if not answer.cancelled() and answer.exception() is None:
-                result = answer.result()
-                undone = self.submit(lambda db: undo(db, result))
-                undone.add_done_callback(lambda done: done.exception())
-
-        answer = self.submit(operation)
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            if answer.done():
-                undo_result(answer)
-            else:
-                answer.add_done_callback(undo_result)
-            raise
 
     def check_room(self, adds: int) -> None:
         """Raise `StoreFullError` unless an operation that adds *adds* bytes would be accepted now."""
@@ -188,20 +174,20 @@ class TransactionQueue:
     # In the loop
 
     def _start(self) -> None:
-        batch, self._gathered = self._gathered, []
-        self._executor.submit(self._work, batch, asyncio.get_running_loop())
+        groups, self._gathered = self._gathered, []
+        self._executor.submit(self._work, groups, asyncio.get_running_loop())
 
-    def _deliver(self, batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
-        for job, outcome in zip(batch, outcomes, strict=True):
-            if job.adds is not None:
-                self._operations -= 1
-                self._bytes -= job.adds
-            if job.answer.done():
-                continue  # the caller was cancelled
-            if isinstance(outcome, Exception):
-                job.answer.set_exception(outcome)
-            else:
-                job.answer.set_result(outcome)
+    def _deliver(self, groups: Sequence[_Group], outcomes: Sequence[Sequence[Any]]) -> None:
+        for group, results in zip(groups, outcomes, strict=True):
+            self._operations -= group.operations
+            self._bytes -= group.bytes
+            for answer, result in zip(group.answers, results, strict=True):
+                if answer.done():
+                    continue  # the caller was cancelled
+                if isinstance(result, Exception):
+                    answer.set_exception(result)
+                else:
+                    answer.set_result(result)
         # The callers wake before this call, so the operations they submit then join the next transaction.
         asyncio.get_running_loop().call_soon(self._go_on)
 
@@ -214,32 +200,32 @@ class TransactionQueue:
 
     # In the thread
 
-    def _work(self, batch: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
-        outcomes = self._outcomes(batch)
+    def _work(self, groups: Sequence[_Group], loop: asyncio.AbstractEventLoop) -> None:
+        outcomes = self._outcomes([(group.run, group.requests) for group in groups])
         with suppress(RuntimeError):  # the loop is closed, so no caller waits
-            loop.call_soon_threadsafe(self._deliver, batch, outcomes)
+            loop.call_soon_threadsafe(self._deliver, groups, outcomes)
         if self._connection is not None:
             try:
                 self._after(self._connection)
             except sqlite3.Error:  # the transaction is committed; the next one opens a new connection
                 self._disconnect()
 
-    def _outcomes(self, batch: Sequence[_Job]) -> list[Any]:
+    def _outcomes(self, work: Sequence[tuple[BatchOperation[Any, Any], Sequence[Any]]]) -> list[Sequence[Any]]:
         try:
-            return self._transaction(batch)
+            return self._transaction(work)
         except AsanaError as error:
-            return [_copied(error) for _ in batch]
+            return [[_copied(error) for _ in requests] for _, requests in work]
         except BaseException as error:  # noqa: BLE001 - it must reach the caller, and not end this thread
-            if len(batch) == 1:
-                return [_explained(error)]
-        # One operation is at fault. Run each alone, so that the others succeed.
-        return [outcome for job in batch for outcome in self._outcomes([job])]
+            if sum(len(requests) for _, requests in work) == 1:
+                return [[_explained(error)]]
+        # One request is at fault. Run each alone, so that the others succeed.
+        return [[self._outcomes([(run, [one])])[0][0] for one in requests] for run, requests in work]
 
-    def _transaction(self, batch: Sequence[_Job]) -> list[Any]:
+    def _transaction(self, work: Sequence[tuple[BatchOperation[Any, Any], Sequence[Any]]]) -> list[Sequence[Any]]:
         connection = self._connected()
         try:
             connection.execute(self._begin)
-            outcomes = [outcome for jobs in _kinds(batch) for outcome in _run_batch(jobs, connection)]
+            outcomes = [_run(run, requests, connection) for run, requests in work]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back(connection)
@@ -274,16 +260,11 @@ class TransactionQueue:
             connection.close()
 
 
-def _kinds(batch: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """Yield the jobs that can run together, in the order they were submitted."""
-    return (list(jobs) for _, jobs in groupby(batch, attrgetter("run")))
-
-
-def _run_batch(jobs: Sequence[_Job], connection: sqlite3.Connection) -> Sequence[Any]:
+def _run(run: BatchOperation[Any, Any], requests: Sequence[Any], connection: sqlite3.Connection) -> Sequence[Any]:
     try:
-        return jobs[0].run(connection, [job.request for job in jobs])
-    except AsanaError as error:  # these jobs have written nothing yet
-        return [_copied(error) for _ in jobs]
+        return run(connection, requests)
+    except AsanaError as error:  # these requests have written nothing yet
+        return [_copied(error) for _ in requests]
 
 
 def _copied(error: AsanaError) -> AsanaError:
