@@ -285,8 +285,7 @@ class MemoryStore:
             return "refused"
         state = initial_state(
             found.state,
-            confirmed=None if found.secret is None else candidate_id(found.secret),
-            candidates=[candidate_id(secret) for secret in found.candidates],
+            secrets=[candidate_id(secret) for secret in (*found.candidates, found.secret) if secret is not None],
             candidate=delivery.candidate,
         )
         if state is None:

@@ -99,23 +99,20 @@ def runs(*, since: float, until: float, now: float) -> bool:
     return since <= now + MAX_SKEW and now < until
 
 
-def initial_state(
-    state: RegistrationState, *, confirmed: str | None, candidates: Container[str], candidate: str | None
-) -> DeliveryState | None:
+def initial_state(state: RegistrationState, *, secrets: Container[str], candidate: str | None) -> DeliveryState | None:
     """Return the initial state of a new delivery.
 
     Args:
         state: the `effective_state` of its registration.
-        confirmed: the `candidate_id` of the registration's secret, once it is confirmed.
-        candidates: the registration's `candidate_id` values, while it is pending.
+        secrets: the `candidate_id` of the registration's candidates, or of its secret once it is confirmed.
         candidate: `NewDelivery.candidate`.
 
     Returns:
         The state; ``None`` to refuse the delivery.
     """
-    if state is RegistrationState.PENDING and candidate is not None and candidate in candidates:
+    if state is RegistrationState.PENDING and candidate is not None and candidate in secrets:
         return DeliveryState.QUARANTINED
-    if state is RegistrationState.CONFIRMED and candidate in {None, confirmed}:
+    if state is RegistrationState.CONFIRMED and (candidate is None or candidate in secrets):
         return DeliveryState.WAITING
     return None
 

@@ -19,7 +19,6 @@ APPLICATION_ID = 0x41_57_48_4B
 # REFERENCES are not enforced, which would cost a lookup for each row; `integrity_check` checks them.
 TABLES = (
     # `echoed` outlives the candidates: it shows whether Asana may have created a webhook for the registration.
-    # `candidate` is the id of the one that was confirmed. `secret` is plain text, or sealed with the key `key_id`.
     """
     CREATE TABLE registrations (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -32,9 +31,6 @@ TABLES = (
         deadline REAL NOT NULL,
         echoed INTEGER NOT NULL DEFAULT 0,
         webhook_gid TEXT,
-        candidate TEXT,
-        secret TEXT,
-        key_id TEXT,
         last_heartbeat_at REAL,
         last_delivery_at REAL,
         replaces TEXT,
@@ -45,14 +41,14 @@ TABLES = (
     "CREATE INDEX registrations_webhook ON registrations (webhook_gid) WHERE webhook_gid IS NOT NULL",
     # For expire_registrations and purge.
     "CREATE INDEX registrations_ending ON registrations (state, deadline) WHERE state <> 'confirmed'",
-    # For health: silent webhooks, and one secret of each key.
+    # For health.
     """
     CREATE INDEX registrations_silent ON registrations (max(opened_at, coalesce(last_heartbeat_at, 0)))
     WHERE state = 'confirmed'
     """,
-    "CREATE INDEX registrations_key ON registrations (key_id, number) WHERE key_id IS NOT NULL",
+    # The candidates of a pending registration, or the secret of a confirmed one: plain text, or sealed with `key_id`.
     """
-    CREATE TABLE candidates (
+    CREATE TABLE secrets (
         number INTEGER PRIMARY KEY,
         registration INTEGER NOT NULL REFERENCES registrations (number),
         id TEXT NOT NULL,
@@ -61,6 +57,7 @@ TABLES = (
         UNIQUE (registration, id)
     )
     """,
+    "CREATE INDEX secrets_key ON secrets (key_id, number) WHERE key_id IS NOT NULL",
     # The keys of all deliveries, to recognize duplicates. The event's time comes first, so that new keys go to the last
     # pages and old ones are deleted by range: the cost of a put does not grow with history. `event_at`: milliseconds.
     # `signature`: bytes if it is lower-case hex.

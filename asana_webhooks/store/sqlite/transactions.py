@@ -25,8 +25,7 @@ Operation = Callable[[sqlite3.Connection], T]
 """A function that runs in a transaction. It may raise an `AsanaError` only before its first write."""
 
 BatchOperation = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
-"""A function that runs in a transaction for several consecutive requests of one kind, and returns the outcome of each.
-It, too, may raise an `AsanaError` only before its first write."""
+"""A function that runs in a transaction for several consecutive requests, and returns the outcome of each."""
 
 _FAULTS_OF_ONE = (
     sqlite3.IntegrityError,
@@ -52,14 +51,13 @@ class _Group:
 
 
 def _one_by_one(connection: sqlite3.Connection, operations: Sequence[Operation[T]]) -> list[T | AsanaError]:
-    return [_attempt(operation, connection) for operation in operations]
-
-
-def _attempt(operation: Operation[T], connection: sqlite3.Connection) -> T | AsanaError:
-    try:
-        return operation(connection)
-    except AsanaError as error:  # nothing is written yet, so the transaction continues
-        return error
+    outcomes: list[T | AsanaError] = []
+    for operation in operations:
+        try:
+            outcomes.append(operation(connection))
+        except AsanaError as error:  # nothing is written yet, so the transaction continues
+            outcomes.append(error)
+    return outcomes
 
 
 class TransactionQueue:
@@ -151,15 +149,6 @@ class TransactionQueue:
             advice = "Use a faster disk, or raise max_operations and max_bytes."
             raise StoreFullError(problem="too many operations or bytes are waiting", advice=advice)
 
-    def connect(self) -> None:
-        """Connect without a transaction, and so without waiting for locks. Blocks; call it in another thread.
-
-        Raises:
-            ConfigurationError: see `DatabaseFile.connect`.
-            StoreUnavailableError: the same.
-        """
-        self._executor.submit(self._connected).result()
-
     async def aclose(self) -> None:
         """Wait for the operations in flight, then close the connection and end the thread."""
         while self._busy:
@@ -184,7 +173,9 @@ class TransactionQueue:
             for answer, result in zip(group.answers, results, strict=True):
                 if answer.done():
                     continue  # the caller was cancelled
-                if isinstance(result, Exception):
+                if isinstance(result, AsanaError):
+                    answer.set_exception(_copied(result))
+                elif isinstance(result, Exception):
                     answer.set_exception(result)
                 else:
                     answer.set_result(result)
@@ -214,7 +205,7 @@ class TransactionQueue:
         try:
             return self._transaction(work)
         except AsanaError as error:
-            return [[_copied(error) for _ in requests] for _, requests in work]
+            return [[error] * len(requests) for _, requests in work]
         except BaseException as error:  # noqa: BLE001 - it must reach the caller, and not end this thread
             if sum(len(requests) for _, requests in work) == 1:
                 return [[_explained(error)]]
@@ -225,7 +216,7 @@ class TransactionQueue:
         connection = self._connected()
         try:
             connection.execute(self._begin)
-            outcomes = [_run(run, requests, connection) for run, requests in work]
+            outcomes = [run(connection, requests) for run, requests in work]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back(connection)
@@ -258,13 +249,6 @@ class TransactionQueue:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-def _run(run: BatchOperation[Any, Any], requests: Sequence[Any], connection: sqlite3.Connection) -> Sequence[Any]:
-    try:
-        return run(connection, requests)
-    except AsanaError as error:  # these requests have written nothing yet
-        return [_copied(error) for _ in requests]
 
 
 def _copied(error: AsanaError) -> AsanaError:

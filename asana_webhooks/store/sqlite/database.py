@@ -1,0 +1,95 @@
+"""One database with two threads: one writes, one reads. The methods of `SQLiteStore` run in them."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.store.rules import QuarantineLimits
+from asana_webhooks.store.secret_box import Sealer, SecretBox
+from asana_webhooks.store.sqlite.file import DatabaseFile, sqlite3
+from asana_webhooks.store.sqlite.maintenance import Maintenance
+from asana_webhooks.store.sqlite.transactions import Operation, TransactionQueue
+
+__all__ = ["Database", "named"]
+
+T = TypeVar("T")
+
+
+class Database:
+    """What the two halves of `SQLiteStore` share; it documents the arguments."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        secret_box: SecretBox | None,
+        clock: Callable[[], float],
+        busy_timeout: float,
+        max_operations: int,
+        max_bytes: int,
+        quarantine: QuarantineLimits,
+    ) -> None:
+        self._file = DatabaseFile(path, busy_timeout=busy_timeout)
+        self._clock = clock
+        self._quarantine = quarantine
+        self._sealer = Sealer(secret_box)
+        self._maintenance = Maintenance(self._file)
+        self._writer = TransactionQueue(
+            self._file,
+            connect=self._maintenance.connect,
+            name="asana-webhooks-writer",
+            begin="BEGIN IMMEDIATE",
+            before=self._maintenance.before,
+            after=self._maintenance.after,
+            max_operations=max_operations,
+            max_bytes=max_bytes,
+        )
+        self._reader = TransactionQueue(
+            self._file,
+            connect=self._connect_to_read,
+            name="asana-webhooks-reader",
+            begin="BEGIN",
+            max_operations=max_operations,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._recent: dict[int, float] = {}
+        """When the last deliveries of registrations were stored, by number, until that is saved."""
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        if self._file.opened is None:
+            self._file.connect().close()  # a reader cannot create tables, and would leave a log behind
+        return self._file.connect_to_read()
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError("this store belongs to another event loop; create one in each loop")
+
+    def _check_usable(self) -> None:
+        self._check_loop()
+        if self._closed:
+            raise ConfigurationError("this store is closed; create a new one")
+
+    def _write(self, operation: Operation[T]) -> asyncio.Future[T]:
+        self._check_usable()
+        return self._writer.submit(operation)
+
+    def _add(self, operation: Operation[T], *, size: int = 0) -> asyncio.Future[T]:
+        """Run a write that adds data; raise `StoreFullError` if too many are waiting."""
+        self._check_usable()
+        return self._writer.submit(operation, adds=size)
+
+    def _read(self, operation: Operation[T]) -> asyncio.Future[T]:
+        self._check_usable()
+        return self._reader.submit(operation, adds=0)
+
+
+def named(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
+    """Yield the rows with the names of their columns."""
+    names = [column[0] for column in cursor.description]
+    return (dict(zip(names, row, strict=True)) for row in cursor)
