@@ -1,9 +1,9 @@
 """A store in the memory of one process, for tests and trials. Its content is lost when the process ends."""
 
-import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice, takewhile, zip_longest
 from typing import Any, Self
 
 from attrs import define, evolve
@@ -11,6 +11,7 @@ from attrs import define, evolve
 from asana_webhooks._checks import check_seconds
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
+from asana_webhooks.store import rules
 from asana_webhooks.store.base import (
     MAX_CANDIDATES,
     MAX_COUNT,
@@ -24,28 +25,8 @@ from asana_webhooks.store.base import (
     StoreHealth,
     candidate_id,
 )
-from asana_webhooks.store.rules import (
-    MAX_SILENT,
-    SILENT_AFTER,
-    QuarantineLimits,
-    add_done,
-    as_found,
-    check_integer,
-    check_label,
-    check_state,
-    check_texts,
-    event_time,
-    initial_state,
-    is_alone,
-    may_open,
-    minute_of,
-    readable,
-    runs,
-)
 
 __all__ = ["MemoryStore"]
-
-_UNFINISHED = (DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED)
 
 
 @define(eq=False)
@@ -66,14 +47,14 @@ class _Delivery:
     done: tuple[int, ...] = ()
     error: str = ""
 
-    def move(self, state: DeliveryState, now: float = 0.0, seconds: float = 0.0) -> None:
-        self.state, self.since, self.due_at = state, now, now + seconds
+    def move(self, state: DeliveryState, now: float = 0.0, seconds: float = 0.0, *, fence: int = 0) -> None:
+        self.state, self.since, self.due_at, self.fence = state, now, now + seconds, fence
 
     def state_at(self, now: float) -> DeliveryState:
         """Return its state; one whose lease or delay has run out is waiting."""
-        if self.state in {DeliveryState.DELAYED, DeliveryState.LEASED}:
-            return self.state if runs(since=self.since, until=self.due_at, now=now) else DeliveryState.WAITING
-        return self.state
+        can_end = self.state in {DeliveryState.DELAYED, DeliveryState.LEASED}
+        has_ended = can_end and not rules.runs(since=self.since, until=self.due_at, now=now)
+        return DeliveryState.WAITING if has_ended else self.state
 
 
 class MemoryStore:
@@ -85,16 +66,19 @@ class MemoryStore:
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._quarantine = QuarantineLimits()
+        self._quarantine = rules.QuarantineLimits()
         self._registrations: dict[str, Registration] = {}
-        self._seen: dict[tuple[str, str, int], float] = {}
-        """When each known delivery was received."""
+        self._numbers: dict[str, int] = {}
+        """A number for each registration. It is not used again, though the id may be."""
+        self._seen: dict[tuple[int, str, int], float] = {}
+        """When each known delivery was received, by its registration's number, signature and event time."""
         self._inbox: dict[int, _Delivery] = {}
         """Deliveries that are not done, by id, oldest first."""
         self._served: dict[str, int] = {}
-        """The number of the last claim that took a delivery of each registration."""
-        self._claims = itertools.count(1)
-        self._last_id = 0
+        """The fence of the last claim that took a delivery of each registration."""
+        self._ids = count(1)
+        self._claims = count(1)
+        self._opened = count(1)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -121,12 +105,12 @@ class MemoryStore:
     ) -> bool:
         """See `Store.open_registration`."""
         now = self._now()
-        check_texts(id, resource, public_url, replaces or "")
+        rules.check_texts(id, resource, public_url, replaces or "")
         new = Registration(
             id=id,
             resource=resource,
             public_url=public_url,
-            label=check_label(label),
+            label=rules.check_label(label),
             state=RegistrationState.PENDING,
             opened_at=now,
             deadline=now + check_seconds("ttl", ttl),
@@ -134,19 +118,24 @@ class MemoryStore:
         )
         if id in self._registrations:
             raise ConfigurationError("this registration exists already; every registration needs a fresh endpoint")
-        return self._add(new, replaces=replaces)
+        return self._add(new)
 
     async def adopt_registration(
         self, id: str, *, resource: str, public_url: str, label: str = "", webhook_gid: str, secret: Secret
     ) -> bool:
         """See `Store.adopt_registration`."""
         now = self._now()
-        check_texts(id, resource, public_url, webhook_gid, secret)
+        rules.check_texts(id, resource, public_url, webhook_gid, secret)
+        if known := self._registrations.get(id):
+            same = (resource, label, RegistrationState.CONFIRMED, webhook_gid, secret)
+            if (known.resource, known.label, known.state, known.webhook_gid, known.secret) != same:
+                raise ConfigurationError("this endpoint already has a registration, and not for this webhook")
+            return True
         new = Registration(
             id=id,
             resource=resource,
             public_url=public_url,
-            label=check_label(label),
+            label=rules.check_label(label),
             state=RegistrationState.CONFIRMED,
             opened_at=now,
             deadline=now,
@@ -154,24 +143,21 @@ class MemoryStore:
             secret=secret,
             webhook_gid=webhook_gid,
         )
-        known = self._registrations.get(id)
-        if known is not None:
-            if _identity(known) != _identity(new):
-                raise ConfigurationError("this endpoint already has a registration, and not for this webhook")
-            return True
-        return self._add(new, replaces=None)
+        return self._add(new)
 
-    def _add(self, new: Registration, *, replaces: str | None) -> bool:
-        live = self._listed(resource=new.resource, label=new.label)
-        if not may_open([one.id for one in live if one.state is not RegistrationState.CLOSED], replaces=replaces):
+    def _add(self, new: Registration) -> bool:
+        same = self._listed(resource=new.resource, label=new.label)
+        live = [one.id for one in same if one.state is not RegistrationState.CLOSED]
+        if not rules.may_open(live, replaces=new.replaces):
             return False
         self._registrations[new.id] = new
+        self._numbers[new.id] = next(self._opened)
         return True
 
     async def add_candidate(self, id: str, secret: Secret) -> bool:
         """See `Store.add_candidate`."""
-        check_texts(secret)
-        found = self._find(id)
+        rules.check_texts(secret)
+        found = await self.find_registration(id)
         if found is None or found.state is not RegistrationState.PENDING:
             return False
         if secret not in found.candidates:
@@ -184,8 +170,8 @@ class MemoryStore:
         self, id: str, *, webhook_gid: str, secret: Secret, heartbeat_at: float | None = None
     ) -> bool:
         """See `Store.confirm_registration`."""
-        check_texts(webhook_gid, secret)
-        found = self._find(id)
+        rules.check_texts(webhook_gid, secret)
+        found = await self.find_registration(id)
         if found is None:
             return False
         if found.state is RegistrationState.CONFIRMED:
@@ -204,39 +190,33 @@ class MemoryStore:
             if delivery.new.candidate == candidate_id(secret):
                 delivery.move(DeliveryState.WAITING)
             else:
-                self._forget(delivery)
+                del self._inbox[delivery.id]
         return True
 
     async def close_registration(self, id: str) -> bool:
         """See `Store.close_registration`."""
-        found = self._find(id)
+        found = await self.find_registration(id)
         if found is None:
             return False
-        self._end(found)
+        self._registrations[id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
+        for delivery in self._quarantined(id):
+            del self._inbox[delivery.id]
         return found.echoed
-
-    def _end(self, found: Registration) -> None:
-        self._registrations[found.id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
-        for delivery in self._quarantined(found.id):
-            self._forget(delivery)
 
     async def expire_registrations(self) -> Sequence[Registration]:
         """See `Store.expire_registrations`."""
         now = self._now()
-        overdue = [one for one in self._registrations.values() if as_found(one, now=now) is not one]
+        overdue = [one for one in self._registrations.values() if rules.as_found(one, now=now) is not one]
         for registration in overdue:
-            self._end(registration)
+            await self.close_registration(registration.id)
         return overdue
 
     async def find_registration(self, id: str) -> Registration | None:
         """See `Store.find_registration`."""
-        return self._find(id)
-
-    def _find(self, id: str) -> Registration | None:
         now = self._now()
-        check_texts(id)
+        rules.check_texts(id)
         found = self._registrations.get(id)
-        return None if found is None else as_found(found, now=now)
+        return None if found is None else rules.as_found(found, now=now)
 
     async def list_registrations(
         self,
@@ -249,27 +229,27 @@ class MemoryStore:
         limit: int = 100,
     ) -> Sequence[Registration]:
         """See `Store.list_registrations`."""
-        check_texts(label or "", resource or "", webhook_gid or "", after)
+        rules.check_texts(label or "", resource or "", webhook_gid or "", after)
         wanted = {"label": label, "resource": resource, "webhook_gid": webhook_gid, "state": state}
         found = self._listed(**{name: value for name, value in wanted.items() if value is not None})
         page = sorted((one for one in found if one.id > after), key=lambda one: one.id)
-        return [evolve(one, secret=None, candidates=()) for one in page[: max(check_integer("limit", limit), 0)]]
+        return [evolve(one, secret=None, candidates=()) for one in page[: max(rules.check_integer("limit", limit), 0)]]
 
     def _listed(self, **wanted: Any) -> list[Registration]:
         now = self._now()
-        found = (as_found(one, now=now) for one in self._registrations.values())
+        found = (rules.as_found(one, now=now) for one in self._registrations.values())
         return [one for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
 
     async def record_heartbeat(self, id: str) -> None:
         """See `Store.record_heartbeat`."""
-        found = self._find(id)
+        found = await self.find_registration(id)
         if found is not None and found.state is not RegistrationState.CLOSED:
             self._registrations[id] = evolve(found, last_heartbeat_at=self._now())
 
     async def retire_registration(self, id: str, *, after: float) -> bool:
         """See `Store.retire_registration`."""
         check_seconds("after", after)
-        found = self._find(id)
+        found = await self.find_registration(id)
         if found is None or found.state is not RegistrationState.CONFIRMED:
             return False
         self._registrations[id] = evolve(found, retire_after=self._now() + after)
@@ -279,66 +259,65 @@ class MemoryStore:
 
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
-        check_texts(delivery.signature, delivery.candidate or "")
-        found = self._find(delivery.registration)
+        rules.check_texts(delivery.signature, delivery.candidate or "")
+        found = await self.find_registration(delivery.registration)
         if found is None:
             return "refused"
-        state = initial_state(
-            found.state,
-            secrets=[candidate_id(secret) for secret in (*found.candidates, found.secret) if secret is not None],
-            candidate=delivery.candidate,
-        )
+        names = [candidate_id(secret) for secret in (*found.candidates, found.secret) if secret is not None]
+        state = rules.initial_state(found.state, secrets=names, candidate=delivery.candidate)
         if state is None:
             return "refused"
-        if _key(delivery) in self._seen:
+        key = (self._numbers[found.id], delivery.signature, rules.event_time(delivery.body))
+        if key in self._seen:
             return "duplicate"
         if state is DeliveryState.QUARANTINED:
             sizes = [len(one.new.body) for one in self._quarantined(delivery.registration)]
             self._quarantine.check_room(len(sizes), sum(sizes), len(delivery.body))
-        now = self._now()
-        self._last_id += 1
-        self._inbox[self._last_id] = _Delivery(self._last_id, delivery, state, now)
-        self._seen[_key(delivery)] = now
-        self._registrations[found.id] = evolve(found, last_delivery_at=minute_of(now))
+        now = self._seen[key] = self._now()
+        id = next(self._ids)
+        self._inbox[id] = _Delivery(id, delivery, state, now)
+        self._registrations[found.id] = evolve(found, last_delivery_at=rules.minute_of(now))
         return "stored"
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`."""
         now = self._now()
         check_seconds("lease", lease)
-        claimable = self._by_turn(self._claimable(now, ordered=ordered, halt=halt))
-        chosen = list(islice(claimable, max(check_integer("limit", limit), 0)))
-        chosen = [one for one in chosen if is_alone(one.unanswered)][:1] or chosen
+        claimable = self._claimable(now, ordered=ordered, halt=halt)
+        chosen = self._by_turn(claimable, max(rules.check_integer("limit", limit), 0))
         fence = next(self._claims)
         leases = []
         for one in chosen:
-            alone = is_alone(one.unanswered)
-            one.move(DeliveryState.LEASED, now, lease)
-            one.fence = self._served[one.new.registration] = fence
+            shared = self._details(one) | {"alone": rules.is_alone(one.unanswered)}
+            one.move(DeliveryState.LEASED, now, lease, fence=fence)
+            self._served[one.new.registration] = fence
             one.attempts += 1
             one.unanswered += 1
-            leases.append(
-                Lease(fence=fence, attempt=one.attempts, expires_at=one.due_at, alone=alone, **self._details(one))
-            )
+            leases.append(Lease(fence=fence, attempt=one.attempts, expires_at=one.due_at, **shared))
         return leases
 
     def _claimable(self, now: float, *, ordered: bool, halt: bool) -> Iterator[_Delivery]:
         """Yield claimable deliveries, oldest first; if *ordered*, only each registration's first unfinished one."""
         behind: set[str] = set()
-        for one in self._in(*_UNFINISHED, DeliveryState.DEAD):
+        for one in self._inbox.values():
             if one.state_at(now) is DeliveryState.WAITING and one.new.registration not in behind:
                 yield one
             if ordered and (halt or one.state is not DeliveryState.DEAD):
                 behind.add(one.new.registration)
 
-    def _by_turn(self, claimable: Iterable[_Delivery]) -> Iterator[_Delivery]:
-        """Yield them in turns: one of each registration, then a second one … Who was served last comes last."""
+    def _by_turn(self, claimable: Iterable[_Delivery], limit: int) -> list[_Delivery]:
+        """Choose in turns: one of each registration, then a second one … Who was served last comes last.
+
+        One that must run alone is chosen when it is the very first. Until then it holds up its registration.
+        """
         queues: dict[str, list[_Delivery]] = {}
         for one in claimable:
             queues.setdefault(one.new.registration, []).append(one)
-        turns = sorted(queues, key=lambda name: self._served.get(name, 0))
-        rounds = itertools.zip_longest(*(queues[name] for name in turns))
-        return (one for each in rounds for one in each if one is not None)
+        turns = [queues[name] for name in sorted(queues, key=lambda name: self._served.get(name, 0))]
+        if turns and rules.is_alone(turns[0][0].unanswered):
+            return turns[0][: min(limit, 1)]
+        ready = [takewhile(lambda one: not rules.is_alone(one.unanswered), queue) for queue in turns]
+        return list(islice((one for each in zip_longest(*ready) for one in each if one is not None), limit))
 
     def _held(self, lease: Lease) -> _Delivery | None:
         """Return the delivery unless the lease was lost."""
@@ -350,7 +329,7 @@ class MemoryStore:
         """See `Store.extend`."""
         check_seconds("seconds", seconds)
         if delivery := self._held(lease):
-            delivery.move(DeliveryState.LEASED, self._now(), seconds)
+            delivery.move(DeliveryState.LEASED, self._now(), seconds, fence=lease.fence)
         return delivery is not None
 
     async def ack(self, lease: Lease) -> bool:
@@ -362,10 +341,10 @@ class MemoryStore:
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: Iterable[int] = ()) -> bool:
         """See `Store.fail`."""
         wait = 0.0 if retry_in is None else check_seconds("retry_in", retry_in)
-        finished = add_done(lease.done, done)
+        finished = rules.add_done(lease.done, done)
         if delivery := self._held(lease):
-            delivery.error, delivery.done = readable(error), finished
-            delivery.fence = delivery.unanswered = 0
+            delivery.error, delivery.done = rules.readable(error), finished
+            delivery.unanswered = 0
             delivery.move(DeliveryState.DEAD if retry_in is None else DeliveryState.DELAYED, self._now(), wait)
         return delivery is not None
 
@@ -373,7 +352,6 @@ class MemoryStore:
         """See `Store.release`."""
         if delivery := self._held(lease):
             delivery.move(DeliveryState.WAITING)
-            delivery.fence = 0
             delivery.attempts -= 1
             delivery.unanswered -= 1
         return delivery is not None
@@ -381,23 +359,21 @@ class MemoryStore:
     async def health(self) -> StoreHealth:
         """See `Store.health`."""
         now = self._now()
-        unfinished = list(self._in(*_UNFINISHED))
-        leased = sum(one.state_at(now) is DeliveryState.LEASED for one in unfinished)
+        counts = Counter(one.state_at(now) for one in self._inbox.values())
+        unfinished = {DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED}
+        arrivals = [one.received_at for one in self._inbox.values() if one.state in unfinished]
         confirmed = self._listed(state=RegistrationState.CONFIRMED)
-        signs = {
-            one.webhook_gid or "": max(one.opened_at, one.last_heartbeat_at or 0.0, one.last_delivery_at or 0.0)
-            for one in confirmed
-        }
-        silent = sorted((gid for gid, at in signs.items() if at < now - SILENT_AFTER), key=signs.__getitem__)
+        silent = [one for one in confirmed if rules.last_sign(one) < now - rules.SILENT_AFTER]
+        silent.sort(key=rules.last_sign)
         return StoreHealth(
-            waiting=min(len(unfinished) - leased, MAX_COUNT),
-            leased=min(leased, MAX_COUNT),
-            quarantined=min(len(list(self._in(DeliveryState.QUARANTINED))), MAX_COUNT),
-            dead=min(len(list(self._in(DeliveryState.DEAD))), MAX_COUNT),
-            oldest_age=max(0.0, now - min(one.received_at for one in unfinished)) if unfinished else None,
+            waiting=min(counts[DeliveryState.WAITING] + counts[DeliveryState.DELAYED], MAX_COUNT),
+            leased=min(counts[DeliveryState.LEASED], MAX_COUNT),
+            quarantined=min(counts[DeliveryState.QUARANTINED], MAX_COUNT),
+            dead=min(counts[DeliveryState.DEAD], MAX_COUNT),
+            oldest_age=max(0.0, now - min(arrivals)) if arrivals else None,
             writable=True,
             webhooks=min(len(confirmed), MAX_COUNT),
-            silent=tuple(silent[:MAX_SILENT]),
+            silent=tuple(one.webhook_gid or "" for one in silent[: rules.MAX_SILENT]),
         )
 
     # Maintenance
@@ -405,15 +381,15 @@ class MemoryStore:
     async def deliveries(self, *, state: DeliveryState, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
         """See `Store.deliveries`."""
         now = self._now()
-        wanted = check_state(state)
-        check_integer("after", after)
+        wanted = rules.check_state(state)
+        rules.check_integer("after", after)
         found = (one for one in self._inbox.values() if one.id > after and one.state_at(now) is wanted)
-        return [self._shown(one, now) for one in islice(found, max(check_integer("limit", limit), 0))]
+        return [self._shown(one, now) for one in islice(found, max(rules.check_integer("limit", limit), 0))]
 
     async def delivery(self, id: int) -> StoredDelivery | None:
         """See `Store.delivery`."""
         now = self._now()
-        found = self._inbox.get(check_integer("id", id))
+        found = self._inbox.get(rules.check_integer("id", id))
         return None if found is None else self._shown(found, now)
 
     def _shown(self, one: _Delivery, now: float) -> StoredDelivery:
@@ -424,7 +400,7 @@ class MemoryStore:
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
         self._now()
-        delivery = self._inbox.get(check_integer("id", id))
+        delivery = self._inbox.get(rules.check_integer("id", id))
         if delivery is None or delivery.state is not DeliveryState.DEAD:
             return False
         delivery.move(DeliveryState.WAITING)
@@ -434,7 +410,7 @@ class MemoryStore:
     async def discard(self, id: int) -> bool:
         """See `Store.discard`."""
         now = self._now()
-        delivery = self._inbox.get(check_integer("id", id))
+        delivery = self._inbox.get(rules.check_integer("id", id))
         if delivery is None or delivery.state_at(now) is DeliveryState.LEASED:
             return False
         del self._inbox[id]
@@ -443,50 +419,29 @@ class MemoryStore:
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`."""
         before = self._now() - check_seconds("older_than", older_than)
-        old = [key for key, at in self._seen.items() if max(at, key[2] / 1000) < before]
-        for key in old:
+        keys = [key for key, at in self._seen.items() if max(at, key[2] / 1000) < before]
+        letters = [one for one in self._inbox.values() if one.state is DeliveryState.DEAD] if dead else []
+        buried = [one.id for one in letters if one.received_at < before]
+        for key in keys:
             del self._seen[key]
-        buried = [one for one in self._in(DeliveryState.DEAD) if dead and one.received_at < before]
-        for one in buried:
-            del self._inbox[one.id]
+        for id in buried:
+            del self._inbox[id]
         in_use = {one.new.registration for one in self._inbox.values()}
         for registration in list(self._registrations.values()):
             is_old = registration.state is RegistrationState.CLOSED and registration.deadline < before
             if is_old and registration.id not in in_use:
                 del self._registrations[registration.id]
+                del self._numbers[registration.id]
                 self._served.pop(registration.id, None)
-        return len(old) + len(buried)
-
-    def _in(self, *states: DeliveryState) -> Iterator[_Delivery]:
-        """Yield the deliveries in these states, oldest first."""
-        return (delivery for delivery in self._inbox.values() if delivery.state in states)
+        return len(keys) + len(buried)
 
     def _quarantined(self, id: str) -> list[_Delivery]:
-        return [one for one in self._in(DeliveryState.QUARANTINED) if one.new.registration == id]
+        quarantined = (one for one in self._inbox.values() if one.state is DeliveryState.QUARANTINED)
+        return [one for one in quarantined if one.new.registration == id]
 
-    def _forget(self, delivery: _Delivery) -> None:
-        """Delete a delivery and its key; a duplicate of it would be stored as new."""
-        del self._inbox[delivery.id]
-        self._seen.pop(_key(delivery.new), None)
-
-    def _details(self, delivery: _Delivery) -> dict[str, Any]:
+    def _details(self, one: _Delivery) -> dict[str, Any]:
         """Return the fields that leases and stored deliveries share."""
-        registration = self._registrations[delivery.new.registration]
-        return {
-            "id": delivery.id,
-            "registration": registration.id,
-            "label": registration.label,
-            "webhook_gid": registration.webhook_gid,
-            "resource": registration.resource,
-            "received_at": delivery.received_at,
-            "done": delivery.done,
-            "body": delivery.new.body,
-        }
-
-
-def _key(delivery: NewDelivery) -> tuple[str, str, int]:
-    return delivery.registration, delivery.signature, event_time(delivery.body)
-
-
-def _identity(one: Registration) -> tuple[object, ...]:
-    return one.resource, one.label, one.state, one.webhook_gid, one.secret
+        found = self._registrations[one.new.registration]
+        of_registration = {"label": found.label, "webhook_gid": found.webhook_gid, "resource": found.resource}
+        shared = {"id": one.id, "registration": found.id, "received_at": one.received_at, "done": one.done}
+        return of_registration | shared | {"body": one.new.body}

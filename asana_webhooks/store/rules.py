@@ -27,6 +27,7 @@ __all__ = [
     "event_time",
     "initial_state",
     "is_alone",
+    "last_sign",
     "may_open",
     "minute_of",
     "readable",
@@ -136,6 +137,11 @@ def event_time(body: bytes) -> int:
 def minute_of(now: float) -> float:
     """Return a time rounded down to the minute."""
     return now - now % 60
+
+
+def last_sign(registration: Registration) -> float:
+    """Return when a webhook last showed that it exists: by a heartbeat, a delivery, or when it was opened."""
+    return max(registration.opened_at, registration.last_heartbeat_at or 0.0, registration.last_delivery_at or 0.0)
 
 
 def is_alone(unanswered: int) -> bool:

@@ -10,12 +10,11 @@ from asana_webhooks.store import MemoryStore, SQLiteStore, Store
 from asana_webhooks.store.secret_box import FernetBox
 from tests.helpers.stores import Clock
 
+BOX = FernetBox({"k": Fernet.generate_key().decode()})
 STORES: dict[str, Callable[[Path, Clock], Store]] = {
     "memory": lambda _, clock: MemoryStore(clock=clock),
     "sqlite": lambda path, clock: SQLiteStore(path / "store.db", clock=clock),
-    "sqlite with a box": lambda path, clock: SQLiteStore(
-        path / "store.db", clock=clock, secret_box=FernetBox({"k": Fernet.generate_key().decode()})
-    ),
+    "sqlite with a box": lambda path, clock: SQLiteStore(path / "store.db", clock=clock, secret_box=BOX),
 }
 
 
@@ -28,6 +27,12 @@ def _clock() -> Clock:
 @pytest.fixture(name="make_store", params=STORES)
 def _make_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[], Store]:
     """Make a store of each kind."""
+    return lambda: STORES[request.param](tmp_path, clock)
+
+
+@pytest.fixture(name="make_durable", params=[name for name in STORES if name != "memory"])
+def _make_durable(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[], Store]:
+    """Make a store of each kind that outlives its process, each time on the same place."""
     return lambda: STORES[request.param](tmp_path, clock)
 
 
