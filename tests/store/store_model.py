@@ -1,60 +1,88 @@
 """The store protocol once more, as plainly as can be: dicts, searched from end to end. What every store is held to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import (
     MAX_CANDIDATES,
-    DeadLetter,
+    DeliveryState,
     Lease,
     NewDelivery,
     Registration,
     RegistrationState,
+    StoredDelivery,
     StoreHealth,
     candidate_id,
 )
+from asana_webhooks.store.rules import event_time
 
 PENDING, CONFIRMED, CLOSED = RegistrationState
+WAITING, DELAYED, LEASED = DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED
+QUARANTINED, DEAD = DeliveryState.QUARANTINED, DeliveryState.DEAD
 SKEW = 60
+SILENT = 10 * 3600
 
 Record = dict[str, Any]
 
 
-class Model:
-    """A registration has the fields of `Registration`.
+class MisuseError(Exception):
+    """The call is a mistake of the caller."""
 
-    A delivery has those that leases and dead letters share, and `signature`, `candidate`, `fence`, `attempts`, `error`;
-    its `state` is quarantined, open, done or dead. An open one cannot be claimed between `since` and `until`: it
-    `is_leased` so long, or it waits for another attempt.
+
+class Model:
+    """A registration has the fields of `Registration`, and `born`, which tells it from earlier ones with its id.
+
+    A delivery has those that leases and stored deliveries share, and `candidate`, `fence`, `attempts`, `unanswered`,
+    `error`. Its `state` may be leased or delayed although that has ended: see `state_of`.
     """
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, now: float) -> None:
+        self.now = now
         self.registrations: dict[str, Record] = {}
         self.deliveries: list[Record] = []
+        self.keys: dict[tuple[int, str], tuple[float, float]] = {}
+        """When each known delivery came, and when its first event did."""
+        self.fences: set[tuple[int, int]] = set()
         self.last_id = 0
+        self.births = 0
 
-    def _state(self, record: Record) -> RegistrationState:
+    # Registrations
+
+    def effective(self, record: Record) -> RegistrationState:
         is_overdue = record["state"] is PENDING and record["deadline"] <= self.now
         state: RegistrationState = CLOSED if is_overdue else record["state"]
         return state
 
-    def _drop_quarantined(self, id: str) -> None:
-        self.deliveries = [one for one in self.deliveries if (one["registration"], one["state"]) != (id, "quarantined")]
-
-    # Registrations
-
-    def open(self, id: str, ttl: float) -> bool:
-        if id in self.registrations:
+    def add(self, id: str, label: str, replaces: str | None, **given: Any) -> bool:
+        live = [
+            one["id"] for one in self.registrations.values() if one["label"] == label and self.effective(one) != CLOSED
+        ]
+        if live != ([] if replaces is None else [replaces]):
             return False
-        record = {"candidates": (), "echoed": False, "secret": None, "webhook_gid": None, "last_heartbeat_at": None}
-        self.registrations[id] = record | {"id": id, "resource": "1", "state": PENDING, "deadline": self.now + ttl}
+        self.births += 1
+        record = {"candidates": (), "echoed": False, "secret": None, "webhook_gid": None, "retire_after": None}
+        record |= {"id": id, "label": label, "replaces": replaces, "born": self.births, "opened_at": self.now}
+        record |= {"last_heartbeat_at": None, "last_delivery_at": None, "resource": "1", "public_url": "https://a"}
+        self.registrations[id] = record | given
         return True
+
+    def open(self, id: str, label: str, ttl: float, replaces: str | None) -> bool:
+        if id in self.registrations:
+            raise MisuseError
+        return self.add(id, label, replaces, state=PENDING, deadline=self.now + ttl)
+
+    def adopt(self, id: str, label: str, gid: str, secret: Secret) -> bool:
+        given = {"state": CONFIRMED, "webhook_gid": gid, "secret": secret}
+        if known := self.registrations.get(id):
+            if known | given | {"label": label} != known:
+                raise MisuseError
+            return True
+        return self.add(id, label, None, deadline=self.now, echoed=True, **given)
 
     def add_candidate(self, id: str, secret: Secret) -> bool:
         record = self.registrations.get(id)
-        if record is None or self._state(record) is not PENDING:
+        if record is None or self.effective(record) is not PENDING:
             return False
         if secret not in record["candidates"]:
             if len(record["candidates"]) == MAX_CANDIDATES:
@@ -63,19 +91,21 @@ class Model:
         record["echoed"] = True
         return True
 
-    def confirm_registration(self, id: str, gid: str, secret: Secret) -> bool:
+    def confirm(self, id: str, gid: str, secret: Secret, heartbeat_at: float | None) -> bool:
         record = self.registrations.get(id)
         if record is None:
             return False
         if record["state"] is CONFIRMED:
             return (record["webhook_gid"], record["secret"]) == (gid, secret)
-        if self._state(record) is CLOSED or secret not in record["candidates"]:
+        if self.effective(record) is CLOSED or secret not in record["candidates"]:
             return False
         record |= {"state": CONFIRMED, "webhook_gid": gid, "secret": secret, "candidates": ()}
+        times = [at for at in (record["last_heartbeat_at"], heartbeat_at) if at is not None]
+        record["last_heartbeat_at"] = max(times, default=None)
         for one in self.deliveries:
             if (one["registration"], one["candidate"]) == (id, candidate_id(secret)):
-                one["state"] = "open"
-        self._drop_quarantined(id)
+                one["state"] = WAITING
+        self.drop_quarantined(id)
         return True
 
     def close(self, id: str) -> bool:
@@ -83,147 +113,204 @@ class Model:
         if record is None:
             return False
         record |= {"state": CLOSED, "secret": None, "candidates": ()}
-        self._drop_quarantined(id)
+        self.drop_quarantined(id)
         return bool(record["echoed"])
 
-    def expire_registrations(self) -> list[Registration]:
-        overdue = [record for record in self.registrations.values() if record["state"] is not self._state(record)]
-        swept = [Registration(**record) for record in overdue]
+    def drop_quarantined(self, id: str) -> None:
+        self.deliveries = [one for one in self.deliveries if (one["registration"], one["state"]) != (id, QUARANTINED)]
+
+    def expire(self) -> list[Registration]:
+        overdue = [record for record in self.registrations.values() if record["state"] is not self.effective(record)]
+        expired = [self.as_written(record) for record in overdue]
         for record in overdue:
             self.close(record["id"])
-        return swept
+        return expired
 
-    def heartbeat(self, id: str) -> None:
+    def record_heartbeat(self, id: str) -> None:
         record = self.registrations.get(id)
-        if record and self._state(record) is not CLOSED:
+        if record and self.effective(record) is not CLOSED:
             record["last_heartbeat_at"] = self.now
+
+    def retire(self, id: str, after: float) -> bool:
+        record = self.registrations.get(id)
+        if record is None or record["state"] is not CONFIRMED:
+            return False
+        record["retire_after"] = self.now + after
+        return True
+
+    def as_written(self, record: Record) -> Registration:
+        return Registration(**{name: value for name, value in record.items() if name != "born"})
 
     def find(self, id: str) -> Registration | None:
         record = self.registrations.get(id)
         if record is None:
             return None
-        closed = {"state": CLOSED, "candidates": ()} if self._state(record) is CLOSED else {}
-        return Registration(**record | closed)
+        return self.as_written(
+            record | ({"state": CLOSED, "candidates": ()} if self.effective(record) is CLOSED else {})
+        )
 
     # Inbox
 
     def put(self, new: NewDelivery) -> str:
         record = self.registrations.get(new.registration)
-        if record is None or self._state(record) is CLOSED:
+        if record is None or self.effective(record) is CLOSED:
             return "refused"
         is_pending = record["state"] is PENDING
         names = {candidate_id(secret) for secret in (*record["candidates"], record["secret"]) if secret}
         if new.candidate not in names and (is_pending or new.candidate is not None):
             return "refused"
-        key = (new.registration, new.signature)
-        if any((one["registration"], one["signature"]) == key for one in self.deliveries):
+        key = (record["born"], new.signature)
+        if key in self.keys:
             return "duplicate"
+        self.keys[key] = (self.now, event_time(new.body) / 1000)
+        record["last_delivery_at"] = self.now // 60 * 60
         self.last_id += 1
-        self.deliveries.append(
-            {
-                "id": self.last_id,
-                "registration": new.registration,
-                "signature": new.signature,
-                "candidate": new.candidate,
-                "body": new.body,
-                "state": "quarantined" if is_pending else "open",
-                "received_at": self.now,
-                "since": 0,
-                "until": 0,
-                "is_leased": False,
-                "fence": 0,
-                "attempts": 0,
-                "error": "",
-            }
-        )
+        delivery = {"id": self.last_id, "registration": new.registration, "received_at": self.now, "body": new.body}
+        delivery |= {
+            "state": QUARANTINED if is_pending else WAITING,
+            "candidate": new.candidate,
+            "since": 0,
+            "until": 0,
+        }
+        delivery |= {"fence": None, "attempts": 0, "unanswered": 0, "error": "", "done": ()}
+        self.deliveries.append(delivery)
         return "stored"
 
-    def _runs(self, one: Record) -> bool:
-        return bool(one["since"] <= self.now + SKEW and self.now < one["until"])
+    def state_of(self, one: Record) -> DeliveryState:
+        runs = one["since"] <= self.now + SKEW and self.now < one["until"]
+        state: DeliveryState = WAITING if one["state"] in {LEASED, DELAYED} and not runs else one["state"]
+        return state
 
-    def _details(self, one: Record) -> Record:
+    def details(self, one: Record) -> Record:
         record = self.registrations[one["registration"]]
-        shared = {name: one[name] for name in ("id", "registration", "received_at", "body")}
-        return shared | {"webhook_gid": record["webhook_gid"], "resource": "1"}
+        shared = {name: one[name] for name in ("id", "registration", "received_at", "body", "done")}
+        return shared | {name: record[name] for name in ("webhook_gid", "resource", "label")}
 
-    def claim(self, limit: int, lease: float, *, ordered: bool, halt: bool) -> list[Lease]:
-        claimed = [one for one in self._claimable(ordered=ordered, halt=halt) if not self._runs(one)][:limit]
-        for one in claimed:
-            one |= {"since": self.now, "until": self.now + lease, "is_leased": True}
-            one["fence"] += 1
+    def claimable(self, *, ordered: bool, halt: bool) -> dict[str, list[Record]]:
+        """Return what may be claimed of each registration, oldest first."""
+        found: dict[str, list[Record]] = {}
+        blocked: set[str] = set()
+        for one in self.deliveries:
+            if self.state_of(one) is WAITING and one["registration"] not in blocked:
+                found.setdefault(one["registration"], []).append(one)
+            if ordered and (halt or one["state"] is not DEAD):
+                blocked.add(one["registration"])
+        return found
+
+    def claim(self, claimed: Sequence[Lease], limit: int, lease: float, *, ordered: bool, halt: bool) -> None:
+        """Check that a store was right to choose these, and do the same."""
+        queues = self.claimable(ordered=ordered, halt=halt)
+        every = [one for queue in queues.values() for one in queue]
+        must_be_alone = {one["id"] for one in every if one["unanswered"] >= 2}
+        if any(given.id in must_be_alone for given in claimed):
+            assert len(claimed) == 1, "what must run alone has company"
+        elif must_be_alone and limit > 0:
+            assert 0 < len(claimed) <= limit, "nothing is claimed"
+        else:
+            assert len(claimed) == min(max(limit, 0), len(every)), "how many are claimed"
+        for registration, queue in queues.items():
+            ids = [given.id for given in claimed if given.registration == registration]
+            assert ids == [one["id"] for one in queue[: len(ids)]], "not the oldest of a registration"
+        by_id = {one["id"]: one for one in every}
+        for given in claimed:
+            one = by_id[given.id]
+            alone = one["unanswered"] >= 2
+            assert (given.id, given.fence) not in self.fences, "the fence is an old one"
+            self.fences.add((given.id, given.fence))
+            one |= {"state": LEASED, "since": self.now, "until": self.now + lease, "fence": given.fence}
             one["attempts"] += 1
-        return [
-            Lease(**self._details(one), fence=one["fence"], attempt=one["attempts"], expires_at=one["until"])
-            for one in claimed
-        ]
+            one["unanswered"] += 1
+            rest = {"fence": given.fence, "attempt": one["attempts"], "expires_at": one["until"], "alone": alone}
+            assert given == Lease(**self.details(one), **rest), "what a lease says"
 
-    def _claimable(self, *, ordered: bool, halt: bool) -> Iterator[Record]:
-        held_up: set[str] = set()
+    def held(self, lease: Lease) -> Record | None:
         for one in self.deliveries:
-            if one["state"] == "open" and one["registration"] not in held_up:
-                yield one
-            if ordered and (one["state"] == "open" or (halt and one["state"] == "dead")):
-                held_up.add(one["registration"])
-
-    def _say(self, lease: Lease, **changes: Any) -> bool:
-        """Change what a lease still holds."""
-        for one in self.deliveries:
-            is_held = one["state"] == "open" and one["is_leased"] and self._runs(one)
-            if is_held and (one["id"], one["fence"]) == (lease.id, lease.fence):
-                one.update(changes)
-                return True
-        return False
+            if (one["id"], one["fence"]) == (lease.id, lease.fence):
+                return one
+        return None
 
     def extend(self, lease: Lease, seconds: float) -> bool:
-        return self._say(lease, since=self.now, until=self.now + seconds)
+        if one := self.held(lease):
+            one |= {"since": self.now, "until": self.now + seconds}
+        return one is not None
 
-    def done(self, lease: Lease) -> bool:
-        return self._say(lease, state="done")
+    def ack(self, lease: Lease) -> bool:
+        if one := self.held(lease):
+            self.deliveries.remove(one)
+        return one is not None
 
-    def fail(self, lease: Lease, error: str, retry_in: float | None) -> bool:
-        if retry_in is None:
-            return self._say(lease, error=error, is_leased=False, state="dead")
-        return self._say(lease, error=error, is_leased=False, since=self.now, until=self.now + retry_in)
+    def fail(self, lease: Lease, error: str, retry_in: float | None, done: Iterable[int]) -> bool:
+        if one := self.held(lease):
+            one |= {"fence": None, "unanswered": 0, "error": error, "done": tuple(sorted({*one["done"], *done}))}
+            one |= {
+                "state": DEAD if retry_in is None else DELAYED,
+                "since": self.now,
+                "until": self.now + (retry_in or 0),
+            }
+        return one is not None
 
     def release(self, lease: Lease) -> bool:
-        return self._say(lease, is_leased=False, until=self.now, attempts=lease.attempt - 1)
+        if one := self.held(lease):
+            one |= {"fence": None, "state": WAITING}
+            one["attempts"] -= 1
+            one["unanswered"] -= 1
+        return one is not None
 
     def health(self) -> StoreHealth:
-        states = [one["state"] for one in self.deliveries]
-        unfinished = [one for one in self.deliveries if one["state"] == "open"]
-        leased = sum(one["is_leased"] and self._runs(one) for one in unfinished)
+        states = [self.state_of(one) for one in self.deliveries]
+        unfinished = [one["received_at"] for one in self.deliveries if one["state"] in {WAITING, DELAYED, LEASED}]
         confirmed = [record for record in self.registrations.values() if record["state"] is CONFIRMED]
+        times = ("opened_at", "last_heartbeat_at", "last_delivery_at")
+        signs = [(max(one[name] or 0 for name in times), one["webhook_gid"]) for one in confirmed]
         return StoreHealth(
-            waiting=len(unfinished) - leased,
-            leased=leased,
-            quarantined=states.count("quarantined"),
-            dead=states.count("dead"),
-            oldest_age=max(0.0, self.now - min(one["received_at"] for one in unfinished)) if unfinished else None,
+            waiting=states.count(WAITING) + states.count(DELAYED),
+            leased=states.count(LEASED),
+            quarantined=states.count(QUARANTINED),
+            dead=states.count(DEAD),
+            oldest_age=max(0.0, self.now - min(unfinished)) if unfinished else None,
             writable=True,
-            heartbeats={record["webhook_gid"]: record["last_heartbeat_at"] for record in confirmed},
+            webhooks=len(confirmed),
+            silent=tuple(gid for at, gid in sorted(signs) if at < self.now - SILENT),
         )
 
     # Maintenance
 
-    def dead_letters(self) -> list[DeadLetter]:
+    def stored(self, state: DeliveryState) -> list[StoredDelivery]:
+        found = [one for one in self.deliveries if self.state_of(one) is state]
         return [
-            DeadLetter(**self._details(one), attempts=one["attempts"], error=one["error"])
-            for one in self.deliveries
-            if one["state"] == "dead"
+            StoredDelivery(
+                **self.details(one),
+                state=state,
+                due_at=one["until"] if state in {LEASED, DELAYED} else None,
+                attempts=one["attempts"],
+                error=one["error"],
+            )
+            for one in found
         ]
 
     def requeue(self, id: int) -> bool:
         for one in self.deliveries:
-            if (one["id"], one["state"]) == (id, "dead"):
-                one |= {"state": "open", "attempts": 0, "is_leased": False, "until": self.now}
+            if (one["id"], one["state"]) == (id, DEAD):
+                one |= {"state": WAITING, "attempts": 0}
+                return True
+        return False
+
+    def discard(self, id: int) -> bool:
+        for one in self.deliveries:
+            if one["id"] == id and self.state_of(one) is not LEASED:
+                self.deliveries.remove(one)
                 return True
         return False
 
     def purge(self, older_than: float, *, dead: bool) -> int:
-        states, before, count = ({"done", "dead"} if dead else {"done"}), self.now - older_than, len(self.deliveries)
-        self.deliveries = [one for one in self.deliveries if one["state"] not in states or one["received_at"] >= before]
+        before = self.now - older_than
+        count = len(self.keys) + len(self.deliveries)
+        self.keys = {key: times for key, times in self.keys.items() if max(times) >= before}
+        self.deliveries = [
+            one for one in self.deliveries if not dead or one["state"] is not DEAD or one["received_at"] >= before
+        ]
         used = {one["registration"] for one in self.deliveries}
         for id, record in list(self.registrations.items()):
             if record["state"] is CLOSED and record["deadline"] < before and id not in used:
                 del self.registrations[id]
-        return count - len(self.deliveries)
+        return count - len(self.keys) - len(self.deliveries)

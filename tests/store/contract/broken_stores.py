@@ -83,9 +83,10 @@ class RetiresAll(MemoryStore):
     """It retires a registration in any state."""
 
     async def retire_registration(self, id: str, *, after: float) -> bool:
+        answer = await super().retire_registration(id, after=after)
         if found := self._registrations.get(id):
             self._registrations[id] = evolve(found, retire_after=self._now() + after)
-        return found is not None
+        return answer
 
 
 class EarlierHeartbeat(MemoryStore):
