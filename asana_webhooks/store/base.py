@@ -349,10 +349,10 @@ class Store(Protocol):
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """Claim up to *limit* waiting deliveries for *lease* seconds. It does not wait for deliveries.
 
-        Within a registration the oldest comes first. Every registration with waiting deliveries gets its turn, however
-        many another one has. With *ordered*, a delivery is claimed only when all earlier ones of its registration are
-        done, dead or discarded. With *halt* as well, a dead letter blocks later deliveries until it is requeued,
-        discarded or purged.
+        Within a registration the oldest comes first. Registrations take turns, however many deliveries one of them has;
+        one of which a delivery is leased or delayed may have to wait for that. With *ordered*, a delivery is claimed
+        only when all earlier ones of its registration are done, dead or discarded. With *halt* as well, a dead letter
+        blocks later deliveries until it is requeued, discarded or purged.
 
         A delivery whose lease expired is waiting again. So is one whose lease or delay began more than a minute in the
         future: the clock was set back, and the end may be years away. One whose last two attempts ended like this has

@@ -181,7 +181,7 @@ class Inbox(Database):
 
     def _save_some(self, db: sqlite3.Connection) -> bool:
         """Save some; return whether there are more."""
-        statement = "UPDATE registrations SET last_delivery_at = max(coalesce(last_delivery_at, 0), ?) WHERE number = ?"
+        statement = "UPDATE registrations SET last_delivery_at = ? WHERE number = ?"
         numbers = sorted(self._recent)[:500]  # neighbours share pages
         db.executemany(statement, [(self._recent.pop(number), number) for number in numbers])
         return bool(self._recent)
@@ -371,7 +371,7 @@ def _as_stored(signature: str) -> bytes | str:
 def _claim(
     db: sqlite3.Connection, limit: int, *, lease: float, ordered: bool, halt: bool, now: float
 ) -> Sequence[Lease]:
-    """Claim deliveries. Half of what is not *ordered* goes to the registrations whose turn it is."""
+    """Claim deliveries: those whose turn it is, then the oldest ones; only half of the limit goes by turn."""
     for condition in (DUE, "since > :latest"):
         db.execute(WAKE.format(condition), {"now": now, "latest": now + MAX_SKEW})
     turns = db.execute(TURNS.format(NOT_HALTED if halt else ""), (limit if ordered else (limit + 1) // 2,))
@@ -381,8 +381,8 @@ def _claim(
         chosen += oldest[: limit - len(chosen)]
     if not chosen:
         return ()
-    rows = sorted(named(db.execute(LEASABLE, (json.dumps(chosen),))), key=lambda row: int(row["id"]))
-    rows = [row for row in rows if is_alone(row["unanswered"])][:1] or rows
+    found = {row["id"]: row for row in named(db.execute(LEASABLE, (json.dumps(chosen),)))}
+    rows = _without_alone([found[id] for id in chosen])
     fence = random.getrandbits(62) + 1  # 0 is no fence
     db.execute(LEASE, (now, now + lease, fence, now, json.dumps([row["id"] for row in rows])))
     return [
@@ -395,6 +395,20 @@ def _claim(
         )
         for row in rows
     ]
+
+
+def _without_alone(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows to claim. One that must run alone goes if it is the first; else it holds up its registration."""
+    if is_alone(rows[0]["unanswered"]):
+        return rows[:1]
+    held_up: set[str] = set()
+    ready = []
+    for row in rows:
+        if is_alone(row["unanswered"]):
+            held_up.add(row["registration"])
+        if row["registration"] not in held_up:
+            ready.append(row)
+    return sorted(ready, key=lambda row: int(row["id"]))
 
 
 def _release(db: sqlite3.Connection, lease: Lease) -> bool:

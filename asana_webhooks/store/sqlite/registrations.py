@@ -189,7 +189,7 @@ class Registrations(Database):
         return self._registration(row, secret=secrets[0] if secrets else None)
 
     def _registration(self, row: dict[str, Any], **secrets: Any) -> Registration:
-        last = max(row["last_delivery_at"] or 0.0, self._recent.get(row.pop("number"), 0.0)) or None
+        last = self._recent.get(row.pop("number"), row["last_delivery_at"])
         row |= {"state": RegistrationState(row["state"]), "echoed": bool(row["echoed"]), "last_delivery_at": last}
         return Registration(**row, **secrets)
 

@@ -40,12 +40,8 @@ FIRST_RECEIVED = f"""
 """  # noqa: S608 - made of constants, as the ones below
 SIGN = "max(opened_at, coalesce(last_heartbeat_at, 0))"
 SILENT = f"""
-    SELECT webhook_gid, max(sign, coalesce(last_delivery_at, 0)) AS last
-    FROM (
-        SELECT *, {SIGN} AS sign FROM registrations WHERE state = 'confirmed' AND {SIGN} < :before
-        ORDER BY {SIGN} LIMIT {10 * MAX_SILENT}
-    )
-    WHERE last < :before ORDER BY last LIMIT {MAX_SILENT}
+    SELECT webhook_gid, number, max({SIGN}, coalesce(last_delivery_at, 0)) FROM registrations
+    WHERE state = 'confirmed' AND {SIGN} < ? ORDER BY {SIGN} LIMIT {10 * MAX_SILENT}
 """  # noqa: S608
 # The oldest secret of the next key: it fails even if newer ones are sealed with another key of the same id.
 OLDEST_OF_KEY = f"""
@@ -198,7 +194,7 @@ class SQLiteStore(Registrations, Inbox):
 
     def _look(self, db: sqlite3.Connection, refused: tuple[str, ...]) -> StoreHealth:
         now = self._clock()
-        times = {"now": now, "latest": now + MAX_SKEW, "before": now - SILENT_AFTER}
+        times = {"now": now, "latest": now + MAX_SKEW}
         count: dict[str, int] = {}
         for name, rows in COUNTED.items():
             statement = f"SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT {MAX_COUNT})"  # noqa: S608
@@ -211,10 +207,15 @@ class SQLiteStore(Registrations, Inbox):
             oldest_age=None if first is None else max(0.0, now - first),
             writable=not refused,
             secrets_readable=not unreadable,
-            silent=tuple(gid for gid, _ in db.execute(SILENT, times)),
+            silent=self._silent(db, before=now - SILENT_AFTER),
             log_bytes=self._file.log_bytes(),
             problems=(*refused, *unreadable, *self._maintenance.problems),
         )
+
+    def _silent(self, db: sqlite3.Connection, *, before: float) -> tuple[str, ...]:
+        rows = db.execute(SILENT, (before,))
+        last = {gid: max(at, self._recent.get(number, 0.0)) for gid, number, at in rows}
+        return tuple(sorted((gid for gid, at in last.items() if at < before), key=last.__getitem__)[:MAX_SILENT])
 
     async def integrity_check(self) -> Sequence[str]:
         """Check the whole file for damage; return the problems found, at most 100 sentences.
