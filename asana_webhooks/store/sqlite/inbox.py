@@ -27,7 +27,7 @@ from asana_webhooks.store.rules import (
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
 
-__all__ = ["FIRST_KEY", "Inbox", "Key", "give_turns", "purge_dead", "purge_seen"]
+__all__ = ["IN_STATE", "WAITING", "Inbox", "Key", "delete", "give_turns"]
 
 PLACE = """
     SELECT number, state, deadline, EXISTS (
@@ -90,33 +90,12 @@ IN_STATE = {
     DeliveryState.LEASED: f"due_at IS NOT NULL AND (fence = 0) = 0 AND {RUNS}",
     DeliveryState.DEAD: "inbox.state <> 'open' AND inbox.state = 'dead'",
 }
-AFTER = "(event_at, signature, registration) > (?, ?, ?)"
-END_OF_STEP = f"""
-    SELECT event_at, signature, registration FROM seen WHERE {AFTER} AND event_at < ?
-    ORDER BY event_at, signature, registration LIMIT 1 OFFSET ?
-"""  # noqa: S608
-PURGE_SEEN = f"""
-    DELETE FROM seen
-    WHERE {AFTER} AND (event_at, signature, registration) <= (?, ?, ?) AND event_at < ? AND received_at < ?
-"""  # noqa: S608
-DEAD = """
-    SELECT id, received_at < ?, length(body) FROM inbox JOIN bodies ON delivery = id
-    WHERE state <> 'open' AND state = 'dead' AND id > ? ORDER BY id LIMIT ?
-"""
-
-KEYS_AT_ONCE = 2_000
-"""How many keys `purge_seen` looks at in one transaction, so that other operations run in between."""
-DEAD_AT_ONCE = 500
-"""The same for `purge_dead`."""
-BYTES_AT_ONCE = 4 * 1024**2
-"""Once its bodies reach this size in bytes, a step of `purge_dead` ends: overwriting deleted data fills the log."""
 ROWS_AT_ONCE = 50
 """How many rows one statement inserts; each number of rows is a statement of its own."""
 SAVE_EVERY: Final = 60.0
 """Seconds between saving when registrations got their last deliveries."""
 
 Key = tuple[int, bytes | str, int]
-FIRST_KEY: Key = (-1, b"", 0)
 Place = tuple[int, DeliveryState]
 
 
@@ -124,6 +103,8 @@ class Inbox(Database):
     """The methods of `Store` for deliveries."""
 
     _saving: asyncio.TimerHandle | None = None
+    _was_empty = False
+    """Whether the last claim found nothing."""
 
     def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
         """See `Store.put`. It returns a future, which saves a receiver a task and 10 us."""
@@ -194,14 +175,24 @@ class Inbox(Database):
         """See `Store.claim`. If the caller is cancelled, its leases are released."""
         check_integer("limit", limit)
         check_seconds("lease", lease)
+        self._check_usable()
+        if self._was_empty and await self._reader.submit(self._is_idle):
+            return ()  # without a write, for a worker that polls
         claimed = self._write(
             lambda db: _claim(db, max(limit, 0), lease=lease, ordered=ordered, halt=halt, now=self._clock())
         )
         try:
-            return await asyncio.shield(claimed)
+            leases = await asyncio.shield(claimed)
         except asyncio.CancelledError:
             claimed.add_done_callback(self._give_back)
             raise
+        self._was_empty = not leases
+        return leases
+
+    def _is_idle(self, db: sqlite3.Connection) -> bool:
+        now = self._clock()
+        (is_idle,) = db.execute(IDLE, {"now": now, "latest": now + MAX_SKEW}).fetchone()
+        return bool(is_idle)
 
     def _give_back(self, claimed: asyncio.Future[Sequence[Lease]]) -> None:
         for lease in () if claimed.exception() else claimed.result():
@@ -224,7 +215,7 @@ class Inbox(Database):
         found = db.execute(HELD, (json.dumps([lease.id for lease in leases]),)).fetchall()
         held = {(id, fence): (number, has_turn) for id, fence, number, has_turn in found if fence}
         acked = [lease.id for lease in leases if (lease.id, lease.fence) in held]
-        _delete(db, acked)
+        delete(db, acked)
         give_turns(db, {number for number, has_turn in held.values() if has_turn}, now=self._clock())
         return [held.pop((lease.id, lease.fence), None) is not None for lease in leases]
 
@@ -293,7 +284,7 @@ class Inbox(Database):
             if not found or found[0].state is DeliveryState.LEASED:
                 return False
             numbers = _registrations_of(db, id)
-            _delete(db, [id])
+            delete(db, [id])
             give_turns(db, numbers, now=self._clock())
             return True
 
@@ -420,7 +411,8 @@ def _registrations_of(db: sqlite3.Connection, id: int) -> list[int]:
     return [number for (number,) in db.execute("SELECT registration FROM inbox WHERE id = ?", (id,))]
 
 
-def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> None:
+def delete(db: sqlite3.Connection, ids: Sequence[int]) -> None:
+    """Delete deliveries and their bodies."""
     for table, column in (("inbox", "id"), ("bodies", "delivery")) if ids else ():
         statement = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"  # noqa: S608
         db.execute(statement, (json.dumps(ids),))
@@ -441,27 +433,3 @@ def _as_shown(row: dict[str, Any], now: float) -> StoredDelivery:
         state = held if is_running else DeliveryState.WAITING
     done = tuple(json.loads(row.pop("done")))
     return StoredDelivery(state=DeliveryState(state), due_at=due_at if is_running else None, done=done, **row)
-
-
-def purge_seen(db: sqlite3.Connection, after: Key, *, before: float) -> tuple[Key | None, int]:
-    """Delete old keys that come *after* a key; return where the next step begins, or ``None``, and how many went."""
-    end = db.execute(END_OF_STEP, (*after, before * 1000, KEYS_AT_ONCE - 1)).fetchone()
-    last: Key = end or (int(before * 1000), b"", 0)
-    gone = db.execute(PURGE_SEEN, (*after, *last, before * 1000, before)).rowcount
-    return end, gone
-
-
-def purge_dead(db: sqlite3.Connection, after: int, *, before: float) -> tuple[int | None, int]:
-    """Delete old dead letters whose ids come *after* one; return as `purge_seen` does."""
-    rows = db.execute(DEAD, (before, after, DEAD_AT_ONCE)).fetchall()
-    old: list[int] = []
-    size = 0
-    for id, is_old, length in rows:
-        after = id
-        if is_old:
-            old.append(id)
-            size += length
-        if size >= BYTES_AT_ONCE:
-            break
-    _delete(db, old)
-    return (after if rows else None), len(old)

@@ -110,11 +110,11 @@ def prepare(connection: "sqlite3.Connection") -> None:
     Raises:
         ConfigurationError: the file belongs to another program, or to another version of this package.
     """
-    if _identity(connection) == (APPLICATION_ID, VERSION):
+    if _is_ready(connection):
         return
     connection.execute("BEGIN IMMEDIATE")  # another process may be creating the tables now
     try:
-        if not _has_tables(connection):
+        if not _is_ready(connection):
             for statement in TABLES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -125,28 +125,18 @@ def prepare(connection: "sqlite3.Connection") -> None:
             connection.execute("ROLLBACK")
 
 
-def _identity(connection: "sqlite3.Connection") -> tuple[int, int]:
-    """Return the application id and the version of the tables."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return application, version
-
-
-def _has_tables(connection: "sqlite3.Connection") -> bool:
+def _is_ready(connection: "sqlite3.Connection") -> bool:
     """Return whether our tables exist; raise `ConfigurationError` for those of another program or version."""
-    application, version = _identity(connection)
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    questions = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    application, version, tables = (connection.execute(question).fetchone()[0] for question in questions)
     if (application, version, tables) == (0, 0, 0):
         return False
     if application != APPLICATION_ID:
         raise ConfigurationError("the database file belongs to another program; give the store another file")
-    if version > VERSION:
-        raise ConfigurationError(
-            f"the database file has version {version}, but this release reads version {VERSION}; upgrade asana-webhooks"
-        )
-    if version < VERSION:
-        raise ConfigurationError(
-            f"the database file has version {version}, of an earlier development state, but this release reads version "
-            f"{VERSION}; move the file away, so that a new one is created, and create the webhooks again"
-        )
+    if version != VERSION:
+        advice = "upgrade asana-webhooks"
+        if version < VERSION:
+            advice = "move the file away, so that a new one is created, and create the webhooks again"
+        what = f"the database file has version {version}, but this release reads version {VERSION}"
+        raise ConfigurationError(f"{what}; {advice}")
     return True

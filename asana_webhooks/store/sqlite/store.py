@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Self
 
 from asana_webhooks._checks import check_count, check_seconds
@@ -16,6 +15,7 @@ from asana_webhooks.store.secret_box import SecretBox, StoredSecret
 from asana_webhooks.store.sqlite import inbox
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.inbox import Inbox
+from asana_webhooks.store.sqlite.purge import purge
 from asana_webhooks.store.sqlite.registrations import LIVE, Registrations, open_or_note
 
 __all__ = ["SQLiteStore"]
@@ -48,13 +48,6 @@ OLDEST_OF_KEY = f"""
     SELECT secret, key_id FROM secrets JOIN registrations ON registrations.number = registration
     WHERE key_id IS NOT NULL AND key_id > :key AND {LIVE} ORDER BY key_id, secrets.number LIMIT 1
 """  # noqa: S608
-PURGE_REGISTRATIONS = """
-    DELETE FROM registrations WHERE number IN (
-        SELECT number FROM registrations WHERE state = 'closed' AND deadline < ?
-            AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.registration = registrations.number)
-        LIMIT 500
-    )
-"""
 
 
 class SQLiteStore(Registrations, Inbox):
@@ -62,23 +55,16 @@ class SQLiteStore(Registrations, Inbox):
 
     A commit waits for the disk (``synchronous=FULL``), and concurrent calls share one commit. The first use opens the
     file, which only its owner can read. The store belongs to the event loop that uses it first; use in another loop
-    raises `ConfigurationError`.
+    raises `ConfigurationError`. Deleted data is overwritten with zeros in the file.
 
-    SQLite before 3.51.3 (except 3.50 from 3.50.7 and 3.44 from 3.44.6) has a rare bug: it can lose a commit while
-    another connection writes. With an affected version, a store that detects another writer logs a warning, and reports
-    it in `StoreHealth.problems` from then on. Install the extra ``sqlite``, which brings a current version, or use one
-    process. A single store is not at risk.
+    Secrets are sealed with *secret_box* before they are written. Without a box they are plain text. A process that only
+    handles deliveries or confirms registrations needs no box. Opening the store tries one secret of each key, and logs
+    an error for a key that fails; each check of the health tries them again.
+
+    SQLite before 3.51.3 (except 3.50 from 3.50.7 and 3.44 from 3.44.6) can lose a commit while another connection
+    writes. With an affected version, a store that detects another writer logs a warning, and reports it in
+    `StoreHealth.problems`: install the extra ``sqlite``, or use one store in one process.
     Source: https://www.sqlite.org/wal.html
-
-    The write-ahead log (the file ``-wal``) grows while a long reader keeps SQLite from emptying it. Above 64 MiB, the
-    store logs a warning and reports it in `StoreHealth.problems`. It still accepts deliveries.
-
-    Secrets are sealed with *secret_box* before they are written. Without a box they are plain text, in a file that only
-    its owner can read. A process that only handles deliveries or confirms registrations needs no box. Deleted data is
-    overwritten with zeros in the file.
-
-    When the store opens, it opens one secret of each key in use. If that fails, it logs an error that names the key and
-    what to do, and continues: a key service may answer again. Each check of the health does the same, without the log.
 
     Args:
         path: the database file. It is created if missing; its directory must exist.
@@ -239,18 +225,7 @@ class SQLiteStore(Registrations, Inbox):
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`. It takes several transactions if there is much to delete."""
         before = self._clock() - check_seconds("older_than", older_than)
-        count = 0
-        key: inbox.Key | None = inbox.FIRST_KEY
-        while key is not None:
-            key, gone = await self._write(partial(inbox.purge_seen, after=key, before=before))
-            count += gone
-        id: int | None = 0 if dead else None
-        while id is not None:
-            id, gone = await self._write(partial(inbox.purge_dead, after=id, before=before))
-            count += gone
-        while await self._write(lambda db: db.execute(PURGE_REGISTRATIONS, (before,)).rowcount):
-            pass
-        return count
+        return await purge(self._write, before=before, dead=dead)
 
     async def reseal(self) -> int:
         """Seal every secret with the current key of the store's box, plain text included.
