@@ -46,10 +46,12 @@ def body(*events: dict[str, Any]) -> bytes:
     return json.dumps({"events": list(events)}, separators=(",", ":")).encode()
 
 
-async def register(store: Store, endpoint: str = ENDPOINT, secret: Secret = SECRET, *, gid: str = "43214") -> str:
-    """Open and confirm a registration; return its id."""
-    id = registration_id(endpoint)
-    await store.open_registration(id, resource="8675309", public_url="https://example.com/asana", ttl=60)
+async def register(
+    store: Store, endpoint: str = ENDPOINT, secret: Secret = SECRET, *, gid: str = "43214", label: str = ""
+) -> str:
+    """Open and confirm a registration; return its id. Several in one store need labels."""
+    id, url = registration_id(endpoint), "https://example.com/asana"
+    assert await store.open_registration(id, resource="8675309", public_url=url, label=label, ttl=60)
     assert await store.add_candidate(id, secret)
     assert await store.confirm_registration(id, webhook_gid=gid, secret=secret)
     return id
