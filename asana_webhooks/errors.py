@@ -460,7 +460,7 @@ class StoreError(AsanaError):
     """What to do about it."""
 
     def __str__(self) -> str:
-        return f"store: {self.problem}. {self.advice}"
+        return f"{self.problem}. {self.advice}"
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

@@ -192,14 +192,14 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (errors.UnusableHandlerError("this router has no functions"), "this router has no functions"),
     (errors.PayloadError(problem="not JSON, or cut off", malformed=True), "not JSON, or cut off @ $"),
     (errors.PayloadError(problem="Expected `str`", path="$.data.gid"), "Expected `str` @ $.data.gid"),
-    (errors.StoreError(problem="odd"), "store: odd. Check the store."),
+    (errors.StoreError(problem="odd"), "odd. Check the store."),
     (
         errors.StoreUnavailableError(problem="disk I/O error"),
-        "store: disk I/O error. Check disk space and permissions, and that no other process locks the database.",
+        "disk I/O error. Check disk space and permissions, and that no other process locks the database.",
     ),
     (
         errors.StoreFullError(problem="1000 deliveries wait"),
-        "store: 1000 deliveries wait. Retry later, or raise the limits of the store.",
+        "1000 deliveries wait. Retry later, or raise the limits of the store.",
     ),
 ]
 
