@@ -12,7 +12,6 @@ from typing import Final, Self
 from attrs import evolve
 
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.models import Secret
 from asana_webhooks.receiver.protocol import (
     HookHeaders,
     InvalidDelivery,
@@ -185,9 +184,8 @@ class Body:
             self._content = self.chunks = Chunks(content)
         self._reader = reader
         self._refused: ReceiveResult | None = None
-        self._tried: Secret | None = None
         self._verified: NewDelivery | None = None
-        """The delivery, if its signature matches the secret that was tried."""
+        """The delivery, if its signature matches the confirmed secret."""
         self._invalid: InvalidDelivery | None = None
         """The delivery, if it does not."""
 
@@ -213,26 +211,23 @@ class Body:
     async def verify(self, registration: Registration, signed: Signed) -> NewDelivery:
         """Read the body and verify its signature.
 
-        A confirmed secret is tried only once, because hashing a long body blocks the event loop. If it does not match,
-        a body over 64 KiB is freed, so that it takes no memory while the store is asked.
+        A confirmed secret, which never changes, is tried only once, because hashing a long body blocks the event loop.
+        If it does not match, a body over 64 KiB is freed, so that it takes no memory while the store is asked.
 
         Raises:
-            RefusedError: as `read`; or 401, the signature matches none of the registration's secrets; or 503, a second
-                secret is to be tried on a body that has been freed.
+            RefusedError: as `read`; or 401, the signature matches none of the registration's secrets.
         """
+        if self._invalid is not None:
+            raise RefusedError(ReceiveResult.INVALID_SIGNATURE, self._invalid)
         if registration.secret is None:
             return verify_delivery(registration, signed, await self.read())
-        if registration.secret != self._tried:
+        if self._verified is None:
             content = await self.read()
-            self._tried, self._verified = registration.secret, None
             try:
                 self._verified = verify_delivery(registration, signed, content)
             except RefusedError as error:
                 self._invalid = error.delivery
-                if len(content) > SHORT_BODY:  # nobody counts it while the store is asked
-                    self._content, self._refused = b"", ReceiveResult.UNAVAILABLE
-                    self._invalid = error.delivery and evolve(error.delivery, body=b"")
+                if error.delivery is not None and len(content) > SHORT_BODY:  # nobody counts it meanwhile
+                    self._content, self._invalid = b"", evolve(error.delivery, body=b"")
                 raise
-        if self._verified is None:
-            raise RefusedError(ReceiveResult.INVALID_SIGNATURE, self._invalid)
         return self._verified

@@ -37,7 +37,7 @@ async def test_slow_long_bodies_keep_no_short_one_out(door: str) -> None:
     """Ten bodies of 8 MiB that lack a byte: as many are answered 503 as do not fit, and every true delivery 200."""
     async with MemoryStore() as store, AsyncExitStack() as stack:
         await register(store)
-        await register(store, OTHER, gid="43215")
+        await register(store, OTHER, gid="43215", label="other")
         receiver = Receiver(store, body_timeout=60, timeout=60)
         url = await stack.enter_async_context(DOORS[door](receiver))
         ears = [await stack.enter_async_context(connected(url)) for _ in range(10)]
@@ -249,14 +249,14 @@ async def test_a_long_forged_body_is_freed_while_the_store_is_asked(traced: None
         await asyncio.wait(waiting)
 
 
-@pytest.mark.parametrize(("size", "status"), [(0, 200), (100_000, 503)], ids=["short", "long"])
-async def test_another_secret_than_the_cached_one(size: int, status: int) -> None:
-    """Should the store name one, a short body is verified with it; a long one is asked for again, and then stored."""
+@pytest.mark.parametrize("size", [0, 100_000], ids=["short", "long"])
+async def test_another_secret_than_the_cached_one(size: int) -> None:
+    """Should the store name one, against its promise, it counts from the next request on: Asana sends again."""
     async with Asked() as store:
         await register(store)
         receiver = Receiver(store)
         assert (await receiver.receive(ENDPOINT, *in_two(body(event()), SECRET))).status == 200
         store.secret = OTHER_SECRET
         content = body(event(note="x" * size))
-        for expected in (status, 200):
+        for expected in (401, 200):
             assert (await receiver.receive(ENDPOINT, *in_two(content, OTHER_SECRET))).status == expected
