@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from asana_webhooks.receiver.body import Chunks
 from asana_webhooks.receiver.protocol import HookHeaders, Reply
-from asana_webhooks.receiver.receiver import Receiver
+from asana_webhooks.receiver.receiver import Receiver, check_receiver
 
 __all__ = ["ReceiverApp"]
 
@@ -40,9 +40,13 @@ class ReceiverApp:
         receiver: handles the requests.
         health: also answer GET and HEAD of paths that end in ``/health`` with `Receiver.health`, for a load balancer.
             Anyone who reaches the application can read it.
+
+    Raises:
+        ConfigurationError: *receiver* is not a `Receiver`.
     """
 
     def __init__(self, receiver: Receiver, *, health: bool = True) -> None:
+        check_receiver(receiver)
         self._receiver = receiver
         self._health = health
 

@@ -10,12 +10,12 @@ from asana_webhooks.errors import AsanaError
 from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.store.base import Store, StoreHealth
 
-__all__ = ["HealthCheck", "health_reply"]
+__all__ = ["HealthCheck", "describe", "health_reply"]
 
 _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
 _FIELDS: Final = (
     *("writable", "secrets_readable"),
-    *("waiting", "leased", "quarantined", "dead", "oldest_age", "log_bytes"),
+    *("waiting", "leased", "quarantined", "dead", "oldest_age", "log_bytes", "webhooks"),
 )
 _CANCEL_SECONDS: Final = 1.0
 """How long a store may take to stop a check that is cancelled."""
@@ -41,7 +41,7 @@ def health_reply(
     is_ready = health is not None and _is_well(health) and not own
     shown: dict[str, Any] = {"status": "stopping" if stopping else "ok" if is_ready else "unavailable"}
     shown |= {name: getattr(health, name, None) for name in _FIELDS}
-    shown["webhooks"] = None if health is None else health.webhooks
+    shown["silent"] = None if health is None else len(health.silent)  # not their gids: anyone may ask
     shown["problems"] = [own, *problems] if own else [*problems]
     return Reply(status=200 if is_ready else 503, headers=_HEADERS, body=json.dumps(shown).encode())
 
@@ -111,6 +111,11 @@ class HealthCheck:
             await asyncio.wait({self._check}, timeout=_CANCEL_SECONDS)
 
 
+def describe(error: BaseException) -> str:
+    """Return the text of an error of this package, and only the type of any other, whose text may show a secret."""
+    return str(error) if isinstance(error, AsanaError) else type(error).__name__
+
+
 def _is_well(health: StoreHealth) -> bool:
     return health.writable and health.secrets_readable
 
@@ -119,7 +124,6 @@ def _outcome(check: asyncio.Task[StoreHealth]) -> tuple[StoreHealth | None, Sequ
     """Return the result of a check that ended, as `HealthCheck.ask` does."""
     error = asyncio.CancelledError() if check.cancelled() else check.exception()
     if error is not None:
-        # Only our own messages are known to contain no secret.
-        return None, [str(error) if isinstance(error, AsanaError) else type(error).__name__]
+        return None, [describe(error)]
     health = check.result()
     return health, health.problems

@@ -114,10 +114,18 @@ class InvalidDelivery:
 class RefusedError(Exception):
     """A request is refused. The receiver catches this, replies with the status, and logs the reason."""
 
-    def __init__(self, result: ReceiveResult, delivery: InvalidDelivery | None = None) -> None:
+    def __init__(
+        self,
+        result: ReceiveResult,
+        delivery: InvalidDelivery | None = None,
+        *,
+        registration: Registration | None = None,
+    ) -> None:
         super().__init__(f"refused with {result.status}: {result}")
         self.result: Final = result
         self.delivery: Final = delivery
+        self.registration = registration
+        """What the request was for, as far as it is known; for the log."""
 
 
 @frozen

@@ -13,9 +13,9 @@ from typing import Final, Self
 
 from asana_webhooks._checks import check_count, check_seconds, check_store
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError
+from asana_webhooks.errors import ConfigurationError, StoreFullError
 from asana_webhooks.receiver.body import SHORT_BODY, Body, BodyReader, Chunks, Content
-from asana_webhooks.receiver.health import HealthCheck, health_reply
+from asana_webhooks.receiver.health import HealthCheck, describe, health_reply
 from asana_webhooks.receiver.pending import PendingDeliveries
 from asana_webhooks.receiver.protocol import (
     MAX_BODY,
@@ -39,7 +39,7 @@ from asana_webhooks.store.base import (
     registration_id,
 )
 
-__all__ = ["Receiver", "Reply"]
+__all__ = ["Receiver", "Reply", "check_receiver"]
 
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
@@ -91,10 +91,10 @@ class RegistrationCache:
         if len(self._found) > self._size:
             self.forget(next(iter(self._found)))
 
-    def forget(self, id: str) -> None:
-        """Drop an entry, so that the store is asked next time."""
-        self._found.pop(id, None)
+    def forget(self, id: str) -> Registration | None:
+        """Drop an entry, so that the store is asked next time, and return it."""
         self._explained_at.pop(id, None)
+        return self._found.pop(id, None)
 
     def explain(self, invalid: InvalidDelivery, *, now: float) -> str:
         """Return the likely cause of an invalid signature, or an empty string.
@@ -133,8 +133,9 @@ class Receiver:
     A delivery is answered 200 only after the store has committed it. A request that fails verification is answered
     401, always with the same empty body. A delivery not stored within *timeout* is answered 503. While too much is in
     flight, any request is answered 503 at once. Asana resends both. Every refusal logs one line, with ``extra`` fields
-    for structured logging: ``asana_status``, ``asana_outcome``, ``asana_registration`` and ``asana_webhook``. For an
-    invalid signature it also shows the webhook, the length of the body, and once a minute the likely cause.
+    for structured logging: ``asana_status``, ``asana_outcome``, ``asana_registration``, ``asana_webhook`` and
+    ``asana_label``. The line shows the webhook and its label if they are known, and for an invalid signature also the
+    length of the body and, once a minute, the likely cause.
 
     To shut down, close the receiver (`aclose`), then the server, then the store. Requests in flight then finish.
 
@@ -307,47 +308,38 @@ class Receiver:
             self._dropping -= 1
             self._ended.set()
 
-    def _refuse(self, error: BaseException, registration: str) -> Reply:
-        problem = ""
-        invalid = error.delivery if isinstance(error, RefusedError) else None
+    def _refuse(self, error: BaseException, id: str) -> Reply:
+        problem, known, invalid = "", self._cache.get(id), None
         if isinstance(error, RefusedError):
-            result = error.result
+            result, invalid = error.result, error.delivery
+            known = error.registration or known
+            if invalid is not None:
+                problem = self._cache.explain(invalid, now=asyncio.get_running_loop().time())
         elif isinstance(error, TimeoutError):
             result = ReceiveResult.LATE
         else:
             result = ReceiveResult.FULL if isinstance(error, StoreFullError) else ReceiveResult.UNAVAILABLE
-            # Only our own messages are known to contain no secret.
-            problem = str(error) if isinstance(error, AsanaError) else type(error).__name__
+            problem = describe(error)
         self._counts[result] += 1
-        extra = {"asana_status": result.status, "asana_outcome": str(result), "asana_registration": registration}
-        if invalid is not None:
-            self._log_invalid(invalid, extra)
-        else:
-            _log.log(
-                # Errors may affect a genuine delivery, and after 24 hours of failures Asana deletes the webhook.
-                logging.ERROR if result in _ERRORS else logging.WARNING,
-                "request refused with %d: %.300r (registration %.12s)",
-                result.status,
-                f"{result}: {problem}" if problem else str(result),
-                registration,
-                extra=extra | {"asana_webhook": None},
-            )
+        where, values = _where(known, id)
+        _log.log(
+            # Errors may affect a genuine delivery, and after 24 hours of failures Asana deletes the webhook.
+            logging.ERROR if result in _ERRORS else logging.WARNING,
+            "request refused with %d: %.300r; " + where + (", %d bytes" if invalid else ""),
+            *(result.status, f"{result}: {problem}" if problem else str(result), *values),
+            *((invalid.length,) if invalid else ()),
+            extra={
+                "asana_status": result.status,
+                "asana_outcome": str(result),
+                "asana_registration": id,
+                "asana_webhook": known and known.webhook_gid,
+                "asana_label": known and known.label,
+            },
+        )
         if result.status != 503:
             return Reply(status=result.status, close=True)
         must_close = result in {ReceiveResult.STOPPING, ReceiveResult.OVERLOADED}
         return Reply(status=503, body=result.encode(), close=must_close)
-
-    def _log_invalid(self, invalid: InvalidDelivery, extra: Mapping[str, object]) -> None:
-        cause = self._cache.explain(invalid, now=asyncio.get_running_loop().time())
-        webhook = invalid.registration.webhook_gid
-        _log.warning(
-            "request refused with 401: %.200r (webhook %.66r, %d bytes, registration %.12s)",
-            f"invalid signature: {cause}" if cause else "invalid signature",
-            webhook or "not confirmed yet",
-            invalid.length,
-            invalid.registration.id,
-            extra={**extra, "asana_webhook": webhook},
-        )
 
     def _admit(self, endpoint: str) -> None:
         if self._stopped_at is not None:
@@ -360,9 +352,10 @@ class Receiver:
     async def _answer(self, id: str, headers: HookHeaders, body: Body) -> Reply:
         delivery = None if body.chunks is None else await self._verify_cached(id, headers, body)
         if delivery is None:
-            meaning = await self._interpret(await self._find(id), headers, body)
+            found = await self._find(id)
+            meaning = await self._interpret(found, headers, body)
             if isinstance(meaning, Handshake):
-                return await self._accept_handshake(id, meaning)
+                return await self._accept_handshake(found, meaning)
             if is_heartbeat(meaning.body):
                 return await self._accept_heartbeat(meaning)
             delivery = meaning
@@ -392,16 +385,21 @@ class Receiver:
         return found
 
     async def _interpret(self, registration: Registration, headers: HookHeaders, body: Body) -> Handshake | NewDelivery:
-        meaning = read_headers(registration, headers, max_body=self._max_body)
-        if isinstance(meaning, Handshake):
-            return meaning
-        self._pending.check_room()  # do not read a body that cannot be stored
-        return await body.verify(registration, meaning)
+        try:
+            meaning = read_headers(registration, headers, max_body=self._max_body)
+            if isinstance(meaning, Handshake):
+                return meaning
+            self._pending.check_room()  # do not read a body that cannot be stored
+            return await body.verify(registration, meaning)
+        except RefusedError as error:
+            error.registration = registration
+            raise
 
-    async def _accept_handshake(self, id: str, handshake: Handshake) -> Reply:
-        if not await self._store.add_candidate(id, handshake.secret):
-            raise RefusedError(ReceiveResult.NOT_ACCEPTED)
-        _log.info("handshake echoed (registration %.12s)", id)
+    async def _accept_handshake(self, registration: Registration, handshake: Handshake) -> Reply:
+        if not await self._store.add_candidate(registration.id, handshake.secret):
+            raise RefusedError(ReceiveResult.NOT_ACCEPTED, registration=registration)
+        where, values = _where(registration, registration.id)
+        _log.info("handshake echoed; " + where, *values)
         self._counts[ReceiveResult.ECHOED] += 1
         return Reply(status=200, headers=((b"X-Hook-Secret", handshake.secret.reveal().encode()),))
 
@@ -413,9 +411,33 @@ class Receiver:
 
     def _acknowledge(self, delivery: NewDelivery, result: PutResult) -> Reply:
         if result == "refused":  # closed since the check, or the 201 named another secret
-            self._cache.forget(delivery.registration)
-            raise RefusedError(ReceiveResult.CLOSED if delivery.candidate is None else ReceiveResult.INVALID_SIGNATURE)
+            known = self._cache.forget(delivery.registration)
+            refused = ReceiveResult.CLOSED if delivery.candidate is None else ReceiveResult.INVALID_SIGNATURE
+            raise RefusedError(refused, registration=known)
         stored = ReceiveResult.STORED if delivery.candidate is None else ReceiveResult.QUARANTINED
         self._counts[stored if result == "stored" else ReceiveResult.DUPLICATE] += 1
-        _log.debug("delivery %s, %d bytes (registration %.12s)", result, len(delivery.body), delivery.registration)
+        if _log.isEnabledFor(logging.DEBUG):
+            where, values = _where(self._cache.get(delivery.registration), delivery.registration)
+            _log.debug("delivery %s, %d bytes; " + where, result, len(delivery.body), *values)
         return _OK
+
+
+def _where(known: Registration | None, id: str) -> tuple[str, tuple[object, ...]]:
+    """Return the part of a log line that says what a request was for, and its values."""
+    if known is None:
+        return "registration %.12s", (id,)
+    webhook = known.webhook_gid or "not confirmed yet"
+    if not known.label:
+        return "webhook %.40r, registration %.12s", (webhook, id)
+    return "webhook %.40r (label %.40r), registration %.12s", (webhook, known.label, id)
+
+
+def check_receiver(receiver: object) -> None:
+    """Check that *receiver* is a `Receiver`.
+
+    Raises:
+        ConfigurationError: it is anything else, such as a store.
+    """
+    if not isinstance(receiver, Receiver):
+        kind = f"the class {receiver.__name__}" if isinstance(receiver, type) else type(receiver).__name__
+        raise ConfigurationError(f"receiver must be a Receiver, not {kind}: pass Receiver(store)")

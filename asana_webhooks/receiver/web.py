@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.receiver.body import SHORT_BODY, Chunks
 from asana_webhooks.receiver.protocol import HookHeaders, Reply
-from asana_webhooks.receiver.receiver import Receiver
+from asana_webhooks.receiver.receiver import Receiver, check_receiver
 
 __all__ = ["serve", "webhook_routes"]
 
@@ -50,7 +50,8 @@ async def serve(
         health: as for `webhook_routes`.
 
     Raises:
-        ConfigurationError: it cannot listen on *host* and *port*, or *path* is invalid. The receiver stays open.
+        ConfigurationError: *receiver* is not a `Receiver`, *path* is invalid, or it cannot listen on *host* and *port*.
+            The receiver stays open.
     """
     app = web.Application()
     app.add_routes(webhook_routes(receiver, path, health=health))
@@ -91,8 +92,10 @@ def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = T
             reaches the path can read it.
 
     Raises:
-        ConfigurationError: *path* does not start with a slash, or contains more than a path, such as a query.
+        ConfigurationError: *receiver* is not a `Receiver`; or *path* does not start with a slash, or contains more than
+            a path, such as a query.
     """
+    check_receiver(receiver)
     _check_path(path)
 
     async def answer_health(request: web.Request) -> web.StreamResponse:

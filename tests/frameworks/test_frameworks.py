@@ -64,7 +64,8 @@ async def test_answers_leave_an_http2_connection_alone(tmp_path: Path) -> None:
         served_by_hypercorn(in_quart(Receiver(store)), certfile=str(certificate), keyfile=str(key)) as url,
         httpx.AsyncClient(http2=True, verify=trusting) as client,
     ):
-        await store.open_registration(registration, resource="8675309", public_url="https://example.com/asana", ttl=60)
+        opened = {"resource": "8675309", "public_url": "https://example.com/asana"}
+        assert await store.open_registration(registration, **opened, ttl=60)
 
         async def post(content: bytes, headers: dict[str, str]) -> tuple[int, str, object]:
             answer = await client.post(f"{url}/asana/{ENDPOINT}", content=content, headers=headers)

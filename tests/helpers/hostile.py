@@ -242,8 +242,8 @@ def accidents(records: Iterable[logging.LogRecord]) -> list[str]:
 async def furnish(store: Store) -> None:
     """Give a store the two registrations of a `Site`."""
     await register(store)
-    await store.open_registration(
-        registration_id(PENDING), resource="8675309", public_url="https://example.com/asana", ttl=3600
+    assert await store.open_registration(
+        registration_id(PENDING), resource="9", public_url="https://example.com/asana", ttl=3600
     )
 
 

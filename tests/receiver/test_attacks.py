@@ -12,7 +12,15 @@ import pytest
 from attrs import evolve, frozen
 
 from asana_webhooks import AsanaSession, EstablishedWebhook, MemoryStore, Secret, SQLiteStore, TargetRejectedError
-from asana_webhooks.store.base import NewDelivery, PutResult, Registration, RegistrationState, Store, registration_id
+from asana_webhooks.store.base import (
+    DeliveryState,
+    NewDelivery,
+    PutResult,
+    Registration,
+    RegistrationState,
+    Store,
+    registration_id,
+)
 from asana_webhooks.testing import FakeAsana
 from tests.helpers.attackers import (
     EITHER,
@@ -162,7 +170,7 @@ async def test_an_attacker_achieves_nothing(door: str, kind: str, attack: str, t
         registration = await here.registration(established)
         assert (registration.state, registration.candidates) == (CONFIRMED, ())
         assert registration.secret == here.fake.secret(established.webhook_gid) == attacker.overheard
-        assert not await here.store.deliveries(state="dead")
+        assert not await here.store.deliveries(state=DeliveryState.DEAD)
         refusals = {answer.undated for answer in attacker.answers if answer.status == 401}
         assert len(refusals) <= 1
         assert all(answer.body == b"" for answer in attacker.answers)
@@ -202,7 +210,9 @@ class LastHandshakeCounts(MemoryStore):
     async def put(self, delivery: NewDelivery) -> PutResult:
         return await super().put(evolve(delivery, candidate=None))
 
-    async def confirm_registration(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
+    async def confirm_registration(
+        self, id: str, *, webhook_gid: str, secret: Secret, heartbeat_at: float | None = None
+    ) -> bool:
         return True
 
     async def close_registration(self, id: str) -> bool:
@@ -244,7 +254,8 @@ async def test_where_no_webhook_is_there_is_nothing_to_attack(door: str, kind: s
     async with stage(door, kind, tmp_path, clock=clock) as here:
         attacker = Attacker(f"{here.public_url}/{ENDPOINT}", overheard=SECRET)
         if end != "none ever":
-            await here.store.open_registration(id, resource="8675309", public_url="https://example.com/asana", ttl=60)
+            opened = {"resource": "8675309", "public_url": "https://example.com/asana"}
+            assert await here.store.open_registration(id, **opened, ttl=60)
             await here.store.add_candidate(id, SECRET)
             await perform((ECHOED, QUARANTINED), attacker)
         if end == "closed later":

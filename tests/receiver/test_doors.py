@@ -279,7 +279,7 @@ async def test_a_peer_that_has_gone_is_no_error_of_the_asgi_app(store: MemorySto
 async def test_a_body_that_nobody_reads_ends_the_connection(door: str, framing: bytes, store: MemoryStore) -> None:
     """A handshake is answered without a body that does not end, and what goes on sending cannot keep the connection."""
     endpoint = "pending_0123456789"
-    await store.open_registration(
+    assert await store.open_registration(
         registration_id(endpoint), resource="1", public_url="https://example.com/asana", ttl=60
     )
     async with DOORS[door](Receiver(store, body_timeout=0.1)) as url:

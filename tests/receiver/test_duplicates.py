@@ -103,8 +103,8 @@ async def test_the_same_bytes_for_two_webhooks_are_two_deliveries(door: str, kin
     """Even if both had the same secret: each registration has its own, with the same events and fingerprints."""
     content = body(event())
     async with stage(door, kind, tmp_path) as here:
-        for endpoint in (ENDPOINT, OTHER_ENDPOINT):
-            await register(here.store, endpoint)
+        for label, endpoint in {"one": ENDPOINT, "two": OTHER_ENDPOINT}.items():
+            await register(here.store, endpoint, label=label)
             assert await deliver(f"{here.public_url}/{endpoint}", content) == 200
 
         first, second = await arrived(here.store)
@@ -119,7 +119,7 @@ async def test_a_delivery_of_one_webhook_proves_nothing_to_another(door: str, ki
     content = body(event())
     async with stage(door, kind, tmp_path) as here:
         await register(here.store)
-        await register(here.store, OTHER_ENDPOINT, Secret("4f8b1e07c92d5a36be70d1f29c8a6453"))
+        await register(here.store, OTHER_ENDPOINT, Secret("4f8b1e07c92d5a36be70d1f29c8a6453"), label="other")
         endpoints = (ENDPOINT, OTHER_ENDPOINT, ENDPOINT)
 
         assert [await deliver(f"{here.public_url}/{one}", content) for one in endpoints] == [200, 401, 200]

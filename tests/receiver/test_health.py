@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,7 @@ from asana_webhooks.receiver.web import webhook_routes
 from asana_webhooks.store.base import registration_id
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.doors import serve_app, serve_asgi
+from tests.helpers.guides import program
 from tests.helpers.stores import ENDPOINT, Clock, body, deliver, event, register
 
 WELL = StoreHealth(
@@ -29,6 +31,7 @@ WELL = StoreHealth(
     oldest_age=1.5,
     writable=True,
     webhooks=2,
+    silent=("43214",),
     log_bytes=4096,
     problems=("the log grows",),
 )
@@ -54,6 +57,7 @@ def test_all_is_well() -> None:
             "dead": 4,
             "oldest_age": 1.5,
             "webhooks": 2,
+            "silent": 1,
             "log_bytes": 4096,
             "problems": ["the log grows"],
         },
@@ -77,8 +81,9 @@ def test_nothing_should_be_sent_here() -> None:
         code, said = told(health, ["why"], **options)
         assert (code, said["status"], said["problems"]) == (503, status, problems)
         assert said.keys() == told(WELL)[1].keys()
-        assert [said["writable"], said["secrets_readable"], said["waiting"], said["webhooks"]] == (
-            [None] * 4 if health is None else [health.writable, health.secrets_readable, 3, 2]
+        members = ("writable", "secrets_readable", "waiting", "webhooks", "silent")
+        assert [said[name] for name in members] == (
+            [None] * 5 if health is None else [health.writable, health.secrets_readable, 3, 2, 1]
         )
 
 
@@ -260,7 +265,7 @@ async def test_a_stranger_learns_nothing_by_asking() -> None:
     """What became of a request does not show: answers are equal so that nobody learns which endpoints there are."""
     store = MemoryStore()
     await register(store)
-    await store.open_registration(
+    assert await store.open_registration(
         registration_id("pending_0123456789"), resource="1", public_url="https://example.com/asana", ttl=60
     )
     receiver = Receiver(store)
@@ -327,3 +332,27 @@ async def test_an_answer_to_head_has_no_body() -> None:
 
     assert [message.get("body", message.get("status")) for message in sent] == [200, b""]
     assert dict(sent[0]["headers"])[b"content-length"] != b"0"
+
+
+def test_the_guide_finds_silent_webhooks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The program prints each confirmed webhook without a sign of life for ten hours, however many there are."""
+    clock = Clock(time.time() - 11 * 3600)
+    store = MemoryStore(clock=clock)
+
+    async def fill() -> None:
+        ids = [await register(store, f"endpoint-{n}", gid=f"{n}", label=f"tenant-{n}") for n in range(250)]
+        opened = {"resource": "8675309", "public_url": "https://example.com/asana"}
+        assert await store.open_registration("pending", **opened, ttl=1e9)
+        clock.now = time.time()
+        await store.record_heartbeat(ids[7])
+        await deliver(store, ids[8], body(event()))
+        await register(store, "new", gid="new", label="new")
+        said = json.loads((await Receiver(store).health()).body)
+        assert (said["webhooks"], said["silent"]) == (251, 100)
+
+    asyncio.run(fill())
+    monkeypatch.setattr("asana_webhooks.open_store", lambda _: store)
+    exec(program("receiver", "Silent webhooks"), {})
+
+    lines = [line.split(" silent since ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(lines) == sorted(f"{n} tenant-{n}" for n in range(250) if n not in {7, 8})

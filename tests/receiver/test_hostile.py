@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asana_webhooks import Delivery, MemoryStore, Secret, SQLiteStore, Worker, sign_body
-from asana_webhooks.store.base import Store
+from asana_webhooks.store.base import DeliveryState, Store
 from tests.helpers.hostile import (
     FORGED,
     FRONTS,
@@ -596,7 +596,7 @@ async def test_signed_bodies_that_nobody_can_read(lasting_door: Site) -> None:
 
     assert await lasting_door.statuses(requests) == dict.fromkeys(UNREADABLE, 200)
     assert await handled(lasting_door.store) == []
-    letters = await lasting_door.store.deliveries(state="dead")
+    letters = await lasting_door.store.deliveries(state=DeliveryState.DEAD)
     assert [letter.body for letter in letters] == list(UNREADABLE.values())
     assert {(letter.attempts, letter.error.partition(":")[0]) for letter in letters} == {(1, "unreadable")}
     await lasting_door.assert_unharmed()
@@ -609,4 +609,4 @@ async def test_signed_bodies_that_are_only_strange(lasting_door: Site) -> None:
     assert await lasting_door.statuses(requests) == dict.fromkeys(READABLE, 200)
     got = await handled(lasting_door.store)
     assert [(one.body, len(one.events)) for one in got] == list(READABLE.values())
-    assert list(await lasting_door.store.deliveries(state="dead")) == []
+    assert list(await lasting_door.store.deliveries(state=DeliveryState.DEAD)) == []

@@ -7,6 +7,8 @@ import pytest
 from multidict import CIMultiDict
 
 from asana_webhooks import ConfigurationError, MemoryStore, Receiver, sign_body
+from asana_webhooks.receiver.asgi import ReceiverApp
+from asana_webhooks.receiver.web import serve, webhook_routes
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
 
 CONTENT = body(event())
@@ -63,6 +65,27 @@ async def test_mistakes() -> None:
             if not is_known:  # then it is cached
                 assert (await receiver.receive(ENDPOINT, HEADERS, CONTENT)).status == 200
         await receiver.aclose()
+
+
+@pytest.mark.parametrize("door", [webhook_routes, ReceiverApp])
+def test_a_door_needs_a_receiver(door: Any) -> None:
+    """A store, or the class, in place of a receiver is an error at once, not with each request."""
+    wrongs: list[tuple[Any, str]] = [
+        (MemoryStore(), "MemoryStore"),
+        (Receiver, "the class Receiver"),
+        (None, "NoneType"),
+    ]
+    for wrong, kind in wrongs:
+        with pytest.raises(ConfigurationError, match=f"receiver must be a Receiver, not {kind}: pass Receiver"):
+            door(wrong)
+
+
+async def test_serve_needs_a_receiver() -> None:
+    """Nothing is opened for anything else."""
+    not_one: Any = MemoryStore()
+    with pytest.raises(ConfigurationError, match="receiver must be a Receiver, not MemoryStore"):
+        async with serve(not_one, port=0):
+            raise AssertionError("it is open")
 
 
 async def test_all_kinds_of_bytes() -> None:

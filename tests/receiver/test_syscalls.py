@@ -86,8 +86,8 @@ async def traced_answers(directory: Path) -> list[list[str]]:
     path = directory / "asana.db"
     await prepare(path)
     async with SQLiteStore(path) as store:
-        await store.open_registration(
-            registration_id(PENDING), resource="8675309", public_url="https://example.com/asana", ttl=60
+        assert await store.open_registration(
+            registration_id(PENDING), resource="9", public_url="https://example.com/asana", ttl=60
         )
     async with receiver_process(path) as process, traced(process.pid, directory / "trace"):
         assert await statuses(process.url) == [200] * 4

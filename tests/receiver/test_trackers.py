@@ -43,7 +43,7 @@ TRANSACTIONS = {
     "asgi": {("asana_webhooks.receiver.receiver.Receiver.receive", status) for status in STATUSES},
 }
 SPANS = {"aiohttp": "POST /asana/{endpoint}", "fastapi": "POST /asana"}
-ERRORS = {"LookupError", "BadRequestError", "request refused with %d: %.300r (registration %.12s)"}
+ERRORS = {"LookupError", "BadRequestError", "request refused with %d: %.300r; webhook %.40r, registration %.12s"}
 
 
 @define
