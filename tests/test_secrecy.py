@@ -53,6 +53,7 @@ from asana_webhooks.store.base import (
     RegistrationState,
     registration_id,
 )
+from tests.helpers.stores import ENDPOINT as REGISTERED
 from tests.helpers.stores import body, event, register
 
 TEXT = "s3cr3t_0123456789_abcdefghijklmnopqrstuvwxyz"
@@ -218,6 +219,8 @@ async def test_secrets_no_store_can_keep(store: Store) -> None:
 NASTY = st.text(st.characters(categories=["Cc", "Cf", "Zl", "Zp", "L", "Cs"]), max_size=40) | st.sampled_from(
     ["\r\nWARNING forged", "\x1b[31mred\x1b[0m", "\u2028\u2029\x85\x0b\x0c", "\ud800", "x" * 10_000, "%s%n%d"]
 )
+LABELS = NASTY.map(lambda text: text.encode("utf-8", "ignore").decode()[:200])
+"""Those that a store can save."""
 
 
 class Records(logging.Handler):
@@ -295,6 +298,21 @@ async def test_what_stores_say_in_the_log(words: str) -> None:
     said = " ".join(messages)
     assert "claiming deliveries failed" in said
     assert "result not recorded" in said
+
+
+@given(LABELS)
+async def test_labels_in_the_log(label: str) -> None:
+    """Whatever label and gid a webhook has, the receiver's and the worker's records are one line."""
+    store = MemoryStore()
+    id = await register(store, label=label, gid=label)
+    await store.put(NewDelivery(registration=id, signature="s", body=body(event())))
+
+    async def fail(_: Delivery) -> None:
+        raise LookupError
+
+    with Records():
+        await Receiver(store).receive(REGISTERED, [], b"")
+        await Worker(store, fail, attempts=1).drain()
 
 
 @given(NASTY)
