@@ -48,17 +48,19 @@ class Stored:
     """What a file holds, asked behind the store's back."""
 
     bodies: list[bytes]
+    """Of what is not done."""
     deliveries: int
+    """How many are known, those that are done included."""
     intact: bool
 
 
 def stored(path: Path) -> Stored:
-    """Look into a store's file; of what is done the body is gone."""
+    """Look into a store's file."""
     connection = sqlite3.connect(path)
     try:
         return Stored(
             bodies=[bytes(one) for (one,) in connection.execute("SELECT body FROM bodies ORDER BY delivery")],
-            deliveries=connection.execute("SELECT count(*) FROM deliveries").fetchone()[0],
+            deliveries=connection.execute("SELECT count(*) FROM seen").fetchone()[0],
             intact=connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             and connection.execute("PRAGMA foreign_key_check").fetchall() == [],
         )

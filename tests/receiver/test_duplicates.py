@@ -185,7 +185,7 @@ async def test_quarantine_is_bounded(door: str, bound: str, tmp_path: Path) -> N
         await attacker.shake()
         answered = [await deliver(window.target, one, attacker.secrets[0]) for one in forgeries]
         assert answered == [status for _, status in expected]
-        await register(here.store)
+        await register(here.store, label="other")
         other = body(event())
         assert await deliver(f"{here.public_url}/{ENDPOINT}", other) == 200
 

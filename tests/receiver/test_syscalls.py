@@ -1,6 +1,7 @@
 """What a receiver's process asks the system for, as strace sees it: first the disk, then the answer."""
 
 import asyncio
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterable
@@ -12,7 +13,7 @@ import pytest
 
 from asana_webhooks import SQLiteStore, sign_body
 from asana_webhooks.store.base import registration_id
-from tests.helpers.receiving import prepare, receiver_process
+from tests.helpers.receiving import ROOT, prepare, receiver_process
 from tests.helpers.stores import ENDPOINT, SECRET, body, event
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -107,5 +108,5 @@ async def test_the_trace_would_show_a_store_that_waits_for_nothing(
 ) -> None:
     """With synchronous=OFF there is no sync before any answer."""
     (tmp_path / "sitecustomize.py").write_text(WEAKENED)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     assert await traced_answers(tmp_path) == [["write"]] * 4
