@@ -157,7 +157,7 @@ class MemoryStore:
     async def add_candidate(self, id: str, secret: Secret) -> bool:
         """See `Store.add_candidate`."""
         rules.check_texts(secret)
-        found = await self.find_registration(id)
+        found = self._find(id)
         if found is None or found.state is not RegistrationState.PENDING:
             return False
         if secret not in found.candidates:
@@ -171,7 +171,7 @@ class MemoryStore:
     ) -> bool:
         """See `Store.confirm_registration`."""
         rules.check_texts(webhook_gid, secret)
-        found = await self.find_registration(id)
+        found = self._find(id)
         if found is None:
             return False
         if found.state is RegistrationState.CONFIRMED:
@@ -195,7 +195,7 @@ class MemoryStore:
 
     async def close_registration(self, id: str) -> bool:
         """See `Store.close_registration`."""
-        found = await self.find_registration(id)
+        found = self._find(id)
         if found is None:
             return False
         self._registrations[id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
@@ -213,6 +213,10 @@ class MemoryStore:
 
     async def find_registration(self, id: str) -> Registration | None:
         """See `Store.find_registration`."""
+        return self._find(id)
+
+    def _find(self, id: str) -> Registration | None:
+        # Not the public method, which tests of applications may replace to make the store fail.
         now = self._now()
         rules.check_texts(id)
         found = self._registrations.get(id)
@@ -242,14 +246,14 @@ class MemoryStore:
 
     async def record_heartbeat(self, id: str) -> None:
         """See `Store.record_heartbeat`."""
-        found = await self.find_registration(id)
+        found = self._find(id)
         if found is not None and found.state is not RegistrationState.CLOSED:
             self._registrations[id] = evolve(found, last_heartbeat_at=self._now())
 
     async def retire_registration(self, id: str, *, after: float) -> bool:
         """See `Store.retire_registration`."""
         check_seconds("after", after)
-        found = await self.find_registration(id)
+        found = self._find(id)
         if found is None or found.state is not RegistrationState.CONFIRMED:
             return False
         self._registrations[id] = evolve(found, retire_after=self._now() + after)
@@ -260,7 +264,7 @@ class MemoryStore:
     async def put(self, delivery: NewDelivery) -> PutResult:
         """See `Store.put`."""
         rules.check_texts(delivery.signature, delivery.candidate or "")
-        found = await self.find_registration(delivery.registration)
+        found = self._find(delivery.registration)
         if found is None:
             return "refused"
         names = [candidate_id(secret) for secret in (*found.candidates, found.secret) if secret is not None]
