@@ -85,8 +85,6 @@ class Attacker:
     """Those that were echoed to him."""
     forgeries: list[bytes] = field(factory=list, repr=False)
     """The bodies of the deliveries he made up."""
-    signatures: list[str] = field(factory=list, repr=False)
-    """What he signed them with."""
     answers: list[Answer] = Factory(list)
     _at_once: asyncio.Semaphore = Factory(lambda: asyncio.Semaphore(50))
     """What overflows a listener's backlog is tried again a second later."""
@@ -102,10 +100,8 @@ class Attacker:
         return answer
 
     async def _deliver(self, secret: Secret, content: bytes, *more: tuple[str, str]) -> int:
-        headers = signed(secret, content)
         self.forgeries.append(content)
-        self.signatures += [signature for _, signature in headers]
-        return (await self._send([*more, *headers], content)).status
+        return (await self._send([*more, *signed(secret, content)], content)).status
 
     async def shake(self) -> int:
         """Propose a new secret."""
@@ -147,9 +143,12 @@ class Attacker:
         return known[0] if known else self.invent()
 
     def traces(self) -> set[object]:
-        """Return whatever would tell that a store has kept something of his."""
+        """Return whatever would tell that a store has kept something of his.
+
+        Signatures are not among it: they are the keys of dropped deliveries, which stay until they are purged.
+        """
         own = {form for secret in self.secrets for form in (secret.reveal(), candidate_id(secret))}
-        return {*own, *self.signatures, *(one for one in self.forgeries if one != HEARTBEAT)}
+        return {*own, *(one for one in self.forgeries if one != HEARTBEAT)}
 
 
 def held_in_memory(store: MemoryStore) -> Iterator[object]:
