@@ -21,7 +21,7 @@ async def test_the_quarantine_is_bounded(size: int, room: int) -> None:
     """A pending registration holds 1,000 deliveries and 16 MiB; others do not suffer, and what ends makes room."""
     store = MemoryStore()
     for id in ("pending", "other"):
-        await store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60)
+        await store.open_registration(id, resource=id, public_url="https://example.com/asana", ttl=60)
         await store.add_candidate(id, SECRET)
     await store.confirm_registration("other", webhook_gid="2", secret=SECRET)
     for number in range(room):
@@ -31,6 +31,6 @@ async def test_the_quarantine_is_bounded(size: int, room: int) -> None:
     assert await store.put(quarantined(0, size)) == "duplicate"
     assert await store.put(NewDelivery(registration="other", signature="0" * 64, body=b"x")) == "stored"
 
-    await store.close("pending")
+    await store.close_registration("pending")
     assert (await store.health()).quarantined == 0
     assert len(await store.claim(9, lease=60)) == 1
