@@ -95,7 +95,6 @@ INSIDE: list[tuple[type[MemoryStore], str]] = [
     (broken_stores.ShowsSecrets, "registrations_are_listed"),
     (broken_stores.ListsOverdueAsPending, "registrations_are_listed"),
     (broken_stores.Credulous, "a_delivery_may_miss_the_201"),
-    (broken_stores.FirstCome, "a_noisy_webhook_holds_up_no_other"),
     (broken_stores.FirstCome, "every_webhook_gets_its_turn"),
     (broken_stores.ForgetsTurns, "every_webhook_gets_its_turn"),
     (broken_stores.Youngest, "the_oldest_are_claimed_first"),

@@ -4,6 +4,8 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import pytest
+
 from asana_webhooks.store.base import MAX_COUNT, DeliveryState, NewDelivery, Store
 from tests.helpers.stores import Clock
 from tests.store.contract.tools import (
@@ -27,6 +29,10 @@ from tests.store.contract.tools import (
     put,
     put_many,
 )
+
+pytestmark = pytest.mark.parametrize(
+    "make_store", ["memory", "sqlite"], indirect=True
+)  # a box makes no difference here
 
 # Putting
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from asana_webhooks.store.base import DeliveryState, Lease, Store
 from tests.helpers.stores import Clock
 from tests.store.contract.tools import (
@@ -19,6 +21,10 @@ from tests.store.contract.tools import (
     new_delivery,
     put,
 )
+
+pytestmark = pytest.mark.parametrize(
+    "make_store", ["memory", "sqlite"], indirect=True
+)  # a box makes no difference here
 
 AGES = 400 * 86_400.0
 """How far ahead a clock may be that was never set, or badly."""

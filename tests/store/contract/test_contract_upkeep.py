@@ -48,7 +48,10 @@ async def test_deliveries_are_shown_by_state(store: Store, clock: Clock) -> None
     leases = [await lease_one(store, number) for number in range(1, 5)]
     await store.fail(leases[0], error="a", retry_in=5)
     await store.fail(leases[1], error="bad: \N{SNOWMAN} \udcff", retry_in=None, done=[3])
-    clock.advance(LEASE)  # the first is due, and the leases ran out
+    clock.advance(LEASE)
+    due = await store.deliveries(state=DeliveryState.WAITING)
+    assert bodies_of(due) == bodies(1, 3, 4), "the delay and the leases ran out"
+    assert [one.due_at for one in due] == [None] * 3, "they wait for nothing"
     held = {lease.body: lease for lease in await store.claim(2, lease=LEASE)}
     assert sorted(held) == bodies(1, 3), "what is claimed"
     await store.fail(held[b"body 1"], error="c", retry_in=7)
