@@ -337,8 +337,8 @@ VALUES: list[Any] = [
     CreatedWebhook(webhook=Webhook(gid="1"), secret=None),
     Change(field="name", new_value=[], added_value={}, removed_value=[{}]),
     full_event(),
-    UnreadableEvent(raw={"canary": [1]}, problem="odd"),
-    ParsedDelivery(events=(full_event(),), unreadable=(UnreadableEvent(raw=None, problem="odd"),)),
+    UnreadableEvent(raw={"canary": [1]}, index=0, problem="odd"),
+    ParsedDelivery(events=(full_event(),), unreadable=(UnreadableEvent(raw=None, index=1, problem="odd"),)),
     delivery((full_event(), changed(new_value=["High"])), b"canary"),
 ]
 
@@ -424,7 +424,8 @@ class TestValues:
         value = ResourceRef(gid="51", other_members={"text_value": "x"})
         change = Change(field="custom_fields", new_value=value, removed_value=[1, {"a": None}])
         made = full_event(parent=None, change=change)
-        full = evolve(delivery((made,), b"canary"), unreadable=(UnreadableEvent(raw={"a": None}, problem="odd"),))
+        odd = UnreadableEvent(raw={"a": None}, index=1, problem="odd")
+        full = evolve(delivery((made,), b"canary"), label="tenant-a", unreadable=(odd,), done=(0,))
         webhook = Webhook(
             gid="1", target="https://e.com/a", created_at=NOON, filters=(WebhookFilter(fields=("name",)),)
         )
@@ -433,12 +434,14 @@ class TestValues:
         assert json.loads(json.dumps(full.to_dict())) == {
             "id": 1,
             "registration": "r",
+            "label": "tenant-a",
             "webhook_gid": "43214",
             "resource": "1",
             "received_at": "2026-01-02T12:00:00+00:00",
             "attempt": 1,
             "events": [event],
-            "unreadable": [{"raw": {"a": None}, "problem": "odd"}],
+            "unreadable": [{"raw": {"a": None}, "index": 1, "problem": "odd"}],
+            "done": [0],
         }
         assert json.loads(json.dumps(webhook.to_dict())) == json.loads(encode(webhook)) | {
             "created_at": "2026-01-02T12:00:00+00:00"

@@ -230,7 +230,8 @@ class TestEvents:
             for count in (1, 2):
                 parsed = wire.decode_delivery(events_of(text, *[odd] * count, text))
                 assert parsed.events == (event, event)
-                assert [one.raw for one in parsed.unreadable] == [json.loads(odd)] * count
+                raws = [json.loads(odd)] * count
+                assert [(one.index, one.raw) for one in parsed.unreadable] == list(enumerate(raws, 1))
                 assert parsed.unreadable[0].problem == problem
             assert wire.decode_delivery(events_of(odd)).events == ()
             assert parsed.unreadable[1].problem == problem.replace("[1]", "[2]")

@@ -83,25 +83,37 @@ def make_delivery(
     unreadable: tuple[UnreadableEvent, ...] = (),
     id: int = 1,
     registration: str = "0" * 64,
+    label: str = "",
     webhook_gid: str | None = "43",
     resource: str = "31",
     received_at: datetime | None = None,
     attempt: int = 1,
+    done: tuple[int, ...] = (),
     body: bytes | None = None,
 ) -> Delivery:
     """Return a delivery as a worker passes it to its handler; `Delivery` explains the arguments.
 
-    By default it was received one second after its newest event, and *body* is the JSON of its events.
+    By default it was received one second after its newest event, and *body* is the JSON of its events, each unreadable
+    one at its `UnreadableEvent.index`.
+
+    Raises:
+        ConfigurationError: two unreadable events have the same index, or one is not below the number of all events.
     """
-    raw = [*(event.to_dict() for event in events), *(one.raw for one in unreadable)]
+    raw: list[Any] = [event.to_dict() for event in events]
+    for one in sorted(unreadable, key=lambda one: one.index):
+        raw.insert(one.index, one.raw)
+    if len({one.index for one in unreadable} & {*range(len(raw))}) < len(unreadable):
+        raise ConfigurationError("each unreadable event needs an index of its own, below the number of all events")
     return Delivery(
         id=id,
         registration=registration,
+        label=label,
         webhook_gid=webhook_gid,
         resource=resource,
         received_at=received_at or max((one.created_at for one in events), default=_NOON) + timedelta(seconds=1),
         attempt=attempt,
         events=events,
         unreadable=unreadable,
+        done=done,
         body=wire.encode({"events": raw}) if body is None else body,
     )

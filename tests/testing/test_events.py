@@ -71,19 +71,23 @@ def test_events_that_cannot_be() -> None:
 
 
 def test_deliveries() -> None:
-    """A delivery has its events and a body with the same events; each attribute can be given."""
+    """A delivery has its events and a body with the same events in their places; each attribute can be given."""
     events = make_event(field="name"), make_event(created_at=datetime(2026, 5, 6, tzinfo=UTC))
-    odd = UnreadableEvent(raw={"resource": None}, problem="Expected `object`, got `null` @ $.events[2].resource")
-    delivery = make_delivery(*events, unreadable=(odd,))
+    odd = [UnreadableEvent(raw=number, index=number, problem="odd") for number in (0, 2, 3)]
+    delivery = make_delivery(*events, unreadable=tuple(odd))
 
     parsed = wire.decode_delivery(delivery.body)
-    assert (delivery.events, delivery.unreadable) == (parsed.events, parsed.unreadable) == (events, (odd,))
+    assert (delivery.events, delivery.unreadable) == (parsed.events, tuple(odd)) == (events, tuple(odd))
+    assert [(one.index, one.raw) for one in parsed.unreadable] == [(0, 0), (2, 2), (3, 3)]
     assert delivery.received_at - events[1].created_at == timedelta(seconds=1)
     assert (delivery.attempt, delivery.stale) == (1, False)
     assert make_delivery().body == b'{"events":[]}'
     assert {one.name for one in attrs.fields(Delivery)} == set(inspect.signature(make_delivery).parameters)
     given: dict[str, Any] = {"id": 7, "registration": "r", "webhook_gid": None, "resource": "1", "attempt": 3}
-    given |= {"received_at": datetime(2026, 5, 8, tzinfo=UTC), "body": b"x"}
+    given |= {"label": "tenant-a", "done": (1,), "received_at": datetime(2026, 5, 8, tzinfo=UTC), "body": b"x"}
     made = make_delivery(*events, **given)
     assert {name: getattr(made, name) for name in given} == given
     assert made.stale
+    for wrong in ([odd[0], odd[0]], [odd[1]]):
+        with pytest.raises(ConfigurationError, match="an index of its own"):
+            make_delivery(make_event(), unreadable=tuple(wrong))
