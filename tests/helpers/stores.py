@@ -47,10 +47,16 @@ def body(*events: dict[str, Any]) -> bytes:
 
 
 async def register(
-    store: Store, endpoint: str = ENDPOINT, secret: Secret = SECRET, *, gid: str = "43214", label: str = ""
+    store: Store, endpoint: str = ENDPOINT, secret: Secret = SECRET, *, gid: str = "43214", label: str | None = None
 ) -> str:
-    """Open and confirm a registration; return its id. Several in one store need labels."""
-    id, url = registration_id(endpoint), "https://example.com/asana"
+    """Open and confirm a registration; return its id.
+
+    All watch one resource. So each needs a label of its own, which is a part of its id; only the usual one has none.
+    """
+    id = registration_id(endpoint)
+    if label is None:
+        label = "" if endpoint == ENDPOINT else id[:8]
+    url = "https://example.com/asana"
     assert await store.open_registration(id, resource="8675309", public_url=url, label=label, ttl=60)
     assert await store.add_candidate(id, secret)
     assert await store.confirm_registration(id, webhook_gid=gid, secret=secret)
