@@ -89,8 +89,9 @@ from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
 from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks
 from asana_webhooks.worker.processing import Backoff
+from asana_webhooks.worker.retention import Retention
 from asana_webhooks.worker.router import EventRouter
-from asana_webhooks.worker.worker import Retention, Worker, WorkerHealth
+from asana_webhooks.worker.worker import Worker, WorkerHealth
 
 __all__ = [
     "AsanaError",

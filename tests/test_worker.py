@@ -454,8 +454,8 @@ async def test_drain_reports_a_store_that_fails(store: Store) -> None:
 
 
 async def test_a_delivery_that_could_not_be_acknowledged_comes_again(store: Store, clock: Clock) -> None:
-    """At least once: if done fails, the lease runs out and the delivery is handled a second time."""
-    failing(store, "done", AWAY)
+    """At least once: if ack fails, the lease runs out and the delivery is handled a second time."""
+    failing(store, "ack", AWAY)
     await deliver(store, await register(store), body(event()))
     handler = Handler()
     worker = Worker(store, handler, lease=60)
@@ -492,8 +492,15 @@ class UnsayableError(Exception):
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(UnsayableError(), "UnsayableError: (no text)"), (LookupError("x" * 9999), "LookupError: " + "x" * 487)],
-    ids=["unsayable", "long"],
+    [
+        (UnsayableError(), "UnsayableError: (no text)"),
+        (LookupError("x" * 9999), "LookupError: " + "x" * 487),
+        (
+            ExceptionGroup("two", [UnsayableError(), ValueError("odd")]),
+            "ExceptionGroup: two: UnsayableError: (no text); ValueError: odd",
+        ),
+    ],
+    ids=["unsayable", "long", "group"],
 )
 async def test_whatever_a_handler_raises_is_a_failed_attempt(
     store: Store, error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
@@ -532,7 +539,7 @@ async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(sto
 
 async def test_a_store_that_misbehaves_ends_no_other_delivery(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """What cannot be acknowledged comes again; the other handlers go on, and the log does not quote the store."""
-    failing(store, "done", RUDE, RUDE, RUDE)
+    failing(store, "ack", RUDE, RUDE, RUDE)
     await deliver_some(store, 3)
     handler = Handler()
     await Worker(store, handler).drain()
@@ -783,7 +790,7 @@ async def test_a_running_worker_purges(store: Store, clock: Clock, caplog: pytes
     async with Worker(store, Handler(), retention=Retention(every=0.001)) as worker:
         await run_until(worker, purged)
 
-    assert "purging finished deliveries failed; retrying in 0.001 s" in caplog.text
+    assert "purging the store failed; retrying in 0.001 s" in caplog.text
     await deliver(store, id, content)  # no duplicate any more
 
 
@@ -866,14 +873,14 @@ async def test_a_store_that_is_interrupted_is_asked_again(
 
 
 async def test_each_kind_has_its_age() -> None:
-    """Finished deliveries go after three days, dead letters after their own time or never, others never."""
+    """Duplicate keys go after three days, dead letters after their own time or never, waiting deliveries never."""
     assert Retention() == Retention(done=3 * DAY, dead=None, every=600)
     for dead, age, purged, letters in [
         (None, 3 * DAY - 1, 0, 1),
-        (None, 3 * DAY + 1, 1, 1),
-        (None, 300 * DAY, 1, 1),
-        (5 * DAY, 5 * DAY - 1, 1, 1),
-        (5 * DAY, 5 * DAY + 1, 2, 0),
+        (None, 3 * DAY + 1, 3, 1),
+        (None, 300 * DAY, 3, 1),
+        (5 * DAY, 5 * DAY - 1, 3, 1),
+        (5 * DAY, 5 * DAY + 1, 4, 0),
     ]:
         clock = Clock()
         store = MemoryStore(clock=clock)

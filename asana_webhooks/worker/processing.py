@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 from attrs import define, field, frozen
@@ -17,8 +17,9 @@ from asana_webhooks.errors import PayloadError, PermanentFailure, UnusableHandle
 from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.wire import decode_delivery
+from asana_webhooks.worker.router import EventRouter
 
-__all__ = ["Backoff", "Handler", "ProcessResult", "Processor", "StaleWarning"]
+__all__ = ["Backoff", "Handler", "Held", "ProcessResult", "Processor", "StaleWarning", "name_of"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
 """Your coroutine function. Returning acknowledges the delivery; raising retries it later."""
@@ -64,6 +65,26 @@ class ProcessResult(enum.StrEnum):
     """Counted in addition to another result, for each attempt with a `Delivery.stale` delivery."""
 
 
+@define(eq=False)
+class Held:
+    """A delivery that a worker holds."""
+
+    lease: Lease
+    """The latest one: the worker may have claimed the delivery again while its handler runs."""
+    started_at: float
+    """When its handler started, or is about to, by the monotonic clock in seconds."""
+    handling: bool
+    """Whether its handler runs or is about to start."""
+    warned: bool = False
+    """Whether a warning has said that its handler is slow."""
+    done: set[int] = field(init=False)
+    """The indices of the events that are done."""
+    task: "asyncio.Task[None]" = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.done = set(self.lease.done)
+
+
 @define
 class StaleWarning:
     """Warns of stale deliveries: of the first one at once, then at most once a minute, with their number."""
@@ -71,13 +92,13 @@ class StaleWarning:
     outcome: str
     """Whether they are refused or handled."""
     _number: int = 0
-    _latest: int = 0
+    _latest: str = ""
     _warned_at: float | None = None
 
-    def add(self, id: int) -> None:
-        """Count the delivery *id*, and warn if that is due."""
+    def add(self, lease: Lease) -> None:
+        """Count a delivery, and warn if that is due."""
         self._number += 1
-        self._latest = id
+        self._latest = name_of(lease)
         self.warn()
 
     def warn(self) -> None:
@@ -90,7 +111,7 @@ class StaleWarning:
         """Warn of the deliveries that no warning has counted yet."""
         if self._number:
             _log.warning(
-                "stale deliveries: %d since the last warning, the latest is delivery %d; the newest event of each is "
+                "stale deliveries: %d since the last warning, the latest is %.150s; the newest event of each is "
                 "more than 25 hours old; %r",
                 *(self._number, self._latest, self.outcome),
             )
@@ -108,8 +129,8 @@ class Processor:
     handler_timeout: float | None
     refuse_stale: bool
     count: Callable[[ProcessResult], None] = field(repr=False)
-    on_handled: Callable[[], None] = field(repr=False)
-    """Called in the task of `process` when the handler has ended, before its result is recorded."""
+    on_handled: Callable[[Held], None] = field(repr=False)
+    """Called when the handler has ended, before its result is recorded."""
     end_run: Callable[[BaseException], None] = field(repr=False)
     """Ends the worker's run, which raises the given error."""
     is_interrupted: Callable[[], bool] = field(repr=False)
@@ -117,67 +138,75 @@ class Processor:
     `asyncio.TaskGroup` leaves it marked as being cancelled when a child fails (Python 3.11 and 3.12)."""
     stale: StaleWarning = field(repr=False)
 
-    async def process(self, lease: Lease) -> None:
+    async def process(self, held: Held) -> None:
         """Handle a delivery and record the result in the store.
 
         Raises:
             StoreError: recording the result failed; the delivery is handled again after its lease expires.
         """
-        result, kept = await self._process(lease)
+        result, kept = await self._process(held)
         self.count(result if kept else ProcessResult.LOST)
         if not kept:
-            _log.warning("delivery %d: lease lost before the result was recorded; it may be handled twice", lease.id)
+            text = "%.150s: lease lost before the result was recorded; it may be handled twice"
+            _log.warning(text, name_of(held.lease))
 
-    async def _process(self, lease: Lease) -> tuple[ProcessResult, bool]:
+    async def _process(self, held: Held) -> tuple[ProcessResult, bool]:
         """Return the result, and whether the lease was still held when it was recorded."""
+        lease = held.lease
         if lease.attempt > self.attempts:  # usually a worker died before recording a result
             error = f"attempts exhausted: {lease.attempt - 1} made, {self.attempts} allowed; a worker may have died"
-            _log.error("delivery %d of webhook %.40r: making it a dead letter: %r", lease.id, lease.webhook_gid, error)
-            return ProcessResult.DEAD, await self._fail(lease, error)
+            _log.error("%.150s: making it a dead letter: %r", name_of(lease), error)
+            return ProcessResult.DEAD, await self._fail(held, error)
         try:
             delivery = _read(lease)
         except PayloadError as problem:
-            text = "delivery %d of webhook %.40r: unreadable; making it a dead letter: %.200r"
-            _log.error(text, lease.id, lease.webhook_gid, str(problem))
-            return ProcessResult.UNREADABLE, await self._fail(lease, f"unreadable: {problem}")
+            text = "%.150s: unreadable; making it a dead letter: %.200r"
+            _log.error(text, name_of(lease), str(problem))
+            return ProcessResult.UNREADABLE, await self._fail(held, f"unreadable: {problem}")
         if delivery.unreadable and delivery.attempt == 1:
-            _log_unreadable(delivery)
+            _log_unreadable(lease, delivery)
         if delivery.stale:
             self.count(ProcessResult.STALE)
-            self.stale.add(lease.id)
+            self.stale.add(lease)
             if self.refuse_stale:
-                return ProcessResult.DEAD, await self._fail(lease, "stale: its newest event is more than 25 hours old")
-        failure = await self._handle(delivery)
+                return ProcessResult.DEAD, await self._fail(held, "stale: its newest event is more than 25 hours old")
+        failure = await self._handle(delivery, held.done)
         if failure is None or not _ends_run(failure):  # otherwise the slot stays taken, so that no more is claimed
-            self.on_handled()
+            self.on_handled(held)
         if failure is None:
-            return ProcessResult.DONE, await self.store.ack(lease)
-        return await self._record_failure(delivery, lease, failure)
+            return ProcessResult.DONE, await self.store.ack(held.lease)
+        return await self._record_failure(delivery, held, failure)
 
     async def _record_failure(
-        self, delivery: Delivery, lease: Lease, failure: BaseException
+        self, delivery: Delivery, held: Held, failure: BaseException
     ) -> tuple[ProcessResult, bool]:
-        is_last = lease.attempt >= self.attempts or _is_permanent(failure)
+        attempt = held.lease.attempt
+        is_last = attempt >= self.attempts or _is_permanent(failure)
         try:
             _log.log(
                 logging.ERROR if is_last else logging.WARNING,
-                "delivery %d of webhook %.40r: attempt %d of %d failed; " + ("dead letter" if is_last else "retrying"),
-                *(delivery.id, delivery.webhook_gid, delivery.attempt, self.attempts),
+                "%.150s: attempt %d of %d failed; " + ("dead letter" if is_last else "retrying"),
+                *(name_of(held.lease), attempt, self.attempts),
                 exc_info=failure,
             )
-            text = _text(failure)
-            error = f"{type(failure).__name__}: {text}" if text else type(failure).__name__
+            error = _describe(failure)
+            if self._keeps_done():
+                error = _name_undone(delivery, held.done) + error
             if is_last:
-                return ProcessResult.DEAD, await self._fail(lease, error)
-            return ProcessResult.RETRIED, await self._fail(lease, error, retry_in=self.backoff.after(lease.attempt))
+                return ProcessResult.DEAD, await self._fail(held, error)
+            return ProcessResult.RETRIED, await self._fail(held, error, retry_in=self.backoff.after(attempt))
         finally:  # also when the program's logging or the store fails
             if _ends_run(failure):
                 self.end_run(failure)
 
-    async def _fail(self, lease: Lease, error: str, *, retry_in: float | None = None) -> bool:
-        return await self.store.fail(lease, error=error[:_MAX_ERROR], retry_in=retry_in)
+    async def _fail(self, held: Held, error: str, *, retry_in: float | None = None) -> bool:
+        return await self.store.fail(held.lease, error=error[:_MAX_ERROR], retry_in=retry_in, done=held.done)
 
-    async def _handle(self, delivery: Delivery) -> BaseException | None:
+    def _keeps_done(self) -> bool:
+        """Return whether the handler is a router itself, so that it is known which events are done."""
+        return isinstance(self.handle, EventRouter) and type(self.handle).__call__ is EventRouter.__call__
+
+    async def _handle(self, delivery: Delivery, done: set[int]) -> BaseException | None:
         """Run the handler. Return what it raised, or ``None`` if it returned.
 
         Everything is caught in the handler's task: asyncio stops the event loop when a task ends in `SystemExit`.
@@ -186,7 +215,9 @@ class Processor:
             CancelledError: the worker cancelled the handler, or cannot use it; the attempt does not count.
         """
         try:
-            result = check_awaitable(self.handle(delivery))
+            router = cast("EventRouter", self.handle)
+            called = router.handle_events(delivery, done) if self._keeps_done() else self.handle(delivery)
+            result = check_awaitable(called)
             await (result if self.handler_timeout is None else _within(self.handler_timeout, result))
         except UnusableHandlerError as error:
             self.end_run(error)
@@ -228,18 +259,37 @@ def _is_permanent(failure: BaseException) -> bool:
     return isinstance(failure, PermanentFailure)
 
 
-def _text(error: BaseException) -> str:
+def name_of(lease: Lease) -> str:
+    """Return how logs name a delivery: ``delivery 7 of webhook '123' (label 'tenant-a')``, at most 150 characters."""
+    label = f" (label {lease.label!r:.40})" if lease.label else ""
+    return f"delivery {lease.id} of webhook {lease.webhook_gid!r:.40}{label}"
+
+
+def _describe(failure: BaseException) -> str:
+    """Return the text of a failure; for a group also the texts of its members."""
     try:
-        return str(error)
+        if isinstance(failure, BaseExceptionGroup):
+            text = f"{failure.message}: {'; '.join(map(_describe, failure.exceptions))}"
+        else:
+            text = str(failure)
     except Exception:  # noqa: BLE001 - its __str__ may raise anything
-        return "(no text)"
+        text = "(no text)"
+    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
 
 
-def _log_unreadable(delivery: Delivery) -> None:
+def _name_undone(delivery: Delivery, done: set[int]) -> str:
+    """Return which events are not done; for a delivery with one event, nothing."""
+    number = len(delivery.events) + len(delivery.unreadable)
+    undone = [str(index) for index in range(number) if index not in done]
+    named = ", ".join(undone[:10]) + ", …" * (len(undone) > 10)
+    return f"{len(undone)} of {number} events not done ({named}): " if number > 1 else ""
+
+
+def _log_unreadable(lease: Lease, delivery: Delivery) -> None:
     bad, good = len(delivery.unreadable), len(delivery.events)
     problems = "; ".join(one.problem for one in delivery.unreadable)
-    text = "delivery %d: %d of %d events are unreadable; the handler gets them as delivery.unreadable: %.500s"
-    _log.error(text, delivery.id, bad, bad + good, problems)
+    text = "%.150s: %d of %d events are unreadable; the handler gets them as delivery.unreadable: %.500s"
+    _log.error(text, name_of(lease), bad, bad + good, problems)
 
 
 def _read(lease: Lease) -> Delivery:
@@ -247,11 +297,13 @@ def _read(lease: Lease) -> Delivery:
     return Delivery(
         id=lease.id,
         registration=lease.registration,
+        label=lease.label,
         webhook_gid=lease.webhook_gid,
         resource=lease.resource,
         received_at=datetime.fromtimestamp(lease.received_at, UTC),
         attempt=lease.attempt,
         events=parsed.events,
         unreadable=parsed.unreadable,
+        done=lease.done,
         body=lease.body,
     )

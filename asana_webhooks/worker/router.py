@@ -1,5 +1,7 @@
 """The router: a worker's handler that passes each event to the functions registered for such events."""
 
+import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -51,13 +53,15 @@ class EventRouter:
 
         worker = Worker(store, router)
 
-    ``await router(delivery)`` runs handlers one at a time: the events in Asana's order, and for each event all
-    matching functions in the order they were added. A function that matches an event by several routes runs once.
-    If a function raises, the event's remaining functions do not run; the other events are handled. Unreadable events
-    come last. Then the failures are raised: one alone as itself, several as an `ExceptionGroup`. The worker retries the
-    whole delivery, so functions that succeeded run again: make them idempotent. If all failures are `PermanentFailure`,
-    the delivery becomes a dead letter at once. Cancellation and other exceptions that are not an `Exception` are raised
-    immediately.
+    Functions run one at a time: the events in Asana's order, and for each event all matching functions in the order
+    they were added. A function that matches an event by several routes runs once. If a function raises, the event's
+    remaining functions do not run; the other events are handled. Unreadable events come last. Then the failures are
+    raised: one alone as itself, several as an `ExceptionGroup`. Cancellation and other exceptions that are not an
+    `Exception` are raised immediately.
+
+    An event is done when all its functions have returned. The worker keeps which events are done, and retries only the
+    others, with all their functions. ``await router(delivery)``, for example in a handler of your own, runs them for
+    every event of the delivery, also for those that are done: use `handle_events` there to keep track of them.
     """
 
     def __init__(self) -> None:
@@ -176,7 +180,20 @@ class EventRouter:
         )
 
     async def __call__(self, delivery: Delivery) -> None:
-        """Run the functions for every event of *delivery*, as described above.
+        """Run the functions for every event of *delivery*, as described above. `Delivery.done` does not matter.
+
+        Raises:
+            UnusableHandlerError: as for `handle_events`, like the others.
+        """
+        await self.handle_events(delivery, set())
+
+    async def handle_events(self, delivery: Delivery, done: set[int]) -> None:
+        """Run the functions for the events of *delivery* that are not in *done*. A worker calls this.
+
+        Args:
+            delivery: the delivery.
+            done: the indices of events to skip, counted in the body's ``events`` from 0. Each event that is done is
+                added at once, so that they are known even if this is cancelled. An event without a function is done.
 
         Raises:
             UnusableHandlerError: the router has no functions, or one returned something that cannot be awaited. It ends
@@ -187,10 +204,10 @@ class EventRouter:
         if not self._routes and self._otherwise is None and self._unreadable is None:
             raise UnusableHandlerError("this router has no functions: import the modules that add them first")
         failures: list[Exception] = []
-        for event, handlers in self._plan(delivery):
+        for index, event, handlers in self._plan(delivery):
             try:
-                for handler in handlers:
-                    await check_awaitable(handler(event, delivery))
+                if index not in done and await _all_return(handlers, event, delivery):
+                    done.add(index)
             except UnusableHandlerError:
                 raise
             except Exception as error:  # noqa: BLE001 - raised below, after the other events
@@ -202,12 +219,15 @@ class EventRouter:
         if len(failures) == 1:
             raise failures[0]
         if failures:
-            kinds = ", ".join(dict.fromkeys(type(failure).__name__ for failure in failures))
-            raise ExceptionGroup(f"the handlers of {len(failures)} events failed: {kinds}", failures)
+            raise ExceptionGroup(f"the handlers of {len(failures)} events failed", failures)
 
-    def _plan(self, delivery: Delivery) -> Iterator[tuple[Any, Sequence[Callable[[Any, Delivery], Awaitable[object]]]]]:
-        """Yield each event, the unreadable ones last, with its handlers."""
-        for event in delivery.events:
+    def _plan(
+        self, delivery: Delivery
+    ) -> Iterator[tuple[int, Any, Sequence[Callable[[Any, Delivery], Awaitable[object]]]]]:
+        """Yield each event with its index and its handlers, the unreadable ones last."""
+        unreadable = {one.index for one in delivery.unreadable}
+        readable = (index for index in itertools.count() if index not in unreadable)
+        for index, event in zip(readable, delivery.events, strict=False):
             handlers: list[EventHandler] = []
             for route in self._routes:
                 if route.handler not in handlers and route.matches(event):
@@ -217,10 +237,20 @@ class EventRouter:
             if not handlers:
                 what = (event.action, event.resource.resource_type, event.resource.gid)
                 _log.debug("delivery %d: no handler for the event %.200r", delivery.id, what)
-            yield event, handlers
-        if self._unreadable is not None:
-            for unreadable in delivery.unreadable:
-                yield unreadable, [self._unreadable]
+            yield index, event, handlers
+        for one in delivery.unreadable:
+            yield one.index, one, [] if self._unreadable is None else [self._unreadable]
+
+
+async def _all_return(
+    handlers: Iterable[Callable[[Any, Delivery], Awaitable[object]]], event: object, delivery: Delivery
+) -> bool:
+    """Run an event's handlers. Return False if they returned only because they were cancelled, as by a timeout."""
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task else 0
+    for handler in handlers:
+        await check_awaitable(handler(event, delivery))
+    return task is None or task.cancelling() == cancels
 
 
 def _is_name(value: object) -> bool:

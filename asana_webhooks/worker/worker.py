@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Literal, Self, TypeVar, cast
 
@@ -24,54 +25,17 @@ from asana_webhooks.errors import (
     StoreUnavailableError,
 )
 from asana_webhooks.store.base import Lease, Store
-from asana_webhooks.worker.processing import Backoff, Handler, Processor, ProcessResult, StaleWarning
+from asana_webhooks.worker.processing import Backoff, Handler, Held, Processor, ProcessResult, StaleWarning, name_of
+from asana_webhooks.worker.retention import Retention
 from asana_webhooks.worker.signals import stop_on_signals
 
-__all__ = ["Retention", "Worker", "WorkerHealth"]
+__all__ = ["Worker", "WorkerHealth"]
 
 T = TypeVar("T")
 
-_DAY: Final = 86_400.0
-_SHORTEST_RETENTION: Final = 26 * 3_600.0
-"""Longer than the 25 hours after which a replay is `Delivery.stale`, with a margin for clock differences."""
+_RETENTION: Final = Retention()
 
 _log = logging.getLogger(__name__)
-
-
-@frozen(kw_only=True)
-class Retention:
-    """How long a store keeps finished deliveries, dead letters and closed registrations.
-
-    A running `Worker` applies it. Without a worker, await `apply` regularly.
-    """
-
-    done: float = 3 * _DAY
-    """Seconds after its arrival during which a finished delivery is recognized as a duplicate; at least 26 hours. Its
-    body is deleted once it is done. A delivery replayed later is accepted, and is `Delivery.stale`."""
-    dead: float | None = None
-    """Seconds after arrival for which a dead letter and its body are kept, at least *done*; ``None``: until purged."""
-    every: float = 600.0
-    """Seconds between purges."""
-
-    def __attrs_post_init__(self) -> None:
-        check_seconds("every", self.every, zero=False)
-        if check_seconds("done", self.done) < _SHORTEST_RETENTION:
-            raise ConfigurationError(
-                f"done must be at least {_SHORTEST_RETENTION:.0f} seconds: Asana resends a delivery for 24 hours"
-            )
-        if self.dead is not None and check_seconds("dead", self.dead) < self.done:
-            raise ConfigurationError("dead must not be less than done: dead letters also identify duplicates")
-
-    async def apply(self, store: Store) -> int:
-        """Purge deliveries that are old enough from *store*, in small batches. Return how many were purged.
-
-        Raises:
-            StoreError: the store failed; some deliveries may already be purged.
-        """
-        purged = await store.purge(older_than=self.done)
-        if self.dead is not None:
-            purged += await store.purge(older_than=self.dead, dead=True)
-        return purged
 
 
 @frozen(kw_only=True)
@@ -142,7 +106,7 @@ class Worker:
         handler_timeout: float | None = None,
         # Idling, purging and stopping
         poll: float = 0.5,
-        retention: Retention | None = Retention(),
+        retention: Retention | None = _RETENTION,
         stop_timeout: float = 8.0,
     ) -> None:
         if is_store(handle) and not is_store(store):
@@ -181,11 +145,10 @@ class Worker:
             is_interrupted=self._is_interrupted,
             stale=StaleWarning("refused" if refuse_stale else "handled anyway"),
         )
-        self._held: dict[asyncio.Task[None], Lease] = {}
-        self._slots: dict[asyncio.Task[None], float] = {}
-        """The held tasks that run a handler or are about to, oldest first, with the monotonic time of their start."""
-        self._slow: set[asyncio.Task[None]] = set()
-        """The held tasks that a warning has already named."""
+        self._held: dict[int, Held] = {}
+        """The deliveries whose results are not recorded, by id, oldest first."""
+        self._extended_at = 0.0
+        """When the last extension of all leases began, by the monotonic clock in seconds."""
         self._to_release: list[Lease] = []
         self._last_claim_at: float | None = None
         self._stopping = False
@@ -222,11 +185,11 @@ class Worker:
 
     def health(self) -> WorkerHealth:
         """Return the health of this worker. This does not ask the store."""
-        oldest = next(iter(self._slots.values()), None)
+        started = [held.started_at for held in self._held.values() if held.handling]
         return WorkerHealth(
             running=not self._ended.is_set(),
-            handling=len(self._slots),
-            oldest_attempt_seconds=None if oldest is None else time.monotonic() - oldest,
+            handling=len(started),
+            oldest_attempt_seconds=time.monotonic() - min(started) if started else None,
             last_claim_at=self._last_claim_at,
         )
 
@@ -291,6 +254,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._failure = None
         self._cancelled_late = False
+        self._extended_at = time.monotonic()
         self._task = cast("asyncio.Task[object]", asyncio.current_task())
         self._cancelling = self._task.cancelling()
         try:
@@ -323,17 +287,18 @@ class Worker:
     async def _claim_and_start(self, group: asyncio.TaskGroup, *, until_idle: bool) -> None:
         while not self._is_ending():
             self._wake.clear()
+            if self._held and time.monotonic() - self._extended_at > self._lease * 2 / 3:
+                await self._extend_all()  # else, if the event loop was blocked, the claim would return what is held
             free = self._free()
             leases = await self._claim(free, retry=not until_idle) if free else ()
+            new = [lease for lease in leases if not self._renew(lease)]
             if self._is_ending():
-                self._to_release += leases  # stopped while the claim was in flight
+                self._to_release += new  # stopped while the claim was in flight
                 return
-            now = time.monotonic()
-            for lease in leases:
-                task = group.create_task(self._work(lease))
-                self._held[task] = lease
-                self._slots[task] = now
-                task.add_done_callback(self._on_task_done)
+            for lease in new:
+                held = self._held[lease.id] = Held(lease, time.monotonic(), not lease.alone)
+                held.task = group.create_task(self._work(held))
+                held.task.add_done_callback(partial(self._on_task_done, held))
             if until_idle and not self._held:
                 return
             if len(leases) < free or not free:
@@ -348,12 +313,22 @@ class Worker:
         Handled deliveries free their slot before they are acknowledged. So the store can acknowledge them and claim the
         next ones in one transaction (measured: a third more deliveries a second on SQLite). Their number is bounded.
         """
-        return min(self._concurrency - len(self._slots), 2 * self._concurrency - len(self._held))
+        if any(held.lease.alone for held in self._held.values()):
+            return 0
+        handling = sum(held.handling for held in self._held.values())
+        return min(self._concurrency - handling, 2 * self._concurrency - len(self._held))
 
-    def _free_slot(self) -> None:
-        """Free the slot of the current task: its handler has ended."""
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._warn_if_slow(task, self._slots.pop(task))
+    def _renew(self, lease: Lease) -> bool:
+        """If the delivery is held, with a lease that has run out, hold it by this one. Return whether it is held."""
+        held = self._held.get(lease.id)
+        if held is not None:
+            held.lease = lease
+        return held is not None
+
+    def _free_slot(self, held: Held) -> None:
+        """Free the slot of a delivery whose handler has ended."""
+        self._warn_if_slow(held)
+        held.handling = False
         self._wake.set()
 
     async def _claim(self, limit: int, *, retry: bool) -> Sequence[Lease]:
@@ -374,17 +349,14 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
-    def _on_task_done(self, task: "asyncio.Task[None]") -> None:
-        lease = self._held.pop(task)
-        self._slots.pop(task, None)
-        self._slow.discard(task)
+    def _on_task_done(self, held: Held, task: "asyncio.Task[None]") -> None:
         if task.cancelled() or task.exception() is not None:  # possibly cancelled before it started
-            self._to_release.append(lease)
+            self._to_release.append(self._held.pop(held.lease.id).lease)
         self._wake.set()
 
     async def _wait_for_handlers(self) -> None:
         if self._held:
-            _, late = await asyncio.wait(self._held, timeout=self._stop_timeout)
+            _, late = await asyncio.wait([held.task for held in self._held.values()], timeout=self._stop_timeout)
             self._cancelled_late = True
             for task in late:
                 task.cancel()
@@ -394,57 +366,68 @@ class Worker:
         released = await asyncio.gather(*map(self._store.release, leases), return_exceptions=True)
         for lease, result in zip(leases, released, strict=True):
             if result is True:
-                _log.info("delivery %d: released; this attempt does not count", lease.id)
+                _log.info("%.150s: released; this attempt does not count", name_of(lease))
             else:
-                _log.warning(
-                    "delivery %d: not released; if still unfinished, it is retried when its lease expires", lease.id
-                )
+                text = "%.150s: not released; if still unfinished, it is retried when its lease expires"
+                _log.warning(text, name_of(lease))
 
     async def _extend_leases(self) -> None:
         while True:
             await asyncio.sleep(self._lease / 3)
             self._processor.stale.warn()
-            for task, started_at in self._slots.items():
-                self._warn_if_slow(task, started_at)
-            await asyncio.gather(*map(self._extend, list(self._held.values())))
+            for held in self._held.values():
+                self._warn_if_slow(held)
+            await self._extend_all()
 
-    def _warn_if_slow(self, task: "asyncio.Task[None]", started_at: float) -> None:
-        seconds = time.monotonic() - started_at
-        if seconds > 3 * self._lease and task not in self._slow:
-            self._slow.add(task)
-            lease = self._held[task]
-            _log.warning(
-                "delivery %d of webhook %.40r: its handler has run for %.1f s; it may hang or block the event loop",
-                *(lease.id, lease.webhook_gid, seconds),
-            )
+    def _warn_if_slow(self, held: Held) -> None:
+        seconds = time.monotonic() - held.started_at
+        if held.handling and not held.warned and seconds > 3 * self._lease:
+            held.warned = True
+            text = "%.150s: its handler has run for %.1f s; it may hang or block the event loop"
+            _log.warning(text, name_of(held.lease), seconds)
 
-    async def _extend(self, lease: Lease) -> None:
+    async def _extend_all(self) -> None:
+        began = time.monotonic()
+        await asyncio.gather(*map(self._extend, list(self._held.values())))
+        self._extended_at = began
+
+    async def _extend(self, held: Held) -> None:
+        lease = held.lease
         try:
             kept = await _await_store(self._store.extend(lease, seconds=self._lease))
         except Exception as error:  # noqa: BLE001 - the handler keeps running, and this is retried
-            _log.warning("delivery %d: extending its lease failed; retrying: %.200r", lease.id, _describe(error))
+            _log.warning("%.150s: extending its lease failed; retrying: %.200r", name_of(lease), _describe(error))
         else:
-            if not kept:
-                _log.warning("delivery %d: lease lost; another worker may handle it too", lease.id)
+            if not kept and lease is held.lease:
+                _log.warning("%.150s: lease lost; another worker may handle it too", name_of(lease))
 
-    async def _work(self, lease: Lease) -> None:
+    async def _work(self, held: Held) -> None:
         try:
-            await self._processor.process(lease)
+            if held.lease.alone:
+                await self._let_others_finish(held)
+            await self._processor.process(held)
         except Exception as error:  # noqa: BLE001 - one failure must not end the other deliveries
-            _log.error(
-                "delivery %d: result not recorded; retrying when its lease expires: %.200r", lease.id, _describe(error)
-            )
+            text = "%.150s: result not recorded; retrying when its lease expires: %.200r"
+            _log.error(text, name_of(held.lease), _describe(error))
+        del self._held[held.lease.id]  # at once: a claim may return it again
+
+    async def _let_others_finish(self, held: Held) -> None:
+        """Wait until *held* can run alone. Raise `CancelledError` if the run ends meanwhile."""
+        _log.warning("%.150s: its last two attempts ended without an answer; running it alone", name_of(held.lease))
+        if others := [one.task for one in self._held.values() if one is not held]:
+            await asyncio.wait(others)
+        if self._is_ending():
+            raise asyncio.CancelledError
+        held.started_at, held.handling = time.monotonic(), True
 
     async def _purge(self, retention: Retention) -> None:
         while True:
             try:
                 purged = await _await_store(retention.apply(self._store))
             except Exception as error:  # noqa: BLE001 - purging is retried, and the worker keeps running
-                _log.warning(
-                    "purging finished deliveries failed; retrying in %g s: %.200r", retention.every, _describe(error)
-                )
+                _log.warning("purging the store failed; retrying in %g s: %.200r", retention.every, _describe(error))
             else:
-                _log.log(logging.INFO if purged else logging.DEBUG, "purged %d deliveries", purged)
+                _log.log(logging.INFO if purged else logging.DEBUG, "purged %d duplicate keys and dead letters", purged)
             await asyncio.sleep(retention.every)
 
 
