@@ -262,7 +262,7 @@ class TestFailures:
         assert lease.attempt == 1
 
     async def test_in_a_worker(self, notes: Notes) -> None:
-        """A worker takes a router as its handler, and retries the whole delivery."""
+        """A worker takes a router as its handler, and retries a delivery that has failed."""
         store, router = MemoryStore(), EventRouter()
         registration = await register(store)
         resource = {"gid": "1", "resource_type": "task"}

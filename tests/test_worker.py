@@ -14,6 +14,7 @@ from asana_webhooks import (
     Backoff,
     ConfigurationError,
     Delivery,
+    DeliveryState,
     MemoryStore,
     Retention,
     SQLiteStore,
@@ -165,7 +166,7 @@ async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, c
     await deliver(store, registration, body(event()))
     await worker.drain()
 
-    [letter] = await store.deliveries(state="dead")
+    [letter] = await store.deliveries(state=DeliveryState.DEAD)
     assert letter.attempts == 3
     assert letter.error == "LookupError: the other service is away"
     assert [delivery.attempt for delivery in handler.got] == [1, 2, 3, 1]
@@ -173,7 +174,7 @@ async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, c
     assert await store.requeue(letter.id)
     await worker.drain()
     assert handler.got[-1].body == letter.body
-    assert list(await store.deliveries(state="dead")) == []
+    assert list(await store.deliveries(state=DeliveryState.DEAD)) == []
 
 
 async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock: Clock) -> None:
@@ -186,7 +187,7 @@ async def test_a_delivery_that_kills_its_workers_is_given_up(store: Store, clock
 
     await Worker(store, handler, attempts=2).drain()
 
-    [letter] = await store.deliveries(state="dead")
+    [letter] = await store.deliveries(state=DeliveryState.DEAD)
     assert "attempts exhausted: 2 made, 2 allowed" in letter.error
     assert handler.got == []
 
@@ -201,7 +202,7 @@ async def test_unreadable_bodies_are_dead_letters_at_once(store: Store) -> None:
 
     await Worker(store, handler).drain()
 
-    letters = await store.deliveries(state="dead")
+    letters = await store.deliveries(state=DeliveryState.DEAD)
     assert [letter.body for letter in letters] == contents
     assert all(letter.error.startswith("unreadable") for letter in letters)
     assert handler.got == []
@@ -399,7 +400,7 @@ async def test_a_handlers_own_cancellation_is_a_failure_like_any_other(store: St
 
     await Worker(store, handle, attempts=1).drain()
 
-    [letter] = await store.deliveries(state="dead")
+    [letter] = await store.deliveries(state=DeliveryState.DEAD)
     assert letter.error == "CancelledError"
 
 
@@ -514,7 +515,7 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(
 
     await Worker(store, handle, attempts=1).drain()
 
-    assert [letter.error for letter in await store.deliveries(state="dead")] == [text] * 2
+    assert [letter.error for letter in await store.deliveries(state=DeliveryState.DEAD)] == [text] * 2
 
 
 async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(store: Store) -> None:
@@ -532,7 +533,7 @@ async def test_a_cancelled_handler_that_raises_something_else_has_not_failed(sto
     worker = Worker(store, handle, attempts=1, stop_timeout=0)
     await run_until(worker, started)
 
-    assert list(await store.deliveries(state="dead")) == []
+    assert list(await store.deliveries(state=DeliveryState.DEAD)) == []
     [lease] = await store.claim(1, lease=60)
     assert lease.attempt == 1
 
@@ -739,7 +740,7 @@ async def test_a_recorded_delivery(store: Store, caplog: pytest.LogCaptureFixtur
 
     handled = {len(delivery.events): delivery.stale for delivery in handler.got}
     assert handled == ({2: False} if refuse_stale else {1: True, 2: False})
-    letters = [(letter.error, letter.body) for letter in await store.deliveries(state="dead")]
+    letters = [(letter.error, letter.body) for letter in await store.deliveries(state=DeliveryState.DEAD)]
     said = ("stale: its newest event is more than 25 hours old", body(YESTERDAY))
     assert letters == ([said] if refuse_stale else [])
     assert caplog.text.count("stale") == 1
@@ -895,7 +896,7 @@ async def test_each_kind_has_its_age() -> None:
         clock.now += age
 
         assert await Retention(dead=dead).apply(store) == purged
-        assert len(await store.deliveries(state="dead")) == letters
+        assert len(await store.deliveries(state=DeliveryState.DEAD)) == letters
         assert (await store.health()).waiting == 1
         again = await store.put(NewDelivery(registration=id, signature=sign_body(done, secret=SECRET), body=done))
         assert again == ("stored" if purged else "duplicate")

@@ -16,6 +16,7 @@ from asana_webhooks import (
     Backoff,
     ConfigurationError,
     Delivery,
+    DeliveryState,
     HandlerExitError,
     MemoryStore,
     PermanentFailure,
@@ -302,7 +303,7 @@ async def test_every_end_is_an_attempt(store: MemoryStore, clock: Clock, error: 
         assert worker.counts["to be retried" if number == 1 else "dead letter"] == 1
         assert not worker.health().running
         clock.now += HOUR
-    [letter] = await store.deliveries(state="dead")
+    [letter] = await store.deliveries(state=DeliveryState.DEAD)
     assert letter.attempts == 2
     assert letter.error.startswith(type(error).__name__)
 
@@ -392,7 +393,7 @@ async def test_an_end_after_a_cancellation(store: MemoryStore, error: BaseExcept
     worker.stop()
     with pytest.raises((HandlerExitError, OwnError)):
         await running
-    assert (worker.counts["dead letter"], len(await store.deliveries(state="dead"))) == (1, 1)
+    assert (worker.counts["dead letter"], len(await store.deliveries(state=DeliveryState.DEAD))) == (1, 1)
 
 
 def test_an_exit_in_a_task_group(tmp_path: Path) -> None:
@@ -412,7 +413,7 @@ def test_an_exit_in_a_task_group(tmp_path: Path) -> None:
 
     async def dead_letters() -> int:
         async with open_store(f"sqlite:///{tmp_path}/a.db") as store:
-            return len(await store.deliveries(state="dead"))
+            return len(await store.deliveries(state=DeliveryState.DEAD))
 
     with pytest.raises(SystemExit):
         asyncio.run(work())
@@ -472,7 +473,7 @@ async def test_permanent_failures(store: MemoryStore, error: Exception, *, is_pe
     await worker.drain()
 
     assert worker.counts["dead letter" if is_permanent else "to be retried"] == 1
-    letters = await store.deliveries(state="dead")
+    letters = await store.deliveries(state=DeliveryState.DEAD)
     assert len(letters) == is_permanent
     assert all(type(error).__name__ in one.error and "the task is gone" in one.error for one in letters)
 
@@ -637,7 +638,7 @@ async def test_handler_timeout(store: MemoryStore, handle: Callable[[Delivery], 
     """A handler that takes longer is cancelled, and the attempt has failed, however the handler ends."""
     await Worker(store, handle, handler_timeout=0.01, attempts=1).drain()
 
-    [letter] = await store.deliveries(state="dead")
+    [letter] = await store.deliveries(state=DeliveryState.DEAD)
     assert letter.error == "TimeoutError: the handler took longer than 0.01 seconds (handler_timeout)"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asana_webhooks import SQLiteStore
+from asana_webhooks import DeliveryState, SQLiteStore
 from asana_webhooks.store.base import Lease, registration_id
 from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.raw import later
@@ -171,7 +171,7 @@ async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path)
             await later(0.02)
         worker.terminate()
         assert worker.wait() == 0
-    letters = await store.deliveries(state="dead")
+    letters = await store.deliveries(state=DeliveryState.DEAD)
     assert [letter.id for letter in letters] == [1]
     assert "attempts exhausted: 2 made, 2 allowed" in letters[0].error
     assert await store.claim(9, lease=60) == []

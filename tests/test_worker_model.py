@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from asana_webhooks import (
     Backoff,
     Delivery,
+    DeliveryState,
     HandlerExitError,
     MemoryStore,
     PermanentFailure,
@@ -411,7 +412,7 @@ class MemoryMachine(RuleBasedStateMachine):
         fates = self.fates.values()
         leased = sum(fate.is_leased and self.clock.now < fate.free_at for fate in fates)
         assert (health.leased, health.waiting) == (leased, sum(fate.state == "open" for fate in fates) - leased)
-        letters = self.runner.run(self.store.deliveries(state="dead"))
+        letters = self.runner.run(self.store.deliveries(state=DeliveryState.DEAD))
         assert [(one.id, one.error, one.attempts) for one in letters] == [
             (id, fate.error, fate.attempts) for id, fate in self.fates.items() if fate.state == "dead"
         ]

@@ -413,7 +413,7 @@ class Worker:
 
     async def _let_others_finish(self, held: Held) -> None:
         """Wait until *held* can run alone. Raise `CancelledError` if the run ends meanwhile."""
-        _log.warning("%.150s: its last two attempts ended without an answer; running it alone", name_of(held.lease))
+        _log.warning("%.150s: its last two attempts ended without an answer; it waits until no other handler runs", name_of(held.lease))
         if others := [one.task for one in self._held.values() if one is not held]:
             await asyncio.wait(others)
         if self._is_ending():
