@@ -244,9 +244,10 @@ class MemoryMachine(RuleBasedStateMachine):
         return [(life, attempt) for life in self.lives for attempt in life.attempts]
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), end=st.sampled_from(["succeed", "succeed", *FAILURES]))
-    def end_one(self, data: st.DataObject, end: str) -> None:
-        """A handler returns or raises, whether its lease still holds or not. If it exits, its worker stops."""
+    @rule(data=st.data(), end=st.sampled_from(["succeed", "succeed", *FAILURES]), late=st.booleans())
+    def end_one(self, data: st.DataObject, end: str, *, late: bool) -> None:
+        """A handler returns or raises, after its lease if it is late. If it exits, its worker stops."""
+        self.clock.now += LEASE if late else 0
         life, attempt = data.draw(st.sampled_from(self.running))
         held = len(life.holds)
         attempt.end.set_result(end)
@@ -274,8 +275,9 @@ class MemoryMachine(RuleBasedStateMachine):
         self.see()
 
     @precondition(lambda self: self.lives)
-    @rule(data=st.data(), how=st.sampled_from(["stopped", "cancelled", "killed"]))
+    @rule(data=st.data(), how=st.sampled_from(["stopped", "cancelled", "killed", "killed"]))
     def end_a_life(self, data: st.DataObject, how: str) -> None:
+        """A worker ends; if it is killed, its leases have run out when we look again."""
         life = data.draw(st.sampled_from(self.lives))
         held = len(life.holds)
         life.is_killed = how == "killed"
@@ -285,6 +287,7 @@ class MemoryMachine(RuleBasedStateMachine):
             life.task.cancel()
         self.see()
         assert self.heard[life, "release"] == (0 if life.is_killed else held)
+        self.clock.now += LEASE if life.is_killed else 0
 
     @precondition(lambda self: self.lives)
     @rule(data=st.data())
