@@ -133,7 +133,7 @@ async def test_a_killed_worker(store: SQLiteStore, path: Path) -> None:
     """What a worker held when it was killed is handed out when its lease has run out, as the second attempt."""
     with working(path) as worker:
         assert heard(worker) == "1 1"
-        assert await store.claim(1, lease=60) == []
+        assert list(await store.claim(1, lease=60)) == []
         worker.kill()
         lease = await next_lease(store)
         assert (lease.id, lease.attempt) == (1, 2)
@@ -174,7 +174,7 @@ async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path)
     letters = await store.deliveries(state=DeliveryState.DEAD)
     assert [letter.id for letter in letters] == [1]
     assert "attempts exhausted: 2 made, 2 allowed" in letters[0].error
-    assert await store.claim(9, lease=60) == []
+    assert list(await store.claim(9, lease=60)) == []
 
 
 async def test_sigterm(store: SQLiteStore, path: Path) -> None:
@@ -185,7 +185,7 @@ async def test_sigterm(store: SQLiteStore, path: Path) -> None:
         worker.terminate()
         assert heard(worker) == "stopping"
         for _ in range(5):
-            assert await store.claim(9, lease=60) == []  # both may still finish
+            assert list(await store.claim(9, lease=60)) == []  # both may still finish
         let_finish(worker)
         assert worker.wait() == 0
         [lease] = await store.claim(9, lease=60)
