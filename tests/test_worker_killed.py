@@ -1,5 +1,6 @@
 """Real worker processes that are killed, frozen and stopped while they hold deliveries."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -190,3 +191,36 @@ async def test_sigterm(store: SQLiteStore, path: Path) -> None:
         assert worker.wait() == 0
         [lease] = await store.claim(9, lease=60)
         assert (lease.id, lease.attempt) == (2, 1)
+
+
+KILLS_ITSELF = """
+import asyncio, os, signal, sys
+from asana_webhooks import SQLiteStore, Worker
+
+async def handle(delivery):
+    if delivery.id == 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.sleep(0.01)
+
+async def main(path):
+    async with SQLiteStore(path) as store:
+        await Worker(store, handle, lease=0.2, attempts=4).drain()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_the_neighbours_of_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path) -> None:
+    """Of 200 deliveries at concurrency 8, one kills its process whenever it runs: it alone becomes a dead letter, after
+    its four attempts, and all the others are handled.
+    """
+    for _ in range(199):
+        await deliver(store, registration_id(ENDPOINT), body(event()))
+    kills = 0
+    while (await store.health()).oldest_age is not None:
+        worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLS_ITSELF, str(path))
+        kills += await worker.wait() == -signal.SIGKILL
+    assert kills == 4
+    [letter] = await store.deliveries(state=DeliveryState.DEAD)
+    assert (letter.id, letter.attempts) == (100, 5)
+    assert "attempts exhausted: 4 made, 4 allowed" in letter.error
