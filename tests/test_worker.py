@@ -123,7 +123,7 @@ def ageing(store: Store, clock: Clock) -> asyncio.Event:
 
 async def test_a_handler_gets_the_delivery_and_acknowledges_by_returning(store: Store) -> None:
     """Everything a handler needs is in the delivery; afterwards nothing is left in the store."""
-    registration = await register(store)
+    registration = await register(store, label="tenant-a")
     content = body(event(), event(action="deleted", user=None))
     await deliver(store, registration, content)
     handler = Handler()
@@ -133,7 +133,7 @@ async def test_a_handler_gets_the_delivery_and_acknowledges_by_returning(store: 
     [delivery] = handler.got
     assert delivery.events == decode_delivery(content).events
     assert (delivery.registration, delivery.webhook_gid, delivery.resource) == (registration, "43214", "8675309")
-    assert (delivery.attempt, delivery.body) == (1, content)
+    assert (delivery.label, delivery.attempt, delivery.done, delivery.body) == ("tenant-a", 1, (), content)
     assert [one.action for one in delivery.events] == ["changed", "deleted"]
     assert len({one.fingerprint for one in delivery.events}) == 2
     assert delivery.received_at.timestamp() == 1_800_000_000.0
@@ -152,6 +152,17 @@ async def test_a_failure_is_tried_again_after_its_backoff(store: Store, clock: C
         assert [delivery.attempt for delivery in handler.got] == list(range(1, attempts + 1))
 
     assert (await store.health()).waiting == 0
+
+
+async def test_a_failure_may_be_tried_again_at_once(store: Store) -> None:
+    """A worker may claim a delivery again as soon as it has recorded the failure."""
+    await deliver(store, await register(store), body(event()))
+    handler = Handler(failures=2)
+    worker = Worker(store, handler, backoff=Backoff(first_wait=1e-9, longest_wait=1e-9))
+    while (await store.health()).waiting:
+        await worker.drain()
+    assert (await store.health()).leased == 0
+    assert [delivery.attempt for delivery in handler.got] == [1, 2, 3]
 
 
 async def test_poison_becomes_a_dead_letter_and_the_rest_goes_on(store: Store, clock: Clock) -> None:
