@@ -1,7 +1,7 @@
 """The worker: claims deliveries from a store, passes them to your coroutine function, and records the results.
 
-Every delivery is handled at least once. It is handled again if a worker dies before acknowledging it, or loses its
-lease. Use `Event.fingerprint` to detect repeated events.
+Every delivery is handled at least once. It is handled again if a worker dies before acknowledging it, or if another
+worker claims it after its lease. Use `Event.fingerprint` to detect repeated events.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class WorkerHealth:
     """Seconds since the oldest of them started; ``None`` if none is running."""
     last_claim_at: float | None
     """When the store last answered a claim, even without deliveries, in seconds since the epoch; ``None`` before that.
-    The worker does not claim while *concurrency* handlers are running."""
+    The worker does not claim while *concurrency* handlers are running, or while a delivery runs alone."""
 
 
 class Worker:
@@ -63,9 +63,11 @@ class Worker:
 
     Returning from *handle* acknowledges a delivery. Raising logs the traceback and retries the delivery after a
     backoff. After *attempts* attempts it becomes a dead letter with its error, which is logged at ERROR; after a
-    `PermanentFailure`, at once. So does a delivery whose body is not JSON with a list of events. The worker extends
-    the lease while a handler runs, and warns once when it has run for three leases. Any number of workers, in any
-    number of processes, may share a store. A running worker also purges according to *retention*.
+    `PermanentFailure`, at once. So does a delivery whose body is not JSON with a list of events. If *handle* is an
+    `EventRouter`, only the events that are not done are retried. The worker extends the lease while a handler runs,
+    and warns once when it has run for three leases. A delivery whose last two attempts ended without an answer runs
+    alone. Any number of workers, in any number of processes, may share a store. A running worker also purges
+    according to *retention*.
 
     Args:
         store: the store to claim deliveries from.
@@ -74,14 +76,14 @@ class Worker:
         ordered: handle a registration's deliveries one at a time, in order of arrival. A failing delivery blocks the
             later ones until it succeeds or becomes a dead letter. By default deliveries do not wait for each other.
         on_dead: with *ordered*, how to treat a registration's later deliveries after a dead letter. ``"skip"`` handles
-            them; ``"halt"`` blocks them until the dead letter is requeued or purged.
+            them; ``"halt"`` blocks them until the dead letter is requeued, discarded or purged.
         refuse_stale: make a dead letter of each `Delivery.stale` delivery, unhandled. Needs a correct system clock.
         lease: seconds after which another worker may claim a delivery if this worker dies.
         attempts: the maximum number of attempts for a delivery.
         backoff: the delay before a failed delivery is retried; a default `Backoff` if ``None``.
         handler_timeout: seconds after which a handler is cancelled and its attempt has failed; ``None``: no limit.
         poll: seconds between claims while the store has nothing to claim, and before a failed claim is retried.
-        retention: how long the store keeps finished deliveries; with ``None`` this worker purges nothing.
+        retention: how long the store keeps what is finished; with ``None`` this worker purges nothing.
         stop_timeout: seconds that running handlers may take after `stop`. Then they are cancelled and their deliveries
             released. The worker waits for a handler that ignores cancellation.
 
@@ -413,7 +415,8 @@ class Worker:
 
     async def _let_others_finish(self, held: Held) -> None:
         """Wait until *held* can run alone. Raise `CancelledError` if the run ends meanwhile."""
-        _log.warning("%.150s: its last two attempts ended without an answer; it waits until no other handler runs", name_of(held.lease))
+        text = "%.150s: its last two attempts ended without an answer; it waits until no other handler runs"
+        _log.warning(text, name_of(held.lease))
         if others := [one.task for one in self._held.values() if one is not held]:
             await asyncio.wait(others)
         if self._is_ending():
