@@ -343,7 +343,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def check_calls(self, life: Life) -> None:
         """A worker has made all its calls, but for that of a suspect, as long as others run."""
-        suspect = (life.suspect, life.holds.get(life.suspect or 0))
+        suspect = (life.suspect or 0, life.holds.get(life.suspect or 0, 0))
         waits = life.due[suspect] if len(life.holds) > 1 else 0
         expected = Counter() if life.dies_in_claim else life.due - Counter({suspect: waits})
         assert Counter(life.started) == expected
