@@ -50,7 +50,7 @@ def ours(count: int) -> Round:
                 AsanaSession(token, base_url=url) as asana,
             ):
                 establish = partial(establish_webhook, asana, store, public_url=public_url, resource=RESOURCE)
-                await asyncio.gather(*(establish() for _ in range(count)))
+                await asyncio.gather(*(establish(label=str(number)) for number in range(count)))
 
     return _timed(main)
 

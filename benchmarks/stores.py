@@ -11,9 +11,9 @@ ID: Final = registration_id(ENDPOINT)
 
 async def register(store: Store) -> None:
     """Have the store know the webhook."""
-    await store.open_registration(ID, resource="1331", public_url="https://example.com/asana", ttl=60)
-    await store.add_candidate(ID, Secret(SECRET))
-    await store.confirm_registration(ID, webhook_gid="43214", secret=Secret(SECRET))
+    assert await store.open_registration(ID, resource="1331", public_url="https://example.com/asana", ttl=60)
+    assert await store.add_candidate(ID, Secret(SECRET))
+    assert await store.confirm_registration(ID, webhook_gid="43214", secret=Secret(SECRET))
 
 
 def new_deliveries(count: int) -> list[NewDelivery]:

@@ -173,17 +173,37 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=True),
         (
-            "webhook 12: Asana's answer has no secret from a handshake that the receiver got, or the registration "
-            "expired first. Something between Asana and the receiver may be answering handshakes, or the clock was set "
-            "forward. The webhook has been deleted; retry."
+            "webhook 12: Asana's answer has no secret from a handshake that the receiver got. Something between Asana "
+            "and the receiver may be answering handshakes. The webhook has been deleted; retry."
         ),
     ),
     (
         errors.HandshakeMismatchError(webhook_gid="12", deleted=False),
         (
-            "webhook 12: Asana's answer has no secret from a handshake that the receiver got, or the registration "
-            "expired first. Something between Asana and the receiver may be answering handshakes, or the clock was set "
-            "forward. Deleting the webhook failed: delete it, or Asana does so after 24 hours of failed deliveries."
+            "webhook 12: Asana's answer has no secret from a handshake that the receiver got. Something between Asana "
+            "and the receiver may be answering handshakes. Deleting the webhook failed: delete it, or Asana does so "
+            "after 24 hours of failed deliveries."
+        ),
+    ),
+    (
+        errors.RegistrationClosedError(webhook_gid="12", deleted=True),
+        (
+            "webhook 12: its registration was closed or expired before Asana's answer arrived. Another process closed "
+            "it, this one was suspended, or the clock was set forward. The webhook has been deleted; retry."
+        ),
+    ),
+    (
+        errors.WebhookExistsError(registration="0123456789abcdef", webhook_gid="12"),
+        (
+            "the store has a live registration for this resource and label: webhook 12 (registration 0123456789ab). "
+            "Use it, close its registration first, or give this one another label."
+        ),
+    ),
+    (
+        errors.WebhookExistsError(registration="0123456789abcdef", webhook_gid=None),
+        (
+            "the store has a live registration for this resource and label: a webhook that is being created "
+            "(registration 0123456789ab). Use it, close its registration first, or give this one another label."
         ),
     ),
     (errors.InvalidSignatureError("the signature is wrong"), "the signature is wrong"),

@@ -4,7 +4,8 @@ A registration is opened as the last step before the create request is sent, aft
 request is open, the receiver echoes handshakes and stores their secrets as candidates. Asana's authenticated 201
 decides which candidate is the webhook's secret. If Asana refuses the request for now (429), its registration is closed,
 and the next attempt opens another. A create request has no idempotency key. If its outcome is unknown, its registration
-is closed and a second one is tried.
+is closed and a second one is tried. The store opens no second registration for a resource and label, except to replace
+the first, so several processes may try at once.
 
 Source: https://developers.asana.com/reference/createwebhook
 """
@@ -28,9 +29,13 @@ from asana_webhooks.errors import (
     CreateOutcomeUnknownError,
     DuplicateWebhookError,
     HandshakeMismatchError,
+    RegistrationClosedError,
+    StoreUnavailableError,
+    WebhookExistsError,
 )
 from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
-from asana_webhooks.store.base import Store, registration_id
+from asana_webhooks.store.base import Registration, RegistrationState, Store, registration_id
+from asana_webhooks.store.rules import check_label
 from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks, delete_orphans, ensure_deleted
 
 __all__ = ["EstablishedWebhook", "establish_webhook"]
@@ -41,6 +46,8 @@ _ORPHANS_SECONDS: Final = 10.0
 """How long deleting the orphans of earlier processes may take."""
 _DELETE_SECONDS: Final = 15.0
 """How long deleting the webhook of a failed attempt may take."""
+_OPEN_ATTEMPTS: Final = 3
+"""How often opening a registration is tried if another one is in the way and ends before it can be named."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,13 +74,16 @@ async def establish_webhook(
     resource: str,
     filters: Iterable[WebhookFilter] = (),
     workspace: str | None = None,
+    label: str = "",
+    replaces: str | None = None,
 ) -> EstablishedWebhook:
-    """Create a webhook whose deliveries the receivers on *store* accept.
+    """Create a webhook whose deliveries the receivers on *store* accept. One is live at most for a resource and label.
 
     A receiver must already be listening at *public_url*, in this process or in another with the same store. So do not
     await this in an application's startup hook: the port is not open yet.
 
-    With *workspace*, it first calls `delete_orphaned_webhooks`, for at most 10 seconds, and continues if that fails.
+    It first awaits the store; where a webhook is live already, it raises `WebhookExistsError` and sends nothing. With
+    *workspace*, it then calls `delete_orphaned_webhooks`, for at most 10 seconds, and continues if that fails.
     Then it awaits the store and one create call. If its outcome is unknown, it awaits a second create call.
     With *workspace*, it then also searches for orphaned webhooks, at most twice (30 seconds each), and deletes them.
 
@@ -94,32 +104,43 @@ async def establish_webhook(
         filters: the events Asana sends; all by default.
         workspace: the resource's workspace. It is needed to find and delete webhooks whose create call got no answer,
             in this call or in a process that was killed.
+        label: your own word for the webhook, such as a tenant; at most 200 characters. It comes back with every
+            delivery, in `Delivery.label`. To have several webhooks on one resource, give them different labels.
+        replaces: the id of the registration of the webhook that this one replaces. It must be the only live one for
+            *resource* and *label*. It stays live: delete its webhook and close it when you no longer need it.
 
     Raises:
+        WebhookExistsError: the store has a live webhook for *resource* and *label* already, or another process is
+            creating it. With *replaces*: it has another one than that.
         TargetRejectedError: Asana could not reach *public_url*, or got a wrong answer to its handshake.
         HandshakeMismatchError: the 201 has no secret, or one that matches no handshake: something on the way may have
-            answered it. Or the registration's deadline passed first. The error says whether the webhook was deleted.
+            answered it. The error says whether the webhook was deleted.
+        RegistrationClosedError: the registration was closed, or its deadline passed, before the 201 arrived. The error
+            says whether the webhook was deleted.
         CreateOutcomeUnknownError: the outcome of two create calls is unknown; or of one, and its registration could not
             be closed and expires at its deadline.
         DuplicateWebhookError: the same, but the last answer was that the webhook exists already. The endpoint is new,
             so that webhook is this call's own: something on the way sent the request twice.
         StoreError: the store failed. A webhook created by then is deleted, or named in the log.
-        ConfigurationError: an argument is invalid.
+        ConfigurationError: an argument is invalid; or *replaces* is not live, or has another resource or label.
         AsanaError: any other error of `create_webhook`.
     """
     check_session_and_store(asana, store)
     base, query = _check_public_url(public_url)
     check_reachable("public_url", public_url, base_url=asana.base_url)
     request = CreateWebhookRequest(resource=resource, target=str(base), filters=filters_of(filters))
+    place = _Place(store, resource, check_label(label), replaces)
     if workspace is not None:
         GetWebhooksRequest(workspace=workspace, resource=resource)  # checks it before anything is sent or stored
+    await place.check()
+    if workspace is not None:
         await _delete_earlier_orphans(asana, store, workspace=workspace)
     uncertain: set[str] = set()
     first: AsanaError | None = None
     for last in (False, True):
-        call = _Create(store, asana.timeout + _SLACK_SECONDS, base, query, request)
+        call = _Create(place, asana.timeout + _SLACK_SECONDS, base, query, request)
         try:
-            established = await _create(asana, store, call)
+            established = await _create(asana, call)
             uncertain |= call.refused
             break
         except AsanaError as error:
@@ -165,8 +186,52 @@ async def _delete_earlier_orphans(asana: AsanaSession, store: Store, *, workspac
         async with asyncio.timeout(_ORPHANS_SECONDS):
             await delete_orphaned_webhooks(asana, store, workspace=workspace)
     except (AsanaError, TimeoutError) as error:
-        # Not fatal: swept registrations are answered 404, and the next call sweeps the others.
+        # Not fatal: expired registrations are answered 404, and the next call closes the others.
         _log.warning("deleting earlier orphans failed (%s); creating the webhook anyway", str(error) or "timed out")
+
+
+@frozen
+class _Place:
+    """A resource and a label: where one registration is live at most, or two while one replaces the other."""
+
+    store: Store = field(repr=False)
+    resource: str
+    label: str
+    replaces: str | None
+
+    async def open(self, id: str, *, public_url: str, ttl: float) -> None:
+        """Open a registration; raise the error that says why none can be opened."""
+        for _ in range(_OPEN_ATTEMPTS):
+            if await self.store.open_registration(
+                id,
+                resource=self.resource,
+                public_url=public_url,
+                label=self.label,
+                ttl=ttl,
+                replaces=self.replaces,
+            ):
+                return
+            await self.check()
+        raise StoreUnavailableError(
+            problem="others keep opening and closing registrations for this resource and label", advice="Retry later."
+        )
+
+    async def check(self) -> None:
+        """Raise the error that says why no registration can be opened now, if none can."""
+        # In this order: one that is confirmed in between is found.
+        live: dict[str, Registration] = {}
+        for state in (RegistrationState.PENDING, RegistrationState.CONFIRMED):
+            found = await self.store.list_registrations(resource=self.resource, label=self.label, state=state)
+            live |= {one.id: one for one in found}
+        replaced = live.pop(self.replaces, None) if self.replaces is not None else None
+        if live:
+            one = list(live.values())[-1]  # a confirmed one, if there is one
+            raise WebhookExistsError(registration=one.id, webhook_gid=one.webhook_gid)
+        if self.replaces is not None and replaced is None:
+            raise ConfigurationError(
+                "replaces must be the id of a live registration for this resource and label; this one is closed, "
+                "unknown, or has another resource or label"
+            )
 
 
 @define
@@ -176,7 +241,7 @@ class _Create:
     No ``repr`` shows an endpoint.
     """
 
-    store: Store = field(repr=False)
+    place: _Place
     ttl: float
     """Seconds a registration stays pending."""
     base: URL = field(repr=False)
@@ -200,38 +265,48 @@ class _Create:
         """
         endpoint = secrets.token_urlsafe(32)
         self.id, self.echoed = registration_id(endpoint), None
-        await self.store.open_registration(
-            self.id, resource=self.request.resource, public_url=f"{self.base}{self.query}", ttl=self.ttl
-        )
+        await self.place.open(self.id, public_url=f"{self.base}{self.query}", ttl=self.ttl)
         # Joined as text: yarl drops the query of a URL that grows, and would encode it anew.
         return evolve(self.request, target=f"{self.base / endpoint}{self.query}")
 
     async def close(self) -> None:
         """Close the latest registration, so that nothing more is accepted for it."""
         if self.id:
-            self.echoed = await finish(self.store.close_registration(self.id))
+            self.echoed = await finish(self.place.store.close_registration(self.id))
 
     async def discard(self) -> None:
         """Close the registration of a request that created nothing; the next attempt opens another."""
-        await self.close()
+        # An error ends the call: while this one may be live, no other can be opened.
+        self.echoed = await self.place.store.close_registration(self.id)
         if self.echoed:
             self.refused.add(self.id)
 
 
-async def _create(asana: AsanaSession, store: Store, call: _Create) -> EstablishedWebhook:
+async def _create(asana: AsanaSession, call: _Create) -> EstablishedWebhook:
     """Create a webhook and confirm its registration with the 201's secret; undo both if that fails."""
-    confirmed = False
+    store, confirmed, closed = call.place.store, False, False
     try:
         call.created = created = await asana.send(call.request, prepare=call.open, discard=call.discard)
-        gid = created.webhook.gid
+        webhook = created.webhook
         if created.secret is not None:
-            confirmed = await store.confirm_registration(call.id, webhook_gid=gid, secret=created.secret)
+            first = webhook.last_success_at
+            confirmed = await store.confirm_registration(
+                call.id,
+                webhook_gid=webhook.gid,
+                secret=created.secret,
+                heartbeat_at=None if first is None else first.timestamp(),
+            )
+            if not confirmed:
+                found = await store.find_registration(call.id)
+                closed = found is None or found.state is RegistrationState.CLOSED
     finally:
         if not confirmed:
             await _undo(asana, call)
     if not confirmed:
-        raise HandshakeMismatchError(webhook_gid=gid, deleted=call.deleted)
-    return EstablishedWebhook(webhook=created.webhook, webhook_gid=gid, registration=call.id)
+        raise (RegistrationClosedError if closed else HandshakeMismatchError)(
+            webhook_gid=webhook.gid, deleted=call.deleted
+        )
+    return EstablishedWebhook(webhook=webhook, webhook_gid=webhook.gid, registration=call.id)
 
 
 async def _undo(asana: AsanaSession, call: _Create) -> None:

@@ -41,7 +41,7 @@ async def delete_orphaned_webhooks(asana: AsanaSession, store: Store, *, workspa
 
     Args:
         asana: the session to search and delete with.
-        store: the store to sweep.
+        store: the store with the registrations.
         workspace: the workspace to search. Webhooks in others, or all if it is ``None``, are left to Asana.
 
     Returns:

@@ -14,7 +14,6 @@ from asana_webhooks import (
     EstablishedWebhook,
     MemoryStore,
     Receiver,
-    Secret,
     StoreUnavailableError,
     Worker,
     establish_webhook,
@@ -86,30 +85,18 @@ async def no_wait(_: float) -> None:
 
 
 class Remembering(MemoryStore):
-    """A store that remembers which registrations were opened, and can fail on demand."""
+    """A store that remembers which registrations were opened."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.opened: list[str] = []
-        self.fail_confirm = False
-        self.fail_close = False
 
-    async def open_registration(self, id: str, *, resource: str, ttl: float) -> None:
+    async def open_registration(self, id: str, **options: Any) -> bool:
         self.opened.append(id)
-        await super().open_registration(id, resource=resource, public_url="https://example.com/asana", ttl=ttl)
-
-    async def confirm_registration(self, id: str, *, webhook_gid: str, secret: Secret) -> bool:
-        if self.fail_confirm:
-            raise StoreUnavailableError(problem="disk I/O error")
-        return await super().confirm_registration(id, webhook_gid=webhook_gid, secret=secret)
-
-    async def close_registration(self, id: str) -> bool:
-        if self.fail_close:
-            raise StoreUnavailableError(problem="disk I/O error")
-        return await super().close(id)
+        return await super().open_registration(id, **options)
 
     async def states(self) -> list[RegistrationState]:
-        found = [await self.find(id) for id in self.opened]
+        found = [await self.find_registration(id) for id in self.opened]
         return [one.state for one in found if one is not None]
 
 
@@ -153,9 +140,9 @@ class Dawdling(_Troubled):
 
         return dawdle
 
-    async def open_registration(self, id: str, *, resource: str, ttl: float) -> None:
+    async def open_registration(self, id: str, **options: Any) -> Any:
         self.opened.append(id)
-        await self.__getattr__("open")(id, resource=resource, ttl=ttl)
+        return await self.__getattr__("open_registration")(id, **options)
 
     async def open_now(self) -> list[str]:
         """Return those that are still pending."""

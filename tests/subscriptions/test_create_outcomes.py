@@ -150,21 +150,28 @@ TWICE = [
     Cell(what="lost, deleting fails", faults=(LOST, NO_DELETE), creates=2, left=(2, 2), orphans=(1, 1)),
 ]  # fmt: skip
 STORE = [
-    unaffected("sweep fails", creates=1, trouble="sweep"),
-    raises("open fails", StoreUnavailableError, creates=0, trouble="open"),
-    raises("find fails", TargetRejectedError, trouble="find"),
-    raises("offer fails", TargetRejectedError, trouble="offer"),
-    raises("confirm fails", StoreUnavailableError, trouble="confirm"),
-    raises("confirm and deleting fail", StoreUnavailableError, NO_DELETE, trouble="confirm", left=(1, 1)),
-    raises("close fails, rejected", TargetRejectedError, trouble="close", receiver="down"),
-    raises("close fails, mismatch", HandshakeMismatchError, create("wrong_secret"), trouble="close"),
+    unaffected("expire fails", creates=1, trouble="expire_registrations"),
+    raises("list fails", StoreUnavailableError, creates=0, trouble="list_registrations"),
+    raises("open fails", StoreUnavailableError, creates=0, trouble="open_registration"),
+    raises("find fails", TargetRejectedError, trouble="find_registration"),
+    raises("candidate fails", TargetRejectedError, trouble="add_candidate"),
+    raises("confirm fails", StoreUnavailableError, trouble="confirm_registration"),
+    raises("confirm and deleting fail", StoreUnavailableError, NO_DELETE, trouble="confirm_registration", left=(1, 1)),
+    raises("close fails, rejected", TargetRejectedError, trouble="close_registration", receiver="down"),
+    raises("close fails, mismatch", HandshakeMismatchError, create("wrong_secret"), trouble="close_registration"),
+    raises("close fails, 429", StoreUnavailableError, create(status=429, retry_after=0), trouble="close_registration"),
 ]
-STORE += [evolve(cell, what=f"{cell.what}, but it is done", done=True) for cell in STORE if cell.trouble != "find"]
+STORE += [
+    evolve(cell, what=f"{cell.what}, but it is done", done=True)
+    for cell in STORE
+    if cell.trouble not in {"find_registration", "list_registrations"}
+]
 STORE += [
     # While it may be open, nothing is created again.
-    raises("close fails, answer lost", CreateOutcomeUnknownError, LOST, trouble="close", left=(0, 1), closes_late=True),
-    raises("close fails, answer lost, but it is done", CreateOutcomeUnknownError, LOST, trouble="close", done=True,
-           left=(0, 1)),
+    raises("close fails, answer lost", CreateOutcomeUnknownError, LOST, trouble="close_registration", left=(0, 1),
+           closes_late=True),
+    raises("close fails, answer lost, but it is done", CreateOutcomeUnknownError, LOST, trouble="close_registration",
+           done=True, left=(0, 1)),
 ]  # fmt: skip
 
 
@@ -212,7 +219,7 @@ async def staged(cell: Cell, kind: str, tmp_path: Path) -> AsyncIterator[Stage]:
         asana = await stack.enter_async_context(AsanaSession(fake.token, base_url=url, retry=retry))
         kept: Store = MemoryStore(clock=clock) if kind == "memory" else SQLiteStore(tmp_path / "a.db", clock=clock)
         await stack.enter_async_context(kept)
-        stuck = Stuck(kept, "offer")
+        stuck = Stuck(kept, "add_candidate")
         store = kept if cell.trouble is None else troubled(kept, cell.trouble, done=cell.done)
         # So patient that Asana is the first to give up.
         receiver = Receiver(cast("Store", stuck) if cell.receiver == "stuck" else store, timeout=60)

@@ -45,6 +45,8 @@ async def test_the_201_confirms_the_registration(stage: Scene) -> None:
     assert established.webhook.target == stage.fake.webhook(gid).target
     assert established.webhook.filters == (WebhookFilter(resource_type="task", action="changed"),)
     assert established.orphans == 0
+    assert established.webhook.last_success_at is not None  # it is when the first heartbeat was answered
+    assert registration.last_heartbeat_at == established.webhook.last_success_at.timestamp()
 
     task = stage.fake.add_task(parent=stage.fake.projects[0])
     stage.fake.change(task, field="due_on")
@@ -133,7 +135,7 @@ async def test_only_the_webhook_of_this_very_target_is_deleted() -> None:
     async with scene(MemoryStore()) as here:
         first = await here.establish()
         here.fake.script(Fault(at="createWebhook", do="lose_answer"))
-        second = await here.establish(workspace=here.fake.workspace)
+        second = await here.establish(workspace=here.fake.workspace, label="second")
 
         assert set(here.fake.webhooks) == {first.webhook_gid, second.webhook_gid}
 
@@ -278,6 +280,8 @@ async def test_bad_arguments_open_nothing() -> None:
         {"filters": None},
         {"filters": WebhookFilter(action="added")},
         {"filters": [WebhookFilter(action="added", fields=("due_on",))]},
+        *({"label": label} for label in ("a" * 201, "\ud800", None, 12)),
+        *({"replaces": id} for id in ("a" * 64, "", 12)),
     ]
     store = Remembering()
     async with scene(store) as here:

@@ -14,7 +14,7 @@ from asana_webhooks import (
     HandshakeMismatchError,
     MemoryStore,
 )
-from asana_webhooks.store.base import Store, registration_id
+from asana_webhooks.store.base import RegistrationState, Store, registration_id
 from asana_webhooks.testing import Fault
 from tests.helpers.cancelling import cancel_at_every_step
 from tests.helpers.stores import Clock
@@ -50,8 +50,12 @@ async def test_it_may_be_cancelled_at_every_step(faults: tuple[Fault, ...]) -> N
         async def prepare() -> None:
             """Leave a registration of another process behind whose handshake was echoed."""
             endpoint = secrets.token_urlsafe(32)
-            await store.open_registration(
-                registration_id(endpoint), resource=here.fake.projects[0], public_url="https://example.com/asana", ttl=1
+            assert await store.open_registration(
+                registration_id(endpoint),
+                resource=here.fake.projects[0],
+                public_url="https://example.com/asana",
+                label="killed",
+                ttl=1,
             )
             await here.fake.stranger_handshake(f"{here.public_url}/{endpoint}")
             clock.now += 2
@@ -65,7 +69,8 @@ async def test_it_may_be_cancelled_at_every_step(faults: tuple[Fault, ...]) -> N
             here.fake.faults.clear()
             await here.fake.settle()
             assert await dawdling.open_now() == []
-            assert set((await store.health()).heartbeats) == {one.webhook_gid for one in returned}
+            confirmed = await store.list_registrations(state=RegistrationState.CONFIRMED)
+            assert {one.webhook_gid for one in confirmed} == {one.webhook_gid for one in returned}
             assert at_work() == []
             if not returned:
                 here.fake.webhooks.clear()  # those of which no answer told
@@ -78,13 +83,13 @@ async def test_it_may_be_cancelled_at_every_step(faults: tuple[Fault, ...]) -> N
         assert turns > 20
         assert len(returned) == (faults in [(), (LOST,), (LOST, LATE)])
         assert await live(here.fake) == {one.webhook_gid for one in returned}
-        assert (await mine.establish()).webhook_gid in here.fake.webhooks
+        assert (await mine.establish(label="another")).webhook_gid in here.fake.webhooks
 
 
 async def test_a_second_cancellation_does_not_spare_the_webhook() -> None:
     """Cancelled again while the registration is being closed, it still deletes what it cannot confirm."""
     async with scene(MemoryStore()) as here:
-        closing = Stuck(here.store, "close")
+        closing = Stuck(here.store, "close_registration")
         here.fake.script(MISMATCH)
         establishing = asyncio.ensure_future(evolve(here, store=cast("Store", closing)).establish())
         await closing.reached.wait()

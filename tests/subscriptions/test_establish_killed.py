@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from asana_webhooks import AsanaSession, Receiver, SQLiteStore, delete_orphaned_webhooks
+from asana_webhooks import AsanaSession, Receiver, SQLiteStore, WebhookExistsError, delete_orphaned_webhooks
 from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.stores import Clock
 from tests.subscriptions.scenes import Scene, arrived, live
@@ -61,27 +61,30 @@ async def killed(path: Path, *, when: str) -> AsyncIterator[Survivor]:
 async def test_the_next_process_clears_up(tmp_path: Path, when: str, known: bool) -> None:
     """Wherever it was killed, Asana finishes the webhook: its registration is open until its deadline, and no longer.
 
-    Before that it is let alone and none of its events arrives; after it, it is deleted, or answered 404.
+    Before that it is let alone, no other webhook is created beside it, and none of its events arrives; after it, it is
+    deleted, or answered 404, and not in the way.
     """
     async with killed(tmp_path / "asana.db", when=when) as survivor:
         here, workspace = survivor.here, survivor.here.fake.workspace if known else None
         survivor.clock.now += 60
-        first = await here.establish(workspace=workspace)
+        with pytest.raises(WebhookExistsError) as caught:
+            await here.establish(workspace=workspace)
+        assert caught.value.webhook_gid is None
         here.fake.change(here.fake.projects[0], field="name")
         await here.fake.settle()
-        assert set(here.fake.webhooks) == {survivor.orphan, first.webhook_gid}
-        assert {one.webhook_gid for one in await arrived(here.store)} == {first.webhook_gid}
+        assert list(here.fake.webhooks) == [survivor.orphan]
+        assert await arrived(here.store) == []
 
         survivor.clock.now += 120
-        second = await here.establish(workspace=workspace)
+        established = await here.establish(workspace=workspace)
         left = set() if known else {survivor.orphan}
-        assert set(here.fake.webhooks) == {first.webhook_gid, second.webhook_gid} | left
-        assert await live(here.fake) == {first.webhook_gid, second.webhook_gid}
-        assert {one.webhook_gid for one in await arrived(here.store)} == {first.webhook_gid, second.webhook_gid}
+        assert set(here.fake.webhooks) == {established.webhook_gid} | left
+        assert await live(here.fake) == {established.webhook_gid}
+        assert {one.webhook_gid for one in await arrived(here.store)} == {established.webhook_gid}
 
 
 @pytest.mark.slow
-async def test_a_service_may_sweep_at_its_start(tmp_path: Path) -> None:
+async def test_a_service_may_delete_orphans_at_its_start(tmp_path: Path) -> None:
     """It need not establish anything for that."""
     async with killed(tmp_path / "asana.db", when="before_answer") as survivor:
         here = survivor.here

@@ -16,6 +16,7 @@ from asana_webhooks import (
     Secret,
     SQLiteStore,
     StoreUnavailableError,
+    WebhookExistsError,
     create_webhook,
     delete_orphaned_webhooks,
 )
@@ -38,15 +39,19 @@ class Aftermath:
         """Do what a process does that dies before the 201 of its create; return the webhook's gid."""
         endpoint = secrets.token_urlsafe(32)
         project = resource or self.here.fake.projects[0]
-        await self.here.store.open_registration(
-            registration_id(endpoint), resource=project, public_url="https://example.com/asana", ttl=120
+        assert await self.here.store.open_registration(
+            registration_id(endpoint),
+            resource=project,
+            public_url="https://example.com/asana",
+            label=endpoint,
+            ttl=120,
         )
         target = f"{self.here.public_url}/{endpoint}"
         created = await create_webhook(self.here.asana, resource=project, target=target)
         return created.webhook.gid
 
     async def expire_registrations(self, workspace: str | None = "1331") -> int:
-        """Sweep when all that was open is overdue."""
+        """Delete orphans when all that was open is overdue."""
         self.clock.now += 121
         self.here.fake.requests.clear()
         return await delete_orphaned_webhooks(self.here.asana, self.here.store, workspace=workspace)
@@ -77,8 +82,8 @@ async def test_what_a_dead_process_created_is_deleted(after: Aftermath) -> None:
 async def other_people(after: Aftermath) -> str:
     """Return a target whose handshake is answered by the same receiver, for a registration that is none of ours."""
     endpoint = secrets.token_urlsafe(32)
-    await after.here.store.open_registration(
-        registration_id(endpoint), resource="8675309", public_url="https://example.com/asana", ttl=3600
+    assert await after.here.store.open_registration(
+        registration_id(endpoint), resource="8675309", public_url="https://example.com/asana", label="other", ttl=3600
     )
     return f"{after.here.public_url}/{endpoint}"
 
@@ -190,14 +195,14 @@ async def test_looking_has_an_end(after: Aftermath, caplog: pytest.LogCaptureFix
     await after.die()
     orphan = await after.die(after.here.fake.add_project())
     hold = after.here.fake.hold("getWebhooks")
-    sweeping = asyncio.create_task(after.expire_registrations())
+    deleting = asyncio.create_task(after.expire_registrations())
     await hold.reached()
     clock.turn(25)
     await pass_turns(20)
     assert "the search" not in caplog.text
     clock.turn(5)
 
-    assert await sweeping == 2
+    assert await deleting == 2
     hold.release()
     assert caplog.text.count("the search took longer than 30 seconds") == 2
     assert orphan not in after.here.fake.webhooks
@@ -227,7 +232,7 @@ async def test_a_webhook_that_cannot_be_deleted_is_counted(after: Aftermath, cap
 
 
 async def test_bad_arguments_end_nothing(after: Aftermath) -> None:
-    """What cannot be a workspace is refused before the store is swept."""
+    """What cannot be a workspace is refused before any registration is closed."""
     await after.die()
     with pytest.raises(ConfigurationError):
         await after.expire_registrations(workspace="my workspace")
@@ -236,12 +241,12 @@ async def test_bad_arguments_end_nothing(after: Aftermath) -> None:
 
 
 async def test_a_store_that_fails_is_an_error_here(after: Aftermath) -> None:
-    """The sweep is what was asked for, so it does not keep quiet about it."""
+    """Closing registrations is what was asked for, so it does not keep quiet about it."""
     with pytest.raises(StoreUnavailableError):
-        await delete_orphaned_webhooks(after.here.asana, troubled(after.here.store, "sweep"))
+        await delete_orphaned_webhooks(after.here.asana, troubled(after.here.store, "expire_registrations"))
 
 
-async def test_establishing_sweeps_first(after: Aftermath) -> None:
+async def test_establishing_deletes_orphans_first(after: Aftermath) -> None:
     """What died before is deleted, and is no orphan of this call."""
     orphan = await after.die()
     after.clock.now += 121
@@ -252,7 +257,22 @@ async def test_establishing_sweeps_first(after: Aftermath) -> None:
     assert await live(after.here.fake) == {established.webhook_gid}
 
 
-async def test_establishing_without_a_workspace_leaves_the_sweep_to_others(after: Aftermath) -> None:
+async def test_a_webhook_that_exists_comes_before_orphans(after: Aftermath) -> None:
+    """Where one is live already, the call only says so: it sends nothing, and closes no registration."""
+    established = await after.here.establish()
+    orphan = await after.die()
+    after.clock.now += 121
+    after.here.fake.requests.clear()
+    with pytest.raises(WebhookExistsError):
+        await after.here.establish(workspace="1331")
+
+    assert after.asked == []
+    assert set(after.here.fake.webhooks) == {established.webhook_gid, orphan}
+    assert await after.expire_registrations() == 0
+    assert set(after.here.fake.webhooks) == {established.webhook_gid}
+
+
+async def test_establishing_without_a_workspace_leaves_orphans_to_others(after: Aftermath) -> None:
     """It could not look for anything, and what has ended is not found again; overdue, it accepts nothing anyway."""
     orphan = await after.die()
     after.clock.now += 121
@@ -296,15 +316,15 @@ async def test_clearing_up_does_not_hold_up_establishing(after: Aftermath, caplo
     assert "failed (timed out); creating the webhook anyway" in caplog.text
 
 
-async def test_sweeping_may_be_cancelled(after: Aftermath) -> None:
-    """The registration has ended by then, so nothing is live, and the next sweep has nothing to do."""
+async def test_deleting_orphans_may_be_cancelled(after: Aftermath) -> None:
+    """The registration has ended by then, so nothing is live, and the next call has nothing to do."""
     orphan = await after.die()
     hold = after.here.fake.hold("getWebhooks")
-    sweeping = asyncio.create_task(after.expire_registrations())
+    deleting = asyncio.create_task(after.expire_registrations())
     await hold.reached()
-    sweeping.cancel()
+    deleting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await sweeping
+        await deleting
     hold.release()
 
     assert await live(after.here.fake) == set()

@@ -73,7 +73,7 @@ async def test_a_gateway_gets_its_key(door: str, caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.DEBUG, logger="asana_webhooks")
     async with scene(MemoryStore()) as here, GATEWAYS[door](Receiver(here.store)) as url:
         for slash in ("", "/"):
-            established = await here.establish(public_url=f"{url}{slash}?{QUERY}")
+            established = await here.establish(public_url=f"{url}{slash}?{QUERY}", label=f"slash {slash}")
             target = here.fake.webhook(established.webhook_gid).target
             start, _, query = target.partition("?")
             assert (start.rpartition("/")[0], query) == (url, QUERY)

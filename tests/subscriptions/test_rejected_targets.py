@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 from attrs import frozen
 
-from asana_webhooks import HandshakeMismatchError, MemoryStore, Receiver, TargetRejectedError
+from asana_webhooks import MemoryStore, Receiver, RegistrationClosedError, RetryPolicy, TargetRejectedError
 from asana_webhooks.store.base import RegistrationState
-from asana_webhooks.testing import serve_receiver
+from asana_webhooks.testing import Fault, serve_receiver
 from tests.helpers.doors import serve_app
 from tests.helpers.stores import Clock
 from tests.subscriptions.scenes import Remembering, scene
@@ -116,17 +116,30 @@ async def test_a_port_that_is_not_open_yet() -> None:
             assert await store.states() == [RegistrationState.CLOSED]
 
 
-async def test_a_registration_that_expires_first() -> None:
-    """If the deadline has passed when the 201 arrives, the webhook is deleted, and the error names that cause too."""
+@pytest.mark.parametrize("how", ["closed", "overdue", "expired", "closed, and forgotten"])
+@pytest.mark.parametrize("deletes", [True, False])
+async def test_a_registration_that_ends_before_the_201(how: str, deletes: bool) -> None:
+    """Another process closes it, or its deadline passes: that is no mismatch. The webhook is deleted all the same."""
     clock = Clock()
-    async with scene(MemoryStore(clock=clock)) as here:
+    async with scene(MemoryStore(clock=clock), retry=RetryPolicy(attempts=1)) as here:
         hold = here.fake.hold("createWebhook", when="before_answer")
         establishing = asyncio.create_task(here.establish())
         await hold.reached()
-        clock.advance(3600)
+        [pending] = await here.store.list_registrations(state=RegistrationState.PENDING)
+        if how.startswith("closed"):
+            await here.store.close_registration(pending.id)
+        else:
+            clock.advance(3600)
+        if how == "expired":
+            assert await here.store.expire_registrations() != []
+        if how == "closed, and forgotten":
+            clock.advance(100 * 86_400)
+            await here.store.purge(older_than=86_400)
+        if not deletes:
+            here.fake.script(Fault(at="deleteWebhook", status=500))
         hold.release()
-        with pytest.raises(HandshakeMismatchError, match="or the registration expired first") as caught:
+        with pytest.raises(RegistrationClosedError, match="closed or expired before Asana's answer arrived") as caught:
             await establishing
 
-        assert caught.value.deleted
-        assert here.fake.webhooks == {}
+        assert caught.value.deleted is deletes
+        assert [caught.value.webhook_gid] * (not deletes) == list(here.fake.webhooks)
