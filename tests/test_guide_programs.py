@@ -25,6 +25,7 @@ from asana_webhooks import (
     AsanaSession,
     Delivery,
     Receiver,
+    RegistrationState,
     Worker,
     create_webhook,
     establish_webhook,
@@ -97,19 +98,19 @@ async def next_line(process: asyncio.subprocess.Process) -> str:
 
 async def test_a_whole_service(tmp_path: Path) -> None:
     """README's service establishes one webhook, handles what changes, ends on SIGTERM, and starts again with the same
-    webhook.
+    webhook: each change is handled once.
     """
     port = free_port()
     async with FakeAsana() as fake:
         project = fake.projects[0]
         where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": project}
-        for start in (1, 2):
+        for start in (1, 2, 3):
             async with running(
                 tmp_path, "-c", program("README", "A whole service"), **access(fake), **where
             ) as service:
-                if start == 1:
-                    established = await next_line(service)
-                    assert [gid in established for gid in fake.webhooks] == [True]
+                said = await next_line(service)
+                assert said.startswith("EstablishedWebhook(" if start == 1 else "the store has a live registration")
+                assert [gid in said for gid in fake.webhooks] == [True]
                 assert await next_line(service) == "ready"
                 fake.change(project, field="name")
                 assert await next_line(service) == f"changed project {project}"
@@ -267,8 +268,8 @@ async def test_oauth_in_two_processes(tmp_path: Path) -> None:
 
 
 async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
-    """The receiver's program serves, that of subscriptions establishes a webhook beside it, and the worker's handles
-    what was stored; each ends on SIGTERM.
+    """The receiver's program serves, those of subscriptions establish a webhook beside it and replace it, once while
+    Asana has the old one and once after it is gone, and the worker's handles what was stored.
     """
     port = free_port()
     async with FakeAsana() as fake:
@@ -283,11 +284,22 @@ async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
             assert [line.partition(" registration ")[0] for line in lines] == [
                 f"established {gid}" for gid in fake.webhooks
             ]
+            replace = program("subscriptions", "Replace a webhook").replace("sleep(600)", "sleep(0)")
+            for gone in (False, True):
+                [old] = fake.webhooks
+                if gone:
+                    fake.webhooks.clear()
+                lines = await run(tmp_path, replace, **access(fake), **where)
+                assert lines == [f"established {new} beside {old}" for new in fake.webhooks]
+                assert old not in fake.webhooks
             task = fake.add_task(parent=project)
             fake.change(task, field="name")
             await fake.settle()
             assert fake.deliveries[-1].status == 200
 
+        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+            live = await store.list_registrations(state=RegistrationState.CONFIRMED)
+            assert [one.webhook_gid for one in live] == list(fake.webhooks)
         async with running(tmp_path, "-c", program("worker", "Worker: work through the deliveries")) as worker:
             assert (await next_line(worker)).endswith(f"changed task {task}")
 
