@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 from rich.console import Console
 
-from asana_webhooks import ConfigurationError, MemoryStore, Receiver, Reply, get_webhooks
+from asana_webhooks import ConfigurationError, MemoryStore, Receiver, Reply, WebhookExistsError, get_webhooks
 from asana_webhooks.cli import demo
 from asana_webhooks.cli.demo import PROJECTS, choose_store, run_demo
 from asana_webhooks.cli.demo_summary import Check, Summary
@@ -134,6 +134,15 @@ async def test_a_store_in_use() -> None:
         with pytest.raises(ConfigurationError, match="in use"):
             await run_demo(store, lambda _: None)
         assert (await store.health()).waiting == 1
+
+
+async def test_a_store_in_which_a_webhook_is_being_created() -> None:
+    """The demo ends with the error that says so, and closes the registrations it has opened before."""
+    async with MemoryStore() as store:
+        assert await store.open_registration("a" * 64, resource=PROJECTS[1], public_url="https://example.com", ttl=60)
+        with pytest.raises(WebhookExistsError, match="being created"):
+            await run_demo(store, lambda _: None)
+        assert (await store.health()).webhooks == 0
 
 
 async def test_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
