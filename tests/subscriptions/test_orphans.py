@@ -43,7 +43,7 @@ class Aftermath:
             registration_id(endpoint),
             resource=project,
             public_url="https://example.com/asana",
-            label=endpoint,
+            label=registration_id(endpoint)[:8],
             ttl=120,
         )
         target = f"{self.here.public_url}/{endpoint}"
