@@ -6,6 +6,7 @@ the locks of the other.
 """
 
 import contextlib
+import logging
 import os
 import stat
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.store.sqlite.schema import prepare
@@ -26,6 +28,8 @@ else:
         import sqlite3
 
 __all__ = ["LONG_LOG", "DatabaseFile", "is_transient", "sqlite3", "unavailable"]
+
+_log = logging.getLogger(__name__)
 
 LONG_LOG = 64 * 1024**2
 """Target size of the write-ahead log in bytes. SQLite shrinks the file to it; `Maintenance` empties a longer log."""
@@ -43,9 +47,41 @@ _PROBLEMS = {
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
+_FORKED = (
+    "the database file was open when this process was forked, and SQLite cannot use it on both sides of a fork; open "
+    "the store in each process after the fork (in a worker's start-up hook, or with multiprocessing's 'spawn')"
+)
+
 _OPENING = threading.Lock()
-"""Held while any store opens a file. Two threads must not create the same file at once, and closing any descriptor of a
-file drops this process's locks on it."""
+"""Held while any store opens a file, and while the process forks. Two threads must not create the same file at once,
+and closing any descriptor of a file drops this process's locks on it."""
+
+_files: "WeakSet[DatabaseFile]" = WeakSet()
+"""The files that this process has opened."""
+
+_inherited: set[tuple[int, int] | None] = set()
+"""Device and inode of the files that were open when this process, or a parent of it, was forked."""
+
+
+def _after_fork() -> None:
+    """Keep the child from using, or closing, a file that is open.
+
+    SQLite believes that the inherited connections hold locks, but only the parent has them. A new connection would rely
+    on them, and the last one to close would delete the log while others use it. Closing may also wait for ever for a
+    thread that the child does not have. So the inherited connections are never closed, not even when the child exits.
+    """
+    connections = [connection for file in _files for connection in file.connections]
+    if connections:
+        import ctypes  # noqa: PLC0415 - only here
+
+        _inherited.update(file.opened for file in _files if file.connections)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connections))
+    _files.clear()
+    _OPENING.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_after_fork)
 
 
 def unavailable(error: sqlite3.Error) -> StoreUnavailableError:
@@ -83,8 +119,11 @@ class DatabaseFile:
         self._path = Path(path).absolute()
         self._busy_timeout = busy_timeout
         self._log = self._beside("-wal")
+        self._process: int | None = None
         self.opened: tuple[int, int] | None = None
         """Device and inode of the file that was opened first. They identify it even when it is renamed."""
+        self.connections: set[sqlite3.Connection] = set()
+        """The open ones."""
 
     def __str__(self) -> str:
         return str(self._path)
@@ -105,6 +144,16 @@ class DatabaseFile:
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the file that was opened first."""
         return _identity(self._path) == self.opened
+
+    def is_inherited(self) -> bool:
+        """Return whether another process used this object first, so that its threads and connections are not ours."""
+        return self._process not in {None, os.getpid()}
+
+    def claim(self) -> None:
+        """Bind this object to the process that uses it first; raise `ConfigurationError` in every other one."""
+        if self.is_inherited():
+            raise ConfigurationError(_FORKED)
+        self._process = os.getpid()
 
     def connect(self) -> sqlite3.Connection:
         """Open the database for writing. The first call creates the file and its tables if missing.
@@ -127,34 +176,35 @@ class DatabaseFile:
         """
         return self._connect(self._open_to_read)
 
+    def disconnect(self, connection: sqlite3.Connection) -> None:
+        """Close a connection."""
+        connection.close()
+        self.connections.discard(connection)
+
     def _connect(self, opening: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
         with _OPENING:
             try:
-                self._secure()
-                return opening()
+                self._prepare()
+                connection = opening()
             except OSError as error:
-                problem = f"the database file cannot be created or kept private ({error.strerror}){_owner(self._path)}"
-                raise (self._closed_directory() or StoreUnavailableError(problem=problem)) from error
-            except sqlite3.Error as error:  # READONLY also for a directory where SQLite cannot create its log
-                denied = self._closed_directory() if _code(error) == sqlite3.SQLITE_READONLY else None
-                raise (denied or unavailable(error)) from error
+                problem = f"the database file cannot be created or opened ({error.strerror})"
+                raise StoreUnavailableError(problem=problem) from error
+            except sqlite3.Error as error:
+                raise unavailable(error) from error
+            self.opened = self.opened or _identity(self._path)
+            self.connections.add(connection)
+            _files.add(self)
+            return connection
 
-    def _closed_directory(self) -> StoreUnavailableError | None:
-        """Return the error to raise if this process may not create files in the directory."""
-        directory = self._log.parent
-        if os.access(directory, os.W_OK | os.X_OK):
-            return None
-        return StoreUnavailableError(
-            problem=f"this process may not create files in the directory {directory}{_owner(directory)}",
-            advice="Let it write there, or choose another one: SQLite also creates files beside the database file.",
-        )
-
-    def _secure(self) -> None:
-        """Check or create the file, accessible only to its owner; SQLite gives ``-wal`` and ``-shm`` the same mode."""
-        if self.opened is not None and not self.is_in_place():
+    def _prepare(self) -> None:
+        """Check that the file can be used; create it, accessible only to its owner, if it is missing."""
+        identity = _identity(self._path)
+        if identity is not None and identity in _inherited:
+            raise ConfigurationError(_FORKED)
+        if self.opened is not None and identity != self.opened:
             # Another file lacks our registrations, so every delivery would be refused as unknown.
             what, advice = "deleted", "Put this file back, or restart to create a new one."
-            if self._path.exists():
+            if identity is not None:
                 what, advice = "replaced by another", "Restart to use the new file."
             raise StoreUnavailableError(problem=f"the database file was {what}", advice=advice)
         if self.log_bytes() and self._is_empty():  # in this order: a process that creates both creates the log last
@@ -165,18 +215,13 @@ class DatabaseFile:
             )
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"the directory {self._path.parent} does not exist; create it")
-        if self._path.exists() and not self._path.is_file():  # a directory, pipe or device: keep its mode
+        if self._path.exists() and not self._path.is_file():  # a directory, pipe or device
             raise ConfigurationError(f"{self._path} is not a regular file; choose another path")
-        # Open it only if it is new: closing any descriptor of a file drops this process's locks on it.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            self._path.chmod(0o600)  # the umask may have removed even these bits
-        for suffix in ("", "-wal", "-shm"):
-            _tighten(self._beside(suffix))
-        if not os.access(self._path, os.R_OK | os.W_OK):
-            # SQLite would continue read-only, and leave a log behind that stays read-only.
-            problem = f"this process has no permission to read and write the database file{_owner(self._path)}"
-            raise StoreUnavailableError(problem=problem)
+        _check_access(self._log.parent, *map(self._beside, ("", "-wal", "-shm")))
+        create_private(self._path)  # SQLite gives -wal and -shm its owner and mode
+        mode = stat.S_IMODE(self._path.stat().st_mode)
+        if self.opened is None and mode & 0o007 and os.name == "posix":
+            _log.warning("%.200a contains secrets, but with mode %o every user can open it", str(self), mode)
 
     def _is_empty(self) -> bool:
         found = _stat(self._path)
@@ -197,7 +242,6 @@ class DatabaseFile:
         except BaseException:
             connection.close()
             raise
-        self.opened = self.opened or _identity(self._path)
         return connection
 
     def _open_to_read(self) -> sqlite3.Connection:
@@ -209,6 +253,8 @@ class DatabaseFile:
         give_up_at = time.monotonic() + self._busy_timeout
         while True:
             try:
+                if self._is_empty():  # later it has no effect, and waits for others that write
+                    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             except sqlite3.OperationalError as error:
                 # While another process switches the mode, SQLite returns busy at once and ignores the timeout.
@@ -220,6 +266,32 @@ class DatabaseFile:
         if mode != "wal":
             problem = "this file system does not support SQLite's write-ahead log"
             raise StoreUnavailableError(problem=problem, advice="Put the file on a local disk.")
+
+
+def create_private(path: Path) -> None:
+    """Create a file that only its owner can use, unless it exists.
+
+    It does not open an existing one: closing any descriptor of a file drops this process's locks on it.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        path.chmod(0o600)  # the umask may have removed even these bits
+
+
+def _check_access(directory: Path, *files: Path) -> None:
+    """Raise an error unless this process may use these files, and create others beside them.
+
+    Without this, SQLite would continue read-only, and leave a log behind that stays read-only.
+    """
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise StoreUnavailableError(
+            problem=f"this process may not create files in the directory {directory}{_owner(directory)}",
+            advice="Let it write there, or choose another one: SQLite also creates files beside the database file.",
+        )
+    for file in files:
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            problem = f"this process has no permission to read and write the database file {file}{_owner(file)}"
+            raise StoreUnavailableError(problem=problem)
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -241,10 +313,3 @@ def _owner(path: Path) -> str:
         return ""
     mode = stat.S_IMODE(found.st_mode)
     return f", owned by uid {found.st_uid} with mode {mode:o}; this process has uid {os.getuid()}"
-
-
-def _tighten(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            path.chmod(mode & 0o700)

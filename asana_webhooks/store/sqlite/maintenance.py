@@ -1,13 +1,18 @@
-"""Maintenance of the database file: empty a long write-ahead log, and detect other writers."""
+"""Maintenance of the database file: keep the log and the file short, detect other writers, and make backups."""
 
+import asyncio
 import logging
+import os
+import secrets
+import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
-from asana_webhooks.errors import StoreUnavailableError
-from asana_webhooks.store.sqlite.file import LONG_LOG, DatabaseFile, sqlite3
+from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
+from asana_webhooks.store.sqlite.file import LONG_LOG, DatabaseFile, create_private, sqlite3, unavailable
 
-__all__ = ["Maintenance", "is_affected"]
+__all__ = ["Maintenance", "back_up", "is_affected"]
 
 _log = logging.getLogger(__name__)
 
@@ -19,6 +24,12 @@ READER_TIMEOUT = 250
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks for other writers, which run before transactions."""
+
+FREE_PAGES = 1024
+"""How many unused pages (of 4 KiB) the file keeps, so that it does not shrink and grow all the time."""
+
+STEP_TIME = 0.003
+"""Seconds that one step of giving space back takes at most, without its commit."""
 
 _STUCK = "the write-ahead log grows and cannot be emptied: another connection keeps reading the database"
 _ADVICE = (
@@ -59,6 +70,7 @@ class Maintenance:
         self._data_version: int | None = None
         self._looked_at = 0.0
         self._is_shared = False
+        self._has_shrunk = False
 
     def connect(self) -> sqlite3.Connection:
         """Open the database to write; see `DatabaseFile.connect`."""
@@ -88,7 +100,10 @@ class Maintenance:
                 self.look_for_others(connection)
 
     def after(self, connection: sqlite3.Connection) -> None:
-        """Empty the log after a transaction, if it is long."""
+        """Empty the log after a transaction, if it is long; shorten the file, once its unused end is given back."""
+        if self._has_shrunk:
+            self._has_shrunk = False
+            connection.execute("PRAGMA wal_checkpoint")  # shortens the file
         length = self._file.log_bytes()
         if length > LONG_LOG and (not self._is_stuck or time.monotonic() >= self._tried_at + RETRY_INTERVAL):
             self._tried_at = time.monotonic()
@@ -104,6 +119,17 @@ class Maintenance:
         if self._is_stuck and length <= LONG_LOG:
             self._is_stuck = False
             _log.info("the write-ahead log of %.200a is short again", str(self._file))
+
+    def give_back(self, connection: sqlite3.Connection) -> bool:
+        """Give some unused pages back to the file system, within a transaction. False: there is nothing left to do."""
+        before = free = _free_pages(connection)
+        end = time.monotonic() + STEP_TIME
+        while free > FREE_PAGES and time.monotonic() < end:
+            connection.execute("PRAGMA incremental_vacuum(1)")  # executed once, it never gives back more than one
+            free -= 1
+        free = _free_pages(connection)
+        self._has_shrunk = free <= FREE_PAGES
+        return FREE_PAGES < free < before
 
     def look_for_others(self, connection: sqlite3.Connection) -> None:
         """Check whether another connection has written. If this SQLite can then lose commits, log it once."""
@@ -123,6 +149,11 @@ class Maintenance:
         return (*stuck, *shared)
 
 
+def _free_pages(connection: sqlite3.Connection) -> int:
+    (count,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(count)
+
+
 def _data_version(connection: sqlite3.Connection) -> int:
     """Return a number that changes when another connection has committed.
 
@@ -140,3 +171,46 @@ def _empty(connection: sqlite3.Connection) -> bool:
     finally:
         connection.execute(f"PRAGMA busy_timeout = {timeout}")
     return not busy
+
+
+async def back_up(file: DatabaseFile, target: Path) -> None:
+    """Copy the database into a new file; see `SQLiteStore.backup`. The store must have opened it."""
+    cancelled = threading.Event()
+    try:
+        await asyncio.to_thread(_copy, file, target, cancelled)
+    finally:
+        cancelled.set()
+
+
+def _copy(file: DatabaseFile, target: Path, cancelled: threading.Event) -> None:
+    if not target.parent.is_dir() or target.exists():
+        what = "file already exists" if target.exists() else "directory does not exist"
+        raise ConfigurationError(f"the backup {target} cannot be written: the {what}")
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        create_private(part)
+        connection = file.connect_to_read()
+        try:
+            connection.set_progress_handler(cancelled.is_set, 1000)
+            connection.execute("VACUUM INTO ?", (str(part),))
+        finally:
+            file.disconnect(connection)
+        _sync(part, os.O_RDWR)
+        if not cancelled.is_set():
+            part.rename(target)
+            if os.name != "nt":  # Windows opens no directories
+                _sync(target.parent, os.O_RDONLY)
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+    except OSError as error:
+        raise StoreUnavailableError(problem=f"the backup cannot be written ({error.strerror})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
