@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 from asana_webhooks._checks import check_count, check_seconds
@@ -15,6 +16,7 @@ from asana_webhooks.store.secret_box import SecretBox, StoredSecret
 from asana_webhooks.store.sqlite import inbox
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.inbox import Inbox
+from asana_webhooks.store.sqlite.maintenance import back_up
 from asana_webhooks.store.sqlite.purge import purge
 from asana_webhooks.store.sqlite.registrations import LIVE, Registrations, open_or_note
 
@@ -122,6 +124,8 @@ class SQLiteStore(Registrations, Inbox):
 
     async def aclose(self) -> None:
         """See `Store.aclose`."""
+        if self._file.is_inherited():
+            return  # its threads and connections are those of the process that forked this one
         if not self._closed:
             self._check_loop()
             self._closed = True
@@ -203,6 +207,20 @@ class SQLiteStore(Registrations, Inbox):
         last = {gid: max(at, self._recent.get(number, 0.0)) for gid, number, at in rows}
         return tuple(sorted((gid for gid, at in last.items() if at < before), key=last.__getitem__)[:MAX_SILENT])
 
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the database, as it is now, into a new file that only its owner can use; done when it is on the disk.
+
+        Other calls continue meanwhile, and the write-ahead log grows until it is done. The copy contains the webhooks'
+        secrets as the store has them: sealed, or in plain text. If the backup fails or is cancelled, there is no file
+        at *path*. The store's guide says how to restore one.
+
+        Raises:
+            ConfigurationError: there is a file at *path*, or its directory does not exist.
+            StoreUnavailableError: the database cannot be read, or the copy cannot be written.
+        """
+        await self._read(lambda _: None)  # open the database
+        await back_up(self._file, Path(path))
+
     async def integrity_check(self) -> Sequence[str]:
         """Check the whole file for damage; return the problems found, at most 100 sentences.
 
@@ -225,7 +243,10 @@ class SQLiteStore(Registrations, Inbox):
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`. It takes several transactions if there is much to delete."""
         before = self._clock() - check_seconds("older_than", older_than)
-        return await purge(self._write, before=before, dead=dead)
+        count = await purge(self._write, before=before, dead=dead)
+        while await self._write(self._maintenance.give_back):
+            pass
+        return count
 
     async def reseal(self) -> int:
         """Seal every secret with the current key of the store's box, plain text included.

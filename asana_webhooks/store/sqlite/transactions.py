@@ -248,7 +248,7 @@ class TransactionQueue:
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            self._file.disconnect(connection)
 
 
 def _copied(error: AsanaError) -> AsanaError:
