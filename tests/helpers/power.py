@@ -18,7 +18,7 @@ import itertools
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self
@@ -175,7 +175,13 @@ class Disk:
         return names.left(chance)
 
     def connect(
-        self, path: str | PathLike[str], *, timeout: float, isolation_level: None, uri: bool = False
+        self,
+        path: str | PathLike[str],
+        *,
+        timeout: float,
+        isolation_level: None,
+        uri: bool = False,
+        cached_statements: int = 128,
     ) -> "Connection":
         """Do what `sqlite3.connect` does, as a library would that was built to sync less by default."""
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | (apsw.SQLITE_OPEN_URI if uri else 0)
@@ -238,13 +244,13 @@ class Connection:
     def in_transaction(self) -> bool:
         return self._database.in_transaction
 
-    def execute(self, sql: str, values: Iterable[Any] = ()) -> "Cursor":
+    def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> "Cursor":
         assigned = _ASSIGNMENT.match(sql)
         if assigned and assigned[1] in self._pragmas:
             sql = f"PRAGMA {assigned[1]} = {self._pragmas[assigned[1]]}"
-        return Cursor(self._database, sql, tuple(values))
+        return Cursor(self._database, sql, values)
 
-    def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         for values in rows:
             self.execute(sql, values)
 
@@ -259,7 +265,7 @@ class Connection:
 class Cursor:
     """What one statement found or did, all of it."""
 
-    def __init__(self, database: apsw.Connection, sql: str, values: tuple[Any, ...]) -> None:
+    def __init__(self, database: apsw.Connection, sql: str, values: Sequence[Any] | Mapping[str, Any]) -> None:
         self.description: tuple[tuple[str, str], ...] = ()
         cursor = database.cursor()
         cursor.exec_trace = self._describe

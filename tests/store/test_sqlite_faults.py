@@ -180,7 +180,7 @@ class TestLocked:
         async with SQLiteStore(path, busy_timeout=5) as patient:
             other.execute("BEGIN IMMEDIATE")
             put = asyncio.ensure_future(patient.put(new(1)))
-            await patient.find("r")
+            await patient.find_registration("r")
             assert not put.done()
             other.execute("COMMIT")
             assert await put == "stored"
@@ -217,16 +217,18 @@ class TestLocked:
         async with asyncio.timeout(20):
             for name, id in ((path, "r"), (path.with_name("new.db"), None)):
                 reader = SQLiteStore(name, busy_timeout=0.05)
-                found = await asyncio.gather(reader.find("r"), reader.deliveries(state="dead"), reader.find("unknown"))
+                found = await asyncio.gather(
+                    reader.find_registration("r"), reader.deliveries(state="dead"), reader.find_registration("unknown")
+                )
                 assert [found[0] and found[0].id, *found[1:]] == [id, [], None]
                 await reader.aclose()
 
     async def test_a_reader_elsewhere(self, store: SQLiteStore, other: sqlite3.Connection) -> None:
         """A long read of another process keeps nobody from writing."""
         other.execute("BEGIN")
-        other.execute("SELECT count(*) FROM deliveries").fetchone()
+        other.execute("SELECT count(*) FROM inbox").fetchone()
         assert await store.put(new(1)) == "stored"
-        assert other.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
+        assert other.execute("SELECT count(*) FROM inbox").fetchone() == (0,)
 
 
 class TestReadOnly:
@@ -257,10 +259,10 @@ class TestReadOnly:
         self, store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Before SQLite is asked, the system is: for those who run the tests as root."""
-        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr(os, "access", lambda path, _: not path.is_file())
         again = SQLiteStore(path)
         with pytest.raises(StoreUnavailableError, match="no permission to read and write"):
-            await again.find("r")
+            await again.find_registration("r")
         await again.aclose()
 
     async def test_a_directory_without_write_permission(self) -> None:
@@ -270,18 +272,44 @@ class TestReadOnly:
             for file in ("whole.db", "new.db"):
                 await (await confirmed(SQLiteStore(directory / file))).aclose()
             (directory / "new.db").write_bytes(b"")
-            (directory / "foreign.db").touch(0o400)
             uid, child = give_away(directory / "whole.db", directory / "new.db"), os.getuid()
             allow(directory, 0o555)
-            whole, new, missing, foreign = as_user(
-                uid, *(directory / f"{file}.db" for file in ("whole", "new", "missing", "foreign"))
-            )
+            whole, new, missing = as_user(uid, *(directory / f"{file}.db" for file in ("whole", "new", "missing")))
             allow(directory, 0o755)
             real = os.path.realpath(name)  # noqa: ASYNC240 - of a temporary directory
-        owner = f"owned by uid {child} with mode 555; this process has uid {uid}"
         assert whole == new == missing
-        assert f"this process may not create files in the directory {real}, {owner}. Let it write there" in whole
-        assert f"no permission to read and write the database file, {owner.replace('555', '400')}. Check" in foreign
+        assert (
+            f"this process may not create files in the directory {real}, owned by uid {child} with mode 555; "
+            f"this process has uid {uid}. Let it write there"
+        ) in whole
+
+    async def test_files_of_another_user(self) -> None:
+        """The error names the file, its owner and mode, and the user of this process, and nothing is changed."""
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(os.path.realpath(name))  # noqa: ASYNC240 - of a temporary directory
+            uid = give_away(directory)
+            for file, closed in (("a.db", "a.db"), ("b.db", "b.db-wal")):
+                (directory / file).touch()
+                allow(directory / file, 0o666)
+                (directory / closed).touch()
+                allow(directory / closed, 0o400)
+                (error,) = as_user(uid, directory / file)
+                owner = f"owned by uid {os.getuid()} with mode 400; this process has uid {uid}"
+                assert f"no permission to read and write the database file {directory / closed}, {owner}" in error
+                assert modes(directory)[closed] == 0o400
+
+    @pytest.mark.parametrize("mode", [0o660, 0o664])
+    async def test_a_mode_that_somebody_chose(self, path: Path, caplog: pytest.LogCaptureFixture, mode: int) -> None:
+        """It stays, and what SQLite makes beside the file gets it. If everybody can use it, each store warns once."""
+        os.close(os.open(path, os.O_CREAT))
+        allow(path, mode)
+        for _ in range(2):
+            async with SQLiteStore(path) as store:
+                await store.record_heartbeat("r")
+                assert modes(path.parent) == {"store.db": mode, "store.db-wal": mode, "store.db-shm": mode}
+        warnings = [record.getMessage() for record in caplog.records if "contains secrets" in record.getMessage()]
+        assert len(warnings) == (2 if mode & 0o007 else 0)
+        assert all(f"mode {mode:o}" in warning for warning in warnings)
 
 
 class TestWrongFile:
@@ -308,7 +336,7 @@ class TestWrongFile:
         """What the system refuses is an error of ours."""
         link_to_itself(path)
         store = SQLiteStore(path)
-        with pytest.raises(StoreUnavailableError, match="cannot be created or kept private"):
+        with pytest.raises(StoreUnavailableError, match="cannot be created or opened"):
             await store.find_registration("r")
         await store.aclose()
 
@@ -424,11 +452,11 @@ class TestDamage:
         restarted = SQLiteStore(left)
         for _ in range(2):
             with pytest.raises(StoreUnavailableError, match="missing or empty, but its write-ahead log exists"):
-                await restarted.find("r")
+                await restarted.find_registration("r")
         assert left.exists() is not is_missing
         assert log.read_bytes() == kept
         left.write_bytes(whole)
-        assert (await restarted.find("r")) is not None
+        assert (await restarted.find_registration("r")) is not None
         await restarted.aclose()
 
     async def test_an_empty_log_without_its_file(self, path: Path) -> None:

@@ -44,7 +44,7 @@ async def main():
     sys.stdout.flush()
     sys.stdin.readline()
     async with store:
-        await store.open_registration(sys.argv[2], resource="1", public_url="https://example.com/asana", ttl=60)
+        await store.open_registration(sys.argv[2], resource=sys.argv[2], public_url="https://example.com/asana", ttl=60)
 
 asyncio.run(main())
 """
@@ -74,7 +74,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     stored = {int(str(signature), 16) for (signature,) in rows(path)}
     assert len(acknowledged) >= 200
     assert {int(line) for line in acknowledged} <= stored
-    assert rows(path, "SELECT count(*) FROM deliveries") == rows(path, "SELECT count(*) FROM bodies")
+    assert rows(path, "SELECT count(*) FROM inbox") == rows(path, "SELECT count(*) FROM bodies")
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
@@ -141,7 +141,7 @@ async def test_a_worker_that_died(tmp_path: Path) -> None:
     await gone.put(new(1))
     (old,) = await gone.claim(1, lease=60)
     async with SQLiteStore(path, clock=clock) as store:
-        assert await store.claim(1, lease=60) == []
+        assert not await store.claim(1, lease=60)
         clock.advance(61)
         (lease,) = await store.claim(1, lease=60)
         assert (lease.id, lease.attempt) == (old.id, 2)

@@ -52,7 +52,7 @@ async def test_without_a_look_at_the_health(
     """A transaction looks, too, if the last look was a second ago."""
     async with SQLiteStore(path) as store:
         await confirmed(store)
-        rows(path, "PRAGMA user_version = 4")
+        rows(path, "PRAGMA user_version = 5")
         await store.put(new(1))
         assert warnings(caplog) == []
         monkeypatch.setattr(maintenance, "CHECK_INTERVAL", 0)
