@@ -16,6 +16,7 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError, StoreError, StoreUnavailableError
 from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.sqlite import maintenance
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
 from tests.helpers.receiving import ROOT
@@ -155,6 +156,22 @@ class TestFullDisk:
             signal.signal(signal.SIGXFSZ, before)
         assert await store.put(new(1, size=800_000)) == "stored"
         assert len(rows(path)) == 1
+
+    async def test_a_disk_that_is_nearly_full(self, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No delivery takes the room that workers need. They handle what waits, and make room for the next ones."""
+        usage = shutil.disk_usage("/")
+        monkeypatch.setattr(maintenance, "DISK_RESERVE", 1_000_000)
+        await asyncio.gather(*(store.put(new(number, size=100_000)) for number in range(20)))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+        with pytest.raises(StoreUnavailableError, match=r"free on the disk, which workers need\. Make") as caught:
+            await store.put(new(100))
+        health = await store.health()
+        assert (health.writable, health.problems) == (False, (str(caught.value),))
+        first, *others = await store.claim(100, lease=60)
+        assert await store.fail(first, error="", retry_in=1)
+        assert [await store.ack(lease) for lease in others] == [True] * 19
+        assert (await store.health()).problems == ()
+        assert await store.put(new(100)) == "stored"
 
 
 class TestLocked:

@@ -159,7 +159,7 @@ async def test_the_file_gives_its_space_back(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await confirmed(store)
         await work_off(store, 150)
-        reserve = 4096 * maintenance.FREE_PAGES
+        reserve = maintenance.PAGE * maintenance.FREE_PAGES
         assert reserve <= file_bytes(path) < reserve + 1_000_000
         await store.put(new(1000, size=3_000_000))
         rows(path, "PRAGMA wal_checkpoint")

@@ -132,6 +132,11 @@ class DatabaseFile:
         """Return the path of the file with this suffix. Like SQLite, resolve symbolic links first."""
         return Path(os.path.realpath(self._path) + suffix)
 
+    @property
+    def directory(self) -> Path:
+        """Where the file and its log are."""
+        return self._log.parent
+
     def log_bytes(self) -> int:
         """Return the size of the write-ahead log in bytes; 0 without a log."""
         found = _stat(self._log)
@@ -217,7 +222,7 @@ class DatabaseFile:
             raise ConfigurationError(f"the directory {self._path.parent} does not exist; create it")
         if self._path.exists() and not self._path.is_file():  # a directory, pipe or device
             raise ConfigurationError(f"{self._path} is not a regular file; choose another path")
-        _check_access(self._log.parent, *map(self._beside, ("", "-wal", "-shm")))
+        _check_access(self.directory, *map(self._beside, ("", "-wal", "-shm")))
         create_private(self._path)  # SQLite gives -wal and -shm its owner and mode
         mode = stat.S_IMODE(self._path.stat().st_mode)
         if self.opened is None and mode & 0o007 and os.name == "posix":

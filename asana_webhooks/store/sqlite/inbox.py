@@ -122,6 +122,7 @@ class Inbox(Database):
         return stored
 
     def _put(self, db: sqlite3.Connection, new: Sequence[NewDelivery]) -> Sequence[PutResult | StoreError]:
+        self._maintenance.check_disk(db)
         now = self._clock()
         places, idle = _places(db, new, now=now)
         outcomes: list[PutResult | StoreError] = ["refused"] * len(new)

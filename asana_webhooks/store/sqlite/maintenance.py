@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -25,8 +26,14 @@ READER_TIMEOUT = 250
 CHECK_INTERVAL = 1.0
 """Seconds between two checks for other writers, which run before transactions."""
 
+PAGE = 4096
+"""Bytes of a page of the file."""
+
 FREE_PAGES = 1024
-"""How many unused pages (of 4 KiB) the file keeps, so that it does not shrink and grow all the time."""
+"""How many unused pages the file keeps, so that it does not shrink and grow all the time."""
+
+DISK_RESERVE = 16 * 1024**2
+"""Free bytes on the disk below which the store takes no deliveries. Workers need the rest: handling one writes, too."""
 
 STEP_TIME = 0.003
 """Seconds that one step of giving space back takes at most, without its commit."""
@@ -98,6 +105,13 @@ class Maintenance:
         if time.monotonic() >= self._looked_at + CHECK_INTERVAL:
             with suppress(sqlite3.Error):  # the following transaction raises the same error
                 self.look_for_others(connection)
+
+    def check_disk(self, connection: sqlite3.Connection) -> None:
+        """Raise `StoreUnavailableError` if the disk is nearly full, and the file has no unused pages to make up."""
+        free = shutil.disk_usage(self._file.directory).free
+        if free < DISK_RESERVE and free + PAGE * _free_pages(connection) < DISK_RESERVE:
+            problem = f"less than {DISK_RESERVE // 1024**2} MiB are free on the disk, which workers need"
+            raise StoreUnavailableError(problem=problem, advice="Make room.")
 
     def after(self, connection: sqlite3.Connection) -> None:
         """Empty the log after a transaction, if it is long; shorten the file, once its unused end is given back."""

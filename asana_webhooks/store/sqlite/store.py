@@ -171,6 +171,7 @@ class SQLiteStore(Registrations, Inbox):
 
         def probe(db: sqlite3.Connection) -> None:
             self._maintenance.look_for_others(db)
+            self._maintenance.check_disk(db)
             db.execute(PROBE, (self._clock(),))
 
         self._check_usable()
