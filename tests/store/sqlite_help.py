@@ -25,8 +25,13 @@ def new(number: int, *, registration: str = "r", candidate: str | None = None, s
     )
 
 
+async def opened(store: SQLiteStore, id: str, *, ttl: float = 60) -> None:
+    """Open a registration. Its label is its id, so that many can be live."""
+    assert await store.open_registration(id, resource="1", public_url="https://example.com/asana", label=id, ttl=ttl)
+
+
 async def confirmed(store: SQLiteStore, id: str = "r") -> SQLiteStore:
-    await store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60)
+    await opened(store, id)
     await store.add_candidate(id, SECRET)
     await store.confirm_registration(id, webhook_gid="2", secret=SECRET)
     return store

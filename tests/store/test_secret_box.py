@@ -21,7 +21,7 @@ from asana_webhooks.store import MemoryStore, SQLiteStore, open_store
 from asana_webhooks.store.base import RegistrationState, candidate_id
 from asana_webhooks.store.secret_box import FernetBox, Sealer, SecretBox, StoredSecret
 from tests.helpers.stores import ENDPOINT, Clock, body, event, register
-from tests.store.sqlite_help import SECRET, confirmed, in_reader, modes, new, rows
+from tests.store.sqlite_help import SECRET, confirmed, in_reader, modes, new, opened, rows
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 OTHER = Secret("b" * 32)
@@ -72,7 +72,7 @@ class TestSealed:
         """Neither a candidate's secret nor a confirmed one's is ever in the database, its log or what else is there."""
         async with SQLiteStore(path, secret_box=FernetBox({"k": OLD})) as store:
             await confirmed(store)
-            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(store, "p")
             assert await store.add_candidate("p", OTHER)
             found = await store.find_registration("r")
             pending = await store.find_registration("p")
@@ -94,10 +94,10 @@ class TestSealed:
         clock = Clock()
         async with SQLiteStore(path, clock=clock) as store:
             await confirmed(store)
-            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(store, "p")
             assert await store.add_candidate("p", OTHER)
             if ending == "close":
-                await store.close("p")
+                await store.close_registration("p")
             elif ending == "confirm":
                 await store.add_candidate("p", SECRET)
                 await store.confirm_registration("p", webhook_gid="3", secret=SECRET)
@@ -110,7 +110,7 @@ class TestSealed:
     async def test_confirming_needs_no_box(self, path: Path) -> None:
         """A process that creates webhooks without the box leaves the secret as the receiver sealed it."""
         async with SQLiteStore(path, secret_box=Box()) as receiver, SQLiteStore(path) as creator:
-            await creator.open_registration("r", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(creator, "r")
             await receiver.add_candidate("r", SECRET)
             assert not await creator.confirm_registration("r", webhook_gid="2", secret=OTHER)
             assert await creator.confirm_registration("r", webhook_gid="2", secret=SECRET)
@@ -125,7 +125,7 @@ class TestSealed:
         """Storing and claiming deliveries asks the box for nothing, in quarantine and after."""
         box = Box()
         async with SQLiteStore(path, secret_box=box) as store:
-            await store.open_registration("r", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(store, "r")
             await store.add_candidate("r", SECRET)
             box.calls.clear()
             mine, others = candidate_id(SECRET), candidate_id(OTHER)
@@ -154,7 +154,7 @@ class TestBoxFails:
         box = Box()
         async with SQLiteStore(path, secret_box=box) as store, asyncio.timeout(60):
             await confirmed(store)
-            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(store, "p")
             for error in errors:
                 box.error = error
                 for call in (store.find_registration("r"), store.add_candidate("p", SECRET)):
@@ -192,13 +192,13 @@ class TestBoxFails:
         clock = Clock()
         async with SQLiteStore(path, secret_box=Box("lost"), clock=clock) as store:
             for id in ("a", "b"):
-                await store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60)
+                await opened(store, id)
                 await store.add_candidate(id, OTHER)
         async with SQLiteStore(path, secret_box=FernetBox({"k": OLD}), clock=clock) as store:
             await store.add_candidate("b", SECRET)
-            await store.open_registration("c", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(store, "c")
             await store.add_candidate("c", OTHER)
-            await store.open_registration("d", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(store, "d")
             clock.advance(61)
             caplog.clear()
             swept = [(one.id, one.candidates, one.echoed) for one in await store.expire_registrations()]
@@ -229,9 +229,7 @@ class TestBoxFails:
         box, clock = Box(), Clock()
         async with SQLiteStore(path, secret_box=box, clock=clock) as store:
             for number in range(5):
-                await store.open_registration(
-                    f"r{number}", resource="1", public_url="https://example.com/asana", ttl=60
-                )
+                await opened(store, f"r{number}")
                 await store.add_candidate(f"r{number}", SECRET)
             clock.advance(61)
             box.calls.clear()
@@ -260,7 +258,7 @@ class TestBoxFails:
 
         async with SQLiteStore(path, secret_box=Box()) as store:
             await confirmed(store)
-            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=60)
+            await opened(store, "p")
         async with SQLiteStore(path, secret_box=Slow()) as store:
             is_slow.set()
             waiting = asyncio.ensure_future(
@@ -307,9 +305,7 @@ class TestTried:
         path, clock = tmp_path / "store.db", Clock()
         for number, box in enumerate([Box("k1"), Box("k2"), Box("k1"), Box("k3"), Box("k2"), None]):
             async with SQLiteStore(path, secret_box=box, clock=clock) as store:
-                await store.open_registration(
-                    f"r{number}", resource="1", public_url="https://example.com/asana", ttl=60 if number == 3 else 1e6
-                )
+                await opened(store, f"r{number}", ttl=60 if number == 3 else 1e6)
                 secret = Secret(f"{number}" * 32)
                 await store.add_candidate(f"r{number}", secret)
                 if box is not None and box.key_id == "k1":
@@ -409,7 +405,7 @@ class TestReseal:
         path = tmp_path / "store.db"
         async with SQLiteStore(path) as store:
             await confirmed(store)
-            await store.open_registration("p", resource="1", public_url="https://example.com/asana", ttl=10_000)
+            await opened(store, "p", ttl=10_000)
             await store.add_candidate("p", OTHER)
         return path
 

@@ -8,9 +8,9 @@ import pytest
 
 from asana_webhooks.errors import StoreFullError
 from asana_webhooks.store import SQLiteStore
-from asana_webhooks.store.sqlite import inbox
+from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.stores import Clock
-from tests.store.sqlite_help import confirmed, in_writer, new, rows
+from tests.store.sqlite_help import confirmed, in_writer, new, opened, rows
 
 MIB = 1024**2
 
@@ -43,25 +43,24 @@ async def finish(store: SQLiteStore, *, dead: bool) -> None:
 class TestPurge:
     """Much to forget is forgotten in several transactions, so that others get their turn."""
 
-    @pytest.mark.parametrize("dead", [False, True])
-    async def test_rows_are_bounded(
-        self, store: SQLiteStore, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, dead: bool
-    ) -> None:
-        """A step takes only so many rows, and all are forgotten and counted in the end."""
-        monkeypatch.setattr(inbox, "ROWS_AT_ONCE", 3)
-        await asyncio.gather(*(store.put(new(number)) for number in range(10)))
-        await finish(store, dead=dead)
-        clock.advance(1)
-        steps: list[str] = []
-        await in_writer(store, lambda db: db.set_trace_callback(steps.append))
-        assert await store.purge(older_than=0, dead=dead) == 10
-        assert rows(path) == []
-        assert _purges_in_each(steps) == [3, 3, 3, 1]
+    @pytest.mark.parametrize("kind", ["keys", "dead letters"])
+    async def test_rows_are_bounded(self, store: SQLiteStore, path: Path, clock: Clock, kind: str) -> None:
+        """Many are forgotten in many transactions; what is younger stays, wherever a step ends."""
+        is_dead = kind == "dead letters"
+        await in_writer(store, lambda db: add_old(db, 10_001, dead=is_dead, received=(clock.now - 100, clock.now - 10)))
+        purging = asyncio.ensure_future(store.purge(older_than=50, dead=True))
+        await asyncio.sleep(0)  # the first step is on its way
+        for number in range(4):
+            assert await store.put(new(number)) == "stored"
+            assert not purging.done()
+        assert await purging == 5001
+        assert rows(path, f"SELECT count(*) FROM {'bodies' if is_dead else 'seen'}") == [(5004,)]
 
     async def test_bytes_are_bounded(self, store: SQLiteStore, path: Path, clock: Clock) -> None:
         """Large dead letters go a few at a time: the log stays short, and who puts meanwhile need not wait for all."""
         for number in range(24):
             await store.put(new(number, size=MIB))
+        await store.put(new(24, size=5 * MIB))  # larger than a step may be
         await finish(store, dead=True)
         clock.advance(1)
         purging_all = asyncio.ensure_future(store.purge(older_than=0, dead=True))
@@ -69,46 +68,34 @@ class TestPurge:
         for number in range(100, 103):
             assert await store.put(new(number)) == "stored"
             assert not purging_all.done()
-        assert await purging_all == 24
+        assert await purging_all == 50  # with their keys
         assert (await store.health()).dead == 0
         # The file of the log never gets shorter by itself, so this is the most it ever had.
         assert path.with_name("store.db-wal").stat().st_size < 12 * MIB
 
-    async def test_a_large_one_goes_alone(
-        self, store: SQLiteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """One that alone is more than a step may have is forgotten all the same."""
-        monkeypatch.setattr(inbox, "BYTES_AT_ONCE", 100)
-        for number in range(3):
-            await store.put(new(number, size=400))
-        await finish(store, dead=True)
-        clock.advance(1)
-        steps: list[str] = []
-        await in_writer(store, lambda db: db.set_trace_callback(steps.append))
-        assert await store.purge(older_than=0, dead=True) == 3
-        assert _purges_in_each(steps) == [1, 1, 1]
-
     async def test_registrations_are_all_forgotten(self, store: SQLiteStore, path: Path, clock: Clock) -> None:
         """However many have ended, one purge forgets them."""
         ids = [f"over{number}" for number in range(1300)]
-        await asyncio.gather(
-            *(store.open_registration(id, resource="1", public_url="https://example.com/asana", ttl=60) for id in ids)
-        )
+        await asyncio.gather(*(opened(store, id) for id in ids))
         await asyncio.gather(*(store.close_registration(id) for id in ids))
         clock.advance(100)
         assert await store.purge(older_than=10) == 0
         assert rows(path, "SELECT id FROM registrations") == [("r",)]
 
 
-def _purges_in_each(statements: list[str]) -> list[int]:
-    """Return how many deliveries went in each transaction in which some did."""
-    transactions: list[set[str]] = [set()]  # a statement that cascades is traced more than once
-    for statement in statements:
-        if statement == "COMMIT":
-            transactions.append(set())
-        elif statement.startswith("DELETE FROM deliveries"):
-            transactions[-1].add(statement)
-    return [len(one) for one in transactions if one]
+def add_old(connection: sqlite3.Connection, number: int, *, dead: bool, received: tuple[float, float]) -> None:
+    """Add keys or dead letters to the registration; every second one was received at the later time."""
+    wanted = {"number": number, "early": received[0], "late": received[1]}
+    many = "WITH RECURSIVE many (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM many WHERE n + 1 < :number)"
+    if dead:
+        row = "n + 1, 1, 'dead', iif(n % 2, :late, :early)"
+        connection.execute(
+            f"{many} INSERT INTO inbox (id, registration, state, received_at) SELECT {row} FROM many", wanted
+        )
+        connection.execute(f"{many} INSERT INTO bodies SELECT n + 1, x'00' FROM many", wanted)
+    else:
+        row = "0, CAST(printf('%08d', n) AS BLOB), 1, iif(n % 2, :late, :early)"
+        connection.execute(f"{many} INSERT INTO seen SELECT {row} FROM many", wanted)
 
 
 class TestRoom:
