@@ -400,10 +400,10 @@ class Store(Protocol):
 
     # Maintenance
 
-    async def deliveries(self, *, state: DeliveryState, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
+    async def deliveries(self, *, state: str, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
         """Return up to *limit* deliveries in this state with ids above *after*, in the order of their ids.
 
-        The state may also be its name, such as ``"dead"``.
+        *state* is a `DeliveryState` or its name, such as ``"dead"``; any other is a `ConfigurationError`.
         """
 
     async def delivery(self, id: int) -> StoredDelivery | None:

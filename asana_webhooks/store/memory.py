@@ -382,7 +382,7 @@ class MemoryStore:
 
     # Maintenance
 
-    async def deliveries(self, *, state: DeliveryState, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
+    async def deliveries(self, *, state: str, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
         """See `Store.deliveries`."""
         now = self._now()
         wanted = rules.check_state(state)

@@ -242,7 +242,7 @@ class Inbox(Database):
         """See `Store.release`."""
         return await self._write(lambda db: _release(db, lease))
 
-    async def deliveries(self, *, state: DeliveryState, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
+    async def deliveries(self, *, state: str, after: int = 0, limit: int = 100) -> Sequence[StoredDelivery]:
         """See `Store.deliveries`."""
         statement = (
             f"{STORED} WHERE {IN_STATE[check_state(state)]} AND inbox.id > :after ORDER BY inbox.id LIMIT :limit"
