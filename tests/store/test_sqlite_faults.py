@@ -16,6 +16,7 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError, StoreError, StoreUnavailableError
 from asana_webhooks.store import SQLiteStore
+from asana_webhooks.store.base import DeliveryState
 from asana_webhooks.store.sqlite import maintenance
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
@@ -235,7 +236,7 @@ class TestLocked:
             for name, id in ((path, "r"), (path.with_name("new.db"), None)):
                 reader = SQLiteStore(name, busy_timeout=0.05)
                 found = await asyncio.gather(
-                    reader.find_registration("r"), reader.deliveries(state="dead"), reader.find_registration("unknown")
+                    reader.find_registration("r"), reader.deliveries(state=DeliveryState.DEAD), reader.find_registration("unknown")
                 )
                 assert [found[0] and found[0].id, *found[1:]] == [id, [], None]
                 await reader.aclose()
