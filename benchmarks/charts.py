@@ -61,12 +61,13 @@ def _draw(report: Report, colours: _Colours, path: Path) -> None:
 
 def _lines(axes: Axes, cases: Sequence[Comparison], colours: _Colours) -> None:
     """Draw a line for each case; the competitors' names begin with how much there is."""
-    for case, style in zip(cases, ("-", "--", ":"), strict=True):
+    for case, style in zip(cases, ("-", "--", ":", "-."), strict=True):
+        colour = colours.others if "by hand" in case.name else colours.ours
         amounts = [int(name.split()[0].replace(",", "")) for name in case.names]
         spreads = [case.values[name] for name in case.names]
         medians = [one.median for one in spreads]
         bars = [[one.median - one.low for one in spreads], [one.high - one.median for one in spreads]]
-        axes.errorbar(amounts, medians, bars, fmt=f"o{style}", color=colours.ours, elinewidth=1, label=case.name)
+        axes.errorbar(amounts, medians, bars, fmt=f"o{style}", color=colour, elinewidth=1, label=case.name)
     title = f"{cases[0].unit}, beside so many registrations or deliveries"
     axes.set_title(title, loc="left", color=colours.text, fontsize=10)
     axes.set_xscale("log")

@@ -1,105 +1,181 @@
-"""Whether work grows with what a store holds: the same calls on files with ever more in them.
+"""Whether putting costs more the more a store holds: the same calls on files with ever more in them.
 
-The files are filled by plain SQL. A round adds as many deliveries as it finishes, and leaves what waits as it was.
+A round puts as many deliveries as it finishes, and leaves what waits as it was. It counts the pages that are written
+by SQLite's log, which gets each of them.
 """
 
 import asyncio
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
-from asana_webhooks import Secret, SQLiteStore
-from asana_webhooks.store.base import NewDelivery, candidate_id, registration_id
+from asana_webhooks import SQLiteStore
 from asana_webhooks.store.sqlite.file import sqlite3
-from benchmarks.bodies import SECRET, delivery
-from benchmarks.harness import Case, Round
+from benchmarks.filled import Waiting, arriving, fill
+from benchmarks.harness import Case, Goal, Round
 from benchmarks.processes import apart
 from benchmarks.putting import put_all
 
-TITLE: Final = "Putting and finishing beside what is stored already"
+TITLE: Final = "Putting deliveries of six events beside what is stored already"
 
-WAITING: Final = 50
+AT_ONCE: Final = 50
 """How many calls are under way at once."""
+EVENTS: Final = 6
+"""In each delivery: 1.6 kB."""
 
-REGISTRATIONS: Final = """
-    INSERT INTO registrations (id, resource, state, deadline, echoed, secret, webhook_gid, candidate)
-    VALUES (?, '1331', 'confirmed', 0, 1, ?, ?, ?)
+ONE_TABLE: Final = (
+    "CREATE TABLE deliveries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, state TEXT NOT NULL, at REAL NOT NULL)",
+    "CREATE TABLE bodies (delivery INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+)
+ONE_TABLE_DONE: Final = """
+    WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT ?)
+    INSERT INTO deliveries (key, state, at) SELECT randomblob(32), 'done', n FROM numbers
 """
-DELIVERIES: Final = """
-    WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?)
-    INSERT INTO deliveries (registration, duplicate_key, state, received_at)
-    SELECT 1 + number % ?, randomblob(32), ?, number FROM numbers
-"""
-BODIES: Final = "INSERT INTO bodies SELECT id, ? FROM deliveries WHERE state = 'waiting'"
 
 
-def _fill(path: str, *, registrations: int = 100, done: int = 0, waiting: int = 0) -> int:
-    """Make a store's file that holds so many of each; return how many registrations."""
+class WrittenPages:
+    """Counts the pages that other connections write to a database; none of them may use it at this moment.
 
-    async def make() -> None:
-        async with SQLiteStore(path):
-            pass
+    Once all of its log is in the database, SQLite begins it again with the next write. From then on this reader keeps
+    it from doing so, and the length of the log tells.
+    """
 
-    asyncio.run(make())
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute("PRAGMA synchronous = OFF")
-        db.execute("PRAGMA cache_size = -400000")
-        name = candidate_id(Secret(SECRET))
-        ids = map(_id, range(registrations))
-        db.executemany(REGISTRATIONS, ((id, SECRET, str(number), name) for number, id in enumerate(ids)))
-        for state, count in (("done", done), ("waiting", waiting)):
-            if count:
-                db.execute(DELIVERIES, (count, registrations, state))
-        db.execute(BODIES, (delivery(1, 0),))
-    return registrations
+    def __init__(self, path: str) -> None:
+        self._reader = sqlite3.connect(path, isolation_level=None)
+        self._checkpoint()
+        self._reader.execute("BEGIN")
+        self._reader.execute("SELECT * FROM sqlite_master").fetchall()
 
+    def _checkpoint(self) -> int:
+        busy, pages, copied = self._reader.execute("PRAGMA wal_checkpoint").fetchone()
+        assert (busy, pages) == (0, copied)
+        return int(pages)
 
-def _id(number: int) -> str:
-    return registration_id(f"endpoint {number}")
-
-
-async def _finish(store: SQLiteStore, count: int) -> tuple[float, int]:
-    """Return how many deliveries a second were claimed and done, and how many of them."""
-    finished, began = 0, time.perf_counter()
-    while finished < count:
-        leases = await store.claim(min(WAITING, count - finished), lease=60)
-        finished += sum(await asyncio.gather(*map(store.ack, leases)))
-    return count / (time.perf_counter() - began), finished
+    def close(self) -> int:
+        """Return how many pages were written; one that several transactions wrote counts for each."""
+        self._reader.execute("COMMIT")
+        pages = self._checkpoint()
+        self._reader.close()
+        return pages
 
 
 def use(path: str, registrations: int, count: int) -> Round:
     async def main() -> Round:
-        body = delivery(1, 0)
-        ids = (_id(secrets.randbelow(registrations)) for _ in range(count))
-        new = [NewDelivery(registration=id, signature=secrets.token_hex(32), body=body) for id in ids]
         async with SQLiteStore(path) as store:
-            puts, _ = await put_all(store.put, new, WAITING)
-            done, finished = await _finish(store, count)
-        return Round(value=puts, extras={"claimed and done a second": done}, work=finished)
+            new = arriving(count, registrations=registrations, events=EVENTS)
+            cpu = time.process_time()
+            puts, _ = await put_all(store.put, new, AT_ONCE)
+            cpu = time.process_time() - cpu
+            written, some = WrittenPages(path), arriving(count // 4, registrations=registrations, events=EVENTS)
+            await put_all(store.put, some, AT_ONCE)
+            pages = written.close() / len(some)
+            finished, seconds = await _finish(store, len(new) + len(some))
+        extras = {"pages a put": pages, "puts a second": puts, "claimed and done a second": finished / seconds}
+        return Round(value=cpu / count * 1e6, extras=extras, work=finished)
 
     return asyncio.run(main())
 
 
-def cases(*, quick: bool) -> Iterator[Case]:
-    """Compare files that hold more and more of one thing."""
-    count = 50 if quick else 2_000
-    top = 3 if quick else 6
+async def _finish(store: SQLiteStore, count: int) -> tuple[int, float]:
+    """Claim and acknowledge so many deliveries; return how many it were, and how many seconds that took."""
+    finished, began = 0, time.perf_counter()
+    while finished < count:
+        leases = await store.claim(min(AT_ONCE, count - finished), lease=60)
+        finished += sum(await asyncio.gather(*map(store.ack, leases)))
+    return finished, time.perf_counter() - began
+
+
+def fill_one_table(path: str, done: int) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA cache_size = -400000")
+        for statement in ONE_TABLE:
+            db.execute(statement)
+        db.execute(ONE_TABLE_DONE, (done,))
+        db.commit()
+        db.execute("PRAGMA journal_mode = WAL")
+
+
+def use_one_table(path: str, count: int) -> Round:
+    """Add as many with bare statements, in transactions of as many; a key says nothing of when it came."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous = FULL")
+        bodies = [new.body for new in arriving(count + count // 4, registrations=1, events=EVENTS)]
+        began, cpu = time.perf_counter(), time.process_time()
+        _add(db, bodies[:count])
+        cpu, seconds = time.process_time() - cpu, time.perf_counter() - began
+        written = WrittenPages(path)
+        _add(db, bodies[count:])
+        extras = {"pages a put": written.close() / (count // 4), "puts a second": count / seconds}
+    return Round(value=cpu / count * 1e6, extras=extras, work=len(bodies))
+
+
+def _add(db: Any, bodies: Sequence[bytes]) -> None:
+    for first in range(0, len(bodies), AT_ONCE):
+        some = bodies[first : first + AT_ONCE]
+        db.execute("BEGIN IMMEDIATE")
+        keys = [(secrets.token_bytes(32), time.time()) for _ in some]
+        db.executemany("INSERT INTO deliveries (key, state, at) VALUES (?, 'waiting', ?)", keys)
+        (last,) = db.execute("SELECT max(id) FROM deliveries").fetchone()
+        db.executemany("INSERT INTO bodies VALUES (?, ?)", enumerate(some, last + 1 - len(some)))
+        db.execute("COMMIT")
+
+
+def cases(*, quick: bool, large: bool = False) -> Iterator[Case]:
+    """Compare files that hold more and more of one thing; *large*: also ten million."""
+    count = 100 if quick else 1_600
+    top = 3 if quick else 7 if large else 6
     with apart(quick) as own, tempfile.TemporaryDirectory() as directory:
-        for what, first in {"registrations": 1, "done": 3, "waiting": 3}.items():
-            competitors: dict[str, Callable[[], Round]] = {}
-            for amount in (10**power for power in range(first, top + (first > 1))):
-                name = f"{amount:,} {what}"
-                path = f"{directory}/{name}.db"
-                competitors[name] = own(use, path, _fill(path, **{what: amount}), count)
-            yield Case(
-                name=f"beside {what}" if what == "registrations" else f"beside deliveries that are {what}",
-                unit="puts a second",
-                competitors=competitors,
-                reference=next(iter(competitors)),
-                more_is_better=True,
-                is_series=True,
-                rounds=5,
-            )
+
+        def store(name: str, *, registrations: int = 100, **held: Any) -> Callable[[], Round]:
+            path = f"{directory}/{name}.db"
+            fill(path, registrations=registrations, **held)
+            return own(use, path, registrations, count)
+
+        def one_table(name: str, done: int) -> Callable[[], Round]:
+            path = f"{directory}/{name}, one table.db"
+            fill_one_table(path, done)
+            return own(use_one_table, path, count)
+
+        names = {f"{10**power:,}": 10**power for power in range(1, top + 1)}
+        from_1000 = [(name, amount) for name, amount in names.items() if amount >= 1_000]
+        fewer = [(name, amount) for name, amount in names.items() if amount <= 100_000]
+        done = {f"{name} done": store(f"{name} done", done=amount) for name, amount in from_1000}
+        yield _case("beside deliveries that are done", done, _flat(done))
+        registered = {f"{n} registrations": store(f"{n} registrations", registrations=amount) for n, amount in fewer}
+        yield _case("beside registrations", registered, _flat(registered))
+        waiting = {
+            f"{name} waiting": store(f"{name} waiting", waiting=[Waiting(count=amount)]) for name, amount in from_1000
+        }
+        yield _case("beside deliveries that wait", waiting, _fast(waiting))
+        yield _case(
+            "by hand, one table with random keys",
+            {f"{name} done": one_table(name, amount) for name, amount in from_1000},
+        )
+
+
+def _case(name: str, competitors: dict[str, Callable[[], Round]], goals: Sequence[Goal] = ()) -> Case:
+    return Case(
+        name=name,
+        unit="CPU µs a put",
+        competitors=competitors,
+        reference=next(iter(competitors)),
+        is_series=True,
+        rounds=5,
+        goals=goals,
+    )
+
+
+def _flat(names: dict[str, Any]) -> list[Goal]:
+    """Return the goals of a series that is not to grow."""
+    first, *others = names
+    pages = [Goal(competitor=name, extra="pages a put", at_most=1.5) for name in names]
+    return [*pages, *(Goal(competitor=name, against=first, at_most=1.25) for name in others)]
+
+
+def _fast(names: dict[str, Any]) -> list[Goal]:
+    """Return the goals of a series that may grow a little."""
+    first, *others = names
+    return [Goal(competitor=name, extra="puts a second", against=first, at_least=0.8) for name in others]

@@ -1,14 +1,22 @@
-"""How benchmarks compare: `benchmarks.harness`, with rounds that take no time."""
+"""How benchmarks compare: `benchmarks.harness`, with rounds that take no time; and what those of stores begin with."""
 
+import asyncio
 import os
 import select
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asana_webhooks import Secret, SQLiteStore
+from asana_webhooks.store.sqlite.file import sqlite3
+from benchmarks.bodies import SECRET
+from benchmarks.filled import DAY, KEPT, Waiting, arriving, fill, numbered_id
+from benchmarks.growth import WrittenPages
 from benchmarks.harness import OURS, Case, Goal, Round, Spread, UnequalWorkError, compare, percentile
 
 
@@ -89,6 +97,50 @@ def test_the_best_comes_first() -> None:
     for options, names in orders:
         competitors = {"peer": rounds(2), "a": rounds(3), "c": rounds(1)}
         assert list(compare(case(competitors, rounds=1, **options)).names) == names
+
+
+def schema(path: str) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+async def test_a_filled_file_is_one_that_a_store_could_have_written(tmp_path: Path) -> None:
+    """Each registration has its turn, its later deliveries follow, the delayed ones do not, and all keys are old."""
+    path = str(tmp_path / "filled.db")
+    delayed = Waiting(count=3, first=3, over=1, delayed=True)
+    waiting = [Waiting(count=5, over=2), delayed]
+    await asyncio.to_thread(fill, path, registrations=4, done=20, waiting=waiting, age=DAY)
+    async with SQLiteStore(new := str(tmp_path / "new.db")):
+        assert schema(new) == schema(path)
+    async with SQLiteStore(path) as store:
+        assert await store.integrity_check() == []
+        assert (await store.health()).waiting == 8
+        last = await store.find_registration(numbered_id(3))
+        assert last is not None
+        assert last.secret == Secret(SECRET)
+        served = []
+        while leases := await store.claim(10, lease=60, ordered=True):
+            served.append([lease.id for lease in leases])
+            assert all([await store.ack(lease) for lease in leases])
+        assert served == [[1, 2], [3, 4], [5]]
+        (one,) = arriving(1, registrations=4)
+        assert [await store.put(one), await store.put(one)] == ["stored", "duplicate"]
+        assert await store.purge(older_than=KEPT + DAY + 60) == 0
+        assert await store.purge(older_than=DAY) == 28
+
+
+def test_a_page_counts_for_each_transaction_that_writes_it(tmp_path: Path) -> None:
+    """A counted page is one that SQLite has to write: the same one again in the next transaction."""
+    path = str(tmp_path / "counted.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY)")
+        for transactions in (1, 2_000):  # more than SQLite lets its log grow to, if it can empty it
+            written = WrittenPages(path)
+            for _ in range(transactions):
+                db.execute("INSERT INTO rows DEFAULT VALUES")
+            assert written.close() == pytest.approx(transactions, rel=0.01)
 
 
 STARTING = """
