@@ -77,8 +77,7 @@ class MemoryStore:
         self._served: dict[str, int] = {}
         """The fence of the last claim that took a delivery of each registration."""
         self._ids = count(1)
-        self._claims = count(1)
-        self._opened = count(1)
+        self._counter = count(1)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -151,7 +150,7 @@ class MemoryStore:
         if not rules.may_open(live, replaces=new.replaces):
             return False
         self._registrations[new.id] = new
-        self._numbers[new.id] = next(self._opened)
+        self._numbers[new.id] = next(self._counter)
         return True
 
     async def add_candidate(self, id: str, secret: Secret) -> bool:
@@ -198,17 +197,20 @@ class MemoryStore:
         found = self._find(id)
         if found is None:
             return False
-        self._registrations[id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
-        for delivery in self._quarantined(id):
-            del self._inbox[delivery.id]
+        self._close(found)
         return found.echoed
+
+    def _close(self, found: Registration) -> None:
+        self._registrations[found.id] = evolve(found, state=RegistrationState.CLOSED, secret=None, candidates=())
+        for delivery in self._quarantined(found.id):
+            del self._inbox[delivery.id]
 
     async def expire_registrations(self) -> Sequence[Registration]:
         """See `Store.expire_registrations`."""
         now = self._now()
         overdue = [one for one in self._registrations.values() if rules.as_found(one, now=now) is not one]
         for registration in overdue:
-            await self.close_registration(registration.id)
+            self._close(registration)
         return overdue
 
     async def find_registration(self, id: str) -> Registration | None:
@@ -289,7 +291,7 @@ class MemoryStore:
         check_seconds("lease", lease)
         claimable = self._claimable(now, ordered=ordered, halt=halt)
         chosen = self._by_turn(claimable, max(rules.check_integer("limit", limit), 0))
-        fence = next(self._claims)
+        fence = next(self._counter)
         leases = []
         for one in chosen:
             shared = self._details(one) | {"alone": rules.is_alone(one.unanswered)}
@@ -366,9 +368,8 @@ class MemoryStore:
         counts = Counter(one.state_at(now) for one in self._inbox.values())
         unfinished = {DeliveryState.WAITING, DeliveryState.DELAYED, DeliveryState.LEASED}
         arrivals = [one.received_at for one in self._inbox.values() if one.state in unfinished]
-        confirmed = self._listed(state=RegistrationState.CONFIRMED)
-        silent = [one for one in confirmed if rules.last_sign(one) < now - rules.SILENT_AFTER]
-        silent.sort(key=rules.last_sign)
+        confirmed = sorted(self._listed(state=RegistrationState.CONFIRMED), key=rules.last_sign)
+        silent = [one.webhook_gid or "" for one in confirmed if rules.last_sign(one) < now - rules.SILENT_AFTER]
         return StoreHealth(
             waiting=min(counts[DeliveryState.WAITING] + counts[DeliveryState.DELAYED], MAX_COUNT),
             leased=min(counts[DeliveryState.LEASED], MAX_COUNT),
@@ -377,7 +378,7 @@ class MemoryStore:
             oldest_age=max(0.0, now - min(arrivals)) if arrivals else None,
             writable=True,
             webhooks=min(len(confirmed), MAX_COUNT),
-            silent=tuple(one.webhook_gid or "" for one in silent[: rules.MAX_SILENT]),
+            silent=tuple(silent[: rules.MAX_SILENT]),
         )
 
     # Maintenance
@@ -423,13 +424,11 @@ class MemoryStore:
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`."""
         before = self._now() - check_seconds("older_than", older_than)
-        keys = [key for key, at in self._seen.items() if max(at, key[2] / 1000) < before]
+        seen = {key: at for key, at in self._seen.items() if max(at, key[2] / 1000) >= before}
         letters = [one for one in self._inbox.values() if one.state is DeliveryState.DEAD] if dead else []
-        buried = [one.id for one in letters if one.received_at < before]
-        for key in keys:
-            del self._seen[key]
-        for id in buried:
-            del self._inbox[id]
+        buried = {one.id for one in letters if one.received_at < before}
+        gone = len(self._seen) - len(seen) + len(buried)
+        self._seen, self._inbox = seen, {id: one for id, one in self._inbox.items() if id not in buried}
         in_use = {one.new.registration for one in self._inbox.values()}
         for registration in list(self._registrations.values()):
             is_old = registration.state is RegistrationState.CLOSED and registration.deadline < before
@@ -437,7 +436,7 @@ class MemoryStore:
                 del self._registrations[registration.id]
                 del self._numbers[registration.id]
                 self._served.pop(registration.id, None)
-        return len(keys) + len(buried)
+        return gone
 
     def _quarantined(self, id: str) -> list[_Delivery]:
         quarantined = (one for one in self._inbox.values() if one.state is DeliveryState.QUARANTINED)

@@ -16,7 +16,7 @@ from asana_webhooks.store.memory import MemoryStore
 class NoDeadline(MemoryStore):
     """It sees no deadline before an overdue registration expires."""
 
-    async def find_registration(self, id: str) -> Registration | None:
+    def _find(self, id: str) -> Registration | None:
         self._now()
         return self._registrations.get(id)
 
@@ -26,7 +26,7 @@ class Twice(MemoryStore):
 
     def _add(self, new: Registration) -> bool:
         self._registrations[new.id] = new
-        self._numbers[new.id] = next(self._opened)
+        self._numbers[new.id] = next(self._counter)
         return True
 
 
