@@ -163,9 +163,8 @@ class DatabaseFile:
     def connect(self) -> sqlite3.Connection:
         """Open the database for writing. The first call creates the file and its tables if missing.
 
-        Returns:
-            The connection, for this thread only. A store has one of these at a time. It alone empties the log: some
-            versions of SQLite can lose a commit made meanwhile.
+        The connection is for this thread only. A store has one of these at a time. It alone empties the log: some
+        versions of SQLite can lose a commit made meanwhile.
 
         Raises:
             ConfigurationError: the path is not usable, or the file belongs to another program or version.
@@ -174,11 +173,7 @@ class DatabaseFile:
         return self._connect(self._open)
 
     def connect_to_read(self) -> sqlite3.Connection:
-        """Open the database for reading, after `connect` has opened it. It raises the same errors.
-
-        Returns:
-            The connection, for this thread only. It can neither write nor empty the log, not even when it closes.
-        """
+        """Open the database for reading in this thread, after `connect` has opened it; it raises the same errors."""
         return self._connect(self._open_to_read)
 
     def disconnect(self, connection: sqlite3.Connection) -> None:
@@ -230,7 +225,7 @@ class DatabaseFile:
 
     def _is_empty(self) -> bool:
         found = _stat(self._path)
-        return found is None or found.st_size == 0
+        return not (found and found.st_size)
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -250,13 +245,14 @@ class DatabaseFile:
         return connection
 
     def _open_to_read(self) -> sqlite3.Connection:
-        # mode=ro, not query_only: a query_only connection that closes last still empties the log.
+        # It must not empty the log. A connection with query_only does when it closes last.
         uri = f"{self._path.as_uri()}?mode=ro"
         return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         give_up_at = time.monotonic() + self._busy_timeout
-        while True:
+        mode = ""
+        while not mode:
             try:
                 if self._is_empty():  # later it has no effect, and waits for others that write
                     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -266,8 +262,6 @@ class DatabaseFile:
                 if not is_transient(error) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.005)
-            else:
-                break
         if mode != "wal":
             problem = "this file system does not support SQLite's write-ahead log"
             raise StoreUnavailableError(problem=problem, advice="Put the file on a local disk.")

@@ -85,7 +85,7 @@ class Maintenance:
         self._log_file = self._file.log_identity()
         self._data_version = None
         with suppress(sqlite3.Error):
-            self._data_version = _data_version(connection)
+            self._data_version = _read(connection, "data_version")
         return connection
 
     def before(self, connection: sqlite3.Connection) -> None:
@@ -109,7 +109,7 @@ class Maintenance:
     def check_disk(self, connection: sqlite3.Connection) -> None:
         """Raise `StoreUnavailableError` if the disk is nearly full, and the file has no unused pages to make up."""
         free = shutil.disk_usage(self._file.directory).free
-        if free < DISK_RESERVE and free + PAGE * _free_pages(connection) < DISK_RESERVE:
+        if free < DISK_RESERVE and free + PAGE * _read(connection, "freelist_count") < DISK_RESERVE:
             problem = f"less than {DISK_RESERVE // 1024**2} MiB are free on the disk, which workers need"
             raise StoreUnavailableError(problem=problem, advice="Make room.")
 
@@ -136,12 +136,12 @@ class Maintenance:
 
     def give_back(self, connection: sqlite3.Connection) -> bool:
         """Give some unused pages back to the file system, within a transaction. False: there is nothing left to do."""
-        before = free = _free_pages(connection)
+        before = free = _read(connection, "freelist_count")
         end = time.monotonic() + STEP_TIME
         while free > FREE_PAGES and time.monotonic() < end:
             connection.execute("PRAGMA incremental_vacuum(1)")  # executed once, it never gives back more than one
             free -= 1
-        free = _free_pages(connection)
+        free = _read(connection, "freelist_count")
         self._has_shrunk = free <= FREE_PAGES
         return FREE_PAGES < free < before
 
@@ -150,7 +150,8 @@ class Maintenance:
         self._looked_at = time.monotonic()
         if self._is_shared or not is_affected(sqlite3.sqlite_version_info):
             return
-        before, self._data_version = self._data_version, _data_version(connection)
+        # It changes when another connection has committed: https://www.sqlite.org/pragma.html#pragma_data_version
+        before, self._data_version = self._data_version, _read(connection, "data_version")
         if before is not None and self._data_version != before:  # our own reader never writes
             self._is_shared = True
             _log.warning(_SHARED_LOG, str(self._file), sqlite3.sqlite_version)
@@ -163,22 +164,13 @@ class Maintenance:
         return (*stuck, *shared)
 
 
-def _free_pages(connection: sqlite3.Connection) -> int:
-    (count,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return int(count)
-
-
-def _data_version(connection: sqlite3.Connection) -> int:
-    """Return a number that changes when another connection has committed.
-
-    Source: https://www.sqlite.org/pragma.html#pragma_data_version
-    """
-    (version,) = connection.execute("PRAGMA data_version").fetchone()
-    return int(version)
+def _read(connection: sqlite3.Connection, pragma: str) -> int:
+    (number,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    return int(number)
 
 
 def _empty(connection: sqlite3.Connection) -> bool:
-    (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    timeout = _read(connection, "busy_timeout")
     connection.execute(f"PRAGMA busy_timeout = {READER_TIMEOUT}")
     try:
         (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
