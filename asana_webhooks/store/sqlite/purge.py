@@ -28,7 +28,7 @@ DEAD = """
 
 PURGE_REGISTRATIONS = """
     DELETE FROM registrations WHERE number IN (
-        SELECT number FROM registrations WHERE state = 'closed' AND deadline < ?
+        SELECT number FROM registrations WHERE state <> 'confirmed' AND state = 'closed' AND deadline < ?
             AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.registration = registrations.number)
         LIMIT 500
     )

@@ -140,7 +140,7 @@ class Registrations(Database):
 
     async def expire_registrations(self) -> Sequence[Registration]:
         """See `Store.expire_registrations`."""
-        overdue = "state = 'pending' AND deadline <= ?"
+        overdue = "state <> 'confirmed' AND state = 'pending' AND deadline <= ?"
 
         def find(db: sqlite3.Connection) -> list[Registration]:
             failed: dict[str | None, str] = {}
