@@ -167,12 +167,13 @@ class Registrations(Database):
 
     def _find(self, db: sqlite3.Connection, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
         """Find several; equal ids share one lookup, and open their secrets once."""
+        now = self._clock()
         found: dict[str, Registration | StoreError | None] = {}
         for id in dict.fromkeys(ids):
             try:
                 rows = named(db.execute(f"{FIND} WHERE id = ?", (id,)))
                 opened = (self._opened(db, row, self._sealer.open) for row in rows)
-                found[id] = next((as_found(one, now=self._clock()) for one in opened), None)
+                found[id] = next((as_found(one, now=now) for one in opened), None)
             except StoreUnavailableError as error:
                 found[id] = error
         return [found[id] for id in ids]
