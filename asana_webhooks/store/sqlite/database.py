@@ -60,7 +60,7 @@ class Database:
 
     def _connect_to_read(self) -> sqlite3.Connection:
         if self._file.opened is None:
-            self._file.disconnect(self._file.connect())  # a reader cannot create tables, and would leave a log behind
+            self._writer.connect()  # a reader cannot create tables, and would leave a log behind
         return self._file.connect_to_read()
 
     def _check_loop(self) -> None:

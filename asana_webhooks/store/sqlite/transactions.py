@@ -149,6 +149,10 @@ class TransactionQueue:
             advice = "Use a faster disk, or raise max_operations and max_bytes."
             raise StoreFullError(problem="too many operations or bytes are waiting", advice=advice)
 
+    def connect(self) -> None:
+        """Connect without a transaction. It blocks; call it in another thread."""
+        self._executor.submit(self._connected).result()
+
     async def aclose(self) -> None:
         """Wait for the operations in flight, then close the connection and end the thread."""
         while self._busy:
