@@ -82,11 +82,7 @@ class TestSealed:
             for secret in (SECRET, OTHER):
                 assert secret.reveal().encode() not in files(path)
         assert SECRET.reveal().encode() not in files(path)
-        assert rows(path, "SELECT key_id FROM registrations UNION ALL SELECT key_id FROM candidates") == [
-            ("k",),
-            (None,),
-            ("k",),
-        ]
+        assert rows(path, "SELECT key_id FROM secrets") == [("k",), ("k",)]
 
     @pytest.mark.parametrize("ending", ["close", "confirm", "sweep"])
     async def test_what_is_dropped_is_wiped(self, path: Path, ending: str) -> None:
@@ -119,7 +115,7 @@ class TestSealed:
             found = await receiver.find_registration("r")
             assert found is not None
             assert found.secret == SECRET
-        assert rows(path, "SELECT secret, key_id FROM registrations") == [(SECRET.reveal().encode()[::-1], "k1")]
+        assert rows(path, "SELECT secret, key_id FROM secrets") == [(SECRET.reveal().encode()[::-1], "k1")]
 
     async def test_deliveries_need_no_box(self, path: Path) -> None:
         """Storing and claiming deliveries asks the box for nothing, in quarantine and after."""
@@ -211,7 +207,7 @@ class TestBoxFails:
             assert (found.state, found.echoed) == (RegistrationState.CLOSED, True)
             clock.advance(61)
             await store.purge(older_than=60)
-        for table in ("candidates", "registrations"):
+        for table in ("secrets", "registrations"):
             assert rows(path, f"SELECT count(*) FROM {table}") == [(0,)]
 
     async def test_a_secret_is_opened_once_for_all_who_ask(self, path: Path) -> None:
@@ -387,7 +383,7 @@ async def test_without_a_box(path: Path) -> None:
         found = await store.find_registration("r")
     assert found is not None
     assert found.secret == SECRET
-    assert rows(path, "SELECT secret, key_id FROM registrations") == [(SECRET.reveal(), None)]
+    assert rows(path, "SELECT secret, key_id FROM secrets") == [(SECRET.reveal(), None)]
     assert modes(path.parent) == {"store.db": 0o600}
 
 
@@ -445,11 +441,7 @@ class TestReseal:
             caplog.clear()
             assert await store.reseal() == 2
         assert box.calls.count("open lost") == 1
-        assert rows(path, "SELECT id, key_id FROM registrations WHERE secret IS NOT NULL") == [
-            ("r", "new"),
-            ("a", "lost"),
-            ("b", "lost"),
-        ]
+        assert rows(path, "SELECT key_id FROM secrets ORDER BY number") == [("new",), ("new",), ("lost",), ("lost",)]
         (warning,) = [record.getMessage() for record in caplog.records]
         assert "'lost'" in warning
 
@@ -461,7 +453,7 @@ class TestReseal:
         async with SQLiteStore(path, secret_box=Box(error=TimeoutError())) as store:
             with pytest.raises(StoreUnavailableError, match="cannot seal"):
                 await store.reseal()
-        assert rows(path, "SELECT DISTINCT key_id FROM candidates") == [(None,)]
+        assert rows(path, "SELECT DISTINCT key_id FROM secrets") == [(None,)]
 
     async def test_nothing_is_locked_meanwhile(self, path: Path) -> None:
         """While the box is asked others write: what they wrote is kept, and sealed as well if the box can open it."""
@@ -469,20 +461,19 @@ class TestReseal:
         class Slow(Box):
             def seal(self, secret: Secret) -> bytes:
                 if not self.calls.count("seal"):
-                    rows(path, "UPDATE registrations SET secret = NULL, state = 'closed'")
-                    rows(path, "UPDATE candidates SET secret = x'00', key_id = 'theirs'")
+                    rows(path, "DELETE FROM secrets WHERE registration = 1")
+                    rows(path, "UPDATE secrets SET secret = x'00', key_id = 'theirs'")
                 return super().seal(secret)
 
         async with SQLiteStore(path, secret_box=Slow(lost={"theirs"})) as store:
             assert await store.reseal() == 0
-        assert rows(path, "SELECT secret, key_id FROM candidates") == [(b"\0", "theirs")]
-        assert rows(path, "SELECT DISTINCT secret, key_id FROM registrations") == [(None, None)]
+        assert rows(path, "SELECT secret, key_id FROM secrets") == [(b"\0", "theirs")]
         async with SQLiteStore(path, secret_box=Box()) as store:
             assert await store.reseal() == 1
-        assert rows(path, "SELECT secret, key_id FROM candidates") == [(b"\0", "k1")]
+        assert rows(path, "SELECT secret, key_id FROM secrets") == [(b"\0", "k1")]
 
     async def test_a_candidate_that_is_confirmed_meanwhile(self, path: Path) -> None:
-        """Its secret is sealed anew where it has gone."""
+        """Its secret is sealed anew all the same."""
 
         class Slow(Box):
             def seal(self, secret: Secret) -> bytes:
@@ -496,7 +487,7 @@ class TestReseal:
 
         async with SQLiteStore(path, secret_box=Slow()) as store:
             assert await store.reseal() == 2
-        assert rows(path, "SELECT id, key_id FROM registrations ORDER BY id") == [("p", "k1"), ("r", "k1")]
+        assert rows(path, "SELECT registration, key_id FROM secrets ORDER BY number") == [(1, "k1"), (2, "k1")]
 
 
 class TestFernetBox:

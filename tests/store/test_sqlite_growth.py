@@ -18,10 +18,10 @@ from tests.store.sqlite_help import SECRET, confirmed, in_reader, in_writer, new
 T = TypeVar("T")
 
 REGISTRATIONS = """
-    INSERT INTO registrations (number, id, resource, label, public_url, state, opened_at, deadline, webhook_gid, key_id,
-        secret)
-    SELECT n + 1, 'other' || n, '1', n, '', '{}', :now - 1e6, :now + 1e6, n, 'k', x'00' FROM many
+    INSERT INTO registrations (number, id, resource, label, public_url, state, opened_at, deadline, webhook_gid)
+    SELECT n + 1, 'other' || n, '1', n, '', '{}', :now - 1e6, :now + 1e6, n FROM many
 """
+SECRETS = "INSERT INTO secrets (registration, id, secret, key_id) SELECT n + 1, n, x'00', 'k' FROM many"
 DELIVERIES = """
     INSERT INTO inbox (id, registration, state, received_at, turn, since, due_at, fence)
     SELECT {}, {}, '{}', :now, {}, {} FROM many
@@ -45,7 +45,8 @@ KINDS = {
         DELIVERIES.format(":number + n", "n + 1", "open", "n", OPEN),
     ],
     "quarantined": [REGISTRATIONS.format("pending"), DELIVERIES.format("n", "n + 1", "quarantined", "NULL", OPEN)],
-    "confirmed": [CONFIRMED],
+    "confirmed": [CONFIRMED, SECRETS],
+    "pending": [REGISTRATIONS.format("pending"), SECRETS],
     "closed": [REGISTRATIONS.format("closed")],
 }
 """Rows to add, as statements over the numbers from 1. Registration 1 is there already."""

@@ -229,7 +229,8 @@ STEPS = st.one_of(
     st.tuples(st.just("put"), st.sampled_from(NAMES), st.integers(1, 3)),
     st.tuples(st.just("claim"), st.integers(1, 4), st.booleans()),
     st.tuples(st.sampled_from(["ack", "retry", "bury", "release"]), st.integers(0, 9)),
-    st.tuples(st.sampled_from(["requeue", "discard"]), st.integers(1, 12)),
+    st.tuples(st.just("discard"), st.integers(1, 12)),
+    st.tuples(st.just("requeue"), st.integers(0, 9)),
     st.tuples(st.sampled_from(["purge", "confirm", "advance"])),
 )
 TURNS = "SELECT id FROM inbox WHERE turn IS NOT NULL ORDER BY id"
@@ -243,6 +244,7 @@ class Machine:
         self.store = store
         self.clock = clock
         self.leases: list[Lease] = []
+        self.dead: list[int] = []
         self.puts = 0
 
     async def take(self, step: str, *values: Any) -> None:
@@ -252,15 +254,17 @@ class Machine:
         elif step == "claim":
             limit, ordered = values
             self.leases += await store.claim(limit, lease=30, ordered=ordered)
-        elif step in {"requeue", "discard"}:
-            await getattr(store, step)(*values)
+        elif step == "discard":
+            await store.discard(*values)
+        elif step == "requeue" and self.dead:
+            await store.requeue(self.dead.pop(values[0] % len(self.dead)))
         elif step == "purge":
             await store.purge(older_than=20, dead=True)
         elif step == "confirm":
             await store.confirm_registration("p", webhook_gid="3", secret=SECRET)
         elif step == "advance":
             self.clock.advance(10)
-        elif self.leases:
+        elif self.leases and step != "requeue":
             await self._end(step, self.leases.pop(values[0] % len(self.leases)))
 
     async def _put(self, id: str, number: int) -> None:
@@ -274,8 +278,10 @@ class Machine:
             await self.store.ack(lease)
         elif how == "release":
             await self.store.release(lease)
-        else:
-            await self.store.fail(lease, error="", retry_in=15 if how == "retry" else None)
+        elif how == "retry":
+            await self.store.fail(lease, error="", retry_in=15)
+        elif await self.store.fail(lease, error="", retry_in=None):
+            self.dead.append(lease.id)
 
 
 @settings(max_examples=30)

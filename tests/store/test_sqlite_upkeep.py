@@ -1,6 +1,7 @@
 """How a `SQLiteStore` forgets, and what it says when it cannot keep up."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -105,15 +106,17 @@ class TestRoom:
         """While no more can be queued for the disk it is not writable, and is again when that is written."""
         async with SQLiteStore(path, max_operations=3) as store:
             await confirmed(store)
-            puts = [asyncio.ensure_future(store.put(new(number))) for number in range(3)]
-            await asyncio.sleep(0)
+            go_on = threading.Event()
+            hung = in_writer(store, lambda _: go_on.wait(20))
+            puts = [store.put(new(number)) for number in range(3)]
             health = await store.health()
             assert not health.writable
             with pytest.raises(StoreFullError) as caught:
                 await store.put(new(9))
             assert health.problems == (str(caught.value),)
             assert "max_operations" in health.problems[0]
-            assert await asyncio.gather(*puts) == ["stored"] * 3
+            go_on.set()
+            assert await asyncio.gather(*puts, hung) == [*["stored"] * 3, True]
             health = await store.health()
             assert (health.writable, health.problems) == (True, ())
 
