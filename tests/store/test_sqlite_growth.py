@@ -36,6 +36,7 @@ KINDS = {
     "keys": ["INSERT INTO seen SELECT :now * 1000 + n, x'00', 1, :now FROM many"],
     "waiting": [DELIVERIES.format("n", "1", "open", "iif(n = 1, 1, NULL)", OPEN)],
     "waiting apart": [CONFIRMED, DELIVERIES.format("n", "n + 1", "open", "n", OPEN)],
+    "delayed": [CONFIRMED, DELIVERIES.format("n", "n + 1", "open", "n", DELAYED)],
     "delayed, others behind": [CONFIRMED, DELIVERIES.format("n", "n + 1", "open", "n", DELAYED), BEHIND],
     "leased, others behind": [CONFIRMED, DELIVERIES.format("n", "n + 1", "open", "n", LEASED), BEHIND],
     "dead": [DELIVERIES.format("n", "1", "dead", "NULL", OPEN)],
@@ -92,6 +93,8 @@ Calls = Callable[[SQLiteStore, Meter], AsyncIterator[tuple[str, int]]]
 async def costs(store: SQLiteStore, meter: Meter) -> AsyncIterator[tuple[str, int]]:
     """Make each call once; yield the steps it took."""
     measure = meter.measure
+    yield "first claim", (await measure(store.claim(0, lease=60)))[1]
+    yield "idle claim", (await measure(store.claim(0, lease=60)))[1]
     puts = [new(number) for number in range(50)]
     yield "put", (await measure(asyncio.gather(*(store.put(one) for one in puts))))[1]
     yield "duplicates", (await measure(asyncio.gather(*(store.put(one) for one in puts))))[1]

@@ -104,6 +104,27 @@ async def adopted(store: SQLiteStore, id: str) -> None:
     assert await store.adopt_registration(id, **where, webhook_gid=f"gid of {id}", secret=SECRET)
 
 
+async def test_an_idle_claim_writes_nothing(store: SQLiteStore, clock: Clock) -> None:
+    """While nothing can be claimed, only the first claim begins to write; none misses what can be claimed later."""
+    begun: list[str] = []
+    await in_writer(store, lambda db: db.set_trace_callback(begun.append))
+
+    async def expect_idle() -> None:
+        await store.claim(1, lease=60)
+        begun.clear()
+        assert [await store.claim(1, lease=60) for _ in range(3)] == [(), (), ()]
+        assert begun == []
+
+    await expect_idle()
+    await store.put(new(1))
+    (lease,) = await store.claim(1, lease=60)
+    await store.fail(lease, error="", retry_in=30)
+    for change in (30, 60, -3600):  # its delay ends, its lease runs out, the clock is set back
+        await expect_idle()
+        clock.advance(change)
+        assert len(await store.claim(1, lease=60)) == 1
+
+
 class TestNumbers:
     """What has a number keeps it for itself."""
 
