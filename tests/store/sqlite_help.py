@@ -2,7 +2,9 @@
 
 import asyncio
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +47,17 @@ def in_writer(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) 
 def in_reader(store: SQLiteStore, operation: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
     """Run something on the store's connection that reads, in its thread."""
     return store._reader.submit(operation)
+
+
+@contextmanager
+def hanging_reader(store: SQLiteStore) -> Iterator[None]:
+    """Let the store's thread that reads hang while the block runs."""
+    go_on = threading.Event()
+    in_reader(store, lambda _: go_on.wait(60))
+    try:
+        yield
+    finally:
+        go_on.set()
 
 
 SIGNATURES = "SELECT lower(hex(signature)) FROM seen ORDER BY received_at, signature"

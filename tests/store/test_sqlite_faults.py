@@ -236,7 +236,9 @@ class TestLocked:
             for name, id in ((path, "r"), (path.with_name("new.db"), None)):
                 reader = SQLiteStore(name, busy_timeout=0.05)
                 found = await asyncio.gather(
-                    reader.find_registration("r"), reader.deliveries(state=DeliveryState.DEAD), reader.find_registration("unknown")
+                    reader.find_registration("r"),
+                    reader.deliveries(state=DeliveryState.DEAD),
+                    reader.find_registration("unknown"),
                 )
                 assert [found[0] and found[0].id, *found[1:]] == [id, [], None]
                 await reader.aclose()

@@ -11,7 +11,7 @@ from asana_webhooks.errors import StoreFullError
 from asana_webhooks.store import SQLiteStore
 from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.stores import Clock
-from tests.store.sqlite_help import confirmed, in_writer, new, opened, rows
+from tests.store.sqlite_help import confirmed, hanging_reader, in_writer, new, opened, rows
 
 MIB = 1024**2
 
@@ -104,7 +104,7 @@ class TestRoom:
 
     async def test_too_much_is_waiting_to_be_written(self, path: Path) -> None:
         """While no more can be queued for the disk it is not writable, and is again when that is written."""
-        async with SQLiteStore(path, max_operations=3) as store:
+        async with SQLiteStore(path, max_operations=3, busy_timeout=20) as store:
             await confirmed(store)
             go_on = threading.Event()
             hung = in_writer(store, lambda _: go_on.wait(20))
@@ -124,9 +124,11 @@ class TestRoom:
         """It is not writable either: a delivery needs the secret of its webhook. The health itself needs no room."""
         async with SQLiteStore(path, max_operations=3) as store:
             await confirmed(store)
-            finds = [asyncio.ensure_future(store.find_registration("r")) for _ in range(3)]
-            await asyncio.sleep(0)
-            answers = await asyncio.gather(*(store.health() for _ in range(9)))
+            with hanging_reader(store):
+                finds = [asyncio.ensure_future(store.find_registration("r")) for _ in range(3)]
+                asked = [asyncio.ensure_future(store.health()) for _ in range(9)]
+                await asyncio.sleep(0)  # all have found that there is no room
+            answers = await asyncio.gather(*asked)
             with_room = [health for health in answers if health.writable or "waiting" not in health.problems[0]]
             assert (len(answers), with_room) == (9, [])
             assert None not in await asyncio.gather(*finds)
