@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
 
 from asana_webhooks import Receiver, SQLiteStore
+from asana_webhooks.store.base import NewDelivery, PutResult
 from tests.helpers.receiving import ROOT, locked, prepare, stored
 from tests.helpers.stores import body, event
 from tests.receiver.broken import (
@@ -30,6 +31,7 @@ from tests.receiver.broken import (
     told,
 )
 from tests.store.sqlite_help import allow, in_writer
+from tests.subscriptions.scenes import LoopClock
 
 GROWING = """
 import asyncio, contextlib, subprocess, sys
@@ -134,12 +136,22 @@ class TestLocked:
         assert await here.deliver() == DONE
         here.check()
 
-    async def test_for_longer_than_the_receiver_waits(self, path: Path) -> None:
+    async def test_for_longer_than_the_receiver_waits(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is 503 before Asana gives up; when it is stored after all, the next try is its duplicate."""
-        async with scene(path, answer_within=0.3) as here:
-            content = body(event())
+        clock, is_putting = LoopClock(), asyncio.Event()
+        async with scene(path, answer_within=60, busy_timeout=30) as here:
+            put, content = here.store.put, body(event())
+
+            def noting(delivery: NewDelivery) -> Awaitable[PutResult]:
+                is_putting.set()
+                return put(delivery)
+
+            monkeypatch.setattr(here.store, "put", noting)
             with locked(path):
-                assert await here.deliver(content) == (503, b"not stored in time")
+                delivering = asyncio.create_task(here.deliver(content))
+                await is_putting.wait()
+                clock.turn(60)
+                assert await delivering == (503, b"not stored in time")
             assert await here.deliver(content) == DONE
         here.check()
 

@@ -11,7 +11,9 @@ from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.receiver.receiver import RegistrationCache
 from asana_webhooks.receiver.signature import verify_signature
 from asana_webhooks.store.base import NewDelivery, PutResult, Registration, RegistrationState, registration_id
+from tests.helpers.cancelling import pass_turns
 from tests.helpers.stores import ENDPOINT, SECRET, body, event, register
+from tests.subscriptions.scenes import LoopClock
 
 ID = registration_id(ENDPOINT)
 OTHER = Secret("4f8b1e07c92d5a36be70d1f29c8a6453")
@@ -214,22 +216,30 @@ async def test_where_there_is_no_room(store: Asked) -> None:
 @pytest.mark.parametrize("is_whole", [True, False])
 async def test_a_cached_delivery_has_its_timeout(store: Asked, is_whole: bool) -> None:
     """A store that hangs over a delivery whose registration is known is given up in time."""
-    receiver = Receiver(store, timeout=0.02)
+    receiver, clock = Receiver(store, timeout=60), LoopClock()
     assert (await deliver(receiver)).status == 200
     store.hangs = True
     content = body(event())
 
-    reply = await receiver.receive(ENDPOINT, signed(content), content if is_whole else stream(content))
+    receiving = asyncio.create_task(
+        receiver.receive(ENDPOINT, signed(content), content if is_whole else stream(content))
+    )
+    await store.putting.acquire()
+    clock.turn(60)
+    reply = await receiving
     assert (reply.status, reply.body) == (503, b"not stored in time")
     assert receiver.counts["not stored in time"] == 1
 
 
 async def test_the_whole_time_is_short_for_a_body_too(store: Asked) -> None:
     """A known registration's body is read within the time for the answer, should that be the shorter one."""
-    receiver = Receiver(store, timeout=0.02)
+    receiver, clock = Receiver(store, timeout=60, body_timeout=90), LoopClock()
     assert (await deliver(receiver)).status == 200
 
-    assert (await receiver.receive(ENDPOINT, signed(b"{}"), stuck())).body == b"not stored in time"
+    receiving = asyncio.create_task(receiver.receive(ENDPOINT, signed(b"{}"), stuck()))
+    await pass_turns(2)
+    clock.turn(60)
+    assert (await receiving).body == b"not stored in time"
 
 
 def confirmed(id: str) -> Registration:
