@@ -40,6 +40,7 @@ from tests.helpers.raw import (
     until,
 )
 from tests.helpers.tokens import oauth_token
+from tests.subscriptions.scenes import LoopClock
 
 ANOTHER_LOOP = "belongs to another event loop"
 
@@ -105,10 +106,12 @@ class TestLoops:
 
     async def test_closing_from_a_thread_leaves_calls_alone(self) -> None:
         """It is refused, and a call that waits in its own loop still ends when it should."""
-        async with raw_server(dripping(b"", b"")) as server, session(server.url, timeout=0.5) as asana:
+        clock = LoopClock()
+        async with raw_server(dripping(b"", b"")) as server, session(server.url, timeout=60) as asana:
             call = asyncio.create_task(asana.send(CREATE.request))
             await server.got(1)
             error = await asyncio.to_thread(in_thread, asana.aclose)
+            clock.turn(60)
             with pytest.raises(CreateOutcomeUnknownError, match="waiting for an answer after"):
                 await call
 

@@ -43,8 +43,11 @@ from asana_webhooks.models import Secret
 from asana_webhooks.testing import FakeAsana, Fault
 from asana_webhooks.testing.oauth import AppRecord
 from tests.helpers.cancelling import Way, cancel_at_every_step, cancel_once, let_timeout_expire, pass_turns
+from tests.helpers.raw import until
 from tests.helpers.servers import ScriptedServer, Step, answer, errors, scripted_server
 from tests.helpers.tokens import oauth_token
+from tests.helpers.virtual import jumping_clock
+from tests.subscriptions.scenes import LoopClock
 
 TOKEN_URL = "https://app.asana.com/-/oauth_token"
 GRANTED: dict[str, Any] = {"access_token": "2/11/22:granted", "token_type": "bearer", "expires_in": 3600}
@@ -379,24 +382,28 @@ class TestTime:
     @pytest.mark.parametrize("trouble", ["hang", errors(503, "no")])
     async def test_an_endpoint_in_trouble_is_asked_once_in_ten_seconds(self, trouble: Step) -> None:
         """While the old token is good one call waits for the refresh, and those beside it and after it do not."""
-        now = [1_000_000.0]
+        now, loop_clock = [1_000_000.0], LoopClock()
         async with scripted_server(trouble) as server:
             token = canary_token(
                 server.url,
                 access_token="still-good",
                 expires_at=datetime.fromtimestamp(now[0] + 50, UTC),
-                timeout=0.1,
+                timeout=50,
                 clock=lambda: now[0],
             )
             first = asyncio.create_task(token())
             await server.got_request.wait()
             assert [await token() for _ in range(3)] == ["still-good"] * 3
             now[0] += 11  # it fails so much later than it began
+            loop_clock.turn(50)
             assert await first == "still-good"
             assert [await token() for _ in range(3)] == ["still-good"] * 3
             assert len(server.requests) == 1
             now[0] += 11
-            assert await token() == "still-good"
+            second = asyncio.create_task(token())
+            await until(lambda: len(server.requests) == 2)
+            loop_clock.turn(50)
+            assert await second == "still-good"
             assert len(server.requests) == 2
 
     async def test_short_lived_ones_are_not_refreshed_at_every_turn(self) -> None:
@@ -655,11 +662,13 @@ class TestCancelled:
         """It is no complaint of the loop's, and the next call tries anew."""
         complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        clock = LoopClock()
         async with scripted_server("hang", answer(200, GRANTED)) as server:
-            token = canary_token(server.url, timeout=0.05)
+            token = canary_token(server.url, timeout=50)
             asking = asyncio.create_task(token())
             await server.got_request.wait()
             asking.cancel()
+            clock.turn(50)
             await asyncio.wait(refreshing())
 
             assert await token() == GRANTED["access_token"]
@@ -700,12 +709,14 @@ class TestCancelled:
         async with FakeAsana() as fake:
             saved = SlowlySaved()
             token = oauth_token(fake, fake.register_app(), on_refresh=saved)
-            async with AsanaSession(token, base_url=fake.url, timeout=0.1) as asana:
-                for _ in range(2):
-                    with pytest.raises(DeadlineExceededError, match="token provider"):
-                        await count_webhooks(asana)
-                saved.go.set()
-                assert await count_webhooks(asana) == 0
+            with jumping_clock() as clock:
+                retry = RetryPolicy(clock=clock)
+                async with AsanaSession(token, base_url=fake.url, timeout=0.1, retry=retry) as asana:
+                    for _ in range(2):
+                        with pytest.raises(DeadlineExceededError, match="token provider"):
+                            await count_webhooks(asana)
+                    saved.go.set()
+                    assert await count_webhooks(asana) == 0
 
             assert len(saved) == 1
 
@@ -730,7 +741,7 @@ class TestCancelled:
 
 
 TROUBLE: dict[str, tuple[Step, type[AsanaError], str]] = {
-    "hang": ("hang", ConnectionFailedError, "the token endpoint did not answer within 0.2 seconds"),
+    "hang": ("hang", ConnectionFailedError, "the token endpoint did not answer within 50 seconds"),
     "reset": ("reset", ConnectionFailedError, "the connection was reset"),
     "close": ("close", ConnectionFailedError, "the connection was closed before an answer arrived"),
     "no HTTP": (b"canary-secret\r\n\r\n", ConnectionFailedError, "refreshToken"),
@@ -750,10 +761,14 @@ class TestTrouble:
         """Each trouble is one of our errors, says what was wrong, and shows no secret; then it is forgotten."""
         step, kind, problem = TROUBLE[case]
         caplog.set_level(logging.DEBUG)
+        clock = LoopClock()
         async with scripted_server(step, answer(200, GRANTED)) as server:
-            token = canary_token(server.url, timeout=0.2 if step == "hang" else 50.0)
+            token = canary_token(server.url, timeout=50)
+            asking = asyncio.create_task(token())
+            await server.got_request.wait()
+            clock.turn(50 if step == "hang" else 0)
             with pytest.raises(kind, match=problem) as caught:
-                await token()
+                await asking
             assert len(server.requests) == 1
             assert await token() == GRANTED["access_token"]
 

@@ -23,7 +23,7 @@ from tests.helpers.virtual import jumping_clock
 @pytest.fixture
 async def seconds() -> AsyncIterator[Callable[[], float]]:
     """Let waits end at once, and return the clock they move."""
-    with jumping_clock() as clock:
+    with jumping_clock(patience=5e-3) as clock:
         yield clock
 
 

@@ -37,6 +37,7 @@ from tests.helpers.virtual import (
     asking,
     good,
     in_turn,
+    jumping_clock,
     refusal,
 )
 
@@ -72,12 +73,13 @@ class TestLimiter:
     async def test_it_makes_calls_wait(self) -> None:
         """An empty bucket is waited for: no longer than slot_timeout, and the error says for what and how long."""
         limiter = AsyncLimiter(1, 3600)
-        async with asking(limiter=limiter, retry=RetryPolicy(), slot_timeout=0.2) as (asana, server):
-            await limiter.acquire()
-            with pytest.raises(
-                DeadlineExceededError, match=r"waited 0\.\d seconds for the limiter .*slot_timeout"
-            ) as caught:
-                await asana.send(CREATE.request)
+        with jumping_clock() as clock:
+            async with asking(limiter=limiter, retry=RetryPolicy(clock=clock), slot_timeout=0.2) as (asana, server):
+                await limiter.acquire()
+                with pytest.raises(
+                    DeadlineExceededError, match=r"waited 0\.2 seconds for the limiter .*slot_timeout"
+                ) as caught:
+                    await asana.send(CREATE.request)
 
             assert server.arrivals == []
             assert (caught.value.timeout, caught.value.attempts) == (0.2, 0)
@@ -257,15 +259,16 @@ async def test_waiting_for_a_connection_is_no_failure_to_connect(lent: bool) -> 
 @pytest.mark.parametrize("options", [{"limiter": Stubborn()}, {"token": stubborn}], ids=["limiter", "provider"])
 async def test_who_lets_no_cancellation_through(options: dict[str, Any]) -> None:
     """The deadline holds, nothing is sent after it, and the task counts as cancelled by nobody."""
-    limits = {"timeout": 0.05, "slot_timeout": 0.05}
-    async with raw_server(saying(framed(GET.good))) as server, session(server.url, **limits, **options) as asana:
-        with pytest.raises(DeadlineExceededError, match=r"0\.\d seconds"):
-            await asana.send(GET.request)
+    with jumping_clock() as clock:
+        limits = {"timeout": 0.05, "slot_timeout": 0.05, "clock": clock}
+        async with raw_server(saying(framed(GET.good))) as server, session(server.url, **limits, **options) as asana:
+            with pytest.raises(DeadlineExceededError, match=r"0\.\d seconds"):
+                await asana.send(GET.request)
 
-        assert server.requests == []
-        task = asyncio.current_task()
-        assert task is not None
-        assert task.cancelling() == 0
+            assert server.requests == []
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0
 
 
 @pytest.mark.parametrize("closing", [False, True])
@@ -400,15 +403,15 @@ class TestCaps:
 
     async def test_a_turn_that_does_not_come(self) -> None:
         """slot_timeout bounds the wait for a turn, and the error says what was waited for, how long, and what helps."""
-        async with self.holding(retry=RetryPolicy(), slot_timeout=0.1, max_writes=1) as (asana, server, leave):
-            first = asyncio.create_task(asana.send(PUT.request))
-            await server.arrived(1)
-            said = (
-                r"waited 0\.1 seconds for a slot of max_writes \(0 attempts\)\. .*longer slot_timeout, more max_reads"
-            )
-            with pytest.raises(DeadlineExceededError, match=said):
-                await asana.send(CREATE.request)
-            leave.release()
-            await asyncio.wait({first})
+        said = r"waited 0\.1 seconds for a slot of max_writes \(0 attempts\)\. .*longer slot_timeout, more max_reads"
+        with jumping_clock() as clock:
+            policy = RetryPolicy(clock=clock)
+            async with self.holding(retry=policy, slot_timeout=0.1, max_writes=1) as (asana, server, leave):
+                first = asyncio.create_task(asana.send(PUT.request))
+                await server.arrived(1)
+                with pytest.raises(DeadlineExceededError, match=said):
+                    await asana.send(CREATE.request)
+                leave.release()
+                await asyncio.wait({first})
 
-            assert len(server.arrivals) == 1
+                assert len(server.arrivals) == 1

@@ -35,6 +35,7 @@ from tests.helpers.raw import (
     session,
     writing_for_ever,
 )
+from tests.helpers.virtual import jumping_clock
 
 LIMIT = 0.15
 
@@ -90,9 +91,13 @@ async def test_the_status_of_a_refusal_counts_though_its_body_stalls(
 async def test_the_status_counts_though_little_time_is_left(call: Call) -> None:
     """A call whose time is short waits for such a body no longer than leaves time to say what came."""
     head = b"HTTP/1.1 403 So\r\nContent-Length: 100\r\n\r\n{"
-    async with raw_server(dripping(head, b"")) as server, session(server.url, timeout=0.5) as asana:
-        with pytest.raises(ForbiddenError):
-            await asana.send(call.request)
+    with jumping_clock() as clock:
+        async with (
+            raw_server(dripping(head, b"", every=10)) as server,
+            session(server.url, timeout=0.5, clock=clock) as asana,
+        ):
+            with pytest.raises(ForbiddenError):
+                await asana.send(call.request)
 
 
 async def test_a_429_pauses_the_session_though_its_body_stalls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from asana_webhooks.errors import (
 )
 from tests.helpers.raw import CALLS, LIST, Call, framed, raw_server, saying
 from tests.helpers.servers import Step, answer, errors, full_backlog, scripted_server
+from tests.helpers.virtual import jumping_clock
 
 TOKEN = "2/1331/7654:0123456789abcdef"
 OK = answer(200, {"data": {"gid": "43214"}})
@@ -273,10 +274,11 @@ class TestLimits:
 
             async def __aexit__(self, *_: object) -> None: ...
 
-        async with scripted_server(OK) as server:
-            retry = quick(attempts=1, attempt_timeout=0.5)
-            async with session(server.url, limiter=Slow(), retry=retry) as asana:
-                assert (await asana.send(GET)).gid == "43214"
+        with jumping_clock() as clock:
+            async with scripted_server(OK) as server:
+                retry = quick(attempts=1, attempt_timeout=0.5, clock=clock)
+                async with session(server.url, limiter=Slow(), retry=retry) as asana:
+                    assert (await asana.send(GET)).gid == "43214"
 
     async def test_sent_at_is_when_the_last_one_went_out(self) -> None:
         """Not when the call began: an attempt may have been refused before."""

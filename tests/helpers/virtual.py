@@ -99,24 +99,27 @@ class VirtualTime:
 
 
 @contextmanager
-def jumping_clock() -> Iterator[Callable[[], float]]:
-    """Let the running loop's clock jump to its next timer whenever nothing else goes on; yields the clock.
+def jumping_clock(patience: float = 0.02) -> Iterator[Callable[[], float]]:
+    """Let the running loop's clock jump to its next timer when nothing else goes on; yields the clock.
 
-    Sockets of this process are real: what is sent through them arrives before the clock jumps.
+    Each turn of the loop takes a microsecond of it, however long it really takes. Sockets of this process are real:
+    what is sent through them arrives before the clock jumps, unless it is on its way for longer than *patience*, in
+    seconds.
     """
     loop: Any = asyncio.get_running_loop()
-    clock, select, ahead = loop.time, loop._selector.select, 0.0
+    clock, select, now = loop.time, loop._selector.select, loop.time()
 
     def jump(timeout: float | None) -> Any:
-        nonlocal ahead
+        nonlocal now
+        now += 1e-6
         if timeout is None or timeout <= 0:
             return select(timeout)
-        events = select(min(timeout, 1e-3))
+        events = select(patience)
         if not events:
-            ahead += timeout
+            now += timeout
         return events
 
-    loop.time, loop._selector.select = lambda: clock() + ahead, jump
+    loop.time, loop._selector.select = lambda: now, jump
     try:
         yield loop.time
     finally:

@@ -37,10 +37,10 @@ def test_running() -> None:
     """A running clock goes beside the real one, from the present on, and can be put forward."""
     clock = FakeClock(running=True)
     first = clock.now()
-    assert abs(datetime.now(UTC) - first) < timedelta(seconds=1)
+    assert abs(datetime.now(UTC) - first) < timedelta(minutes=1)
     assert clock.now() >= first
     clock.move_to(first + timedelta(hours=1))
-    assert timedelta(0) <= clock.now() - first - timedelta(hours=1) < timedelta(seconds=1)
+    assert timedelta(0) <= clock.now() - first - timedelta(hours=1) < timedelta(minutes=1)
     assert "running" in repr(clock)
 
 

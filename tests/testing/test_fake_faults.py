@@ -9,6 +9,7 @@ import pytest
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing import Fault
+from tests.helpers.virtual import jumping_clock
 from tests.testing.fake_play import PROJECT, playing
 
 LIST = "/webhooks?workspace=1331"
@@ -144,11 +145,12 @@ async def test_delay(when: str) -> None:
     """A request can take its time; a client that gives up before has done something, or nothing yet."""
     async with playing(heartbeat=None) as (fake, api, target):
         fake.script(Fault(at="createWebhook", do="delay", seconds=0.2, when=when))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await api.create(target.url)
-        assert len(fake.webhooks) == (when == "before_answer")
-        await fake.settle()
+        with jumping_clock():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await api.create(target.url)
+            assert len(fake.webhooks) == (when == "before_answer")
+            await fake.settle()
         assert len(fake.webhooks) == 1, "the fake goes on although nobody waits for the answer"
 
 
