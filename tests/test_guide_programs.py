@@ -7,7 +7,6 @@ import os
 import re
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -34,16 +33,10 @@ from asana_webhooks import (
 )
 from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 from tests.helpers.guides import program
+from tests.helpers.ports import free_port
 from tests.helpers.raw import later
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def start(folder: Path, *command: str, **environment: str) -> asyncio.subprocess.Process:

@@ -15,10 +15,10 @@ import pytest
 
 from asana_webhooks import ConfigurationError, Delivery, MemoryStore, SQLiteStore, Worker
 from tests.helpers.guides import program
+from tests.helpers.ports import free_port
 from tests.helpers.raw import later
 from tests.helpers.receiving import sending
 from tests.helpers.stores import body, deliver, event, register
-from tests.test_guide_programs import free_port
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -241,7 +241,7 @@ async def test_a_service_ends_on_sigterm(tmp_path: Path) -> None:
     def change(source: str) -> str:
         return source.replace("Worker(store, handle)", "Worker(store, handle, stop_timeout=0.5)")
 
-    assert 0.5 <= await end_under_load(tmp_path, change) < 4
+    assert 0.5 <= await end_under_load(tmp_path, change) < 7  # not the default of 8 seconds
 
 
 @pytest.mark.long

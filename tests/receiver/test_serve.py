@@ -14,6 +14,7 @@ from asana_webhooks import AsanaSession, ConfigurationError, MemoryStore, Receiv
 from asana_webhooks.receiver.web import serve, webhook_routes
 from asana_webhooks.testing import FakeAsana
 from tests.helpers.hostile import TIMEOUT, connected, delivery, furnish, say
+from tests.helpers.ports import free_port
 
 
 @pytest.fixture
@@ -22,13 +23,6 @@ async def receiver() -> AsyncIterator[Receiver]:
     async with MemoryStore() as store:
         await furnish(store)
         yield Receiver(store)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_webhook_can_be_established_inside_the_block() -> None:

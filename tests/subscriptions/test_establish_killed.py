@@ -11,6 +11,7 @@ from attrs import frozen
 
 from asana_webhooks import AsanaSession, Receiver, SQLiteStore, WebhookExistsError, delete_orphaned_webhooks
 from asana_webhooks.testing import FakeAsana, serve_receiver
+from tests.helpers.ports import free_port
 from tests.helpers.stores import Clock
 from tests.subscriptions.scenes import Scene, arrived, live
 
@@ -38,9 +39,9 @@ class Survivor:
 @asynccontextmanager
 async def killed(path: Path, *, when: str) -> AsyncIterator[Survivor]:
     """Kill a process while Asana holds its create request, let Asana go on, and open the store anew."""
-    clock = Clock()
+    clock, port = Clock(), free_port()
     async with FakeAsana() as fake, AsanaSession(fake.token, base_url=fake.url) as asana:
-        async with SQLiteStore(path, clock=clock) as store, serve_receiver(Receiver(store)) as public_url:
+        async with SQLiteStore(path, clock=clock) as store, serve_receiver(Receiver(store), port=port) as public_url:
             hold = fake.hold("createWebhook", when=when)
             arguments = (path, clock.now, fake.token, fake.url, public_url, fake.projects[0])
             process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, *map(str, arguments))
@@ -50,7 +51,6 @@ async def killed(path: Path, *, when: str) -> AsyncIterator[Survivor]:
             hold.release()
             await fake.settle()
         [orphan] = fake.webhooks
-        port = int(public_url.rpartition(":")[2].partition("/")[0])
         async with SQLiteStore(path, clock=clock) as store, serve_receiver(Receiver(store), port=port) as public_url:
             yield Survivor(Scene(fake, asana, store, public_url), clock, orphan)
 
