@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from asana_webhooks import DeliveryState, SQLiteStore
-from asana_webhooks.store.base import Lease, registration_id
+from asana_webhooks.store.base import registration_id
 from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.raw import later
-from tests.helpers.stores import ENDPOINT, body, deliver, event, register
+from tests.helpers.stores import ENDPOINT, Clock, body, deliver, event, register
 
 pytestmark = pytest.mark.slow
 
 PROGRAM = """
-import asyncio, os, signal, sys
+import asyncio, os, signal, sys, time
 from asana_webhooks import SQLiteStore, Worker
 
 async def wait(delivery):
@@ -39,8 +40,11 @@ def stop(worker):
     worker.stop()
     print("stopping", flush=True)
 
-async def main(path, handler, concurrency, lease, stop_timeout):
-    async with SQLiteStore(path) as store:
+def turn_clock(loop):
+    loop.time = lambda: time.monotonic() + 600
+
+async def main(path, handler, concurrency, lease, stop_timeout, ahead):
+    async with SQLiteStore(path, clock=lambda: time.time() + float(ahead)) as store:
         worker = Worker(
             store,
             globals()[handler],
@@ -50,7 +54,9 @@ async def main(path, handler, concurrency, lease, stop_timeout):
             poll=0.05,
             stop_timeout=float(stop_timeout),
         )
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop, worker)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop, worker)
+        loop.add_signal_handler(signal.SIGUSR1, turn_clock, loop)
         async with worker:
             await worker.run()
 
@@ -60,13 +66,19 @@ asyncio.run(main(*sys.argv[1:]))
 
 @contextmanager
 def working(
-    path: Path, handler: str = "wait", *, concurrency: int = 1, lease: float = 0.5, stop_timeout: float = 30
+    path: Path,
+    handler: str = "wait",
+    *,
+    concurrency: int = 1,
+    lease: float = 20,
+    stop_timeout: float = 30,
+    ahead: int = 0,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a worker while the block runs; it prints what it is given.
+    """Run a worker while the block runs, with a store whose clock is *ahead* seconds fast; it prints what it is given.
 
     Of what it handles then the first delivery waits to be told to finish, or crashes; the others wait, or are done.
     """
-    arguments = (path, handler, concurrency, lease, stop_timeout)
+    arguments = (path, handler, concurrency, lease, stop_timeout, ahead)
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -108,45 +120,46 @@ def freeze(process: subprocess.Popen[str], path: Path) -> None:
                 return
 
 
-async def next_lease(store: SQLiteStore) -> Lease:
-    """Claim again and again until there is something."""
-    while not (claimed := await store.claim(1, lease=60)):
-        await later(0.02)
-    return claimed[0]
-
-
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Path:
     """Where the database is."""
     return tmp_path / "store.db"
 
 
+@pytest.fixture(name="clock")
+def _clock() -> Clock:
+    """The clock of the store, which only a test puts forward; workers have the real time."""
+    return Clock(time.time())
+
+
 @pytest.fixture(name="store")
-async def _store(path: Path) -> AsyncIterator[SQLiteStore]:
+async def _store(path: Path, clock: Clock) -> AsyncIterator[SQLiteStore]:
     """An open store with one delivery."""
-    async with SQLiteStore(path) as store:
+    async with SQLiteStore(path, clock=clock) as store:
         registration = await register(store)
         await deliver(store, registration, body(event()))
         yield store
 
 
-async def test_a_killed_worker(store: SQLiteStore, path: Path) -> None:
+async def test_a_killed_worker(store: SQLiteStore, path: Path, clock: Clock) -> None:
     """What a worker held when it was killed is handed out when its lease has run out, as the second attempt."""
     with working(path) as worker:
         assert heard(worker) == "1 1"
         assert list(await store.claim(1, lease=60)) == []
         worker.kill()
-        lease = await next_lease(store)
+        clock.now = time.time() + 21
+        [lease] = await store.claim(1, lease=60)
         assert (lease.id, lease.attempt) == (1, 2)
         assert await store.ack(lease)
 
 
-async def test_a_frozen_worker(store: SQLiteStore, path: Path) -> None:
+async def test_a_frozen_worker(store: SQLiteStore, path: Path, clock: Clock) -> None:
     """A worker that stood still past its lease changes nothing when it goes on: the delivery is another's by now."""
     with working(path) as worker:
         assert heard(worker) == "1 1"
         freeze(worker, path)
-        lease = await next_lease(store)
+        clock.now = time.time() + 21
+        [lease] = await store.claim(1, lease=60)
         assert lease.attempt == 2
 
         let_finish(worker)
@@ -163,11 +176,11 @@ async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path)
     """It is a dead letter after its attempts, though no worker lived to say so, and those behind it are handled."""
     await deliver(store, registration_id(ENDPOINT), body(event()))
     for attempt in (1, 2):
-        with working(path, "crash", lease=0.2) as worker:
+        with working(path, "crash", ahead=21 * (attempt - 1)) as worker:  # the lease of the one before has run out
             while (given := heard(worker)) != f"1 {attempt}":
                 assert given == "2 1"
             assert worker.wait() == -signal.SIGKILL
-    with working(path, "crash", lease=0.2) as worker:
+    with working(path, "crash", ahead=42) as worker:
         while (await store.health()).oldest_age is not None:
             await later(0.02)
         worker.terminate()
@@ -181,13 +194,16 @@ async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path)
 async def test_sigterm(store: SQLiteStore, path: Path) -> None:
     """A handler that finishes in time is acknowledged; what another holds is free at once, as if untried."""
     await deliver(store, registration_id(ENDPOINT), body(event()))
-    with working(path, concurrency=2, lease=3600, stop_timeout=0.75) as worker:
+    with working(path, concurrency=2, lease=3600, stop_timeout=600) as worker:
         assert sorted([heard(worker), heard(worker)]) == ["1 1", "2 1"]
         worker.terminate()
         assert heard(worker) == "stopping"
         for _ in range(5):
             assert list(await store.claim(9, lease=60)) == []  # both may still finish
         let_finish(worker)
+        while (await store.health()).leased != 1:
+            await later(0.02)
+        worker.send_signal(signal.SIGUSR1)
         assert worker.wait() == 0
         [lease] = await store.claim(9, lease=60)
         assert (lease.id, lease.attempt) == (2, 1)
