@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -264,8 +265,8 @@ async def scene(situation: Situation = SITUATIONS[1], **options: Any) -> AsyncIt
 
 async def settle(asana: AsanaSession, server: RawServer) -> None:
     """Wait until the server has only the connections that are idle in the session's pool, and nothing else runs."""
-    current = asyncio.current_task()
-    for _ in range(500):
+    current, give_up_at = asyncio.current_task(), time.monotonic() + 20
+    while time.monotonic() < give_up_at:
         others = asyncio.all_tasks() - server._tasks - {current}
         if not others and len(server._tasks) == idle_connections(asana):
             return
