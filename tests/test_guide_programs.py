@@ -36,7 +36,7 @@ from tests.helpers.guides import program
 from tests.helpers.ports import free_port
 from tests.helpers.raw import later
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # whole programs, and many of them
 
 
 async def start(folder: Path, *command: str, **environment: str) -> asyncio.subprocess.Process:
