@@ -140,6 +140,7 @@ if __name__ == "__main__":
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     AioHttpServerInstrumentor().instrument()
     asyncio.run(main(sys.argv[2]))
+    sentry_sdk.flush(30)  # when the process ends, it waits for two seconds only
     for span in exporter.get_finished_spans():
         say(span.to_json(indent=None))
     if data := reader.get_metrics_data():

@@ -50,6 +50,7 @@ async def test_without_a_look_at_the_health(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction looks, too, if the last look was a second ago."""
+    monkeypatch.setattr(maintenance, "CHECK_INTERVAL", 3600)
     async with SQLiteStore(path) as store:
         await confirmed(store)
         rows(path, "PRAGMA user_version = 5")
