@@ -201,19 +201,21 @@ HANG = """    print("hanging", flush=True)
 async def end_under_load(folder: Path, change: Callable[[str], str]) -> float:
     """Run README's service with handlers that hang, under load, and send SIGTERM; return the seconds until its end."""
     async with SQLiteStore(folder / "asana.db") as store:
-        registration = await register(store)
-        await store.record_heartbeat(registration)
+        await register(store)
     port, source = free_port(), program("README", "A whole service")
     hanging, number = re.subn(r"(?<=-> None:\n)    for event in .*\n.*\n", HANG, source)
     assert number == 1
     service = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", change(hanging)),
         cwd=folder,
-        env=os.environ | {"PORT": str(port), "ASANA_ACCESS_TOKEN": "any"},
+        env=os.environ
+        | {"PORT": str(port), "ASANA_ACCESS_TOKEN": "any"}
+        | {"PUBLIC_URL": "https://example.com/asana", "ASANA_PROJECT": "8675309"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     assert service.stdout is not None
+    assert b"webhook 43214" in await service.stdout.readline()  # it exists
     assert await service.stdout.readline() == b"ready\n"
     async with sending(f"http://127.0.0.1:{port}/asana") as load:
         await load.acknowledge(100)
