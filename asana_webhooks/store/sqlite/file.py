@@ -220,7 +220,7 @@ class DatabaseFile:
         _check_access(self.directory, *map(self._beside, ("", "-wal", "-shm")))
         create_private(self._path)  # SQLite gives -wal and -shm its owner and mode
         mode = stat.S_IMODE(self._path.stat().st_mode)
-        if self.opened is None and mode & 0o007 and os.name == "posix":
+        if self.opened is None and mode & 0o007 and hasattr(os, "geteuid"):  # Windows has neither
             _log.warning("%.200a contains secrets, but with mode %o every user can open it", str(self), mode)
 
     def _is_empty(self) -> bool:
@@ -308,7 +308,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _owner(path: Path) -> str:
     """Return who owns a file or directory, and who this process is, as the end of a sentence."""
     found = _stat(path)
-    if found is None or not hasattr(os, "getuid"):  # Windows has no such numbers
+    if found is None or not hasattr(os, "geteuid"):  # Windows has no such numbers
         return ""
     mode = stat.S_IMODE(found.st_mode)
-    return f", owned by uid {found.st_uid} with mode {mode:o}; this process has uid {os.getuid()}"
+    return f", owned by uid {found.st_uid} with mode {mode:o}; this process has uid {os.geteuid()}"
