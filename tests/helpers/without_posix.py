@@ -6,6 +6,7 @@ The platform keeps its name, as the standard library's own choices hang on it; w
 import asyncio
 import os
 import runpy
+import shutil
 import signal
 import stat
 import sys
@@ -14,7 +15,7 @@ from typing import Any, Final
 MODULES: Final = "fcntl grp pwd resource syslog termios tty pty crypt readline"
 NAMES: Final = (
     "chown fchmod fchown fork forkpty getegid geteuid getgid getgroups getloadavg getpgid killpg lchown mkfifo "
-    "mknod nice openpty posix_fadvise posix_fallocate pread pwrite sched_yield sendfile setsid "
+    "mknod nice openpty posix_fadvise posix_fallocate pread pwrite register_at_fork sched_yield sendfile setsid "
     "setuid statvfs sync sysconf wait O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_SYNC"
 )
 SIGNALS: Final = "SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2"
@@ -22,6 +23,7 @@ SIGNALS: Final = "SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2"
 
 def hide() -> None:
     """Take away the modules and names; files have one mode bit (read-only), loops no signal handlers."""
+    usage = shutil.disk_usage(".")
     for name in MODULES.split():
         sys.modules[name] = None  # type: ignore[assignment] # importing it fails
     for name in NAMES.split():
@@ -43,6 +45,7 @@ def hide() -> None:
     def add_signal_handler(*arguments: object) -> None:
         raise NotImplementedError
 
+    shutil.disk_usage = lambda path: usage  # on Windows it needs no statvfs
     os.chmod = chmod_on_windows
     os.open = open_on_windows
     asyncio.SelectorEventLoop.add_signal_handler = add_signal_handler  # type: ignore[method-assign, assignment]
