@@ -245,11 +245,12 @@ class MemoryMachine(RuleBasedStateMachine):
         """Registrations, deliveries and numbers are those of the model."""
 
         async def look(store: Store) -> list[Any]:
-            found = [await store.find_registration(name) for name in NAMES]
-            deliveries = [list(await store.deliveries(state=state)) for state in DeliveryState]
-            return [await store.health(), await store.list_registrations(), deliveries, found]
+            states = (store.deliveries(state=state) for state in DeliveryState)
+            registrations = (store.find_registration(name) for name in NAMES)
+            return await asyncio.gather(store.health(), store.list_registrations(), *states, *registrations)
 
-        health, listed, deliveries, found = self.runner.run(look(self.store))
+        health, listed, *others = self.runner.run(look(self.store))
+        found, deliveries = others[-len(NAMES) :], [list(some) for some in others[: -len(NAMES)]]
         assert listed == [evolve(one, secret=None, candidates=()) for one in found if one]
         if self.was_set_back:  # is the last delivery the one with the later time, or the later one?
             for one in found:

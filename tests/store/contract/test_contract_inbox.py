@@ -186,9 +186,9 @@ async def test_a_noisy_webhook_holds_up_no_other(store: Store) -> None:
     await put_many(store, range(MAX_COUNT + 1))
     assert (await store.health()).waiting == MAX_COUNT, "the number of the waiting"
     await store.claim(8, lease=LEASE)
-    for number, limit in enumerate((1, 2, 8) * 4):
+    for number, limit in enumerate((1, 2, 8) * 2):
         await put(store, number, registration=OTHER)
-        options = {"ordered": number >= 6}
+        options = {"ordered": number >= 3}
         claimed = [*await store.claim(limit, lease=LEASE, **options)]
         if number % 2:
             for lease in claimed:
