@@ -31,6 +31,7 @@ from tests.helpers.situations import (
     update,
     walk_with_prefetch,
 )
+from tests.helpers.virtual import jumping_clock
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,13 @@ async def everything_given_back() -> AsyncIterator[None]:
     gc.collect(1)  # the youngest are those of this test
     assert complaints == []
     assert open_files() == files
+
+
+@pytest.fixture
+async def idle_time() -> AsyncIterator[None]:
+    """Let time pass, and limits run out, only while nothing else goes on."""
+    with jumping_clock():
+        yield
 
 
 def by_name(one: Operation | Way) -> str:
@@ -248,6 +256,7 @@ async def test_a_call_ended_by_closing_is_no_cancelled_task() -> None:
         assert await call == 0
 
 
+@pytest.mark.usefixtures("idle_time")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
 async def test_a_task_that_was_cancelled_can_clean_up_with_calls(operation: Operation) -> None:
     """In ``except CancelledError`` a call works as ever, also its own time limits and the caller's."""
