@@ -47,7 +47,7 @@ SILENT = f"""
 """  # noqa: S608
 # The oldest secret of the next key: it fails even if newer ones are sealed with another key of the same id.
 OLDEST_OF_KEY = f"""
-    SELECT secret, key_id FROM secrets CROSS JOIN registrations ON registrations.number = registration
+    SELECT secret, key_id FROM secrets JOIN registrations ON registrations.number = registration
     WHERE key_id IS NOT NULL AND key_id > :key AND {LIVE} ORDER BY key_id, secrets.number LIMIT 1
 """  # noqa: S608
 
