@@ -18,8 +18,10 @@ LIMIT: Final = 50
 """How many deliveries are claimed at once."""
 CONCURRENCY: Final = 100
 """How many deliveries the worker handles at a time."""
-PAUSE: Final = 0.002
-"""Seconds between two puts beside the worker."""
+PUTTING: Final = 10
+"""How many calls put deliveries beside the worker."""
+PAUSE: Final = 0.01
+"""Seconds between two puts of each."""
 
 
 def claim(path: str, count: int, expected: int) -> Round:
@@ -64,7 +66,7 @@ def work(path: str, registrations: int, count: int, *, ordered: bool) -> Round:
 
         async with SQLiteStore(path) as store:
             worker = Worker(store, handle, concurrency=CONCURRENCY, ordered=ordered, retention=None)
-            putting = asyncio.create_task(keep_putting(store))
+            putting = asyncio.gather(*(keep_putting(store) for _ in range(PUTTING)))
             began = time.perf_counter()
             await worker.run()
             seconds = time.perf_counter() - began
@@ -82,13 +84,13 @@ def cases(*, quick: bool) -> Iterator[Case]:
     """Claim in the worst places, then compare a worker that keeps the order with one that does not."""
     many = 1_000 if quick else 100_000
     scenarios: dict[str, list[Waiting]] = {
-        f"{3 * many:,} waiting over {many:,} registrations": [Waiting(count=3 * many, over=many)],
+        f"{many:,} with 3 each": [Waiting(count=3 * many, over=many)],
         f"{many:,} delayed, 1,000 behind, {LIMIT} free": [
             Waiting(count=many, over=many, delayed=True),
             Waiting(count=1_000, over=1_000),
             Waiting(count=LIMIT, first=many + 1, over=LIMIT),
         ],
-        f"a hot webhook with {many:,}, 99 with 10": [
+        f"one with {many:,}, 99 with 10": [
             Waiting(count=many, over=1),
             Waiting(count=990, first=2, over=99),
         ],
@@ -100,7 +102,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
             fill(path, registrations=many + LIMIT, waiting=waiting)
             competitors[name] = own(claim, path, 5 if quick else 300, LIMIT)
         yield Case(
-            name=f"an ordered claim of {LIMIT}",
+            name=f"an ordered claim of {LIMIT} beside registrations",
             unit="CPU ms, p99",
             competitors=competitors,
             reference=next(iter(competitors)),
@@ -112,10 +114,10 @@ def cases(*, quick: bool) -> Iterator[Case]:
         for name, ordered in options.items():
             path = f"{directory}/{name}.db"
             fill(path, registrations=many, waiting=[Waiting(count=3 * many, over=many)])
-            options[name] = own(work, path, many, 100 if quick else 6_000, ordered=ordered)
+            options[name] = own(work, path, many, 100 if quick else 10_000, ordered=ordered)
         ours, unordered = options
         yield Case(
-            name=f"a worker, {CONCURRENCY} at once, {3 * many:,} waiting over {many:,} registrations, beside puts",
+            name=f"a worker beside puts, {many:,} registrations with 3 each",
             unit="deliveries a second",
             competitors=options,
             reference=unordered,
