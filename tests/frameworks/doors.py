@@ -30,6 +30,7 @@ from asana_webhooks.store import SQLiteStore
 from tests.frameworks.gateway import on_lambda
 from tests.helpers.doors import serve_app, serve_asgi
 from tests.helpers.guides import ROOT, program
+from tests.helpers.ports import free_port
 
 Door = Callable[[Path], AbstractAsyncContextManager[str]]
 Server = Callable[[Any], AbstractAsyncContextManager[str]]
@@ -156,8 +157,7 @@ def granian_app() -> ReceiverApp:
 @asynccontextmanager
 async def on_granian(path: Path) -> AsyncIterator[str]:
     """Run granian as users do; it starts a worker process."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ("--interface", "asgi", "--factory", "--port", str(port), "--no-access-log")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
