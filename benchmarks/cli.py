@@ -34,7 +34,7 @@ def main(*names: Name, quick: bool = False, large: bool = False, out: Path | Non
     Args:
         names: which; all of them by default.
         quick: only see that each of them runs, in under a minute in all; the figures mean nothing.
-        large: also put beside ten million deliveries that are done; takes two minutes and 3 GB of disk more.
+        large: also put beside ten million finished deliveries; takes a minute and 2 GB of disk more.
         out: the directory to write to; by default benchmarks/results, and nowhere with --quick.
     """
     console = Console(width=None if sys.stdout.isatty() else 140)
