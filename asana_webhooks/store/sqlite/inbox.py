@@ -30,11 +30,12 @@ from asana_webhooks.store.sqlite.file import sqlite3
 __all__ = ["IN_STATE", "WAITING", "Inbox", "Key", "delete", "give_turns"]
 
 PLACE = """
-    SELECT number, state, deadline, EXISTS (
+    SELECT id, number, state, deadline, EXISTS (
         SELECT 1 FROM inbox WHERE inbox.registration = registrations.number AND inbox.state = 'open'
     )
     FROM registrations WHERE id = ?
 """
+PLACES = PLACE.replace("= ?\n", "IN (SELECT value FROM json_each(?))")  # slower for one, faster for many
 ADD_SEEN = "INSERT INTO seen (event_at, signature, registration, received_at)"
 ADD = "INSERT INTO inbox (registration, state, received_at, turn, candidate)"
 ADD_BODY = "INSERT INTO bodies (delivery, body)"
@@ -300,18 +301,20 @@ def _places(
     A place is the number of a registration and the state of its new deliveries, by its id and their candidate. Those to
     refuse have none.
     """
+    candidates: dict[str, set[str | None]] = {}
+    for one in new:
+        candidates.setdefault(one.registration, set()).add(one.candidate)
+    ids = list(candidates)
+    rows = db.execute(PLACE, ids) if len(ids) == 1 else db.execute(PLACES, (json.dumps(ids),))
     places: dict[tuple[str, str | None], Place] = {}
     idle: set[int] = set()
-    for id, candidate in {(one.registration, one.candidate) for one in new}:
-        found = db.execute(PLACE, (id,)).fetchone()
-        if found is None:
-            continue
-        number, state, deadline, has_open = found
+    for id, number, state, deadline, has_open in rows.fetchall():
         effective = effective_state(RegistrationState(state), deadline=deadline, now=now)
-        names = () if candidate is None else db.execute("SELECT id FROM secrets WHERE registration = ?", (number,))
-        initial = initial_state(effective, secrets={name for (name,) in names}, candidate=candidate)
-        if initial is not None:
-            places[id, candidate] = number, initial
+        for candidate in candidates[id]:
+            names = () if candidate is None else db.execute("SELECT id FROM secrets WHERE registration = ?", (number,))
+            initial = initial_state(effective, secrets={name for (name,) in names}, candidate=candidate)
+            if initial is not None:
+                places[id, candidate] = number, initial
         if not has_open:
             idle.add(number)
     return places, idle
