@@ -30,6 +30,11 @@ class Watched(MemoryStore):
             raise StoreUnavailableError(problem="away")
         return await super().extend(lease, seconds=seconds)
 
+    async def ack(self, lease: Lease) -> bool:
+        kept = await super().ack(lease)
+        await later(0.001)  # the answer comes later, as from a thread
+        return kept
+
 
 def block(clock: Clock) -> None:
     """Block the event loop for longer than a lease."""
@@ -58,6 +63,7 @@ async def test_a_handler_that_blocks_for_longer_than_its_lease(
                 await later(0.001)
         found = await store.delivery(delivery.id)
         attempts.append(0 if found is None else found.attempts)
+        block(clock)  # its lease is extended while it is acknowledged
 
     worker = Worker(store, handle, lease=0.05, poll=0.001)
     running = asyncio.create_task(worker.run())

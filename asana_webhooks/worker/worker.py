@@ -400,7 +400,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the handler keeps running, and this is retried
             _log.warning("%.150s: extending its lease failed; retrying: %.200r", name_of(lease), _describe(error))
         else:
-            if not kept and lease is held.lease:
+            if not kept and held.handling and lease is held.lease:  # else its result is recorded meanwhile
                 _log.warning("%.150s: lease lost; another worker may handle it too", name_of(lease))
 
     async def _work(self, held: Held) -> None:
