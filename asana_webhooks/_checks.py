@@ -26,6 +26,7 @@ __all__ = [
     "check_url",
     "is_encodable",
     "is_store",
+    "kind_of",
     "parse_url",
 ]
 
@@ -216,7 +217,7 @@ def check_store(store: object) -> None:
     else:
         advice = f'{"an instance" if isinstance(store, type) else "one"}, such as open_store("sqlite:///asana.db")'
     # The value is not shown: it may be a URL with a password.
-    raise ConfigurationError(f"store must be a store, not {_kind(store)}: pass {advice}")
+    raise ConfigurationError(f"store must be a store, not {kind_of(store)}: pass {advice}")
 
 
 def check_session_and_store(asana: object, store: object) -> None:
@@ -247,10 +248,10 @@ def check_handler(name: str, handle: Any, *parameters: str) -> None:
     names = ", ".join(parameters)
     wanted = f"async def {name}({names})"
     if not callable(handle):
-        raise ConfigurationError(f"{name} must be a coroutine function, {wanted}, not {_kind(handle)}")
+        raise ConfigurationError(f"{name} must be a coroutine function, {wanted}, not {kind_of(handle)}")
     if isinstance(handle, type):
         raise ConfigurationError(
-            f"{name} is {_kind(handle)}: pass an instance of it with {wanted.replace(name, '__call__')}"
+            f"{name} is {kind_of(handle)}: pass an instance of it with {wanted.replace(name, '__call__')}"
         )
     function = _function_of(handle)
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
@@ -295,5 +296,6 @@ def _function_of(handle: Any) -> Any:
     return getattr(handle, "__func__", handle)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return how an error names a value that must not be shown itself: by its type."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -83,6 +83,11 @@ def _rebuild(kind: type["AsanaError"], args: tuple[Any, ...], fields: dict[str, 
     return error
 
 
+def describe(error: BaseException) -> str:
+    """Return the text of an error of this package, and only the type of any other, whose text may show a secret."""
+    return str(error) if isinstance(error, AsanaError) else type(error).__name__
+
+
 class AsanaError(Exception):
     """The base class of all errors of this package."""
 

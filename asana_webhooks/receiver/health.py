@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from asana_webhooks.errors import AsanaError
+from asana_webhooks.errors import describe
 from asana_webhooks.receiver.protocol import Reply
 from asana_webhooks.store.base import Store, StoreHealth
 
-__all__ = ["HealthCheck", "describe", "health_reply"]
+__all__ = ["HealthCheck", "health_reply"]
 
 _HEADERS: Final = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
 _FIELDS: Final = (
@@ -109,11 +109,6 @@ class HealthCheck:
         if self._check is not None and not self._check.done():
             self._check.cancel()
             await asyncio.wait({self._check}, timeout=_CANCEL_SECONDS)
-
-
-def describe(error: BaseException) -> str:
-    """Return the text of an error of this package, and only the type of any other, whose text may show a secret."""
-    return str(error) if isinstance(error, AsanaError) else type(error).__name__
 
 
 def _is_well(health: StoreHealth) -> bool:

@@ -11,11 +11,11 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final, Self
 
-from asana_webhooks._checks import check_count, check_seconds, check_store
+from asana_webhooks._checks import check_count, check_seconds, check_store, kind_of
 from asana_webhooks._tasks import is_being_cancelled
-from asana_webhooks.errors import ConfigurationError, StoreFullError
+from asana_webhooks.errors import ConfigurationError, StoreFullError, describe
 from asana_webhooks.receiver.body import SHORT_BODY, Body, BodyReader, Chunks, Content
-from asana_webhooks.receiver.health import HealthCheck, describe, health_reply
+from asana_webhooks.receiver.health import HealthCheck, health_reply
 from asana_webhooks.receiver.pending import PendingDeliveries
 from asana_webhooks.receiver.protocol import (
     MAX_BODY,
@@ -439,5 +439,4 @@ def check_receiver(receiver: object) -> None:
         ConfigurationError: it is anything else, such as a store.
     """
     if not isinstance(receiver, Receiver):
-        kind = f"the class {receiver.__name__}" if isinstance(receiver, type) else type(receiver).__name__
-        raise ConfigurationError(f"receiver must be a Receiver, not {kind}: pass Receiver(store)")
+        raise ConfigurationError(f"receiver must be a Receiver, not {kind_of(receiver)}: pass Receiver(store)")

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 from attrs import define, field, frozen
@@ -190,7 +190,7 @@ class Processor:
                 exc_info=failure,
             )
             error = _describe(failure)
-            if self._keeps_done():
+            if self._router is not None:
                 error = _name_undone(delivery, held.done) + error
             if is_last:
                 return ProcessResult.DEAD, await self._fail(held, error)
@@ -202,9 +202,11 @@ class Processor:
     async def _fail(self, held: Held, error: str, *, retry_in: float | None = None) -> bool:
         return await self.store.fail(held.lease, error=error[:_MAX_ERROR], retry_in=retry_in, done=held.done)
 
-    def _keeps_done(self) -> bool:
-        """Return whether the handler is a router itself, so that it is known which events are done."""
-        return isinstance(self.handle, EventRouter) and type(self.handle).__call__ is EventRouter.__call__
+    @property
+    def _router(self) -> EventRouter | None:
+        """The handler, if it is a router itself, so that it is known which events are done."""
+        is_router = type(self.handle).__call__ is EventRouter.__call__
+        return self.handle if is_router and isinstance(self.handle, EventRouter) else None
 
     async def _handle(self, delivery: Delivery, done: set[int]) -> BaseException | None:
         """Run the handler. Return what it raised, or ``None`` if it returned.
@@ -215,9 +217,8 @@ class Processor:
             CancelledError: the worker cancelled the handler, or cannot use it; the attempt does not count.
         """
         try:
-            router = cast("EventRouter", self.handle)
-            called = router.handle_events(delivery, done) if self._keeps_done() else self.handle(delivery)
-            result = check_awaitable(called)
+            router = self._router
+            result = check_awaitable(self.handle(delivery) if router is None else router.handle_events(delivery, done))
             await (result if self.handler_timeout is None else _within(self.handler_timeout, result))
         except UnusableHandlerError as error:
             self.end_run(error)

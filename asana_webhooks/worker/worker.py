@@ -18,11 +18,11 @@ from attrs import frozen
 from asana_webhooks._checks import check_count, check_handler, check_seconds, check_store, is_store
 from asana_webhooks._tasks import finish, is_being_cancelled
 from asana_webhooks.errors import (
-    AsanaError,
     ConfigurationError,
     HandlerExitError,
     StoreError,
     StoreUnavailableError,
+    describe,
 )
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.worker.processing import Backoff, Handler, Held, Processor, ProcessResult, StaleWarning, name_of
@@ -398,7 +398,7 @@ class Worker:
         try:
             kept = await _await_store(self._store.extend(lease, seconds=self._lease))
         except Exception as error:  # noqa: BLE001 - the handler keeps running, and this is retried
-            _log.warning("%.150s: extending its lease failed; retrying: %.200r", name_of(lease), _describe(error))
+            _log.warning("%.150s: extending its lease failed; retrying: %.200r", name_of(lease), describe(error))
         else:
             if not kept and held.handling and lease is held.lease:  # else its result is recorded meanwhile
                 _log.warning("%.150s: lease lost; another worker may handle it too", name_of(lease))
@@ -410,7 +410,7 @@ class Worker:
             await self._processor.process(held)
         except Exception as error:  # noqa: BLE001 - one failure must not end the other deliveries
             text = "%.150s: result not recorded; retrying when its lease expires: %.200r"
-            _log.error(text, name_of(held.lease), _describe(error))
+            _log.error(text, name_of(held.lease), describe(error))
         del self._held[held.lease.id]  # at once: a claim may return it again
 
     async def _let_others_finish(self, held: Held) -> None:
@@ -428,7 +428,7 @@ class Worker:
             try:
                 purged = await _await_store(retention.apply(self._store))
             except Exception as error:  # noqa: BLE001 - purging is retried, and the worker keeps running
-                _log.warning("purging the store failed; retrying in %g s: %.200r", retention.every, _describe(error))
+                _log.warning("purging the store failed; retrying in %g s: %.200r", retention.every, describe(error))
             else:
                 _log.log(logging.INFO if purged else logging.DEBUG, "purged %d duplicate keys and dead letters", purged)
             await asyncio.sleep(retention.every)
@@ -442,8 +442,3 @@ async def _await_store(call: Awaitable[T]) -> T:
         if is_being_cancelled():
             raise
         raise StoreUnavailableError(problem="a store operation was cancelled") from None
-
-
-def _describe(error: Exception) -> str:
-    """Return a store's *error* as text for the log. Only this package's own messages are known to hold no secrets."""
-    return str(error) if isinstance(error, AsanaError) else type(error).__name__
