@@ -551,30 +551,6 @@ async def test_the_last_failure_is_an_error(store: MemoryStore, clock: Clock, ca
     assert "delivery 1 of webhook '43214': attempt 3 of 3 failed; dead letter" in caplog.records[-1].getMessage()
 
 
-async def test_attempts_without_an_answer_are_an_error(
-    store: MemoryStore, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """When a delivery whose workers all died becomes a dead letter, an error is logged, too."""
-    await attempt(store)
-    clock.now += 61
-    await Worker(store, good, attempts=1).drain()
-
-    [record] = caplog.records
-    assert record.levelname == "ERROR"
-    assert "delivery 1 of webhook '43214': making it a dead letter: 'attempts exhausted: 1 made" in record.getMessage()
-
-
-async def test_an_unreadable_body_is_an_error(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """Its dead letter is logged like the others."""
-    store = MemoryStore(clock=clock)
-    await deliver(store, await register(store), b"[]")
-    await Worker(store, good).drain()
-
-    [record] = caplog.records
-    assert record.levelname == "ERROR"
-    assert record.getMessage().startswith("delivery 1 of webhook '43214': unreadable; making it a dead letter: ")
-
-
 async def test_stale_deliveries_are_counted(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """The first is warned of at once, the others together a minute later, and the rest when the run ends."""
     store, now = MemoryStore(clock=clock), time.monotonic

@@ -3,11 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import pytest
 
-from asana_webhooks import Delivery, DeliveryState, MemoryStore, Store, StoreUnavailableError, Worker
+from asana_webhooks import Delivery, DeliveryState, MemoryStore, StoreUnavailableError, Worker
 from asana_webhooks.store.base import Lease, StoredDelivery
 from tests.helpers.raw import later
 from tests.helpers.stores import Clock, body, deliver, event, register
@@ -76,36 +75,6 @@ async def test_a_handler_that_blocks_for_longer_than_its_lease(
     assert (worker.counts["done"], worker.counts["lease lost"]) == (1, 0)
     assert await store.delivery(1) is None
     assert "lease lost" not in caplog.text
-
-
-async def test_a_handler_that_blocks_for_longer_than_its_lease_beside_another_worker(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """If another worker has claimed it meanwhile, that one's result counts, and the first one says so."""
-    clock = Clock()
-    store = MemoryStore(clock=clock)
-    await deliver(store, await register(store), body(event()))
-    took = asyncio.Event()
-
-    async def handle(_: Delivery) -> None:
-        block(clock)
-        second = asyncio.create_task(other.drain())
-        await took.wait()
-        tasks.append(second)
-
-    async def take(_: Delivery) -> None:
-        took.set()
-        await first_ended.wait()
-
-    tasks: list[asyncio.Task[None]] = []
-    first_ended = asyncio.Event()
-    worker, other = Worker(store, handle, lease=0.05, concurrency=1), Worker(store, take)
-    await worker.drain()
-    first_ended.set()
-    await tasks[0]
-
-    assert (worker.counts["lease lost"], worker.counts["done"], other.counts["done"]) == (1, 0, 1)
-    assert "delivery 1 of webhook '43214': lease lost before the result was recorded" in caplog.text
 
 
 class Scene:
@@ -216,57 +185,3 @@ async def test_a_suspect_that_waits_is_released(scene: Scene, how: str, caplog: 
     assert (suspect.state, suspect.attempts) == (DeliveryState.WAITING, 2)
     [lease] = await scene.store.claim(9, lease=60)
     assert (lease.id, lease.alone) == (1, True)
-
-
-class Life:
-    """A process: once it is dead, nothing that its worker says arrives."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self.store = store
-        self.is_dead = False
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.store, name)
-
-        async def ask(*arguments: Any, **options: Any) -> Any:
-            if self.is_dead:
-                raise StoreUnavailableError(problem="dead")
-            return await method(*arguments, **options)
-
-        return ask
-
-
-async def test_only_the_suspect_becomes_a_dead_letter() -> None:
-    """Of 200 deliveries, one kills its process each time: it is a dead letter in the end, all others are handled."""
-    clock = Clock()
-    store = MemoryStore(clock=clock)
-    registration = await register(store)
-    for _ in range(200):
-        await deliver(store, registration, body(event(created_at="2027-01-15T07:00:00.000Z")))
-    handled: set[int] = set()
-    deaths = 0
-
-    async def live() -> bool:
-        """Run a worker until it has nothing to do, or is killed. Return whether it was."""
-        life = Life(store)
-
-        async def handle(delivery: Delivery) -> None:
-            await asyncio.sleep(0)
-            if delivery.id == 100:
-                life.is_dead = True
-                worker.stop()
-            await asyncio.sleep(0)
-            if not life.is_dead:
-                handled.add(delivery.id)
-
-        worker = Worker(cast("Store", life), handle, attempts=4)
-        await worker.drain()
-        return life.is_dead
-
-    while (await store.health()).oldest_age is not None:
-        deaths += await live()
-        clock.now += 61
-
-    assert [letter.id for letter in await store.deliveries(state=DeliveryState.DEAD)] == [100]
-    assert handled == {*range(1, 201)} - {100}
-    assert deaths == 4
