@@ -128,7 +128,8 @@ class Processor:
     backoff: Backoff
     handler_timeout: float | None
     refuse_stale: bool
-    count: Callable[[ProcessResult], None] = field(repr=False)
+    counts: dict[str, int] = field(repr=False)
+    """The number of attempts by `ProcessResult`."""
     on_handled: Callable[[Held], None] = field(repr=False)
     """Called when the handler has ended, before its result is recorded."""
     end_run: Callable[[BaseException], None] = field(repr=False)
@@ -145,7 +146,7 @@ class Processor:
             StoreError: recording the result failed; the delivery is handled again after its lease expires.
         """
         result, kept = await self._process(held)
-        self.count(result if kept else ProcessResult.LOST)
+        self.counts[result if kept else ProcessResult.LOST] += 1
         if not kept:
             text = "%.150s: lease lost before the result was recorded; it may be handled twice"
             _log.warning(text, name_of(held.lease))
@@ -166,7 +167,7 @@ class Processor:
         if delivery.unreadable and delivery.attempt == 1:
             _log_unreadable(lease, delivery)
         if delivery.stale:
-            self.count(ProcessResult.STALE)
+            self.counts[ProcessResult.STALE] += 1
             self.stale.add(lease)
             if self.refuse_stale:
                 return ProcessResult.DEAD, await self._fail(held, "stale: its newest event is more than 25 hours old")

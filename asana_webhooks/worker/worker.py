@@ -132,8 +132,8 @@ class Worker:
         self._poll = poll
         self._retention = retention
         self._stop_timeout = stop_timeout
-        self._counts: dict[str, int] = dict.fromkeys(ProcessResult, 0)
-        self._counts_view = MappingProxyType(self._counts)
+        counts: dict[str, int] = dict.fromkeys(ProcessResult, 0)
+        self._counts = MappingProxyType(counts)
         self._processor = Processor(
             store=store,
             handle=handle,
@@ -141,7 +141,7 @@ class Worker:
             backoff=backoff or Backoff(),
             handler_timeout=handler_timeout,
             refuse_stale=refuse_stale,
-            count=self._count,
+            counts=counts,
             on_handled=self._free_slot,
             end_run=self._end_run,
             is_interrupted=self._is_interrupted,
@@ -180,10 +180,7 @@ class Worker:
         The keys are ``done``, ``to be retried``, ``dead letter``, ``unreadable`` (also a dead letter), ``lease lost``
         and ``stale`` (in addition to another key, for a `Delivery.stale` delivery). Released attempts are not counted.
         """
-        return self._counts_view
-
-    def _count(self, result: ProcessResult) -> None:
-        self._counts[result] += 1
+        return self._counts
 
     def health(self) -> WorkerHealth:
         """Return the health of this worker. This does not ask the store."""
