@@ -106,6 +106,8 @@ class Inbox(Database):
     _saving: asyncio.TimerHandle | None = None
     _was_empty = False
     """Whether the last claim found nothing."""
+    _odd = 0
+    """1 if the last claim rounded up the half of its limit that goes by turn: every second one does."""
 
     def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
         """See `Store.put`. It returns a future, which saves a receiver a task and 10 us."""
@@ -180,8 +182,11 @@ class Inbox(Database):
         self._check_usable()
         if self._was_empty and await self._reader.submit(self._is_idle):
             return ()  # without a write, for a worker that polls
+        limit = max(limit, 0)
+        self._odd ^= 1
+        by_turn = limit if ordered else (limit + self._odd) // 2
         claimed = self._write(
-            lambda db: _claim(db, max(limit, 0), lease=lease, ordered=ordered, halt=halt, now=self._clock())
+            lambda db: _claim(db, limit, by_turn=by_turn, lease=lease, ordered=ordered, halt=halt, now=self._clock())
         )
         try:
             leases = await asyncio.shield(claimed)
@@ -364,12 +369,12 @@ def _as_stored(signature: str) -> bytes | str:
 
 
 def _claim(
-    db: sqlite3.Connection, limit: int, *, lease: float, ordered: bool, halt: bool, now: float
+    db: sqlite3.Connection, limit: int, *, by_turn: int, lease: float, ordered: bool, halt: bool, now: float
 ) -> Sequence[Lease]:
-    """Claim deliveries: those whose turn it is, then the oldest ones; only half of the limit goes by turn."""
+    """Claim deliveries: up to *by_turn* of those whose turn it is, then the oldest ones."""
     for condition in (DUE, "since > :latest"):
         db.execute(WAKE.format(condition), {"now": now, "latest": now + MAX_SKEW})
-    turns = db.execute(TURNS.format(NOT_HALTED if halt else ""), (limit if ordered else (limit + 1) // 2,))
+    turns = db.execute(TURNS.format(NOT_HALTED if halt else ""), (by_turn,))
     chosen = [id for (id,) in turns]
     if not ordered:
         oldest = [id for (id,) in db.execute(OLDEST, (limit,)) if id not in chosen]

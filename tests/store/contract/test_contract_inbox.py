@@ -208,6 +208,21 @@ async def test_every_webhook_gets_its_turn(store: Store) -> None:
     assert served == set(names), "who was served"
 
 
+async def test_the_oldest_does_not_wait_for_a_retry(store: Store) -> None:
+    """While an earlier one of its webhook is delayed, the oldest waiting one is served soon, also by claims of one."""
+    for id in (ID, OTHER):
+        await adopt_one(store, id)
+    await put(store, 1, 2)
+    await store.fail(await claim_one(store), error="later", retry_in=3600)
+    await put(store, *range(10, 20), registration=OTHER)
+    served = []
+    for _ in range(4):
+        lease = await claim_one(store)
+        served.append(lease.body)
+        await store.ack(lease)
+    assert b"body 2" in served, "what was served"
+
+
 async def test_order_is_kept_where_asked_for(store: Store, clock: Clock) -> None:
     """With *ordered* only the oldest unfinished delivery of each registration is leased."""
     await confirm_one(store)
