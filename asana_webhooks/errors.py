@@ -410,13 +410,17 @@ class WebhookExistsError(AsanaError):
     registration: str
     """The id of its registration."""
     webhook_gid: str | None
-    """Its gid; ``None`` while the call that creates it is in flight."""
+    """Its gid; ``None`` while it is being created, or if the process that did so was killed a short while ago."""
 
     def __str__(self) -> str:
-        what = f"webhook {self.webhook_gid}" if self.webhook_gid else "a webhook that is being created"
+        if self.webhook_gid is None:
+            return (
+                f"a webhook for this resource and label is being created (registration {self.registration:.12}). If "
+                "its process was killed, retry after two minutes, when the registration has expired."
+            )
         return (
-            f"the store has a live registration for this resource and label: {what} (registration "
-            f"{self.registration:.12}). Use it, close its registration first, or give this one another label."
+            f"the store has a live webhook for this resource and label: {self.webhook_gid} (registration "
+            f"{self.registration:.12}). Use it, replace it (replaces=), or give the new one another label."
         )
 
 

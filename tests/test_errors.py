@@ -195,15 +195,15 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.WebhookExistsError(registration="0123456789abcdef", webhook_gid="12"),
         (
-            "the store has a live registration for this resource and label: webhook 12 (registration 0123456789ab). "
-            "Use it, close its registration first, or give this one another label."
+            "the store has a live webhook for this resource and label: 12 (registration 0123456789ab). Use it, replace "
+            "it (replaces=), or give the new one another label."
         ),
     ),
     (
         errors.WebhookExistsError(registration="0123456789abcdef", webhook_gid=None),
         (
-            "the store has a live registration for this resource and label: a webhook that is being created "
-            "(registration 0123456789ab). Use it, close its registration first, or give this one another label."
+            "a webhook for this resource and label is being created (registration 0123456789ab). If its process was "
+            "killed, retry after two minutes, when the registration has expired."
         ),
     ),
     (errors.InvalidSignatureError("the signature is wrong"), "the signature is wrong"),

@@ -102,7 +102,7 @@ async def test_a_whole_service(tmp_path: Path) -> None:
                 tmp_path, "-c", program("README", "A whole service"), **access(fake), **where
             ) as service:
                 said = await next_line(service)
-                assert said.startswith("EstablishedWebhook(" if start == 1 else "the store has a live registration")
+                assert said.startswith("EstablishedWebhook(" if start == 1 else "the store has a live webhook")
                 assert [gid in said for gid in fake.webhooks] == [True]
                 assert await next_line(service) == "ready"
                 fake.change(project, field="name")

@@ -130,7 +130,7 @@ async def test_a_suspect_runs_alone(scene: Scene, caplog: pytest.LogCaptureFixtu
     claimed, however many slots are free.
     """
     task = await scene.start()
-    said = "delivery 1 of webhook '43214' (label 'tenant-a'): its last two attempts ended without an answer; it waits"
+    said = "delivery 1 of webhook '43214' (label 'tenant-a'): its last two leases expired; it waits"
     await scene.until(lambda: said in caplog.text)
     claims = scene.store.claims
     await scene.deliver()

@@ -85,7 +85,7 @@ class DeliveryState(enum.StrEnum):
     DELAYED = "delayed"
     """It waits for its next attempt."""
     LEASED = "leased"
-    """A worker holds it."""
+    """A worker has leased it."""
     DEAD = "dead"
     """A dead letter: it failed for good."""
 
@@ -140,7 +140,7 @@ class NewDelivery:
 
 @frozen(kw_only=True)
 class Lease:
-    """A delivery that one worker holds. From `expires_at` on, another worker may claim it."""
+    """A delivery that one worker has claimed. From `expires_at` on, another worker may claim it."""
 
     id: int
     """The delivery's number in the store."""
@@ -159,7 +159,7 @@ class Lease:
     done: tuple[int, ...] = ()
     """The indices of the events that earlier attempts handled, as given to `Store.fail`, in ascending order."""
     alone: bool = False
-    """Whether its last two attempts ended without an answer, so it may have killed its process. Its claim returned
+    """Whether the leases of its last two attempts expired, so it may have killed its process. Its claim returned
     nothing else: run it with no other beside it."""
     body: bytes = field(repr=False)
 
@@ -193,9 +193,9 @@ class StoreHealth:
     """The health of a store. Each count ends at `MAX_COUNT`, which then means that many or more."""
 
     waiting: int
-    """Deliveries that no worker holds, including those that wait for their next attempt."""
+    """Deliveries that wait for a worker or for their next attempt."""
     leased: int
-    """Deliveries that a worker holds."""
+    """Deliveries that a worker has leased."""
     quarantined: int
     """Deliveries that cannot be claimed before the 201 of their webhook."""
     dead: int
@@ -349,21 +349,22 @@ class Store(Protocol):
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """Claim up to *limit* waiting deliveries for *lease* seconds. It does not wait for deliveries.
 
-        Within a registration the oldest comes first. Registrations take turns, however many deliveries one of them has;
-        one of which a delivery is leased or delayed may have to wait for that. With *ordered*, a delivery is claimed
-        only when all earlier ones of its registration are done, dead or discarded. With *halt* as well, a dead letter
-        blocks later deliveries until it is requeued, discarded or purged.
+        Within a registration the oldest comes first. Registrations take turns, so one with many deliveries does not
+        hold up the others. A store may give no turn to a registration whose oldest delivery is leased or delayed: it
+        claims the other ones first come, first served. With *ordered*, a delivery is claimed only when all earlier ones
+        of its registration are done, dead or discarded. With *halt* as well, a dead letter blocks later deliveries
+        until it is requeued, discarded or purged.
 
         A delivery whose lease expired is waiting again. So is one whose lease or delay began more than a minute in the
-        future: the clock was set back, and the end may be years away. One whose last two attempts ended like this has
-        `Lease.alone`, and no other is claimed with it.
+        future: the clock was set back, and the end may be years away. One whose last two attempts ended by an expired
+        lease has `Lease.alone`, and no other is claimed with it.
         """
 
     async def extend(self, lease: Lease, *, seconds: float) -> bool:
         """Let the lease end *seconds* from now. False: the lease was lost, nothing changed.
 
-        A lease is lost when another claim, `release`, `fail` or `requeue` has changed the delivery's fence, or when the
-        delivery is gone. One that has expired is not lost until then.
+        An expired lease is not lost yet. It is lost once another claim, `release`, `fail` or `requeue` has changed the
+        delivery's fence, or the delivery is gone.
         """
 
     async def ack(self, lease: Lease) -> bool:

@@ -65,17 +65,17 @@ class Worker:
     backoff. After *attempts* attempts it becomes a dead letter with its error, which is logged at ERROR; after a
     `PermanentFailure`, at once. So does a delivery whose body is not JSON with a list of events. If *handle* is an
     `EventRouter`, only the events that are not done are retried. The worker extends the lease while a handler runs,
-    and warns once when it has run for three leases. A delivery whose last two attempts ended without an answer runs
-    alone. Any number of workers, in any number of processes, may share a store. A running worker also purges
-    according to *retention*.
+    and warns once when it has run for three leases. A delivery whose last two leases expired may have killed its
+    process: it runs with no other beside it. Any number of workers, in any number of processes, may share a store. A
+    running worker also purges according to *retention*.
 
     Args:
         store: the store to claim deliveries from.
         handle: the coroutine function to call with each `Delivery`, or another callable that returns an awaitable.
         concurrency: the maximum number of handlers that run at once.
-        ordered: handle a registration's deliveries one at a time, in order of arrival. A failing delivery blocks the
+        ordered: handle a webhook's deliveries one at a time, in order of arrival. A failing delivery blocks the
             later ones until it succeeds or becomes a dead letter. By default deliveries do not wait for each other.
-        on_dead: with *ordered*, how to treat a registration's later deliveries after a dead letter. ``"skip"`` handles
+        on_dead: with *ordered*, how to treat a webhook's later deliveries after a dead letter. ``"skip"`` handles
             them; ``"halt"`` blocks them until the dead letter is requeued, discarded or purged.
         refuse_stale: make a dead letter of each `Delivery.stale` delivery, unhandled. Needs a correct system clock.
         lease: seconds after which another worker may claim a delivery if this worker dies.
@@ -412,7 +412,7 @@ class Worker:
 
     async def _let_others_finish(self, held: Held) -> None:
         """Wait until *held* can run alone. Raise `CancelledError` if the run ends meanwhile."""
-        text = "%.150s: its last two attempts ended without an answer; it waits until no other handler runs"
+        text = "%.150s: its last two leases expired; it waits until no other handler runs"
         _log.warning(text, name_of(held.lease))
         if others := [one.task for one in self._held.values() if one is not held]:
             await asyncio.wait(others)
