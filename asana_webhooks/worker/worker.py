@@ -1,7 +1,7 @@
 """The worker: claims deliveries from a store, passes them to your coroutine function, and records the results.
 
 Every delivery is handled at least once. It is handled again if a worker dies before acknowledging it, or if another
-worker claims it after its lease. Use `Event.fingerprint` to detect repeated events.
+worker claims it after its lease has expired. Use `Event.fingerprint` to detect repeated events.
 """
 
 import asyncio

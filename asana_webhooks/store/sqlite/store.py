@@ -56,8 +56,8 @@ class SQLiteStore(Registrations, Inbox):
     """A `Store` in one SQLite file on a local disk; several processes on one machine may share it.
 
     A commit waits for the disk (``synchronous=FULL``), and concurrent calls share one commit. The first use opens the
-    file, which only its owner can read. The store belongs to the event loop that uses it first; use in another loop
-    raises `ConfigurationError`. Deleted data is overwritten with zeros in the file.
+    file; a new one can be used by its owner only. The store belongs to the event loop that uses it first; use in
+    another loop raises `ConfigurationError`. Deleted data is overwritten with zeros in the file.
 
     Secrets are sealed with *secret_box* before they are written. Without a box they are plain text. A process that only
     handles deliveries or confirms registrations needs no box. Opening the store tries one secret of each key, and logs
