@@ -149,3 +149,15 @@ async def test_costs_do_not_grow(tmp_path: Path, make_calls: Calls, few: int, ma
     beside_few, beside_many = found
     grown = {name: (beside_few[name], steps) for name, steps in beside_many.items() if steps > 1.2 * beside_few[name]}
     assert {name: steps for name, steps in grown.items() if (kind, name) not in EXCEPT} == {}
+
+
+async def test_counts_that_have_ended(tmp_path: Path) -> None:
+    """A count that has reached its end stays there, whatever else the same rows hold."""
+    clock = Clock()
+    async with SQLiteStore(tmp_path / "store.db", clock=clock) as store:
+        await confirmed(store)
+        await in_writer(store, partial(fill, kind="delayed", number=MAX_COUNT + 1, now=clock.now))
+        await store.put(new(1))
+        assert len(await store.claim(1, lease=60)) == 1
+        health = await store.health()
+        assert (health.waiting, health.leased) == (MAX_COUNT, 1)

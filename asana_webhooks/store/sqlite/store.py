@@ -27,7 +27,9 @@ _log = logging.getLogger(__name__)
 PROBE = "INSERT INTO probe (one, at) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET at = excluded.at"
 COUNTED = {
     "ready": f"inbox WHERE {inbox.WAITING}",
-    "held": "inbox WHERE due_at IS NOT NULL",
+    "delayed": "inbox WHERE due_at IS NOT NULL AND (fence = 0) = 1",
+    "expired": "inbox WHERE due_at IS NOT NULL AND (fence = 0) = 0 AND due_at <= :now",
+    "void": "inbox WHERE since > :latest AND fence <> 0",
     "leased": f"inbox WHERE {inbox.IN_STATE[DeliveryState.LEASED]}",
     "quarantined": f"inbox WHERE {inbox.IN_STATE[DeliveryState.QUARANTINED]}",
     "dead": f"inbox WHERE {inbox.IN_STATE[DeliveryState.DEAD]}",
@@ -193,7 +195,7 @@ class SQLiteStore(Registrations, Inbox):
         (first,) = db.execute(FIRST_RECEIVED).fetchone()
         unreadable = self._unreadable(db)
         return StoreHealth(
-            waiting=min(count.pop("ready") + count.pop("held") - count["leased"], MAX_COUNT),
+            waiting=min(sum(map(count.pop, ("ready", "delayed", "expired", "void"))), MAX_COUNT),
             **count,
             oldest_age=None if first is None else max(0.0, now - first),
             writable=not refused,
