@@ -51,6 +51,7 @@ async def test_a_lease_that_ran_out_may_still_answer(store: Store, clock: Clock)
     for number, (name, answer) in enumerate(ANSWERS.items()):
         lease = await lease_one(store, number)
         clock.advance(LEASE * 10)
+        assert list(await store.claim(0, lease=LEASE)) == [], "a claim that takes nothing"
         assert (await store.health()).leased == 0, "what is leased"
         assert await answer(store, lease) is True, f"{name} after the end"
         left = await store.delivery(lease.id)
