@@ -5,7 +5,7 @@ import gc
 import os
 import threading
 import traceback
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -176,6 +176,31 @@ class TestGroupCommit:
         answers = await asyncio.gather(*(store.put(new(number)) for number in range(500)))
         assert set(answers) == {"stored"}
         assert len(commits) == 1
+
+    async def test_a_call_is_one_transaction(self, store: SQLiteStore, commits: list[str]) -> None:
+        """What a call changes, it changes in one transaction: a process that is killed leaves nothing half done."""
+        where: dict[str, Any] = {"resource": "2", "public_url": "https://example.com/asana"}
+        secret: dict[str, Any] = {"webhook_gid": "3", "secret": SECRET}
+        await put(store, 1)
+        (lease,) = await store.claim(1, lease=60)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.open_registration("a", **where, label="a", ttl=60),
+            lambda: store.add_candidate("a", SECRET),
+            lambda: store.put(new(1, registration="a", candidate=candidate_id(SECRET))),
+            lambda: store.confirm_registration("a", **secret, heartbeat_at=1),
+            lambda: store.adopt_registration("b", **where, **secret),
+            lambda: store.retire_registration("b", after=1),
+            lambda: store.claim(1, lease=60, ordered=True, halt=True),
+            lambda: store.extend(lease, seconds=60),
+            lambda: store.fail(lease, error="", retry_in=None, done=[0]),
+            lambda: store.requeue(lease.id),
+            lambda: store.discard(lease.id),
+            lambda: store.close_registration("a"),
+        ]
+        for call in calls:
+            commits.clear()
+            assert await call()
+            assert len(commits) == 1
 
     async def test_followers_gather(self, store: SQLiteStore, commits: list[str]) -> None:
         """Fifty callers who put one after the other need one commit for each round, not for each put."""
