@@ -201,7 +201,8 @@ class StoreHealth:
     dead: int
     """Dead letters."""
     oldest_age: float | None
-    """Seconds since the oldest waiting or leased delivery was received; ``None`` if there is none."""
+    """Seconds since the oldest waiting or leased delivery was received; ``None`` if there is none. Of those that are
+    leased or wait for their next attempt, a store may look at `MAX_COUNT` only."""
     writable: bool
     """Whether the store accepts a delivery now: writing works, and there is room."""
     secrets_readable: bool = True
@@ -343,7 +344,8 @@ class Store(Protocol):
 
         ``"duplicate"``: the registration already had this delivery, which may be finished. Identical deliveries are
         recognized until `purge` forgets them. ``"refused"``: the registration is closed or unknown, or
-        *delivery.candidate* is not one of its secrets.
+        *delivery.candidate* is not one of its secrets. A `StoreFullError` may also mean that the
+        quarantine of a pending registration is full.
         """
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
