@@ -106,8 +106,8 @@ class Inbox(Database):
     _saving: asyncio.TimerHandle | None = None
     _was_empty = False
     """Whether the last claim found nothing."""
-    _odd = 0
-    """1 if the last claim rounded up the half of its limit that goes by turn: every second one does."""
+    _claims = 0
+    """How many claims there were, modulo three."""
 
     def put(self, delivery: NewDelivery) -> Awaitable[PutResult]:
         """See `Store.put`. It returns a future, which saves a receiver a task and 10 us."""
@@ -183,8 +183,9 @@ class Inbox(Database):
         if self._was_empty and await self._reader.submit(self._is_idle):
             return ()  # without a write, for a worker that polls
         limit = max(limit, 0)
-        self._odd ^= 1
-        by_turn = limit if ordered else (limit + self._odd) // 2
+        self._claims = (self._claims + 1) % 3
+        # Half of the limit goes by turn. Every third claim rounds it down, so that claims of one take the oldest, too.
+        by_turn = limit if ordered else (limit + (self._claims > 0)) // 2
         claimed = self._write(
             lambda db: _claim(db, limit, by_turn=by_turn, lease=lease, ordered=ordered, halt=halt, now=self._clock())
         )
