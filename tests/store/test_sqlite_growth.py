@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from attrs import define
 
 from asana_webhooks.store import SQLiteStore
-from asana_webhooks.store.base import MAX_COUNT, DeliveryState
+from asana_webhooks.store.base import MAX_COUNT, DeliveryState, RegistrationState
 from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.stores import Clock
 from tests.store.sqlite_help import SECRET, confirmed, in_reader, in_writer, new, opened
@@ -87,6 +87,13 @@ class Meter:
         return await call, self.most
 
 
+LISTED: list[dict[str, Any]] = [
+    {"label": "r"},
+    {"resource": "1", "label": "r"},
+    {"resource": "1", "label": "r", "state": RegistrationState.CONFIRMED},
+    {"resource": "no such resource"},
+    {"webhook_gid": "no such webhook"},
+]
 Calls = Callable[[SQLiteStore, Meter], AsyncIterator[tuple[str, int]]]
 
 
@@ -118,6 +125,8 @@ async def costs(store: SQLiteStore, meter: Meter) -> AsyncIterator[tuple[str, in
     yield "close", (await measure(store.close_registration("p")))[1]
     yield "expire", (await measure(store.expire_registrations()))[1]
     yield "list", (await measure(store.list_registrations(limit=10)))[1]
+    for given in LISTED:
+        yield f"list by {' and '.join(given)}", (await measure(store.list_registrations(**given, limit=10)))[1]
     yield "dead letters", (await measure(store.deliveries(state=DeliveryState.DEAD, limit=10)))[1]
 
 
@@ -161,3 +170,23 @@ async def test_counts_that_have_ended(tmp_path: Path) -> None:
         assert len(await store.claim(1, lease=60)) == 1
         health = await store.health()
         assert (health.waiting, health.leased) == (MAX_COUNT, 1)
+
+
+async def test_a_claim_wakes_some_at_a_time(tmp_path: Path) -> None:
+    """When many delays end at once, one claim does not hold up the puts; the next ones get all of them."""
+    found = []
+    for number in (1_000, 3_000):
+        clock, meter = Clock(), Meter()
+        async with SQLiteStore(tmp_path / f"{number}.db", clock=clock) as store:
+            await confirmed(store)
+            await in_writer(store, partial(fill, kind="delayed", number=number, now=clock.now))
+            clock.advance(1e6)
+            await in_writer(store, meter.install)
+            first, steps = await meter.measure(store.claim(10, lease=60))
+            found.append(steps)
+            claimed = list(first)
+            while more := await store.claim(500, lease=60):
+                claimed += more
+            assert len({lease.id for lease in claimed}) == number
+    beside_few, beside_many = found
+    assert beside_many < 1.5 * beside_few

@@ -188,11 +188,12 @@ class TestLastDelivery:
             assert await self.last(other) == minute_of(clock())
 
     async def test_closing_saves_it(self, store: SQLiteStore, path: Path, clock: Clock) -> None:
-        """All of them are there when the store is opened again, however many."""
+        """All of them are there when the store is opened again, however many, those that come last included."""
         ids = [f"r{number}" for number in range(600)]
         await asyncio.gather(*(adopted(store, id) for id in ids))
-        await asyncio.gather(*(store.put(new(1, registration=id)) for id in ids))
+        puts = [store.put(new(1, registration=id)) for id in ids]
         await store.aclose()
+        await asyncio.gather(*puts)
         found = rows(path, "SELECT last_delivery_at, count(*) FROM registrations WHERE id <> 'r' GROUP BY 1")
         assert found == [(minute_of(clock()), 600)]
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.store.rules import QuarantineLimits
 from asana_webhooks.store.secret_box import Sealer, SecretBox
 from asana_webhooks.store.sqlite.file import DatabaseFile, sqlite3
-from asana_webhooks.store.sqlite.maintenance import Maintenance
+from asana_webhooks.store.sqlite.maintenance import Writer
 from asana_webhooks.store.sqlite.transactions import Operation, TransactionQueue
 
 __all__ = ["Database", "named"]
@@ -18,41 +20,30 @@ T = TypeVar("T")
 
 
 class Database:
-    """What the two halves of `SQLiteStore` share; it documents the arguments."""
+    """What the parts of `SQLiteStore` share; it documents the arguments."""
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        secret_box: SecretBox | None,
-        clock: Callable[[], float],
-        busy_timeout: float,
-        max_operations: int,
-        max_bytes: int,
-        quarantine: QuarantineLimits,
+        secret_box: SecretBox | None = None,
+        clock: Callable[[], float] = time.time,
+        # Timeouts
+        busy_timeout: float = 5.0,
+        # Limits
+        max_operations: int = 10_000,
+        max_bytes: int = 64 * 1024**2,
+        max_quarantined: int = 1_000,
+        max_quarantined_bytes: int = 16 * 1024**2,
     ) -> None:
-        self._file = DatabaseFile(path, busy_timeout=busy_timeout)
+        check_count("max_operations", max_operations)
+        check_count("max_bytes", max_bytes)
+        self._file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout))
         self._clock = clock
-        self._quarantine = quarantine
+        self._quarantine = QuarantineLimits(max_quarantined, max_quarantined_bytes)
         self._sealer = Sealer(secret_box)
-        self._maintenance = Maintenance(self._file)
-        self._writer = TransactionQueue(
-            self._file,
-            connect=self._maintenance.connect,
-            name="asana-webhooks-writer",
-            begin="BEGIN IMMEDIATE",
-            before=self._maintenance.before,
-            after=self._maintenance.after,
-            max_operations=max_operations,
-            max_bytes=max_bytes,
-        )
-        self._reader = TransactionQueue(
-            self._file,
-            connect=self._connect_to_read,
-            name="asana-webhooks-reader",
-            begin="BEGIN",
-            max_operations=max_operations,
-        )
+        self._writer = Writer(self._file, max_operations=max_operations, max_bytes=max_bytes)
+        self._reader = TransactionQueue(self._file, self._connect_to_read, max_operations=max_operations)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._recent: dict[int, float] = {}
@@ -66,9 +57,8 @@ class Database:
     def _check_loop(self) -> None:
         self._file.claim()
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
+        self._loop = self._loop or loop
+        if self._loop is not loop:
             raise ConfigurationError("this store belongs to another event loop; create one in each loop")
 
     def _check_usable(self) -> None:
@@ -76,14 +66,10 @@ class Database:
         if self._closed:
             raise ConfigurationError("this store is closed; create a new one")
 
-    def _write(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def _write(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
+        """Run a write. If it *adds* data, so many bytes, raise `StoreFullError` if too many are waiting."""
         self._check_usable()
-        return self._writer.submit(operation)
-
-    def _add(self, operation: Operation[T], *, size: int = 0) -> asyncio.Future[T]:
-        """Run a write that adds data; raise `StoreFullError` if too many are waiting."""
-        self._check_usable()
-        return self._writer.submit(operation, adds=size)
+        return self._writer.submit(operation, adds=adds)
 
     def _read(self, operation: Operation[T]) -> asyncio.Future[T]:
         self._check_usable()

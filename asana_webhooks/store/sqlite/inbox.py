@@ -22,7 +22,6 @@ from asana_webhooks.store.rules import (
     is_alone,
     minute_of,
     readable,
-    runs,
 )
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
@@ -49,7 +48,14 @@ IDLE = f"""
     SELECT NOT EXISTS (SELECT 1 FROM inbox WHERE {WAITING}) AND NOT EXISTS (SELECT 1 FROM inbox WHERE {DUE})
         AND NOT EXISTS (SELECT 1 FROM inbox WHERE since > :latest)
 """  # noqa: S608 - made of constants, as the ones below
-WAKE = "UPDATE inbox SET since = NULL, due_at = NULL WHERE {}"
+# What ended, and what began in the future: the clock was set back. Some at a time, so that others can write soon.
+WAKE = [
+    f"""
+    UPDATE inbox SET since = NULL, due_at = NULL, turn = min(turn, :now)
+    WHERE id IN (SELECT id FROM inbox WHERE {condition} LIMIT max(:limit, 100))
+    """  # noqa: S608
+    for condition in (DUE, "since > :latest", "turn > :latest AND due_at IS NULL")
+]
 TURNS = "SELECT id FROM inbox WHERE turn IS NOT NULL AND due_at IS NULL {} ORDER BY turn, id LIMIT ?"
 NOT_HALTED = """
     AND NOT EXISTS (
@@ -71,6 +77,9 @@ LEASE = """
 """
 HELD = f"SELECT id, fence, registration, turn IS NOT NULL FROM inbox {AMONG}"  # noqa: S608
 ANSWER = "UPDATE inbox SET since = ?, due_at = ?, fence = 0, {} WHERE id = ? AND fence = ?"
+RETRY = ANSWER.format("unanswered = 0, error = ?, done = ?")
+BURY = ANSWER.format("unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
+RELEASE = ANSWER.format("attempts = attempts - 1, unanswered = unanswered - 1")
 GIVE_TURNS = """
     UPDATE inbox SET turn = ? WHERE turn IS NULL AND id IN (
         SELECT (SELECT min(id) FROM inbox WHERE registration = value AND state = 'open') FROM json_each(?)
@@ -82,11 +91,14 @@ LOSE_TURN = """
         SELECT min(id) FROM inbox WHERE registration = ? AND state = 'open' AND id > ?
     )
 """
-STORED = COLUMNS.format("state, since, due_at, fence, attempts, error").replace(" state,", " inbox.state AS state,")
-RUNS = "due_at > :now AND since <= :latest"
+RUNS = "coalesce(due_at > :now AND since <= :latest, 0)"
+HELD_AS = f"iif({RUNS}, iif(fence = 0, 'delayed', 'leased'), 'waiting')"
+STATE = f"iif(inbox.state = 'open', {HELD_AS}, inbox.state)"
+STORED = COLUMNS.format(f"{STATE} AS state, iif({RUNS}, due_at, NULL) AS due_at, attempts, error")
+BY_ID = f"{STORED} WHERE inbox.id = :id"
 IN_STATE = {
     DeliveryState.QUARANTINED: "inbox.state <> 'open' AND inbox.state = 'quarantined'",
-    DeliveryState.WAITING: f"inbox.state = 'open' AND NOT coalesce({RUNS}, 0)",
+    DeliveryState.WAITING: f"inbox.state = 'open' AND NOT {RUNS}",
     DeliveryState.DELAYED: f"due_at IS NOT NULL AND (fence = 0) = 1 AND {RUNS}",
     DeliveryState.LEASED: f"due_at IS NOT NULL AND (fence = 0) = 0 AND {RUNS}",
     DeliveryState.DEAD: "inbox.state <> 'open' AND inbox.state = 'dead'",
@@ -113,19 +125,18 @@ class Inbox(Database):
         """See `Store.put`. It returns a future, which saves a receiver a task and 10 us."""
         try:
             self._check_usable()
-            stored: asyncio.Future[PutResult] = self._writer.submit_batched(
-                self._put, delivery, adds=len(delivery.body)
-            )
+            size = len(delivery.body)
+            stored: asyncio.Future[PutResult] = self._writer.submit_batched(self._put, delivery, adds=size)
         except AsanaError as error:  # raised when awaited, as in every other method
-            refused: asyncio.Future[PutResult] = asyncio.get_running_loop().create_future()
-            refused.set_exception(error)
-            return refused
+            stored = asyncio.get_running_loop().create_future()
+            stored.set_exception(error)
+            return stored
         if self._saving is None:
             self._saving = asyncio.get_running_loop().call_later(SAVE_EVERY, self._save_recent)
         return stored
 
     def _put(self, db: sqlite3.Connection, new: Sequence[NewDelivery]) -> Sequence[PutResult | StoreError]:
-        self._maintenance.check_disk(db)
+        self._writer.check_disk(db)
         now = self._clock()
         places, idle = _places(db, new, now=now)
         outcomes: list[PutResult | StoreError] = ["refused"] * len(new)
@@ -161,7 +172,7 @@ class Inbox(Database):
     def _save_recent(self) -> None:
         """Save when registrations got their last deliveries: a write a minute instead of one for each delivery."""
         self._saving = None
-        if self._recent and not self._closed:
+        if not self._closed:
             self._writer.submit(self._save_some).add_done_callback(self._after_save)
 
     def _save_some(self, db: sqlite3.Connection) -> bool:
@@ -172,7 +183,7 @@ class Inbox(Database):
         return bool(self._recent)
 
     def _after_save(self, saved: asyncio.Future[bool]) -> None:
-        if not saved.cancelled() and saved.exception() is None and saved.result():
+        if not saved.exception() and saved.result():
             self._save_recent()
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
@@ -234,11 +245,9 @@ class Inbox(Database):
 
         def fail(db: sqlite3.Connection) -> bool:
             now = self._clock()
-            changes = "unanswered = 0, error = ?, done = ?"
             if wait is not None:
-                return db.execute(ANSWER.format(changes), (now, now + wait, *values)).rowcount == 1
-            changes += ", turn = NULL, state = 'dead'"
-            is_dead = db.execute(ANSWER.format(changes), (None, None, *values)).rowcount == 1
+                return db.execute(RETRY, (now, now + wait, *values)).rowcount == 1
+            is_dead = db.execute(BURY, (None, None, *values)).rowcount == 1
             if is_dead:
                 give_turns(db, _registrations_of(db, lease.id), now=now)
             return is_dead
@@ -260,13 +269,16 @@ class Inbox(Database):
     async def delivery(self, id: int) -> StoredDelivery | None:
         """See `Store.delivery`."""
         values = {"id": check_integer("id", id)}
-        found = await self._read(lambda db: self._stored(db, f"{STORED} WHERE inbox.id = :id", values))
+        found = await self._read(lambda db: self._stored(db, BY_ID, values))
         return found[0] if found else None
 
     def _stored(self, db: sqlite3.Connection, statement: str, values: dict[str, int]) -> list[StoredDelivery]:
         now = self._clock()
         found = named(db.execute(statement, {**values, "now": now, "latest": now + MAX_SKEW}))
-        return [_as_shown(row, now) for row in found]
+        return [
+            StoredDelivery(state=DeliveryState(row.pop("state")), done=tuple(json.loads(row.pop("done"))), **row)
+            for row in found
+        ]
 
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
@@ -288,7 +300,7 @@ class Inbox(Database):
         check_integer("id", id)
 
         def discard(db: sqlite3.Connection) -> bool:
-            found = self._stored(db, f"{STORED} WHERE inbox.id = :id", {"id": id})
+            found = self._stored(db, BY_ID, {"id": id})
             if not found or found[0].state is DeliveryState.LEASED:
                 return False
             numbers = _registrations_of(db, id)
@@ -373,8 +385,8 @@ def _claim(
     db: sqlite3.Connection, limit: int, *, by_turn: int, lease: float, ordered: bool, halt: bool, now: float
 ) -> Sequence[Lease]:
     """Claim deliveries: up to *by_turn* of those whose turn it is, then the oldest ones."""
-    for condition in (DUE, "since > :latest"):
-        db.execute(WAKE.format(condition), {"now": now, "latest": now + MAX_SKEW})
+    for statement in WAKE:
+        db.execute(statement, {"now": now, "latest": now + MAX_SKEW, "limit": limit})
     turns = db.execute(TURNS.format(NOT_HALTED if halt else ""), (by_turn,))
     chosen = [id for (id,) in turns]
     if not ordered:
@@ -413,8 +425,7 @@ def _without_alone(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _release(db: sqlite3.Connection, lease: Lease) -> bool:
-    changes = "attempts = attempts - 1, unanswered = unanswered - 1"
-    return db.execute(ANSWER.format(changes), (None, None, lease.id, lease.fence)).rowcount == 1
+    return db.execute(RELEASE, (None, None, lease.id, lease.fence)).rowcount == 1
 
 
 def _registrations_of(db: sqlite3.Connection, id: int) -> list[int]:
@@ -433,13 +444,3 @@ def give_turns(db: sqlite3.Connection, registrations: Iterable[int], *, now: flo
     numbers = list(registrations)
     if numbers:
         db.execute(GIVE_TURNS, (now, json.dumps(numbers)))
-
-
-def _as_shown(row: dict[str, Any], now: float) -> StoredDelivery:
-    state, since, due_at, fence = (row.pop(name) for name in ("state", "since", "due_at", "fence"))
-    is_running = due_at is not None and runs(since=since, until=due_at, now=now)
-    if state == "open":
-        held = DeliveryState.LEASED if fence else DeliveryState.DELAYED
-        state = held if is_running else DeliveryState.WAITING
-    done = tuple(json.loads(row.pop("done")))
-    return StoredDelivery(state=DeliveryState(state), due_at=due_at if is_running else None, done=done, **row)

@@ -1,6 +1,5 @@
 """Maintenance of the database file: keep the log and the file short, detect other writers, and make backups."""
 
-import asyncio
 import logging
 import os
 import secrets
@@ -9,11 +8,13 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
 from asana_webhooks.store.sqlite.file import LONG_LOG, DatabaseFile, create_private, sqlite3, unavailable
+from asana_webhooks.store.sqlite.transactions import TransactionQueue
 
-__all__ = ["Maintenance", "back_up", "is_affected"]
+__all__ = ["Writer", "back_up", "is_affected"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,13 +39,15 @@ DISK_RESERVE = 16 * 1024**2
 STEP_TIME = 0.003
 """Seconds that one step of giving space back takes at most, without its commit."""
 
-_STUCK = "the write-ahead log grows and cannot be emptied: another connection keeps reading the database"
-_ADVICE = (
-    "install asana-webhooks[sqlite], use SQLite 3.51.3 or later (or 3.50.7, or 3.44.6), or use one store in one "
-    "process; see https://www.sqlite.org/wal.html"
+_STUCK = (
+    "the write-ahead log grows and cannot be emptied: another connection (a backup, an SQL shell or a hung process) "
+    "keeps reading the database"
 )
-_SHARED = f"another connection also writes to the database file, and SQLite %.20s can then lose commits; {_ADVICE}"
-_SHARED_LOG = f"another connection also writes to %.200a, and SQLite %.20s can then lose commits; {_ADVICE}"
+_SHARED = (
+    "another connection also writes to the database file, and SQLite %.20s can then lose commits; install "
+    "asana-webhooks[sqlite], use SQLite 3.51.3 or later (or 3.50.7, or 3.44.6), or use one store in one process; "
+    "see https://www.sqlite.org/wal.html"
+)
 
 
 def is_affected(version: tuple[int, int, int]) -> bool:
@@ -57,43 +60,35 @@ def is_affected(version: tuple[int, int, int]) -> bool:
     return not fixed
 
 
-class Maintenance:
-    """Maintains one database file. The writing thread calls its methods.
+class Writer(TransactionQueue):
+    """The queue of transactions that write. Its thread also maintains the file.
 
     SQLite restarts its log once it has copied all of it into the database and no reader uses an older state. A long
     reader, such as a backup or an SQL shell with an open transaction, lets the log grow. Above `LONG_LOG` bytes, this
     class empties the log. If that fails, it logs a warning and adds it to `problems`.
-
-    Args:
-        file: the database.
     """
 
-    def __init__(self, file: DatabaseFile) -> None:
-        self._file = file
+    name: ClassVar = "asana-webhooks-writer"
+    begin: ClassVar = "BEGIN IMMEDIATE"
+
+    def __init__(self, file: DatabaseFile, *, max_operations: int, max_bytes: int) -> None:
+        super().__init__(file, self._open, max_operations=max_operations, max_bytes=max_bytes)
         self._log_file: tuple[int, int] | None = None
         self._is_stuck = False
         """Whether emptying a long log failed, and the log is still long."""
         self._tried_at = 0.0
-        self._data_version: int | None = None
+        self._data_version = 0
         self._looked_at = 0.0
         self._is_shared = False
         self._has_shrunk = False
 
-    def connect(self) -> sqlite3.Connection:
-        """Open the database to write; see `DatabaseFile.connect`."""
+    def _open(self) -> sqlite3.Connection:
         connection = self._file.connect()
         self._log_file = self._file.log_identity()
-        self._data_version = None
-        with suppress(sqlite3.Error):
-            self._data_version = _read(connection, "data_version")
+        self._data_version = _read(connection, "data_version")
         return connection
 
-    def before(self, connection: sqlite3.Connection) -> None:
-        """Check the files before a transaction.
-
-        Raises:
-            StoreUnavailableError: the log has been deleted.
-        """
+    def _before(self, connection: sqlite3.Connection) -> None:
         if self._file.log_identity() != self._log_file:
             # Copy earlier commits into the database. Later commits would be lost with the deleted log.
             with suppress(sqlite3.Error):
@@ -106,15 +101,7 @@ class Maintenance:
             with suppress(sqlite3.Error):  # the following transaction raises the same error
                 self.look_for_others(connection)
 
-    def check_disk(self, connection: sqlite3.Connection) -> None:
-        """Raise `StoreUnavailableError` if the disk is nearly full, and the file has no unused pages to make up."""
-        free = shutil.disk_usage(self._file.directory).free
-        if free < DISK_RESERVE and free + PAGE * _read(connection, "freelist_count") < DISK_RESERVE:
-            problem = f"less than {DISK_RESERVE // 1024**2} MiB are free on the disk, which workers need"
-            raise StoreUnavailableError(problem=problem, advice="Make room.")
-
-    def after(self, connection: sqlite3.Connection) -> None:
-        """Empty the log after a transaction, if it is long; shorten the file, once its unused end is given back."""
+    def _after(self, connection: sqlite3.Connection) -> None:
         if self._has_shrunk:
             self._has_shrunk = False
             connection.execute("PRAGMA wal_checkpoint")  # shortens the file
@@ -123,16 +110,18 @@ class Maintenance:
             self._tried_at = time.monotonic()
             if not _empty(connection) and not self._is_stuck:
                 self._is_stuck = True
-                _log.warning(
-                    "the write-ahead log of %.200a has %d bytes and cannot be emptied, because another connection "
-                    "(a backup, an SQL shell or a hung process) keeps reading the database; retrying",
-                    str(self._file),
-                    length,
-                )
+                _log.warning("%.200a has a log of %d bytes: %.200s; retrying", str(self._file), length, _STUCK)
             length = self._file.log_bytes()
         if self._is_stuck and length <= LONG_LOG:
             self._is_stuck = False
             _log.info("the write-ahead log of %.200a is short again", str(self._file))
+
+    def check_disk(self, connection: sqlite3.Connection) -> None:
+        """Raise `StoreUnavailableError` if the disk is nearly full, and the file has no unused pages to make up."""
+        free = shutil.disk_usage(self._file.directory).free
+        if free < DISK_RESERVE and free + PAGE * _read(connection, "freelist_count") < DISK_RESERVE:
+            problem = f"less than {DISK_RESERVE // 1024**2} MiB are free on the disk, which workers need"
+            raise StoreUnavailableError(problem=problem, advice="Make room.")
 
     def give_back(self, connection: sqlite3.Connection) -> bool:
         """Give some unused pages back to the file system, within a transaction. False: there is nothing left to do."""
@@ -148,20 +137,18 @@ class Maintenance:
     def look_for_others(self, connection: sqlite3.Connection) -> None:
         """Check whether another connection has written. If this SQLite can then lose commits, log it once."""
         self._looked_at = time.monotonic()
-        if self._is_shared or not is_affected(sqlite3.sqlite_version_info):
-            return
         # It changes when another connection has committed: https://www.sqlite.org/pragma.html#pragma_data_version
         before, self._data_version = self._data_version, _read(connection, "data_version")
-        if before is not None and self._data_version != before:  # our own reader never writes
+        is_shared = self._data_version != before and is_affected(sqlite3.sqlite_version_info)
+        if is_shared and not self._is_shared:  # our own reader never writes
             self._is_shared = True
-            _log.warning(_SHARED_LOG, str(self._file), sqlite3.sqlite_version)
+            _log.warning("%.200a: %.500s", str(self._file), _SHARED % sqlite3.sqlite_version)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Problems for an operator to fix. Safe to read in any thread."""
         stuck = (_STUCK,) if self._is_stuck else ()
-        shared = (_SHARED % sqlite3.sqlite_version,) if self._is_shared else ()
-        return (*stuck, *shared)
+        return (*stuck, _SHARED % sqlite3.sqlite_version) if self._is_shared else stuck
 
 
 def _read(connection: sqlite3.Connection, pragma: str) -> int:
@@ -179,16 +166,8 @@ def _empty(connection: sqlite3.Connection) -> bool:
     return not busy
 
 
-async def back_up(file: DatabaseFile, target: Path) -> None:
-    """Copy the database into a new file; see `SQLiteStore.backup`. The store must have opened it."""
-    cancelled = threading.Event()
-    try:
-        await asyncio.to_thread(_copy, file, target, cancelled)
-    finally:
-        cancelled.set()
-
-
-def _copy(file: DatabaseFile, target: Path, cancelled: threading.Event) -> None:
+def back_up(file: DatabaseFile, target: Path, cancelled: threading.Event) -> None:
+    """Copy the database, which the store has opened, into a new file; see `SQLiteStore.backup`. It blocks."""
     if not target.parent.is_dir() or target.exists():
         what = "file already exists" if target.exists() else "directory does not exist"
         raise ConfigurationError(f"the backup {target} cannot be written: the {what}")

@@ -12,21 +12,25 @@ from asana_webhooks.store.rules import as_found, check_integer, check_label, che
 from asana_webhooks.store.secret_box import Sealer, StoredSecret
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
-from asana_webhooks.store.sqlite.inbox import give_turns
+from asana_webhooks.store.sqlite.inbox import delete, give_turns
 
 __all__ = ["LIVE", "Registrations", "open_or_note"]
 
 _log = logging.getLogger(__name__)
 
 LIVE = "(state = 'confirmed' OR (state = 'pending' AND deadline > :now))"
+IN_STATE = {
+    RegistrationState.PENDING: f"state <> 'confirmed' AND state = 'pending' AND {LIVE}",
+    RegistrationState.CONFIRMED: "state = 'confirmed'",
+    RegistrationState.CLOSED: f"NOT {LIVE}",
+}
 FIND = """
     SELECT number, id, resource, label, public_url, state, opened_at, deadline, echoed, webhook_gid, last_heartbeat_at,
         last_delivery_at, replaces, retire_after
     FROM registrations
 """
 LIVE_BESIDE = f"""
-    SELECT id FROM registrations
-    WHERE resource = :resource AND label = :label AND state <> 'closed' AND {LIVE}
+    SELECT id FROM registrations WHERE resource = :resource AND label = :label AND {LIVE}
 """  # noqa: S608 - made of constants
 ADD = """
     INSERT INTO registrations (
@@ -43,11 +47,6 @@ CONFIRM = """
         last_heartbeat_at = nullif(max(coalesce(last_heartbeat_at, 0), ?), 0)
     WHERE number = ?
 """
-# What ends with the state pending, or for good.
-DROP_BODIES = """
-    DELETE FROM bodies WHERE delivery IN (SELECT id FROM inbox WHERE registration = ? AND state = 'quarantined')
-"""
-DROP_QUARANTINED = "DELETE FROM inbox WHERE registration = ? AND state = 'quarantined'"
 
 
 class Registrations(Database):
@@ -66,7 +65,7 @@ class Registrations(Database):
             return _add(db, {**values, "ttl": ttl, "now": self._clock()})
 
         check_seconds("ttl", ttl)
-        return await self._add(open_)
+        return await self._write(open_, adds=0)
 
     async def adopt_registration(
         self, id: str, *, resource: str, public_url: str, label: str = "", webhook_gid: str, secret: Secret
@@ -86,7 +85,7 @@ class Registrations(Database):
                 _add_secret(db, number, name, sealed)
             return bool(known) or is_added
 
-        return await self._add(adopt)
+        return await self._write(adopt, adds=0)
 
     async def add_candidate(self, id: str, secret: Secret) -> bool:
         """See `Store.add_candidate`."""
@@ -102,7 +101,7 @@ class Registrations(Database):
                 db.execute("UPDATE registrations SET echoed = 1 WHERE number = ?", (number,))
             return True
 
-        return await self._add(add)
+        return await self._write(add, adds=0)
 
     async def _sealed(self, secret: Secret) -> tuple[str, StoredSecret]:
         """Return the id of a secret and its sealed form. The reading thread seals, so that writes need not wait."""
@@ -207,10 +206,7 @@ class Registrations(Database):
         """See `Store.list_registrations`."""
         given = {"label": label, "resource": resource, "webhook_gid": webhook_gid}
         conditions = ["id > :after", *(f"{name} = :{name}" for name, value in given.items() if value is not None)]
-        if state is RegistrationState.CLOSED:
-            conditions.append(f"NOT {LIVE}")
-        elif state is not None:
-            conditions.append(f"state = '{RegistrationState(state).value}' AND {LIVE}")
+        conditions += [] if state is None else [IN_STATE[state]]
         statement = f"{FIND} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT :limit"
         values = {**given, "after": after, "limit": max(check_integer("limit", limit), 0)}
 
@@ -224,7 +220,7 @@ class Registrations(Database):
     async def record_heartbeat(self, id: str) -> None:
         """See `Store.record_heartbeat`."""
         statement = f"UPDATE registrations SET last_heartbeat_at = :now WHERE id = :id AND {LIVE}"  # noqa: S608
-        await self._add(lambda db: db.execute(statement, {"id": id, "now": self._clock()}).rowcount)
+        await self._write(lambda db: db.execute(statement, {"id": id, "now": self._clock()}).rowcount, adds=0)
 
     async def retire_registration(self, id: str, *, after: float) -> bool:
         """See `Store.retire_registration`."""
@@ -266,8 +262,8 @@ def _close(db: sqlite3.Connection, id: str) -> bool:
 
 
 def _drop_quarantined(db: sqlite3.Connection, number: int) -> None:
-    for statement in (DROP_BODIES, DROP_QUARANTINED):
-        db.execute(statement, (number,))
+    found = db.execute("SELECT id FROM inbox WHERE registration = ? AND state = 'quarantined'", (number,))
+    delete(db, [id for (id,) in found])
 
 
 def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, str]) -> Secret | None:

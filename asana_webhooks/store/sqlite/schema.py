@@ -37,7 +37,8 @@ TABLES = (
         retire_after REAL
     )
     """,
-    "CREATE INDEX registrations_live ON registrations (resource, label) WHERE state <> 'closed'",
+    "CREATE INDEX registrations_label ON registrations (label, id)",
+    "CREATE INDEX registrations_resource ON registrations (resource, label, id)",
     "CREATE INDEX registrations_webhook ON registrations (webhook_gid) WHERE webhook_gid IS NOT NULL",
     # For expire_registrations and purge, which repeat its condition: else SQLite does not use it.
     "CREATE INDEX registrations_ending ON registrations (state, deadline) WHERE state <> 'confirmed'",
@@ -121,8 +122,7 @@ def prepare(connection: "sqlite3.Connection") -> None:
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        connection.rollback()  # unless it is committed
 
 
 def _is_ready(connection: "sqlite3.Connection") -> bool:

@@ -1,23 +1,23 @@
 """`SQLiteStore`: opening and closing, health, maintenance. Its other methods are in `registrations` and `inbox`."""
 
+import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError, StoreError
 from asana_webhooks.store.base import MAX_COUNT, DeliveryState, StoreHealth
-from asana_webhooks.store.rules import MAX_SILENT, MAX_SKEW, SILENT_AFTER, QuarantineLimits
-from asana_webhooks.store.secret_box import SecretBox, StoredSecret
+from asana_webhooks.store.rules import MAX_SILENT, MAX_SKEW, SILENT_AFTER
+from asana_webhooks.store.secret_box import StoredSecret
 from asana_webhooks.store.sqlite import inbox
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.inbox import Inbox
 from asana_webhooks.store.sqlite.maintenance import back_up
-from asana_webhooks.store.sqlite.purge import purge
+from asana_webhooks.store.sqlite.purge import Purge
 from asana_webhooks.store.sqlite.registrations import LIVE, Registrations, open_or_note
 
 __all__ = ["SQLiteStore"]
@@ -54,7 +54,7 @@ OLDEST_OF_KEY = f"""
 """  # noqa: S608
 
 
-class SQLiteStore(Registrations, Inbox):
+class SQLiteStore(Registrations, Inbox, Purge):
     """A `Store` in one SQLite file on a local disk; several processes on one machine may share it.
 
     A commit waits for the disk (``synchronous=FULL``), and concurrent calls share one commit. The first use opens the
@@ -84,30 +84,7 @@ class SQLiteStore(Registrations, Inbox):
         ConfigurationError: an argument is not valid.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        secret_box: SecretBox | None = None,
-        clock: Callable[[], float] = time.time,
-        # Timeouts
-        busy_timeout: float = 5.0,
-        # Limits
-        max_operations: int = 10_000,
-        max_bytes: int = 64 * 1024**2,
-        max_quarantined: int = 1_000,
-        max_quarantined_bytes: int = 16 * 1024**2,
-    ) -> None:
-        super().__init__(
-            path,
-            secret_box=secret_box,
-            clock=clock,
-            busy_timeout=check_seconds("busy_timeout", busy_timeout),
-            max_operations=check_count("max_operations", max_operations),
-            max_bytes=check_count("max_bytes", max_bytes),
-            quarantine=QuarantineLimits(max_quarantined, max_quarantined_bytes),
-        )
-        self._tried_keys = False
+    _tried_keys = False
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {'closed' if self._closed else 'open' if self._loop else 'new'}>"
@@ -134,33 +111,32 @@ class SQLiteStore(Registrations, Inbox):
             if self._saving is not None:
                 self._saving.cancel()
             with suppress(StoreError):
-                while self._recent:
-                    await self._writer.submit(self._save_some)
+                is_saved = self._saving is None and not self._recent
+                while not is_saved:
+                    is_saved = not await self._writer.submit(self._save_some)  # after the deliveries in flight
         await self._reader.aclose()
         await self._writer.aclose()  # last, so that this connection copies the log into the file
 
     def _connect_to_read(self) -> sqlite3.Connection:
         connection = super()._connect_to_read()
-        if not self._tried_keys:
-            with suppress(Exception):  # the transaction that follows meets the same error
-                self._log_unreadable(connection)
+        with suppress(Exception):  # the transaction that follows meets the same error
+            for problem in () if self._tried_keys else self._unreadable(connection):
+                _log.error(
+                    "secrets in %.200a cannot be opened, so deliveries of their webhooks are answered 503: %.300r "
+                    "(a process that only runs workers may ignore this)",
+                    str(self._file),
+                    problem,
+                )
+            self._tried_keys = True
         return connection
-
-    def _log_unreadable(self, db: sqlite3.Connection) -> None:
-        for problem in self._unreadable(db):
-            _log.error(
-                "secrets in %.200a cannot be opened, so deliveries of their webhooks are answered 503: %.300r "
-                "(a process that only runs workers may ignore this)",
-                str(self._file),
-                problem,
-            )
-        self._tried_keys = True
 
     def _unreadable(self, db: sqlite3.Connection) -> Sequence[str]:
         """Open one secret of each key in use; return the text of the error for each key that fails."""
         failed: dict[str | None, str] = {}
-        for secret in _secret_of_each_key(db, now=self._clock()):
-            open_or_note(secret, self._sealer, failed)
+        values = {"key": "", "now": self._clock()}
+        while row := db.execute(OLDEST_OF_KEY, values).fetchone():
+            open_or_note(StoredSecret(*row), self._sealer, failed)
+            _, values["key"] = row
         return list(failed.values())
 
     async def health(self) -> StoreHealth:
@@ -172,14 +148,14 @@ class SQLiteStore(Registrations, Inbox):
         refused: tuple[str, ...] = ()
 
         def probe(db: sqlite3.Connection) -> None:
-            self._maintenance.look_for_others(db)
-            self._maintenance.check_disk(db)
+            self._writer.look_for_others(db)
+            self._writer.check_disk(db)
             db.execute(PROBE, (self._clock(),))
 
         self._check_usable()
         try:
             self._reader.check_room(0)  # a delivery needs its webhook's secret
-            await self._add(probe, size=1)  # like a delivery of one byte
+            await self._write(probe, adds=1)  # like a delivery of one byte
         except StoreError as error:
             refused = (str(error),)
         self._check_usable()
@@ -202,7 +178,7 @@ class SQLiteStore(Registrations, Inbox):
             secrets_readable=not unreadable,
             silent=self._silent(db, before=now - SILENT_AFTER),
             log_bytes=self._file.log_bytes(),
-            problems=(*refused, *unreadable, *self._maintenance.problems),
+            problems=(*refused, *unreadable, *self._writer.problems),
         )
 
     def _silent(self, db: sqlite3.Connection, *, before: float) -> tuple[str, ...]:
@@ -222,7 +198,11 @@ class SQLiteStore(Registrations, Inbox):
             StoreUnavailableError: the database cannot be read, or the copy cannot be written.
         """
         await self._read(lambda _: None)  # open the database
-        await back_up(self._file, Path(path))
+        cancelled = threading.Event()
+        try:
+            await asyncio.to_thread(back_up, self._file, Path(path), cancelled)
+        finally:
+            cancelled.set()
 
     async def integrity_check(self) -> Sequence[str]:
         """Check the whole file for damage; return the problems found, at most 100 sentences.
@@ -242,14 +222,6 @@ class SQLiteStore(Registrations, Inbox):
             return [*found, *broken][:100]
 
         return await self._read(check)
-
-    async def purge(self, *, older_than: float, dead: bool = False) -> int:
-        """See `Store.purge`. It takes several transactions if there is much to delete."""
-        before = self._clock() - check_seconds("older_than", older_than)
-        count = await purge(self._write, before=before, dead=dead)
-        while await self._write(self._maintenance.give_back):
-            pass
-        return count
 
     async def reseal(self) -> int:
         """Seal every secret with the current key of the store's box, plain text included.
@@ -286,10 +258,3 @@ class SQLiteStore(Registrations, Inbox):
         new = await self._read(resealed)  # one at a time, so that deliveries do not wait long for their secrets
         replace = "UPDATE secrets SET secret = ?, key_id = ? WHERE number = ? AND secret = ? AND key_id IS ?"
         return 0 if new is None else await self._write(lambda db: db.execute(replace, (*new, number, *old)).rowcount)
-
-
-def _secret_of_each_key(db: sqlite3.Connection, *, now: float) -> Iterator[StoredSecret]:
-    key = ""
-    while row := db.execute(OLDEST_OF_KEY, {"key": key, "now": now}).fetchone():
-        _, key = row
-        yield StoredSecret(*row)

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from attrs import define, field
 
@@ -44,10 +44,8 @@ class _Group:
     run: BatchOperation[Any, Any]
     requests: list[Any] = field(factory=list)
     answers: list[asyncio.Future[Any]] = field(factory=list)
-    operations: int = 0
-    """How many of them add to the store."""
-    bytes: int = 0
-    """How many bytes these add."""
+    sizes: list[int] = field(factory=list)
+    """How many bytes each request adds, for those that count towards the limits."""
 
 
 def _one_by_one(connection: sqlite3.Connection, operations: Sequence[Operation[T]]) -> list[T | AsanaError]:
@@ -65,36 +63,28 @@ class TransactionQueue:
 
     Args:
         file: the database.
-        connect: opens the database. The thread calls it, *before* and *after*.
-        name: the name of the thread.
-        begin: the statement that begins a transaction.
-        before: called before each transaction except a connection's first. If it raises, the transaction fails.
-        after: called after each transaction, when its outcomes are sent to the loop.
+        connect: called in the thread; opens the database.
         max_operations: how many operations submitted with *adds* may be in flight.
         max_bytes: how many bytes these operations may add in total.
     """
 
+    name: ClassVar = "asana-webhooks-reader"
+    begin: ClassVar = "BEGIN"
+
     def __init__(
         self,
         file: DatabaseFile,
-        *,
         connect: Callable[[], sqlite3.Connection],
-        name: str,
-        begin: str,
-        before: Callable[[sqlite3.Connection], None] = lambda _: None,
-        after: Callable[[sqlite3.Connection], None] = lambda _: None,
+        *,
         max_operations: int,
         max_bytes: int = 0,
     ) -> None:
         self._file = file
         self._connect = connect
-        self._begin = begin
-        self._before = before
-        self._after = after
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         # Used in the loop
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=self.name)
         self._ended = False
         self._gathered: list[_Group] = []
         self._operations = 0
@@ -133,8 +123,7 @@ class TransactionQueue:
         if adds is not None:
             self._operations += 1
             self._bytes += adds
-            group.operations += 1
-            group.bytes += adds
+            group.sizes.append(adds)
         if not self._busy:
             self._busy = True
             self._idle.clear()
@@ -172,15 +161,13 @@ class TransactionQueue:
 
     def _deliver(self, groups: Sequence[_Group], outcomes: Sequence[Sequence[Any]]) -> None:
         for group, results in zip(groups, outcomes, strict=True):
-            self._operations -= group.operations
-            self._bytes -= group.bytes
+            self._operations -= len(group.sizes)
+            self._bytes -= sum(group.sizes)
             for answer, result in zip(group.answers, results, strict=True):
                 if answer.done():
                     continue  # the caller was cancelled
-                if isinstance(result, AsanaError):
-                    answer.set_exception(_copied(result))
-                elif isinstance(result, Exception):
-                    answer.set_exception(result)
+                if isinstance(result, Exception):
+                    answer.set_exception(_copied(result) if isinstance(result, AsanaError) else result)
                 else:
                     answer.set_result(result)
         # The callers wake before this call, so the operations they submit then join the next transaction.
@@ -194,6 +181,12 @@ class TransactionQueue:
             self._idle.set()
 
     # In the thread
+
+    def _before(self, connection: sqlite3.Connection) -> None:
+        """Run before each transaction except a connection's first. If it raises, the transaction fails."""
+
+    def _after(self, connection: sqlite3.Connection) -> None:
+        """Run after each transaction, when its outcomes are sent to the loop."""
 
     def _work(self, groups: Sequence[_Group], loop: asyncio.AbstractEventLoop) -> None:
         outcomes = self._outcomes([(group.run, group.requests) for group in groups])
@@ -219,19 +212,16 @@ class TransactionQueue:
     def _transaction(self, work: Sequence[tuple[BatchOperation[Any, Any], Sequence[Any]]]) -> list[Sequence[Any]]:
         connection = self._connected()
         try:
-            connection.execute(self._begin)
+            connection.execute(self.begin)
             outcomes = [run(connection, requests) for run, requests in work]
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             self._roll_back(connection)
-            if isinstance(error, _FAULTS_OF_ONE):
+            if not isinstance(error, sqlite3.Error) or isinstance(error, _FAULTS_OF_ONE):
                 raise
             if not is_transient(error):
                 self._disconnect()  # the next transaction opens a new connection
             raise unavailable(error) from error
-        except BaseException:
-            self._roll_back(connection)
-            raise
         return outcomes
 
     def _connected(self) -> sqlite3.Connection:

@@ -223,6 +223,23 @@ async def test_the_oldest_does_not_wait_for_a_retry(store: Store) -> None:
     assert b"body 2" in served, "what was served"
 
 
+async def test_turns_go_on_when_the_clock_is_set_back(store: Store, clock: Clock) -> None:
+    """A webhook that was served while the clock was ahead gets its next turn soon after it was set back."""
+    for name in ("busy", "ahead"):
+        await adopt_one(store, name)
+    await put(store, 1, 2, registration="ahead")
+    clock.advance(1e6)
+    await store.ack(await claim_one(store, ordered=True))
+    clock.advance(-1e6)
+    await put(store, 3, 4, 5, 6, registration="busy")
+    served = []
+    for _ in range(3):
+        lease = await claim_one(store, ordered=True)
+        served.append(lease.registration)
+        await store.ack(lease)
+    assert "ahead" in served, "who was served"
+
+
 async def test_order_is_kept_where_asked_for(store: Store, clock: Clock) -> None:
     """With *ordered* only the oldest unfinished delivery of each registration is leased."""
     await confirm_one(store)
