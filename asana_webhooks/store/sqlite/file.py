@@ -104,21 +104,16 @@ def is_transient(error: sqlite3.Error) -> bool:
 
 
 class DatabaseFile:
-    """One database file, and how to connect to it.
-
-    The store calls the methods in its threads.
-
-    Args:
-        path: the file; its directory must exist.
-        busy_timeout: seconds to wait while another connection writes.
-    """
+    """One database file, and how to connect to it. The store calls the methods in its threads."""
 
     def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float) -> None:
         if str(path) in {"", ":memory:"}:
             raise ConfigurationError("a SQLite store needs a file; for a store in memory use MemoryStore or 'memory:'")
         self._path = Path(path).absolute()
         self._busy_timeout = busy_timeout
-        self._log = self._beside("-wal")
+        real = os.path.realpath(self._path)  # as SQLite does
+        self._all = [Path(real + suffix) for suffix in ("", "-wal", "-shm")]
+        self._log = self._all[1]
         self._process: int | None = None
         self.opened: tuple[int, int] | None = None
         """Device and inode of the file that was opened first. They identify it even when it is renamed."""
@@ -127,10 +122,6 @@ class DatabaseFile:
 
     def __str__(self) -> str:
         return str(self._path)
-
-    def _beside(self, suffix: str) -> Path:
-        """Return the path of the file with this suffix. Like SQLite, resolve symbolic links first."""
-        return Path(os.path.realpath(self._path) + suffix)
 
     @property
     def directory(self) -> Path:
@@ -161,31 +152,40 @@ class DatabaseFile:
         self._process = os.getpid()
 
     def connect(self) -> sqlite3.Connection:
-        """Open the database for writing. The first call creates the file and its tables if missing.
+        """Open the database for writing in this thread. The first call creates the file and its tables if missing.
 
-        The connection is for this thread only. A store has one of these at a time. It alone empties the log: some
-        versions of SQLite can lose a commit made meanwhile.
+        A store has one of these connections at a time. It alone empties the log: some versions of SQLite can lose a
+        commit made meanwhile.
 
         Raises:
             ConfigurationError: the path is not usable, or the file belongs to another program or version.
             StoreUnavailableError: the file cannot be opened now.
         """
-        return self._connect(self._open)
+        return self._connect("rw", self._set_up)
 
     def connect_to_read(self) -> sqlite3.Connection:
         """Open the database for reading in this thread, after `connect` has opened it; it raises the same errors."""
-        return self._connect(self._open_to_read)
+        # It must not empty the log. A connection with query_only does when it closes last.
+        return self._connect("ro", lambda _: None)
 
     def disconnect(self, connection: sqlite3.Connection) -> None:
         """Close a connection."""
         connection.close()
         self.connections.discard(connection)
 
-    def _connect(self, opening: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
+    def _connect(self, mode: str, set_up: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
         with _OPENING:
             try:
                 self._prepare()
-                connection = opening()
+                uri, timeout = f"{self._path.as_uri()}?mode={mode}", self._busy_timeout
+                connection = sqlite3.connect(
+                    uri, uri=True, timeout=timeout, isolation_level=None, cached_statements=256
+                )
+                try:
+                    set_up(connection)
+                except BaseException:
+                    connection.close()
+                    raise
             except OSError as error:
                 problem = f"the database file cannot be created or opened ({error.strerror})"
                 raise StoreUnavailableError(problem=problem) from error
@@ -217,37 +217,34 @@ class DatabaseFile:
             raise ConfigurationError(f"the directory {self._path.parent} does not exist; create it")
         if self._path.exists() and not self._path.is_file():  # a directory, pipe or device
             raise ConfigurationError(f"{self._path} is not a regular file; choose another path")
-        _check_access(self.directory, *map(self._beside, ("", "-wal", "-shm")))
+        self._check_access()
         create_private(self._path)  # SQLite gives -wal and -shm its owner and mode
         mode = stat.S_IMODE(self._path.stat().st_mode)
         if self.opened is None and mode & 0o007 and hasattr(os, "geteuid"):  # Windows has neither
             _log.warning("%.200a contains secrets, but with mode %o every user can open it", str(self), mode)
 
+    def _check_access(self) -> None:
+        """Check permissions: without them SQLite would continue read-only, and leave a log behind that stays so."""
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise StoreUnavailableError(
+                problem=f"this process may not create files in the directory {self.directory}{_owner(self.directory)}",
+                advice="Let it write there, or choose another one: SQLite also creates files beside the database file.",
+            )
+        for file in self._all:
+            if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+                problem = f"this process has no permission to read and write the database file {file}{_owner(file)}"
+                raise StoreUnavailableError(problem=problem)
+
     def _is_empty(self) -> bool:
         found = _stat(self._path)
         return not (found and found.st_size)
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=256
-        )
-        try:
-            self._use_wal(connection)
-            # FULL: a commit survives a power cut, not only a crash of the process.
-            connection.execute("PRAGMA synchronous = FULL")
-            # Overwrite deleted secrets and bodies with zeros.
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute(f"PRAGMA journal_size_limit = {LONG_LOG}")
-            prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _open_to_read(self) -> sqlite3.Connection:
-        # It must not empty the log. A connection with query_only does when it closes last.
-        uri = f"{self._path.as_uri()}?mode=ro"
-        return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        self._use_wal(connection)
+        connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut, not only a crash
+        connection.execute("PRAGMA secure_delete = ON")  # overwrite deleted secrets and bodies with zeros
+        connection.execute(f"PRAGMA journal_size_limit = {LONG_LOG}")
+        prepare(connection)
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         give_up_at = time.monotonic() + self._busy_timeout
@@ -275,22 +272,6 @@ def create_private(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         path.chmod(0o600)  # the umask may have removed even these bits
-
-
-def _check_access(directory: Path, *files: Path) -> None:
-    """Raise an error unless this process may use these files, and create others beside them.
-
-    Without this, SQLite would continue read-only, and leave a log behind that stays read-only.
-    """
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise StoreUnavailableError(
-            problem=f"this process may not create files in the directory {directory}{_owner(directory)}",
-            advice="Let it write there, or choose another one: SQLite also creates files beside the database file.",
-        )
-    for file in files:
-        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
-            problem = f"this process has no permission to read and write the database file {file}{_owner(file)}"
-            raise StoreUnavailableError(problem=problem)
 
 
 def _stat(path: Path) -> os.stat_result | None:
