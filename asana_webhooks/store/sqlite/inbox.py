@@ -26,7 +26,7 @@ from asana_webhooks.store.rules import (
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
 
-__all__ = ["IN_STATE", "WAITING", "Inbox", "Key", "delete", "give_turns"]
+__all__ = ["DELETE", "IN_STATE", "WAITING", "Inbox", "Key"]
 
 PLACE = """
     SELECT id, number, state, deadline, EXISTS (
@@ -75,26 +75,17 @@ LEASE = """
         turn = iif(turn IS NULL, NULL, ?)
     WHERE id IN (SELECT value FROM json_each(?))
 """
-HELD = f"SELECT id, fence, registration, turn IS NOT NULL FROM inbox {AMONG}"  # noqa: S608
+HELD = f"SELECT id, fence FROM inbox {AMONG} AND fence <> 0"  # noqa: S608
 ANSWER = "UPDATE inbox SET since = ?, due_at = ?, fence = 0, {} WHERE id = ? AND fence = ?"
 RETRY = ANSWER.format("unanswered = 0, error = ?, done = ?")
 BURY = ANSWER.format("unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
 RELEASE = ANSWER.format("attempts = attempts - 1, unanswered = unanswered - 1")
-GIVE_TURNS = """
-    UPDATE inbox SET turn = ? WHERE turn IS NULL AND id IN (
-        SELECT (SELECT min(id) FROM inbox WHERE registration = value AND state = 'open') FROM json_each(?)
-    )
-"""
-# If the requeued one is first now, the next one had the turn.
-LOSE_TURN = """
-    UPDATE inbox SET turn = NULL WHERE turn IS NOT NULL AND id = (
-        SELECT min(id) FROM inbox WHERE registration = ? AND state = 'open' AND id > ?
-    )
-"""
+DELETE = f"DELETE FROM inbox {AMONG}"  # noqa: S608
 RUNS = "coalesce(due_at > :now AND since <= :latest, 0)"
 HELD_AS = f"iif({RUNS}, iif(fence = 0, 'delayed', 'leased'), 'waiting')"
 STATE = f"iif(inbox.state = 'open', {HELD_AS}, inbox.state)"
 STORED = COLUMNS.format(f"{STATE} AS state, iif({RUNS}, due_at, NULL) AS due_at, attempts, error")
+DISCARD = f"DELETE FROM inbox WHERE id = :id AND {STATE} <> 'leased'"  # noqa: S608
 BY_ID = f"{STORED} WHERE inbox.id = :id"
 IN_STATE = {
     DeliveryState.QUARANTINED: "inbox.state <> 'open' AND inbox.state = 'quarantined'",
@@ -231,12 +222,10 @@ class Inbox(Database):
         return await self._writer.submit_batched(self._ack, lease)
 
     def _ack(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
-        found = db.execute(HELD, (json.dumps([lease.id for lease in leases]),)).fetchall()
-        held = {(id, fence): (number, has_turn) for id, fence, number, has_turn in found if fence}
-        acked = [lease.id for lease in leases if (lease.id, lease.fence) in held]
-        delete(db, acked)
-        give_turns(db, {number for number, has_turn in held.values() if has_turn}, now=self._clock())
-        return [held.pop((lease.id, lease.fence), None) is not None for lease in leases]
+        found = db.execute(HELD, (json.dumps([lease.id for lease in leases]),))
+        held = dict.fromkeys(found, True)
+        db.execute(DELETE, (json.dumps([lease.id for lease in leases if (lease.id, lease.fence) in held]),))
+        return [held.pop((lease.id, lease.fence), False) for lease in leases]
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: Iterable[int] = ()) -> bool:
         """See `Store.fail`."""
@@ -245,12 +234,8 @@ class Inbox(Database):
 
         def fail(db: sqlite3.Connection) -> bool:
             now = self._clock()
-            if wait is not None:
-                return db.execute(RETRY, (now, now + wait, *values)).rowcount == 1
-            is_dead = db.execute(BURY, (None, None, *values)).rowcount == 1
-            if is_dead:
-                give_turns(db, _registrations_of(db, lease.id), now=now)
-            return is_dead
+            statement, times = (BURY, (None, None)) if wait is None else (RETRY, (now, now + wait))
+            return db.execute(statement, (*times, *values)).rowcount == 1
 
         return await self._write(fail)
 
@@ -284,29 +269,16 @@ class Inbox(Database):
         """See `Store.requeue`."""
         check_integer("id", id)
 
-        def requeue(db: sqlite3.Connection) -> bool:
-            statement = "UPDATE inbox SET state = 'open', attempts = 0 WHERE id = ? AND state = 'dead'"
-            is_requeued = db.execute(statement, (id,)).rowcount == 1
-            if is_requeued:
-                numbers = _registrations_of(db, id)
-                db.execute(LOSE_TURN, (*numbers, id))
-                give_turns(db, numbers, now=self._clock())
-            return is_requeued
-
-        return await self._write(requeue)
+        statement = "UPDATE inbox SET state = 'open', attempts = 0 WHERE id = ? AND state = 'dead'"
+        return await self._write(lambda db: db.execute(statement, (id,)).rowcount == 1)
 
     async def discard(self, id: int) -> bool:
         """See `Store.discard`."""
-        check_integer("id", id)
+        values = {"id": check_integer("id", id)}
 
         def discard(db: sqlite3.Connection) -> bool:
-            found = self._stored(db, BY_ID, {"id": id})
-            if not found or found[0].state is DeliveryState.LEASED:
-                return False
-            numbers = _registrations_of(db, id)
-            delete(db, [id])
-            give_turns(db, numbers, now=self._clock())
-            return True
+            now = self._clock()
+            return db.execute(DISCARD, {**values, "now": now, "latest": now + MAX_SKEW}).rowcount == 1
 
         return await self._write(discard)
 
@@ -426,21 +398,3 @@ def _without_alone(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _release(db: sqlite3.Connection, lease: Lease) -> bool:
     return db.execute(RELEASE, (None, None, lease.id, lease.fence)).rowcount == 1
-
-
-def _registrations_of(db: sqlite3.Connection, id: int) -> list[int]:
-    return [number for (number,) in db.execute("SELECT registration FROM inbox WHERE id = ?", (id,))]
-
-
-def delete(db: sqlite3.Connection, ids: Sequence[int]) -> None:
-    """Delete deliveries and their bodies."""
-    for table, column in (("inbox", "id"), ("bodies", "delivery")) if ids else ():
-        statement = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"  # noqa: S608
-        db.execute(statement, (json.dumps(ids),))
-
-
-def give_turns(db: sqlite3.Connection, registrations: Iterable[int], *, now: float) -> None:
-    """Give the first open delivery of each registration its turn, if it has none."""
-    numbers = list(registrations)
-    if numbers:
-        db.execute(GIVE_TURNS, (now, json.dumps(numbers)))

@@ -12,7 +12,6 @@ from asana_webhooks.store.rules import as_found, check_integer, check_label, che
 from asana_webhooks.store.secret_box import Sealer, StoredSecret
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
-from asana_webhooks.store.sqlite.inbox import delete, give_turns
 
 __all__ = ["LIVE", "Registrations", "open_or_note"]
 
@@ -24,11 +23,7 @@ IN_STATE = {
     RegistrationState.CONFIRMED: "state = 'confirmed'",
     RegistrationState.CLOSED: f"NOT {LIVE}",
 }
-FIND = """
-    SELECT number, id, resource, label, public_url, state, opened_at, deadline, echoed, webhook_gid, last_heartbeat_at,
-        last_delivery_at, replaces, retire_after
-    FROM registrations
-"""
+FIND = "SELECT * FROM registrations"
 LIVE_BESIDE = f"""
     SELECT id FROM registrations WHERE resource = :resource AND label = :label AND {LIVE}
 """  # noqa: S608 - made of constants
@@ -47,6 +42,7 @@ CONFIRM = """
         last_heartbeat_at = nullif(max(coalesce(last_heartbeat_at, 0), ?), 0)
     WHERE number = ?
 """
+DROP_QUARANTINED = "DELETE FROM inbox WHERE registration = ? AND state = 'quarantined'"
 
 
 class Registrations(Database):
@@ -116,8 +112,7 @@ class Registrations(Database):
         name = candidate_id(secret)
 
         def confirm(db: sqlite3.Connection) -> bool:
-            now = self._clock()
-            number, state, gid = _state(db, id, now=now)
+            number, state, gid = _state(db, id, now=self._clock())
             is_known = name in _secret_ids(db, number)
             if state is not RegistrationState.PENDING or not is_known:
                 return state is RegistrationState.CONFIRMED and is_known and gid == webhook_gid
@@ -127,8 +122,7 @@ class Registrations(Database):
                 "UPDATE inbox SET state = 'open' WHERE registration = ? AND state = 'quarantined' AND candidate = ?",
                 (number, name),
             )
-            _drop_quarantined(db, number)
-            give_turns(db, [number], now=now)
+            db.execute(DROP_QUARANTINED, (number,))
             return True
 
         return await self._write(confirm)
@@ -257,13 +251,8 @@ def _close(db: sqlite3.Connection, id: str) -> bool:
     number, echoed = found
     db.execute("UPDATE registrations SET state = 'closed' WHERE number = ?", (number,))
     db.execute("DELETE FROM secrets WHERE registration = ?", (number,))
-    _drop_quarantined(db, number)
+    db.execute(DROP_QUARANTINED, (number,))
     return bool(echoed)
-
-
-def _drop_quarantined(db: sqlite3.Connection, number: int) -> None:
-    found = db.execute("SELECT id FROM inbox WHERE registration = ? AND state = 'quarantined'", (number,))
-    delete(db, [id for (id,) in found])
 
 
 def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, str]) -> Secret | None:

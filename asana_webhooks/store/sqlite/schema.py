@@ -100,6 +100,30 @@ TABLES = (
     "CREATE INDEX inbox_apart ON inbox (state, id) WHERE state <> 'open'",
     # Bodies are separate: SQLite rewrites a whole row at each change.
     "CREATE TABLE bodies (delivery INTEGER PRIMARY KEY REFERENCES inbox (id), body BLOB NOT NULL)",
+    # A delivery goes with its body. If it was the first open one, the next one inherits its turn.
+    """
+    CREATE TRIGGER inbox_done AFTER DELETE ON inbox BEGIN
+        DELETE FROM bodies WHERE delivery = OLD.id;
+        UPDATE inbox SET turn = OLD.turn WHERE OLD.turn IS NOT NULL
+            AND id = (SELECT min(id) FROM inbox WHERE registration = OLD.registration AND state = 'open');
+    END
+    """,
+    """
+    CREATE TRIGGER inbox_dead AFTER UPDATE OF state ON inbox WHEN OLD.turn IS NOT NULL BEGIN
+        UPDATE inbox SET turn = OLD.turn
+        WHERE id = (SELECT min(id) FROM inbox WHERE registration = OLD.registration AND state = 'open');
+    END
+    """,
+    # If one that is released or requeued is the first now, the next one loses its turn.
+    """
+    CREATE TRIGGER inbox_opened AFTER UPDATE OF state ON inbox WHEN NEW.state = 'open' BEGIN
+        UPDATE inbox SET turn = NULL WHERE turn IS NOT NULL AND id = (
+            SELECT min(id) FROM inbox WHERE registration = NEW.registration AND state = 'open' AND id > NEW.id
+        );
+        UPDATE inbox SET turn = NEW.received_at WHERE turn IS NULL
+            AND id = (SELECT min(id) FROM inbox WHERE registration = NEW.registration AND state = 'open');
+    END
+    """,
     # One row, which health writes to test that writing works.
     "CREATE TABLE probe (one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL)",
 )
