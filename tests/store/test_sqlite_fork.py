@@ -38,8 +38,9 @@ async def refused():
         else:
             raise AssertionError
     await asyncio.wait_for(store.aclose(), 20)
-    async with unused:
-        assert (await unused.health()).writable
+    if mode == "late":  # else SQLite may be locked for ever by the thread that the child does not have
+        async with unused:
+            assert (await unused.health()).writable
 
 puts = loop.run_until_complete(begin())
 pids = []

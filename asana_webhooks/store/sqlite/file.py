@@ -40,7 +40,6 @@ _PROBLEMS = {
     sqlite3.SQLITE_FULL: "the disk is full, or the file has reached its maximum size",
     sqlite3.SQLITE_READONLY: "the database is read-only",
     sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened",
-    sqlite3.SQLITE_PERM: "access to the database file is denied",
     sqlite3.SQLITE_IOERR: "reading or writing the database file failed",
     sqlite3.SQLITE_CORRUPT: "the database file is damaged",
     sqlite3.SQLITE_NOTADB: "the file is not a SQLite database, or is damaged",
@@ -130,8 +129,7 @@ class DatabaseFile:
 
     def log_bytes(self) -> int:
         """Return the size of the write-ahead log in bytes; 0 without a log."""
-        found = _stat(self._log)
-        return found.st_size if found else 0
+        return _size(self._log)
 
     def log_identity(self) -> tuple[int, int] | None:
         """Return device and inode of the write-ahead log. They must not change while a connection is open."""
@@ -207,7 +205,9 @@ class DatabaseFile:
             if identity is not None:
                 what, advice = "replaced by another", "Restart to use the new file."
             raise StoreUnavailableError(problem=f"the database file was {what}", advice=advice)
-        if self.log_bytes() and self._is_empty():  # in this order: a process that creates both creates the log last
+        if self.log_bytes() and not _size(
+            self._path
+        ):  # in this order: a process that creates both creates the log last
             # SQLite would delete the log, and all the deliveries in it.
             raise StoreUnavailableError(
                 problem="the database file is missing or empty, but its write-ahead log exists",
@@ -235,10 +235,6 @@ class DatabaseFile:
                 problem = f"this process has no permission to read and write the database file {file}{_owner(file)}"
                 raise StoreUnavailableError(problem=problem)
 
-    def _is_empty(self) -> bool:
-        found = _stat(self._path)
-        return not (found and found.st_size)
-
     def _set_up(self, connection: sqlite3.Connection) -> None:
         self._use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut, not only a crash
@@ -251,7 +247,7 @@ class DatabaseFile:
         mode = ""
         while not mode:
             try:
-                if self._is_empty():  # later it has no effect, and waits for others that write
+                if not _size(self._path):  # later it has no effect, and waits for others that write
                     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             except sqlite3.OperationalError as error:
@@ -279,6 +275,11 @@ def _stat(path: Path) -> os.stat_result | None:
         return path.stat()
     except OSError:
         return None
+
+
+def _size(path: Path) -> int:
+    found = _stat(path)
+    return found.st_size if found else 0
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

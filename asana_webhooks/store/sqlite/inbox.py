@@ -71,8 +71,8 @@ COLUMNS = """
 AMONG = "WHERE inbox.id IN (SELECT value FROM json_each(?))"
 LEASABLE = COLUMNS.format("unanswered, attempts + 1 AS attempt") + AMONG
 LEASE = """
-    UPDATE inbox SET since = ?, due_at = ?, fence = ?, attempts = attempts + 1, unanswered = unanswered + 1,
-        turn = iif(turn IS NULL, NULL, ?)
+    UPDATE inbox SET since = ?, due_at = ?, fence = ?, turn = max(turn, ?), attempts = attempts + 1,
+        unanswered = unanswered + 1
     WHERE id IN (SELECT value FROM json_each(?))
 """
 HELD = f"SELECT id, fence FROM inbox {AMONG} AND fence <> 0"  # noqa: S608
@@ -233,9 +233,10 @@ class Inbox(Database):
         values = readable(error), json.dumps(add_done(lease.done, done)), lease.id, lease.fence
 
         def fail(db: sqlite3.Connection) -> bool:
+            if wait is None:
+                return db.execute(BURY, (None, None, *values)).rowcount == 1
             now = self._clock()
-            statement, times = (BURY, (None, None)) if wait is None else (RETRY, (now, now + wait))
-            return db.execute(statement, (*times, *values)).rowcount == 1
+            return db.execute(RETRY, (now, now + wait, *values)).rowcount == 1
 
         return await self._write(fail)
 

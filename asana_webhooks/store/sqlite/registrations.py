@@ -1,7 +1,7 @@
 """The registrations of the SQLite store."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from asana_webhooks._checks import check_seconds
@@ -33,6 +33,9 @@ ADD = """
     )
     VALUES (:id, :resource, :label, :public_url, :state, :now, :now + :ttl, :echoed, :webhook_gid, :replaces)
 """
+ADD_SEALED = """
+    INSERT INTO secrets (registration, id, secret, key_id) SELECT number, ?, ?, ? FROM registrations WHERE id = ?
+"""
 KNOWN = """
     SELECT resource, label, state, webhook_gid, secrets.id
     FROM registrations LEFT JOIN secrets ON registration = registrations.number WHERE registrations.id = ?
@@ -42,7 +45,6 @@ CONFIRM = """
         last_heartbeat_at = nullif(max(coalesce(last_heartbeat_at, 0), ?), 0)
     WHERE number = ?
 """
-DROP_QUARANTINED = "DELETE FROM inbox WHERE registration = ? AND state = 'quarantined'"
 
 
 class Registrations(Database):
@@ -75,11 +77,11 @@ class Registrations(Database):
             known = db.execute(KNOWN, (id,)).fetchall()
             if known and known != [(resource, label, "confirmed", webhook_gid, name)]:
                 raise ConfigurationError("this endpoint already has a registration, and not for this webhook")
-            is_added = not known and _add(db, {**values, "ttl": 0, "now": self._clock()})
-            if is_added:
-                (number,) = db.execute("SELECT number FROM registrations WHERE id = ?", (id,)).fetchone()
-                _add_secret(db, number, name, sealed)
-            return bool(known) or is_added
+            if not known and not _add(db, {**values, "ttl": 0, "now": self._clock()}):
+                return False
+            if not known:
+                db.execute(ADD_SEALED, (name, *sealed, id))
+            return True
 
         return await self._write(adopt, adds=0)
 
@@ -93,7 +95,7 @@ class Registrations(Database):
             if state is not RegistrationState.PENDING or (name not in known and len(known) >= MAX_CANDIDATES):
                 return False
             if name not in known:
-                _add_secret(db, number, name, sealed)
+                db.execute(ADD_SEALED, (name, *sealed, id))
                 db.execute("UPDATE registrations SET echoed = 1 WHERE number = ?", (number,))
             return True
 
@@ -122,14 +124,19 @@ class Registrations(Database):
                 "UPDATE inbox SET state = 'open' WHERE registration = ? AND state = 'quarantined' AND candidate = ?",
                 (number, name),
             )
-            db.execute(DROP_QUARANTINED, (number,))
+            db.execute("DELETE FROM inbox WHERE registration = ? AND state = 'quarantined'", (number,))
             return True
 
         return await self._write(confirm)
 
     async def close_registration(self, id: str) -> bool:
         """See `Store.close_registration`."""
-        return await self._write(lambda db: _close(db, id))
+
+        def close(db: sqlite3.Connection) -> bool:
+            db.execute("UPDATE registrations SET state = 'closed' WHERE id = ?", (id,))
+            return (1,) in db.execute("SELECT echoed FROM registrations WHERE id = ?", (id,))
+
+        return await self._write(close)
 
     async def expire_registrations(self) -> Sequence[Registration]:
         """See `Store.expire_registrations`."""
@@ -143,15 +150,9 @@ class Registrations(Database):
                 _log.warning("cannot open candidates of expired registrations; closing these anyway: %.300r", problem)
             return found
 
-        def end(db: sqlite3.Connection, found: Iterable[Registration]) -> list[Registration]:
-            still = f"SELECT 1 FROM registrations WHERE id = ? AND {overdue}"  # noqa: S608
-            ended = [one for one in found if db.execute(still, (one.id, self._clock())).fetchone()]
-            for one in ended:
-                _close(db, one.id)
-            return ended
-
         found = await self._read(find)
-        return await self._write(lambda db: end(db, found))
+        end = f"UPDATE registrations SET state = 'closed' WHERE id = ? AND {overdue}"  # noqa: S608
+        return await self._write(lambda db: [one for one in found if db.execute(end, (one.id, self._clock())).rowcount])
 
     async def find_registration(self, id: str) -> Registration | None:
         """See `Store.find_registration`."""
@@ -237,22 +238,6 @@ def _state(db: sqlite3.Connection, id: str, *, now: float) -> tuple[int, Registr
 
 def _secret_ids(db: sqlite3.Connection, number: int) -> set[str]:
     return {name for (name,) in db.execute("SELECT id FROM secrets WHERE registration = ?", (number,))}
-
-
-def _add_secret(db: sqlite3.Connection, number: int, name: str, sealed: StoredSecret) -> None:
-    statement = "INSERT INTO secrets (registration, id, secret, key_id) VALUES (?, ?, ?, ?)"
-    db.execute(statement, (number, name, *sealed))
-
-
-def _close(db: sqlite3.Connection, id: str) -> bool:
-    found = db.execute("SELECT number, echoed FROM registrations WHERE id = ?", (id,)).fetchone()
-    if found is None:
-        return False
-    number, echoed = found
-    db.execute("UPDATE registrations SET state = 'closed' WHERE number = ?", (number,))
-    db.execute("DELETE FROM secrets WHERE registration = ?", (number,))
-    db.execute(DROP_QUARANTINED, (number,))
-    return bool(echoed)
 
 
 def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, str]) -> Secret | None:

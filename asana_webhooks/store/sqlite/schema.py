@@ -100,6 +100,12 @@ TABLES = (
     "CREATE INDEX inbox_apart ON inbox (state, id) WHERE state <> 'open'",
     # Bodies are separate: SQLite rewrites a whole row at each change.
     "CREATE TABLE bodies (delivery INTEGER PRIMARY KEY REFERENCES inbox (id), body BLOB NOT NULL)",
+    """
+    CREATE TRIGGER registrations_closed AFTER UPDATE OF state ON registrations WHEN NEW.state = 'closed' BEGIN
+        DELETE FROM secrets WHERE registration = NEW.number;
+        DELETE FROM inbox WHERE registration = NEW.number AND state = 'quarantined';
+    END
+    """,
     # A delivery goes with its body. If it was the first open one, the next one inherits its turn.
     """
     CREATE TRIGGER inbox_done AFTER DELETE ON inbox BEGIN

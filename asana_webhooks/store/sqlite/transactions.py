@@ -27,13 +27,7 @@ Operation = Callable[[sqlite3.Connection], T]
 BatchOperation = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | AsanaError]]
 """A function that runs in a transaction for several consecutive requests, and returns the outcome of each."""
 
-_FAULTS_OF_ONE = (
-    sqlite3.IntegrityError,
-    sqlite3.ProgrammingError,
-    sqlite3.DataError,
-    sqlite3.NotSupportedError,
-    sqlite3.InterfaceError,
-)
+_FAULTS_OF_ONE = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 """SQLite's errors for the values of one operation. Its other errors concern the database."""
 
 
