@@ -75,7 +75,7 @@ LEASE = """
         unanswered = unanswered + 1
     WHERE id IN (SELECT value FROM json_each(?))
 """
-HELD = f"SELECT id, fence FROM inbox {AMONG} AND fence <> 0"  # noqa: S608
+HELD = f"SELECT id, fence FROM inbox {AMONG}"  # noqa: S608
 ANSWER = "UPDATE inbox SET since = ?, due_at = ?, fence = 0, {} WHERE id = ? AND fence = ?"
 RETRY = ANSWER.format("unanswered = 0, error = ?, done = ?")
 BURY = ANSWER.format("unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
