@@ -26,7 +26,7 @@ from asana_webhooks.store.rules import (
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
 
-__all__ = ["DELETE", "IN_STATE", "WAITING", "Inbox", "Key"]
+__all__ = ["IN_STATE", "WAITING", "Inbox", "Key"]
 
 PLACE = """
     SELECT id, number, state, deadline, EXISTS (
@@ -80,7 +80,6 @@ ANSWER = "UPDATE inbox SET since = ?, due_at = ?, fence = 0, {} WHERE id = ? AND
 RETRY = ANSWER.format("unanswered = 0, error = ?, done = ?")
 BURY = ANSWER.format("unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
 RELEASE = ANSWER.format("attempts = attempts - 1, unanswered = unanswered - 1")
-DELETE = f"DELETE FROM inbox {AMONG}"  # noqa: S608
 RUNS = "coalesce(due_at > :now AND since <= :latest, 0)"
 HELD_AS = f"iif({RUNS}, iif(fence = 0, 'delayed', 'leased'), 'waiting')"
 STATE = f"iif(inbox.state = 'open', {HELD_AS}, inbox.state)"
@@ -224,7 +223,8 @@ class Inbox(Database):
     def _ack(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
         found = db.execute(HELD, (json.dumps([lease.id for lease in leases]),))
         held = dict.fromkeys(found, True)
-        db.execute(DELETE, (json.dumps([lease.id for lease in leases if (lease.id, lease.fence) in held]),))
+        acked = sorted({(lease.id,) for lease in leases if (lease.id, lease.fence) in held}, reverse=True)
+        db.executemany("DELETE FROM inbox WHERE id = ?", acked)  # the last first, so that each turn is handed on once
         return [held.pop((lease.id, lease.fence), False) for lease in leases]
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: Iterable[int] = ()) -> bool:

@@ -1,12 +1,11 @@
 """Purging the SQLite store in steps of a few milliseconds, so that other operations run in between."""
 
-import json
 from functools import partial
 
 from asana_webhooks._checks import check_seconds
 from asana_webhooks.store.sqlite.database import Database
 from asana_webhooks.store.sqlite.file import sqlite3
-from asana_webhooks.store.sqlite.inbox import DELETE, Key
+from asana_webhooks.store.sqlite.inbox import Key
 
 __all__ = ["Purge"]
 
@@ -78,5 +77,5 @@ def _purge_dead(db: sqlite3.Connection, after: int, *, before: float) -> tuple[i
             size += length
         if size >= BYTES_AT_ONCE:
             break
-    db.execute(DELETE, (json.dumps(old),))
+    db.executemany("DELETE FROM inbox WHERE id = ?", [(id,) for id in old])
     return (after if rows else None), len(old)
