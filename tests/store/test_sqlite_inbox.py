@@ -2,9 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +17,8 @@ from asana_webhooks.store.rules import minute_of
 from asana_webhooks.store.sqlite.file import sqlite3
 from tests.helpers.stores import Clock
 from tests.store.sqlite_help import SECRET, confirmed, in_writer, new, opened, rows
+
+T = TypeVar("T")
 
 
 @pytest.fixture(name="path")
@@ -40,6 +42,25 @@ async def _store(path: Path, clock: Clock) -> AsyncIterator[SQLiteStore]:
 
 class TestBatches:
     """Deliveries that come at once are stored by a few statements, and each gets its own answer."""
+
+    async def test_fifty_take_as_many_statements_as_one(self, store: SQLiteStore) -> None:
+        """Putting, claiming and acknowledging many at once takes no more statements than doing so with one."""
+        statements: list[str] = []
+        await in_writer(store, lambda db: db.set_trace_callback(statements.append))
+
+        async def taken(call: Awaitable[T]) -> tuple[T, int]:
+            statements.clear()
+            answer = await call
+            return answer, sum(not text.startswith("PRAGMA") for text in statements)
+
+        found: list[tuple[int, int, int]] = []
+        for numbers in (range(1), range(1, 51)):
+            _, put = await taken(asyncio.gather(*(store.put(new(number)) for number in numbers)))
+            leases, claimed = await taken(store.claim(100, lease=60))
+            acked, ended = await taken(asyncio.gather(*map(store.ack, leases)))
+            assert acked == [True] * len(numbers)
+            found.append((put, claimed, ended))
+        assert found[0] == found[1]
 
     async def test_duplicates_among_fresh_ones(self, store: SQLiteStore) -> None:
         """The answers come in the order of the calls, whether a delivery was stored before, now, or twice now."""
