@@ -391,8 +391,9 @@ class MemoryMachine(RuleBasedStateMachine):
         fate.fence, fate.free_at, fate.is_leased = lease.fence, self.clock.now + LEASE, True
         if self.ordered:
             settled = {"done"} if self.halt else {"done", "dead"}
-            earlier = [one for id, one in self.fates.items() if id < lease.id and one.registration == fate.registration]
-            assert {one.state for one in earlier} <= settled
+            others = [one for one in self.fates.items() if one[1].registration == fate.registration and one[1] != fate]
+            assert {one.state for id, one in others if id < lease.id} <= settled
+            assert not [id for id, one in others if one.is_leased and one.free_at > self.clock.now]
 
     def judge_report(self, life: Life, method: str, lease: Lease, *options: Any) -> None:
         """What a worker says of a delivery is what its handler did, and not said before."""

@@ -354,8 +354,8 @@ class Store(Protocol):
         Within a registration the oldest comes first. Registrations take turns, so one with many deliveries does not
         hold up the others. A store may give no turn to a registration whose oldest delivery is leased or delayed: it
         claims the other ones first come, first served. With *ordered*, a delivery is claimed only when all earlier ones
-        of its registration are done, dead or discarded. With *halt* as well, a dead letter blocks later deliveries
-        until it is requeued, discarded or purged.
+        of its registration are done, dead or discarded, and none is leased. With *halt* as well, a dead letter blocks
+        later deliveries until it is requeued, discarded or purged.
 
         A delivery whose lease expired is waiting again. So is one whose lease or delay began more than a minute in the
         future: the clock was set back, and the end may be years away. One whose last two attempts ended by an expired

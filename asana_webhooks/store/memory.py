@@ -303,8 +303,12 @@ class MemoryStore:
         return leases
 
     def _claimable(self, now: float, *, ordered: bool, halt: bool) -> Iterator[_Delivery]:
-        """Yield claimable deliveries, oldest first; if *ordered*, only each registration's first unfinished one."""
-        behind: set[str] = set()
+        """Yield claimable deliveries, oldest first; if *ordered*, only each registration's first unfinished one.
+
+        A later one may be leased, if the first is a requeued dead letter: it waits until that ends.
+        """
+        leased = (one for one in self._inbox.values() if one.state_at(now) is DeliveryState.LEASED)
+        behind = {one.new.registration for one in leased} if ordered else set()
         for one in self._inbox.values():
             if one.state_at(now) is DeliveryState.WAITING and one.new.registration not in behind:
                 yield one

@@ -189,7 +189,8 @@ class Model:
     def claimable(self, *, ordered: bool, halt: bool) -> dict[str, list[Record]]:
         """Return what may be claimed of each registration, oldest first."""
         found: dict[str, list[Record]] = {}
-        blocked: set[str] = set()
+        leased = {one["registration"] for one in self.deliveries if self.state_of(one) is LEASED}
+        blocked = leased if ordered else set()
         for one in self.deliveries:
             if self.state_of(one) is WAITING and one["registration"] not in blocked:
                 found.setdefault(one["registration"], []).append(one)

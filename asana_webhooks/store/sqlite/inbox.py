@@ -63,6 +63,12 @@ NOT_HALTED = """
         WHERE earlier.registration = inbox.registration AND earlier.state = 'dead' AND earlier.id < inbox.id
     )
 """
+# A requeued dead letter, which has an error, is first while a later one may be leased.
+NOT_BESIDE = """
+    AND (error = '' OR registration NOT IN (
+        SELECT registration FROM inbox WHERE due_at IS NOT NULL AND (fence = 0) = 0
+    ))
+"""
 OLDEST = f"SELECT id FROM inbox WHERE {WAITING} ORDER BY id LIMIT ?"  # noqa: S608
 COLUMNS = """
     SELECT inbox.id AS id, registrations.id AS registration, label, webhook_gid, resource, received_at, done, body, {}
@@ -360,7 +366,8 @@ def _claim(
     """Claim deliveries: up to *by_turn* of those whose turn it is, then the oldest ones."""
     for statement in WAKE:
         db.execute(statement, {"now": now, "latest": now + MAX_SKEW, "limit": limit})
-    turns = db.execute(TURNS.format(NOT_HALTED if halt else ""), (by_turn,))
+    conditions = (NOT_BESIDE if ordered else "") + (NOT_HALTED if halt else "")
+    turns = db.execute(TURNS.format(conditions), (by_turn,))
     chosen = [id for (id,) in turns]
     if not ordered:
         oldest = [id for (id,) in db.execute(OLDEST, (limit,)) if id not in chosen]
