@@ -32,9 +32,8 @@ PLACE = """
     SELECT id, number, state, deadline, EXISTS (
         SELECT 1 FROM inbox WHERE inbox.registration = registrations.number AND inbox.state = 'open'
     )
-    FROM registrations WHERE id = ?
+    FROM registrations WHERE id {}
 """
-PLACES = PLACE.replace("= ?\n", "IN (SELECT value FROM json_each(?))")  # slower for one, faster for many
 ADD_SEEN = "INSERT INTO seen (event_at, signature, registration, received_at)"
 ADD = "INSERT INTO inbox (registration, state, received_at, turn, candidate)"
 ADD_BODY = "INSERT INTO bodies (delivery, body)"
@@ -49,13 +48,11 @@ IDLE = f"""
         AND NOT EXISTS (SELECT 1 FROM inbox WHERE since > :latest)
 """  # noqa: S608 - made of constants, as the ones below
 # What ended, and what began in the future: the clock was set back. Some at a time, so that others can write soon.
-WAKE = [
-    f"""
-    UPDATE inbox SET since = NULL, due_at = NULL, turn = min(turn, :now)
-    WHERE id IN (SELECT id FROM inbox WHERE {condition} LIMIT max(:limit, 100))
-    """  # noqa: S608
+TO_WAKE = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT id FROM inbox WHERE {condition} LIMIT max(:limit, 100))"  # noqa: S608
     for condition in (DUE, "since > :latest", "turn > :latest AND due_at IS NULL")
-]
+)
+WAKE = f"UPDATE inbox SET since = NULL, due_at = NULL, turn = min(turn, :now) WHERE id IN ({TO_WAKE})"  # noqa: S608
 TURNS = "SELECT id FROM inbox WHERE turn IS NOT NULL AND due_at IS NULL {} ORDER BY turn, id LIMIT ?"
 NOT_HALTED = """
     AND NOT EXISTS (
@@ -74,14 +71,13 @@ COLUMNS = """
     SELECT inbox.id AS id, registrations.id AS registration, label, webhook_gid, resource, received_at, done, body, {}
     FROM inbox JOIN registrations ON number = registration JOIN bodies ON delivery = inbox.id
 """
-AMONG = "WHERE inbox.id IN (SELECT value FROM json_each(?))"
-LEASABLE = COLUMNS.format("unanswered, attempts + 1 AS attempt") + AMONG
+LEASABLE = COLUMNS.format("unanswered, attempts + 1 AS attempt") + "WHERE inbox.id {}"
 LEASE = """
     UPDATE inbox SET since = ?, due_at = ?, fence = ?, turn = max(turn, ?), attempts = attempts + 1,
         unanswered = unanswered + 1
-    WHERE id IN (SELECT value FROM json_each(?))
+    WHERE id {}
 """
-HELD = f"SELECT id, fence FROM inbox {AMONG}"  # noqa: S608
+HELD = "SELECT id, fence FROM inbox WHERE id {}"
 ANSWER = "UPDATE inbox SET since = ?, due_at = ?, fence = 0, {} WHERE id = ? AND fence = ?"
 RETRY = ANSWER.format("unanswered = 0, error = ?, done = ?")
 BURY = ANSWER.format("unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
@@ -227,7 +223,8 @@ class Inbox(Database):
         return await self._writer.submit_batched(self._ack, lease)
 
     def _ack(self, db: sqlite3.Connection, leases: Sequence[Lease]) -> Sequence[bool]:
-        found = db.execute(HELD, (json.dumps([lease.id for lease in leases]),))
+        is_one, ids = _among([lease.id for lease in leases])
+        found = db.execute(HELD.format(is_one), (ids,))
         held = dict.fromkeys(found, True)
         acked = sorted({(lease.id,) for lease in leases if (lease.id, lease.fence) in held}, reverse=True)
         db.executemany("DELETE FROM inbox WHERE id = ?", acked)  # the last first, so that each turn is handed on once
@@ -301,8 +298,8 @@ def _places(
     candidates: dict[str, set[str | None]] = {}
     for one in new:
         candidates.setdefault(one.registration, set()).add(one.candidate)
-    ids = list(candidates)
-    rows = db.execute(PLACE, ids) if len(ids) == 1 else db.execute(PLACES, (json.dumps(ids),))
+    is_one, among = _among(list(candidates))
+    rows = db.execute(PLACE.format(is_one), (among,))
     places: dict[tuple[str, str | None], Place] = {}
     idle: set[int] = set()
     for id, number, state, deadline, has_open in rows.fetchall():
@@ -344,6 +341,11 @@ def _add_keys(db: sqlite3.Connection, keys: Sequence[tuple[Any, ...]]) -> list[P
     return ["stored"] * len(keys)
 
 
+def _among(ids: Sequence[int | str]) -> tuple[str, int | str]:
+    """Return a condition for a column, and its value. JSON lets one statement take any number, but is slow for one."""
+    return ("= ?", ids[0]) if len(ids) == 1 else ("IN (SELECT value FROM json_each(?))", json.dumps(ids))
+
+
 @cache
 def _insertion(start: str, columns: int, rows: int) -> str:
     """Return a statement that inserts so many rows."""
@@ -364,8 +366,7 @@ def _claim(
     db: sqlite3.Connection, limit: int, *, by_turn: int, lease: float, ordered: bool, halt: bool, now: float
 ) -> Sequence[Lease]:
     """Claim deliveries: up to *by_turn* of those whose turn it is, then the oldest ones."""
-    for statement in WAKE:
-        db.execute(statement, {"now": now, "latest": now + MAX_SKEW, "limit": limit})
+    db.execute(WAKE, {"now": now, "latest": now + MAX_SKEW, "limit": limit})
     conditions = (NOT_BESIDE if ordered else "") + (NOT_HALTED if halt else "")
     turns = db.execute(TURNS.format(conditions), (by_turn,))
     chosen = [id for (id,) in turns]
@@ -374,10 +375,12 @@ def _claim(
         chosen += oldest[: limit - len(chosen)]
     if not chosen:
         return ()
-    found = {row["id"]: row for row in named(db.execute(LEASABLE, (json.dumps(chosen),)))}
+    is_one, ids = _among(chosen)
+    found = {row["id"]: row for row in named(db.execute(LEASABLE.format(is_one), (ids,)))}
     rows = _without_alone([found[id] for id in chosen])
     fence = random.getrandbits(62) + 1  # 0 is no fence
-    db.execute(LEASE, (now, now + lease, fence, now, json.dumps([row["id"] for row in rows])))
+    is_one, ids = _among([row["id"] for row in rows])
+    db.execute(LEASE.format(is_one), (now, now + lease, fence, now, ids))
     return [
         Lease(
             fence=fence,
