@@ -670,7 +670,6 @@ class TestIntegrity:
         """What SQLite finds is told, and so are rows that belong to nothing."""
         await store.put(new(1))
         behind = sqlite3.connect(path)
-        behind.execute("DROP TRIGGER inbox_done")
         behind.execute("DELETE FROM inbox")
         behind.execute("PRAGMA writable_schema = ON")
         behind.execute("DELETE FROM sqlite_master WHERE name = 'inbox_waiting'")

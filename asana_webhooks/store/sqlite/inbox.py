@@ -26,7 +26,7 @@ from asana_webhooks.store.rules import (
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
 
-__all__ = ["IN_STATE", "WAITING", "Inbox", "Key"]
+__all__ = ["IN_STATE", "WAITING", "Inbox", "Key", "delete"]
 
 PLACE = """
     SELECT id, number, state, deadline, EXISTS (
@@ -78,6 +78,13 @@ LEASE = """
     WHERE id {}
 """
 HELD = "SELECT id, fence FROM inbox WHERE id {}"
+HEADS = "SELECT registration FROM inbox WHERE turn IS NOT NULL AND id {}"
+GIVE_TURNS = """
+    UPDATE inbox SET turn = ? WHERE turn IS NULL AND id IN (
+        SELECT (SELECT min(id) FROM inbox WHERE registration = number AND state = 'open')
+        FROM registrations WHERE number {}
+    )
+"""
 ANSWER = "UPDATE inbox SET since = ?, due_at = ?, fence = 0, {} WHERE id = ? AND fence = ?"
 RETRY = ANSWER.format("unanswered = 0, error = ?, done = ?")
 BURY = ANSWER.format("unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
@@ -86,7 +93,7 @@ RUNS = "coalesce(due_at > :now AND since <= :latest, 0)"
 HELD_AS = f"iif({RUNS}, iif(fence = 0, 'delayed', 'leased'), 'waiting')"
 STATE = f"iif(inbox.state = 'open', {HELD_AS}, inbox.state)"
 STORED = COLUMNS.format(f"{STATE} AS state, iif({RUNS}, due_at, NULL) AS due_at, attempts, error")
-DISCARD = f"DELETE FROM inbox WHERE id = :id AND {STATE} <> 'leased'"  # noqa: S608
+DISCARDABLE = f"SELECT id FROM inbox WHERE id = :id AND {STATE} <> 'leased'"  # noqa: S608
 BY_ID = f"{STORED} WHERE inbox.id = :id"
 IN_STATE = {
     DeliveryState.QUARANTINED: "inbox.state <> 'open' AND inbox.state = 'quarantined'",
@@ -226,8 +233,7 @@ class Inbox(Database):
         is_one, ids = _among([lease.id for lease in leases])
         found = db.execute(HELD.format(is_one), (ids,))
         held = dict.fromkeys(found, True)
-        acked = sorted({(lease.id,) for lease in leases if (lease.id, lease.fence) in held}, reverse=True)
-        db.executemany("DELETE FROM inbox WHERE id = ?", acked)  # the last first, so that each turn is handed on once
+        delete(db, [lease.id for lease in leases if (lease.id, lease.fence) in held], now=self._clock())
         return [held.pop((lease.id, lease.fence), False) for lease in leases]
 
     async def fail(self, lease: Lease, *, error: str, retry_in: float | None, done: Iterable[int] = ()) -> bool:
@@ -282,7 +288,9 @@ class Inbox(Database):
 
         def discard(db: sqlite3.Connection) -> bool:
             now = self._clock()
-            return db.execute(DISCARD, {**values, "now": now, "latest": now + MAX_SKEW}).rowcount == 1
+            found = db.execute(DISCARDABLE, {**values, "now": now, "latest": now + MAX_SKEW}).fetchall()
+            delete(db, [id for (id,) in found], now=now)
+            return bool(found)
 
         return await self._write(discard)
 
@@ -339,6 +347,18 @@ def _add_keys(db: sqlite3.Connection, keys: Sequence[tuple[Any, ...]]) -> list[P
         statement = _insertion(ADD_SEEN, 4, 1) + " ON CONFLICT DO NOTHING"
         return ["stored" if db.execute(statement, key).rowcount else "duplicate" for key in keys]
     return ["stored"] * len(keys)
+
+
+def delete(db: sqlite3.Connection, ids: Sequence[int], *, now: float) -> None:
+    """Delete deliveries with their bodies. If the first open one of a registration goes, the next one gets its turn."""
+    if ids:
+        is_one, among = _among(ids)
+        numbers = [number for (number,) in db.execute(HEADS.format(is_one), (among,))]
+        for statement in ("DELETE FROM inbox WHERE id {}", "DELETE FROM bodies WHERE delivery {}"):
+            db.execute(statement.format(is_one), (among,))
+        if numbers:
+            is_one, among = _among(numbers)
+            db.execute(GIVE_TURNS.format(is_one), (now, among))
 
 
 def _among(ids: Sequence[int | str]) -> tuple[str, int | str]:

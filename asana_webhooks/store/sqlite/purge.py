@@ -5,7 +5,7 @@ from functools import partial
 from asana_webhooks._checks import check_seconds
 from asana_webhooks.store.sqlite.database import Database
 from asana_webhooks.store.sqlite.file import sqlite3
-from asana_webhooks.store.sqlite.inbox import Key
+from asana_webhooks.store.sqlite.inbox import Key, delete
 
 __all__ = ["Purge"]
 
@@ -77,5 +77,5 @@ def _purge_dead(db: sqlite3.Connection, after: int, *, before: float) -> tuple[i
             size += length
         if size >= BYTES_AT_ONCE:
             break
-    db.executemany("DELETE FROM inbox WHERE id = ?", [(id,) for id in old])
+    delete(db, old, now=before)  # dead letters have no turn
     return (after if rows else None), len(old)

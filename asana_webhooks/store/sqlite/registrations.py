@@ -12,6 +12,7 @@ from asana_webhooks.store.rules import as_found, check_integer, check_label, che
 from asana_webhooks.store.secret_box import Sealer, StoredSecret
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
+from asana_webhooks.store.sqlite.inbox import delete
 
 __all__ = ["LIVE", "Registrations", "open_or_note"]
 
@@ -114,7 +115,8 @@ class Registrations(Database):
         name = candidate_id(secret)
 
         def confirm(db: sqlite3.Connection) -> bool:
-            number, state, gid = _state(db, id, now=self._clock())
+            now = self._clock()
+            number, state, gid = _state(db, id, now=now)
             is_known = name in _secret_ids(db, number)
             if state is not RegistrationState.PENDING or not is_known:
                 return state is RegistrationState.CONFIRMED and is_known and gid == webhook_gid
@@ -124,7 +126,8 @@ class Registrations(Database):
                 "UPDATE inbox SET state = 'open' WHERE registration = ? AND state = 'quarantined' AND candidate = ?",
                 (number, name),
             )
-            db.execute("DELETE FROM inbox WHERE registration = ? AND state = 'quarantined'", (number,))
+            others = db.execute("SELECT id FROM inbox WHERE registration = ? AND state = 'quarantined'", (number,))
+            delete(db, [id for (id,) in others], now=now)
             return True
 
         return await self._write(confirm)

@@ -103,17 +103,13 @@ TABLES = (
     """
     CREATE TRIGGER registrations_closed AFTER UPDATE OF state ON registrations WHEN NEW.state = 'closed' BEGIN
         DELETE FROM secrets WHERE registration = NEW.number;
+        DELETE FROM bodies WHERE delivery IN (
+            SELECT id FROM inbox WHERE registration = NEW.number AND state = 'quarantined'
+        );
         DELETE FROM inbox WHERE registration = NEW.number AND state = 'quarantined';
     END
     """,
-    # A delivery goes with its body. If it was the first open one, the next one inherits its turn.
-    """
-    CREATE TRIGGER inbox_done AFTER DELETE ON inbox BEGIN
-        DELETE FROM bodies WHERE delivery = OLD.id;
-        UPDATE inbox SET turn = OLD.turn WHERE OLD.turn IS NOT NULL
-            AND id = (SELECT min(id) FROM inbox WHERE registration = OLD.registration AND state = 'open');
-    END
-    """,
+    # If the first open delivery dies, the next one inherits its turn.
     """
     CREATE TRIGGER inbox_dead AFTER UPDATE OF state ON inbox WHEN OLD.turn IS NOT NULL BEGIN
         UPDATE inbox SET turn = OLD.turn
