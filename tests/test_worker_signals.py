@@ -215,7 +215,7 @@ async def end_under_load(folder: Path, change: Callable[[str], str]) -> float:
         stderr=asyncio.subprocess.PIPE,
     )
     assert service.stdout is not None
-    assert b"webhook 43214" in await service.stdout.readline()  # it exists
+    assert b"43214" in await service.stdout.readline()  # it exists
     assert await service.stdout.readline() == b"ready\n"
     async with sending(f"http://127.0.0.1:{port}/asana") as load:
         await load.acknowledge(100)
