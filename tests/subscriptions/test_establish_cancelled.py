@@ -36,7 +36,7 @@ def at_work() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "faults",
-    [(), (LATER,), (LOST,), (LOST, LATE), (MISMATCH,)],
+    [(), pytest.param((LATER,), marks=pytest.mark.long), (LOST,), (LOST, LATE), (MISMATCH,)],
     ids=["fine", "429", "lost", "lost and listed late", "mismatch"],
 )
 async def test_it_may_be_cancelled_at_every_step(faults: tuple[Fault, ...]) -> None:
