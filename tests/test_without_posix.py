@@ -22,7 +22,7 @@ TESTS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)  # many tests in one
 def test_rooms() -> None:
     """Every module can be imported, and tests of the rooms pass."""
