@@ -17,7 +17,7 @@ from asana_webhooks.store.sqlite.file import sqlite3
 from benchmarks.filled import Waiting, arriving, fill
 from benchmarks.harness import Case, Goal, Round
 from benchmarks.processes import apart
-from benchmarks.putting import put_all
+from benchmarks.stores import put_all
 
 TITLE: Final = "Putting deliveries of six events beside what is stored already"
 

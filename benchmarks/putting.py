@@ -8,7 +8,7 @@ import asyncio
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Final
@@ -17,9 +17,9 @@ import aiosqlite
 
 from asana_webhooks import Delivery, SQLiteStore, Worker
 from asana_webhooks.store.base import NewDelivery
-from benchmarks.harness import OURS, Case, Goal, Round, percentile
+from benchmarks.harness import OURS, Case, Goal, Round
 from benchmarks.processes import apart
-from benchmarks.stores import new_deliveries, register
+from benchmarks.stores import new_deliveries, put_all, register
 
 TITLE: Final = "Putting deliveries of one event into a store, and working through them"
 
@@ -35,25 +35,6 @@ TABLE: Final = """
     )
 """
 INSERT: Final = "INSERT INTO deliveries (registration, signature, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-
-_Put = Callable[[NewDelivery], Awaitable[object]]
-
-
-async def put_all(put: _Put, new: list[NewDelivery], waiting: int) -> tuple[float, dict[str, float]]:
-    """Return deliveries a second and how long each took, with *waiting* on their way at any time."""
-    left, latencies = iter(new), list[float]()
-
-    async def keep_putting() -> None:
-        for one in left:
-            began = time.perf_counter()
-            await put(one)
-            latencies.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    await asyncio.gather(*(keep_putting() for _ in range(waiting)))
-    seconds = time.perf_counter() - began
-    shares = {"p50 ms": 0.5, "p99 ms": 0.99}
-    return len(new) / seconds, {name: percentile(latencies, share) * 1e3 for name, share in shares.items()}
 
 
 def ours(directory: str, count: int, waiting: int) -> Round:

@@ -39,7 +39,7 @@ __all__ = [
     "was_connecting",
 ]
 
-DEFAULT_HEADERS: Final = {
+DEFAULT_HEADERS: Final[dict[str, str]] = {
     "User-Agent": f"asana-webhooks/{__version__}",
     "X-Asana-Client-Lib": urlencode(
         {

@@ -278,7 +278,6 @@ class Inbox(Database):
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
         check_integer("id", id)
-
         statement = "UPDATE inbox SET state = 'open', attempts = 0 WHERE id = ? AND state = 'dead'"
         return await self._write(lambda db: db.execute(statement, (id,)).rowcount == 1)
 
