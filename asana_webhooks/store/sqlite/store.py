@@ -110,10 +110,10 @@ class SQLiteStore(Registrations, Inbox, Purge):
             self._closed = True
             if self._saving is not None:
                 self._saving.cancel()
+            await self._writer.finish()
             with suppress(StoreError):
-                is_saved = self._saving is None and not self._recent
-                while not is_saved:
-                    is_saved = not await self._writer.submit(self._save_some)  # after the deliveries in flight
+                while self._recent:
+                    await self._writer.submit(self._save_some)
         await self._reader.aclose()
         await self._writer.aclose()  # last, so that this connection copies the log into the file
 

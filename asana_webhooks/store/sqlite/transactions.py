@@ -136,10 +136,14 @@ class TransactionQueue:
         """Connect without a transaction. It blocks; call it in another thread."""
         self._executor.submit(self._connected).result()
 
-    async def aclose(self) -> None:
-        """Wait for the operations in flight, then close the connection and end the thread."""
+    async def finish(self) -> None:
+        """Wait for the operations in flight."""
         while self._busy:
             await self._idle.wait()
+
+    async def aclose(self) -> None:
+        """Wait for the operations in flight, then close the connection and end the thread."""
+        await self.finish()
         if not self._ended:
             self._ended = True
             closing = self._executor.submit(self._disconnect)
