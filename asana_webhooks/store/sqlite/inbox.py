@@ -60,9 +60,9 @@ NOT_HALTED = """
         WHERE earlier.registration = inbox.registration AND earlier.state = 'dead' AND earlier.id < inbox.id
     )
 """
-# A requeued dead letter, which has an error, is first while a later one may be leased.
+# While the first one waits, a later one may be leased only if the first was claimed before.
 NOT_BESIDE = """
-    AND (error = '' OR registration NOT IN (
+    AND ((fence = 0 AND attempts = 0) OR registration NOT IN (
         SELECT registration FROM inbox WHERE due_at IS NOT NULL AND (fence = 0) = 0
     ))
 """
@@ -85,10 +85,10 @@ GIVE_TURNS = """
         FROM registrations WHERE number {}
     )
 """
-ANSWER = "UPDATE inbox SET since = ?, due_at = ?, fence = 0, {} WHERE id = ? AND fence = ?"
-RETRY = ANSWER.format("unanswered = 0, error = ?, done = ?")
-BURY = ANSWER.format("unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
-RELEASE = ANSWER.format("attempts = attempts - 1, unanswered = unanswered - 1")
+ANSWER = "UPDATE inbox SET since = ?, due_at = ?, {} WHERE id = ? AND fence = ?"
+RETRY = ANSWER.format("fence = 0, unanswered = 0, error = ?, done = ?")
+BURY = ANSWER.format("fence = 0, unanswered = 0, error = ?, done = ?, turn = NULL, state = 'dead'")
+RELEASE = ANSWER.format("fence = -1, attempts = attempts - 1, unanswered = unanswered - 1")
 RUNS = "coalesce(due_at > :now AND since <= :latest, 0)"
 HELD_AS = f"iif({RUNS}, iif(fence = 0, 'delayed', 'leased'), 'waiting')"
 STATE = f"iif(inbox.state = 'open', {HELD_AS}, inbox.state)"
@@ -278,7 +278,7 @@ class Inbox(Database):
     async def requeue(self, id: int) -> bool:
         """See `Store.requeue`."""
         check_integer("id", id)
-        statement = "UPDATE inbox SET state = 'open', attempts = 0 WHERE id = ? AND state = 'dead'"
+        statement = "UPDATE inbox SET state = 'open', attempts = 0, fence = -1 WHERE id = ? AND state = 'dead'"
         return await self._write(lambda db: db.execute(statement, (id,)).rowcount == 1)
 
     async def discard(self, id: int) -> bool:

@@ -72,8 +72,9 @@ TABLES = (
     ) WITHOUT ROWID
     """,
     # The deliveries that are not done. An open one is waiting unless `due_at` is set: then it is leased if it has a
-    # `fence`, else delayed, since `since`. `turn` is set only for the first open delivery of each registration: when
-    # the registration was last served. It orders claims, so that each registration gets its turn. `done`: JSON.
+    # `fence`, else delayed, since `since`. -1 as fence: released or requeued. `turn` is set only for the first open
+    # delivery of each registration: when the registration was last served. It orders claims, so that each registration
+    # gets its turn. `done`: JSON.
     """
     CREATE TABLE inbox (
         id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -240,6 +240,17 @@ async def test_turns_go_on_when_the_clock_is_set_back(store: Store, clock: Clock
     assert "ahead" in served, "who was served"
 
 
+async def test_order_waits_for_what_is_leased(store: Store) -> None:
+    """With *ordered* none is leased beside a later one of its registration that another worker took out of order."""
+    await confirm_one(store)
+    await put(store, 1, 2)
+    one, two = await store.claim(2, lease=LEASE)
+    await store.release(one)
+    assert list(await store.claim(9, lease=LEASE, ordered=True)) == [], "beside a later one"
+    await store.ack(two)
+    assert bodies_of(await store.claim(9, lease=LEASE, ordered=True)) == bodies(1), "afterwards"
+
+
 async def test_order_is_kept_where_asked_for(store: Store, clock: Clock) -> None:
     """With *ordered* only the oldest unfinished delivery of each registration is leased."""
     await confirm_one(store)
