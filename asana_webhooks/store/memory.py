@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count, islice, takewhile, zip_longest
+from itertools import islice, takewhile, zip_longest
 from typing import Any, Self
 
 from attrs import define, evolve
@@ -76,8 +76,8 @@ class MemoryStore:
         """Deliveries that are not done, by id, oldest first."""
         self._served: dict[str, int] = {}
         """The fence of the last claim that took a delivery of each registration."""
-        self._ids = count(1)
-        self._counter = count(1)
+        self._last_id = 0
+        self._last_number = 0
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -150,7 +150,8 @@ class MemoryStore:
         if not rules.may_open(live, replaces=new.replaces):
             return False
         self._registrations[new.id] = new
-        self._numbers[new.id] = next(self._counter)
+        self._last_number += 1
+        self._numbers[new.id] = self._last_number
         return True
 
     async def add_candidate(self, id: str, secret: Secret) -> bool:
@@ -280,7 +281,8 @@ class MemoryStore:
             sizes = [len(one.new.body) for one in self._quarantined(delivery.registration)]
             self._quarantine.check_room(len(sizes), sum(sizes), len(delivery.body))
         now = self._seen[key] = self._now()
-        id = next(self._ids)
+        self._last_id += 1
+        id = self._last_id
         self._inbox[id] = _Delivery(id, delivery, state, now)
         self._registrations[found.id] = evolve(found, last_delivery_at=rules.minute_of(now))
         return "stored"
@@ -291,7 +293,8 @@ class MemoryStore:
         check_seconds("lease", lease)
         claimable = self._claimable(now, ordered=ordered, halt=halt)
         chosen = self._by_turn(claimable, max(rules.check_integer("limit", limit), 0))
-        fence = next(self._counter)
+        self._last_number += 1
+        fence = self._last_number
         leases = []
         for one in chosen:
             shared = self._details(one) | {"alone": rules.is_alone(one.unanswered)}

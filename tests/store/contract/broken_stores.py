@@ -1,7 +1,6 @@
 """Stores with one thing broken inside, each told by its sentence."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 from attrs import evolve
@@ -26,7 +25,8 @@ class Twice(MemoryStore):
 
     def _add(self, new: Registration) -> bool:
         self._registrations[new.id] = new
-        self._numbers[new.id] = next(self._counter)
+        self._last_number += 1
+        self._numbers[new.id] = self._last_number
         return True
 
 
@@ -308,7 +308,7 @@ class UsesIdsAgain(MemoryStore):
     """It counts ids from the end when nothing is left."""
 
     async def put(self, delivery: NewDelivery) -> Any:
-        self._ids = chain([max(self._inbox, default=0) + 1])  # type: ignore[assignment]
+        self._last_id = max(self._inbox, default=0)
         return await super().put(delivery)
 
 
