@@ -50,6 +50,7 @@ from asana_webhooks.errors import (
     RateLimitedError,
     RegistrationClosedError,
     ResponseError,
+    SecretUnavailableError,
     ServerError,
     StoreError,
     StoreFullError,
@@ -59,6 +60,7 @@ from asana_webhooks.errors import (
     UnexpectedResponseError,
     UnusableHandlerError,
     WebhookExistsError,
+    WebhookNotVisibleError,
 )
 from asana_webhooks.models import (
     Change,
@@ -86,8 +88,10 @@ from asana_webhooks.store.base import (
 from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.secret_box import SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
+from asana_webhooks.subscriptions.adopt import adopt_webhook
+from asana_webhooks.subscriptions.ensure import EnsuredWebhook, ensure_webhook
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
-from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks
+from asana_webhooks.subscriptions.remove import remove_webhook, remove_webhooks
 from asana_webhooks.worker.processing import Backoff
 from asana_webhooks.worker.retention import Retention
 from asana_webhooks.worker.router import EventRouter
@@ -109,6 +113,7 @@ __all__ = [
     "Delivery",
     "DeliveryState",
     "DuplicateWebhookError",
+    "EnsuredWebhook",
     "EstablishedWebhook",
     "Event",
     "EventRouter",
@@ -142,6 +147,7 @@ __all__ = [
     "SQLiteStore",
     "Secret",
     "SecretBox",
+    "SecretUnavailableError",
     "ServerError",
     "Store",
     "StoreError",
@@ -160,20 +166,24 @@ __all__ = [
     "Webhook",
     "WebhookExistsError",
     "WebhookFilter",
+    "WebhookNotVisibleError",
     "WebhookPage",
     "WebhookPager",
     "Worker",
     "WorkerHealth",
     "__version__",
+    "adopt_webhook",
     "create_webhook",
-    "delete_orphaned_webhooks",
     "delete_webhook",
+    "ensure_webhook",
     "establish_webhook",
     "get_webhook",
     "get_webhooks",
     "open_store",
     "parse_delivery",
     "read_resource",
+    "remove_webhook",
+    "remove_webhooks",
     "sign_body",
     "update_webhook",
     "verify_signature",

@@ -11,7 +11,8 @@
     │   │   └── TokenRefreshError      Asana refuses to refresh the access token
     │   ├── PaymentRequiredError       402
     │   ├── ForbiddenError             403
-    │   │   └── DuplicateWebhookError  403, this resource and target already have a webhook
+    │   │   ├── DuplicateWebhookError  403, this resource and target already have a webhook
+    │   │   └── WebhookNotVisibleError 403, the store has this webhook, but the token cannot see it
     │   ├── TargetRejectedError        400 or 403, Asana rejected the target
     │   ├── NotFoundError              404
     │   ├── RateLimitedError           429
@@ -31,6 +32,7 @@
     ├── HandlerExitError               a handler raised SystemExit
     └── StoreError                     a store operation failed
         ├── StoreUnavailableError      the store cannot be read or written now
+        │   └── SecretUnavailableError a webhook's secret cannot be sealed or opened
         └── StoreFullError             too many calls are waiting, or a quarantine is full
 
 No message and no ``repr`` shows an access token, a webhook's secret, a signature, a body or a target's endpoint.
@@ -65,6 +67,7 @@ __all__ = [
     "RateLimitedError",
     "RegistrationClosedError",
     "ResponseError",
+    "SecretUnavailableError",
     "ServerError",
     "StoreError",
     "StoreFullError",
@@ -74,6 +77,7 @@ __all__ = [
     "UnexpectedResponseError",
     "UnusableHandlerError",
     "WebhookExistsError",
+    "WebhookNotVisibleError",
 ]
 
 
@@ -191,6 +195,22 @@ class DuplicateWebhookError(ForbiddenError):
     """403: the same user, resource and target already have a webhook."""
 
     advice = "Delete the old webhook first, or create this one with another target."
+
+
+@attrs.define(eq=False, kw_only=True, slots=False)
+class WebhookNotVisibleError(ForbiddenError):
+    """403: the store has a live webhook, but this token may not see it. Nothing was changed."""
+
+    webhook_gid: str
+    """The gid of the webhook."""
+    registration: str
+    """The id of its registration."""
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()} The store has webhook {self.webhook_gid:.40} (registration {self.registration:.12}), "
+            "so no other one was created. Use a token of the app and user that created it, or another label."
+        )
 
 
 _HANDSHAKE_ADVICE: Final = {
@@ -416,11 +436,11 @@ class WebhookExistsError(AsanaError):
         if self.webhook_gid is None:
             return (
                 f"a webhook for this resource and label is being created (registration {self.registration:.12}). If "
-                "its process was killed, retry after two minutes, when the registration has expired."
+                "its process was killed, retry when the registration has expired; ensure_webhook waits for that."
             )
         return (
             f"the store has a live webhook for this resource and label: {self.webhook_gid} (registration "
-            f"{self.registration:.12}). Use it, replace it (replaces=), or give the new one another label."
+            f"{self.registration:.12}). ensure_webhook brings it to what you want; a second one needs another label."
         )
 
 
@@ -477,6 +497,10 @@ class StoreUnavailableError(StoreError):
     """The store cannot be read or written now. A receiver answers 503, and Asana resends."""
 
     advice: str = "Check disk space and permissions, and that no other process locks the database."
+
+
+class SecretUnavailableError(StoreUnavailableError):
+    """A webhook's secret cannot be sealed or opened: its key is missing, or the key service does not answer."""
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

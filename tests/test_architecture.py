@@ -235,7 +235,7 @@ class TestForeign:
 
 
 PURE = ["errors", "models", "wire", "_checks", "client.requests", "client.responses", "client.retry"]
-PURE += ["receiver.signature", "receiver.protocol", "store.rules"]
+PURE += ["receiver.signature", "receiver.protocol", "store.rules", "subscriptions.rules"]
 WORLD = {"asyncio", "time", "socket", "random", "secrets", "os", "uuid", "threading", "subprocess", "selectors", "ssl"}
 CLOCKS = {"now", "utcnow", "today"}
 

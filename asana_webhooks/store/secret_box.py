@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from asana_webhooks._checks import is_encodable
-from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
+from asana_webhooks.errors import ConfigurationError, SecretUnavailableError
 from asana_webhooks.models import Secret
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["FernetBox", "Sealer", "SecretBox", "StoredSecret"]
 
 T = TypeVar("T")
+
+_LOST: Final = "If the key is lost for good, call remove_webhook, which needs no secret, and then ensure_webhook."
 
 
 class SecretBox(Protocol):
@@ -25,7 +27,7 @@ class SecretBox(Protocol):
     box may call it concurrently. The methods may block, but need a short timeout: a delivery waits for `open`, and
     Asana gives up after ten seconds. With calls of 50 milliseconds, a store looks up 20 registrations a second;
     concurrent lookups of one registration share a call. A box may cache opened secrets. Any exception, even
-    `SystemExit` or `asyncio.CancelledError`, becomes a `StoreUnavailableError` without its text; the receiver then
+    `SystemExit` or `asyncio.CancelledError`, becomes a `SecretUnavailableError` without its text; the receiver then
     answers 503.
     """
 
@@ -141,7 +143,7 @@ class StoredSecret(NamedTuple):
 
 
 class Sealer:
-    """Seals and opens the secrets of one store. Every error of the box becomes a `StoreUnavailableError`.
+    """Seals and opens the secrets of one store. Every error of the box becomes a `SecretUnavailableError`.
 
     Args:
         box: seals and opens; ``None``: secrets are written as plain text.
@@ -162,13 +164,13 @@ class Sealer:
         """Return a secret in the form to write.
 
         Raises:
-            StoreUnavailableError: the box failed.
+            SecretUnavailableError: the box failed.
         """
         if self._box is None:
             return StoredSecret(secret.reveal(), None)
         sealed, failure = _call(bytes, self._box.seal, secret)
         if sealed is None:
-            raise StoreUnavailableError(
+            raise SecretUnavailableError(
                 problem=f"the secret box cannot seal a secret with the key {_shown(self.key_id)} ({failure})",
                 advice="Check that the box has this key and that its key service answers.",
             )
@@ -178,23 +180,23 @@ class Sealer:
         """Return a stored secret. Plain text needs no box.
 
         Raises:
-            StoreUnavailableError: the box failed, or there is none.
+            SecretUnavailableError: the box failed, or there is none.
         """
         content, key_id = stored
         if isinstance(content, str):
             return Secret(content)
         if self._box is None:
-            raise StoreUnavailableError(
+            raise SecretUnavailableError(
                 problem=f"a secret is sealed with the key {_shown(key_id)}, but this store has no secret_box",
-                advice="Give the store a secret_box that has this key.",
+                advice=f"Give the store a secret_box that has this key. {_LOST}",
             )
         opened, failure = _call(Secret, self._box.open, content, key_id or "")
         if opened is not None and not (opened.reveal() and is_encodable(opened.reveal())):
             opened, failure = None, "it returned an empty Secret, or one with a lone surrogate"
         if opened is None:
-            raise StoreUnavailableError(
+            raise SecretUnavailableError(
                 problem=f"the secret box cannot open a secret sealed with the key {_shown(key_id)} ({failure})",
-                advice="Check that the box has this very key under this id, and that its key service answers.",
+                advice=f"Check that the box has this very key under this id, and that its key service answers. {_LOST}",
             )
         return opened
 

@@ -10,16 +10,14 @@ the first, so several processes may try at once.
 Source: https://developers.asana.com/reference/createwebhook
 """
 
-import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Collection, Iterable
+from typing import Final, Self
 
 from attrs import define, evolve, field, frozen
-from yarl import URL
 
-from asana_webhooks._checks import check_reachable, check_session_and_store, parse_url
+from asana_webhooks._checks import check_reachable, check_session_and_store
 from asana_webhooks._tasks import finish
 from asana_webhooks.client.requests import CreateWebhookRequest, GetWebhooksRequest, filters_of
 from asana_webhooks.client.session import AsanaSession
@@ -36,14 +34,19 @@ from asana_webhooks.errors import (
 from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
 from asana_webhooks.store.base import Registration, RegistrationState, Store, registration_id
 from asana_webhooks.store.rules import check_label
-from asana_webhooks.subscriptions.orphans import delete_orphaned_webhooks, delete_orphans, ensure_deleted
+from asana_webhooks.subscriptions.orphans import delete_orphans, ensure_deleted
+from asana_webhooks.subscriptions.rules import check_public_url
 
-__all__ = ["EstablishedWebhook", "establish_webhook"]
+__all__ = [
+    "EstablishedWebhook",
+    "Wanted",
+    "create_established",
+    "establish_webhook",
+    "live_registrations",
+]
 
-_SLACK_SECONDS: Final = 60.0
-"""How long a registration stays pending after the longest create call."""
-_ORPHANS_SECONDS: Final = 10.0
-"""How long deleting the orphans of earlier processes may take."""
+_SLACK_SECONDS: Final = 15.0
+"""How long a registration stays pending after the longest create call: time to confirm it in a busy store."""
 _DELETE_SECONDS: Final = 15.0
 """How long deleting the webhook of a failed attempt may take."""
 _OPEN_ATTEMPTS: Final = 3
@@ -82,10 +85,11 @@ async def establish_webhook(
     A receiver must already be listening at *public_url*, in this process or in another with the same store. So do not
     await this in an application's startup hook: the port is not open yet.
 
-    It first awaits the store; where a webhook is live already, it raises `WebhookExistsError` and sends nothing. With
-    *workspace*, it then calls `delete_orphaned_webhooks`, for at most 10 seconds, and continues if that fails.
-    Then it awaits the store and one create call. If its outcome is unknown, it awaits a second create call.
-    With *workspace*, it then also searches for orphaned webhooks, at most twice (30 seconds each), and deletes them.
+    `ensure_webhook` is built on this, and is what a service needs at its start. This only creates.
+
+    It first awaits the store; where a webhook is live already, it raises `WebhookExistsError` and sends nothing. Then
+    it awaits the store and one create call. If its outcome is unknown, it awaits a second create call. With
+    *workspace*, it then also searches for the webhook of the first one, at most twice (30 seconds each), to delete it.
 
     It is all or nothing. If this raises or is cancelled, no delivery of a webhook it may have created is accepted. The
     registration is closed, which may take 5 seconds, and a webhook whose gid is known is deleted, which may take 15. So
@@ -102,8 +106,7 @@ async def establish_webhook(
             endpoint, it is in no log and no error.
         resource: the gid of the task, project, portfolio, … to watch.
         filters: the events Asana sends; all by default.
-        workspace: the resource's workspace. It is needed to find and delete webhooks whose create call got no answer,
-            in this call or in a process that was killed.
+        workspace: the resource's workspace. It is needed to find and delete a webhook whose create call got no answer.
         label: your own word for the webhook, such as a tenant; at most 200 characters. It comes back with every
             delivery, in `Delivery.label`. To have several webhooks on one resource, give them different labels.
         replaces: the id of the registration of the webhook that this one replaces. It must be the only live one for
@@ -125,22 +128,107 @@ async def establish_webhook(
         ConfigurationError: an argument is invalid; or *replaces* is not live, or has another resource or label.
         AsanaError: any other error of `create_webhook`.
     """
-    check_session_and_store(asana, store)
-    base, query = _check_public_url(public_url)
-    check_reachable("public_url", public_url, base_url=asana.base_url)
-    request = CreateWebhookRequest(resource=resource, target=str(base), filters=filters_of(filters))
-    place = _Place(store, resource, check_label(label), replaces)
-    if workspace is not None:
-        GetWebhooksRequest(workspace=workspace, resource=resource)  # checks it before anything is sent or stored
-    await place.check()
-    if workspace is not None:
-        await _delete_earlier_orphans(asana, store, workspace=workspace)
+    wanted = Wanted.checked(
+        asana, store, public_url=public_url, resource=resource, filters=filters, workspace=workspace, label=label
+    )
+    await wanted.check_free(replaces)
+    return await create_established(wanted, replaces=replaces)
+
+
+@frozen
+class Wanted:
+    """One webhook that a caller wants: its arguments, checked. Its resource and label have one live webhook at most."""
+
+    asana: AsanaSession
+    store: Store = field(repr=False)
+    resource: str
+    public_url: str = field(repr=False)
+    filters: tuple[WebhookFilter, ...]
+    workspace: str | None
+    label: str
+
+    @classmethod
+    def checked(
+        cls,
+        asana: AsanaSession,
+        store: Store,
+        *,
+        public_url: str,
+        resource: str,
+        filters: Iterable[WebhookFilter],
+        workspace: str | None,
+        label: str,
+    ) -> Self:
+        """Check the arguments before anything is sent or stored; raise `ConfigurationError` if one is invalid."""
+        check_session_and_store(asana, store)
+        base, query = check_public_url(public_url)
+        check_reachable("public_url", public_url, base_url=asana.base_url)
+        checked = filters_of(filters)
+        CreateWebhookRequest(resource=resource, target=str(base), filters=checked)
+        if workspace is not None:
+            GetWebhooksRequest(workspace=workspace, resource=resource)
+        return cls(asana, store, resource, f"{base}{query}", checked, workspace, check_label(label))
+
+    async def live(self) -> list[Registration]:
+        """Return the live registrations: those that are pending first, at most two."""
+        return await live_registrations(self.store, resource=self.resource, label=self.label)
+
+    async def check_free(self, replaces: str | None) -> None:
+        """Raise the error that says why no registration can be opened now, if none can."""
+        live = {one.id: one for one in await self.live()}
+        replaced = live.pop(replaces, None) if replaces is not None else None
+        if live:
+            one = list(live.values())[-1]  # a confirmed one, if there is one
+            raise WebhookExistsError(registration=one.id, webhook_gid=one.webhook_gid)
+        if replaces is not None and replaced is None:
+            raise ConfigurationError(
+                "replaces must be the id of a live registration for this resource and label; this one is closed, "
+                "unknown, or has another resource or label"
+            )
+
+    async def open(self, id: str, *, replaces: str | None) -> None:
+        """Open a registration; raise the error that says why none can be opened."""
+        ttl = self.asana.timeout + _SLACK_SECONDS
+        for _ in range(_OPEN_ATTEMPTS):
+            if await self.store.open_registration(
+                id, resource=self.resource, public_url=self.public_url, label=self.label, ttl=ttl, replaces=replaces
+            ):
+                return
+            await self.check_free(replaces)
+        raise StoreUnavailableError(
+            problem="others keep opening and closing registrations for this resource and label", advice="Retry later."
+        )
+
+    async def delete_orphans(self, expected: Collection[str] = ()) -> set[str]:
+        """Delete orphaned webhooks if there is a workspace to search; see `orphans.delete_orphans`."""
+        return await delete_orphans(
+            self.asana,
+            self.store,
+            resource=self.resource,
+            workspace=self.workspace,
+            public_url=self.public_url,
+            expected=expected,
+        )
+
+
+async def live_registrations(store: Store, *, label: str, resource: str) -> list[Registration]:
+    """Return the live registrations of a resource and label, without their secrets: pending ones first."""
+    live: dict[str, Registration] = {}
+    # In this order, one that is confirmed in between is found.
+    for state in (RegistrationState.PENDING, RegistrationState.CONFIRMED):
+        found = await store.list_registrations(resource=resource, label=label, state=state)
+        live |= {one.id: one for one in found}
+    return list(live.values())
+
+
+async def create_established(wanted: Wanted, *, replaces: str | None) -> EstablishedWebhook:
+    """Create the webhook; if the outcome is unknown, once more. See `establish_webhook` for the errors."""
     uncertain: set[str] = set()
     first: AsanaError | None = None
     for last in (False, True):
-        call = _Create(place, asana.timeout + _SLACK_SECONDS, base, query, request)
+        call = _Create(wanted, replaces)
         try:
-            established = await _create(asana, call)
+            established = await _create(call)
             uncertain |= call.refused
             break
         except AsanaError as error:
@@ -149,89 +237,21 @@ async def establish_webhook(
             # Closed with no handshake echoed: Asana has not created the webhook, and no longer can.
             found = call.refused | ({call.id} if may_exist and call.echoed is not False else set())
             if found:
-                uncertain = await delete_orphans(asana, uncertain | found, resource=resource, workspace=workspace)
+                uncertain = await wanted.delete_orphans(uncertain | found)
             # Create again only after the registration is closed: it echoes no late handshake then.
             if last or not may_exist or call.echoed is None:
                 if uncertain - {call.id}:
                     raise error from first
                 raise
             first = error
-    if uncertain and workspace is not None:
+    if uncertain and wanted.workspace is not None:
         # Search again: Asana may list the webhook of the first attempt by now.
         try:
-            uncertain = await delete_orphans(asana, uncertain, resource=resource, workspace=workspace)
+            uncertain = await wanted.delete_orphans(uncertain)
         except BaseException:
-            await _undo(asana, call)
+            await _undo(call)
             raise
     return evolve(established, orphans=len(uncertain))
-
-
-def _check_public_url(public_url: str) -> tuple[URL, str]:
-    """Return the URL without its query, and the query as it is written, with its question mark."""
-    text = str(public_url)
-    path, mark, query = text.partition("?")
-    url = parse_url(path)
-    is_plain = text.isprintable() and " " not in text and "#" not in text and query.isascii()
-    if not is_plain or url.scheme not in ("http", "https") or not url.host or url.user or url.password:
-        # The value is not shown: it may contain a password or a key.
-        raise ConfigurationError(
-            "public_url must be an http(s) URL without user, password, fragment, spaces or control characters, such as "
-            "https://example.com/asana; a query must be ASCII, with other characters percent-encoded"
-        )
-    return url, mark + query
-
-
-async def _delete_earlier_orphans(asana: AsanaSession, store: Store, *, workspace: str) -> None:
-    try:
-        async with asyncio.timeout(_ORPHANS_SECONDS):
-            await delete_orphaned_webhooks(asana, store, workspace=workspace)
-    except (AsanaError, TimeoutError) as error:
-        # Not fatal: expired registrations are answered 404, and the next call closes the others.
-        _log.warning("deleting earlier orphans failed (%s); creating the webhook anyway", str(error) or "timed out")
-
-
-@frozen
-class _Place:
-    """A resource and a label: where one registration is live at most, or two while one replaces the other."""
-
-    store: Store = field(repr=False)
-    resource: str
-    label: str
-    replaces: str | None
-
-    async def open(self, id: str, *, public_url: str, ttl: float) -> None:
-        """Open a registration; raise the error that says why none can be opened."""
-        for _ in range(_OPEN_ATTEMPTS):
-            if await self.store.open_registration(
-                id,
-                resource=self.resource,
-                public_url=public_url,
-                label=self.label,
-                ttl=ttl,
-                replaces=self.replaces,
-            ):
-                return
-            await self.check()
-        raise StoreUnavailableError(
-            problem="others keep opening and closing registrations for this resource and label", advice="Retry later."
-        )
-
-    async def check(self) -> None:
-        """Raise the error that says why no registration can be opened now, if none can."""
-        # In this order: one that is confirmed in between is found.
-        live: dict[str, Registration] = {}
-        for state in (RegistrationState.PENDING, RegistrationState.CONFIRMED):
-            found = await self.store.list_registrations(resource=self.resource, label=self.label, state=state)
-            live |= {one.id: one for one in found}
-        replaced = live.pop(self.replaces, None) if self.replaces is not None else None
-        if live:
-            one = list(live.values())[-1]  # a confirmed one, if there is one
-            raise WebhookExistsError(registration=one.id, webhook_gid=one.webhook_gid)
-        if self.replaces is not None and replaced is None:
-            raise ConfigurationError(
-                "replaces must be the id of a live registration for this resource and label; this one is closed, "
-                "unknown, or has another resource or label"
-            )
 
 
 @define
@@ -241,12 +261,8 @@ class _Create:
     No ``repr`` shows an endpoint.
     """
 
-    place: _Place
-    ttl: float
-    """Seconds a registration stays pending."""
-    base: URL = field(repr=False)
-    query: str = field(repr=False)
-    request: CreateWebhookRequest
+    wanted: Wanted
+    replaces: str | None
     id: str = ""
     """The id of the latest registration; empty before the first."""
     created: CreatedWebhook | None = field(default=None, repr=False)
@@ -265,28 +281,35 @@ class _Create:
         """
         endpoint = secrets.token_urlsafe(32)
         self.id, self.echoed = registration_id(endpoint), None
-        await self.place.open(self.id, public_url=f"{self.base}{self.query}", ttl=self.ttl)
+        await self.wanted.open(self.id, replaces=self.replaces)
         # Joined as text: yarl drops the query of a URL that grows, and would encode it anew.
-        return evolve(self.request, target=f"{self.base / endpoint}{self.query}")
+        base, query = check_public_url(self.wanted.public_url)
+        return evolve(self.request, target=f"{base / endpoint}{query}")
+
+    @property
+    def request(self) -> CreateWebhookRequest:
+        """The request to send, before `open` gives it its endpoint."""
+        base, _ = check_public_url(self.wanted.public_url)
+        return CreateWebhookRequest(resource=self.wanted.resource, target=str(base), filters=self.wanted.filters)
 
     async def close(self) -> None:
         """Close the latest registration, so that nothing more is accepted for it."""
         if self.id:
-            self.echoed = await finish(self.place.store.close_registration(self.id))
+            self.echoed = await finish(self.wanted.store.close_registration(self.id))
 
     async def discard(self) -> None:
         """Close the registration of a request that created nothing; the next attempt opens another."""
         # An error ends the call: while this one may be live, no other can be opened.
-        self.echoed = await self.place.store.close_registration(self.id)
+        self.echoed = await self.wanted.store.close_registration(self.id)
         if self.echoed:
             self.refused.add(self.id)
 
 
-async def _create(asana: AsanaSession, call: _Create) -> EstablishedWebhook:
+async def _create(call: _Create) -> EstablishedWebhook:
     """Create a webhook and confirm its registration with the 201's secret; undo both if that fails."""
-    store, confirmed, closed = call.place.store, False, False
+    store, confirmed, closed = call.wanted.store, False, False
     try:
-        call.created = created = await asana.send(call.request, prepare=call.open, discard=call.discard)
+        call.created = created = await call.wanted.asana.send(call.request, prepare=call.open, discard=call.discard)
         webhook = created.webhook
         if created.secret is not None:
             first = webhook.last_success_at
@@ -301,7 +324,7 @@ async def _create(asana: AsanaSession, call: _Create) -> EstablishedWebhook:
                 closed = found is None or found.state is RegistrationState.CLOSED
     finally:
         if not confirmed:
-            await _undo(asana, call)
+            await _undo(call)
     if not confirmed:
         raise (RegistrationClosedError if closed else HandshakeMismatchError)(
             webhook_gid=webhook.gid, deleted=call.deleted
@@ -309,13 +332,13 @@ async def _create(asana: AsanaSession, call: _Create) -> EstablishedWebhook:
     return EstablishedWebhook(webhook=webhook, webhook_gid=webhook.gid, registration=call.id)
 
 
-async def _undo(asana: AsanaSession, call: _Create) -> None:
+async def _undo(call: _Create) -> None:
     """Close the registration, so that nothing more is accepted, and delete the webhook if its gid is known."""
     try:
         await call.close()
     finally:
         if call.created is not None:
             gid = call.created.webhook.gid
-            call.deleted = await finish(ensure_deleted(asana, gid), seconds=_DELETE_SECONDS) is True
+            call.deleted = await finish(ensure_deleted(call.wanted.asana, gid), seconds=_DELETE_SECONDS) is True
             if not call.deleted:
                 _log.warning("deleting webhook %.40r failed; Asana deletes it after 24 hours of 404 replies", gid)

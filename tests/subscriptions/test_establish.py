@@ -262,7 +262,7 @@ async def test_a_registration_outlives_the_call_and_its_endpoint_cannot_be_guess
         await establishing
 
         assert pending is not None
-        assert pending.deadline == clock.now + 90
+        assert pending.deadline == clock.now + 45
         assert len(base64.urlsafe_b64decode(target.rpartition("/")[2] + "=")) == 32
 
 

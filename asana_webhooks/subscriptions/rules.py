@@ -1,0 +1,144 @@
+"""What subscriptions decide, as pure functions: targets, filters, what to do with a webhook, when one may retire."""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+from urllib.parse import unquote
+
+from yarl import URL
+
+from asana_webhooks._checks import parse_url
+from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.models import Webhook, WebhookFilter
+from asana_webhooks.store.base import Registration
+
+__all__ = [
+    "LONGEST_WAIT",
+    "NormalFilter",
+    "Verdict",
+    "as_pair",
+    "check_public_url",
+    "endpoint_below",
+    "judge",
+    "may_retire",
+    "named",
+    "normal_filters",
+    "reaches",
+    "split_target",
+]
+
+LONGEST_WAIT: Final = 32_400.0
+"""Seconds after which a replaced webhook is deleted, whatever it still has to send: a heartbeat's eight hours, and one
+more. Source: https://developers.asana.com/docs/webhooks-guide"""
+
+Verdict = Literal["unchanged", "updated", "replaced"]
+NormalFilter = tuple[str | None, str | None, str | None, frozenset[str]]
+
+
+def check_public_url(public_url: str) -> tuple[URL, str]:
+    """Return the URL without its query, and the query as it is written, with its question mark.
+
+    Raises:
+        ConfigurationError: *public_url* is no such URL.
+    """
+    text = str(public_url)
+    path, mark, query = text.partition("?")
+    url = parse_url(path)
+    is_plain = text.isprintable() and " " not in text and "#" not in text and query.isascii()
+    if not is_plain or url.scheme not in ("http", "https") or not url.host or url.user or url.password:
+        # The value is not shown: it may contain a password or a key.
+        raise ConfigurationError(
+            "public_url must be an http(s) URL without user, password, fragment, spaces or control characters, such as "
+            "https://example.com/asana; a query must be ASCII, with other characters percent-encoded"
+        )
+    return url, mark + query
+
+
+def split_target(target: str | None) -> tuple[str, str] | None:
+    """Return the public URL and the endpoint of a target; ``None`` if its path ends with no segment.
+
+    The endpoint is decoded, as a receiver gets it. One slash after it does not count.
+    """
+    path, mark, query = (target or "").partition("#")[0].partition("?")
+    url = parse_url(path)
+    before, _, last = url.raw_path.removesuffix("/").rpartition("/")
+    if url.scheme not in ("http", "https") or not url.host or not last:
+        return None
+    origin = f"{url.scheme}://{url.raw_authority}"
+    return f"{origin}{before}{mark}{query}", unquote(last, errors="surrogateescape")
+
+
+def _same_url(one: str, other: str) -> bool:
+    def normal(text: str) -> tuple[URL, str]:
+        path, _, query = text.partition("?")
+        url = parse_url(path)
+        return url.with_path(url.path.rstrip("/") + "/"), query
+
+    return normal(one) == normal(other)
+
+
+def endpoint_below(target: str | None, public_url: str) -> str | None:
+    """Return the endpoint of a target that is *public_url* and one more segment, with the same query; else ``None``."""
+    split = split_target(target)
+    return split[1] if split is not None and _same_url(split[0], public_url) else None
+
+
+def reaches(registration: Registration, target: str | None, public_url: str) -> bool:
+    """Return whether a webhook posts below *public_url*: it was created with it, or its target says so."""
+    # Both are asked, so that a target which Asana returns in another spelling is not replaced at every start.
+    return _same_url(registration.public_url, public_url) or endpoint_below(target, public_url) is not None
+
+
+def normal_filters(filters: Iterable[WebhookFilter] | None) -> frozenset[NormalFilter]:
+    """Return filters in a form to compare: a set, in which null members are missing ones, and *fields* is a set."""
+    return frozenset(
+        (one.resource_type, one.resource_subtype, one.action, frozenset(one.fields or ())) for one in filters or ()
+    )
+
+
+def judge(
+    registration: Registration, webhook: Webhook, *, public_url: str, filters: Iterable[WebhookFilter]
+) -> Verdict:
+    """Return what has to be done with a webhook that exists, to have it as wanted."""
+    wanted = normal_filters(filters)
+    if not reaches(registration, webhook.target, public_url):
+        return "replaced"  # an update cannot change the target
+    if normal_filters(webhook.filters) == wanted:
+        return "unchanged"
+    # What Asana does with an update to no filters is undocumented.
+    return "updated" if wanted else "replaced"
+
+
+def as_pair(live: Iterable[Registration]) -> tuple[Registration, Registration]:
+    """Return two live registrations as the one that is replaced, and the one that replaces it."""
+    one, other = live
+    return (other, one) if one.replaces == other.id else (one, other)
+
+
+def may_retire(
+    old: Registration, webhook: Webhook, *, since: float, now: float, longest_wait: float = LONGEST_WAIT
+) -> bool:
+    """Return whether the old webhook of a move may be deleted without losing an event.
+
+    It may when its `Registration.retire_after` is over, it has nothing to send again, and a delivery of it succeeded
+    after the new one was created; or *longest_wait* seconds after that, in any case.
+
+    Args:
+        old: the registration of the old webhook.
+        webhook: Asana's record of the old webhook.
+        since: when the new webhook was created, in seconds since the epoch.
+        now: the time, in seconds since the epoch.
+        longest_wait: seconds from *since*.
+    """
+    if old.retire_after is None or now < old.retire_after:
+        return False
+    if now >= since + longest_wait:
+        return True
+    succeeded = webhook.last_success_at
+    return webhook.next_attempt_after is None and succeeded is not None and succeeded.timestamp() > since
+
+
+def named(registration: Registration) -> str:
+    """Return how logs and errors name a registration: its webhook, resource and label."""
+    label = f" (label {registration.label!r:.40})" if registration.label else ""
+    gid = f" {registration.webhook_gid:.40}" if registration.webhook_gid else ""
+    return f"webhook{gid} on {registration.resource:.40}{label}"
