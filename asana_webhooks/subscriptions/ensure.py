@@ -123,14 +123,15 @@ async def ensure_webhook(
     wanted = Wanted.checked(
         asana, store, resource=resource, public_url=public_url, filters=filters, label=label, workspace=workspace
     )
+    ensured = await ensure_wanted(wanted)
+    # At the end: the registration of a killed process that this waited for has expired by now.
     await close_overdue(store)
     left = set[str]() if workspace is None else await wanted.delete_orphans()
-    ensured = await ensure_wanted(wanted)
     return attrs.evolve(ensured, orphans=ensured.orphans + len(left))
 
 
 async def ensure_wanted(wanted: Wanted) -> EnsuredWebhook:
-    """Do what `ensure_webhook` does after it has dealt with orphans."""
+    """Do what `ensure_webhook` does before it deals with orphans."""
     run = _Run(wanted)
     while (ensured := await run.step()) is None:
         _log.debug("going through the steps again for resource %s", wanted.resource)
