@@ -46,6 +46,7 @@ class _NewResource:
     name: str | None = None
     resource_subtype: str | None = None
     accessible: bool = True
+    archived: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -24,9 +24,9 @@ __all__ = ["FakeAsana"]
 class FakeAsana:
     """A server on 127.0.0.1 that plays Asana's API for webhooks and sends handshakes and deliveries.
 
-    Below `url` it answers the five operations and ``GET /tasks/<gid>``, likewise for other types. It sends handshakes
-    to targets, and signed deliveries after each `change`. `script` and `hold` make it fail on request. It connects to
-    this machine only. For any other target it says "could not be reached" without trying.
+    Below `url` it answers the five operations, ``GET /projects``, and ``GET /tasks/<gid>``, likewise for other types.
+    It sends handshakes to targets, and signed deliveries after each `change`. `script` and `hold` make it fail on
+    request. It connects to this machine only. For any other target it says "could not be reached" without trying.
 
     ::
 
@@ -247,9 +247,18 @@ class FakeAsana:
         """The gids of all projects, including those added later."""
         return tuple(self._projects)
 
-    def add_project(self, gid: str | None = None, *, name: str | None = None, accessible: bool = True) -> str:
-        """Add a project to the workspace and return its gid; the arguments are those of `add_resource`."""
-        return self.add_resource("project", gid, name=name, accessible=accessible)
+    def add_project(
+        self,
+        gid: str | None = None,
+        *,
+        name: str | None = None,
+        team: str | None = None,
+        archived: bool = False,
+        accessible: bool = True,
+    ) -> str:
+        """Add a project to the workspace, or to a *team* of it, and return its gid; see `add_resource`."""
+        parents = None if team is None else [team]
+        return self.add_resource("project", gid, parents=parents, name=name, accessible=accessible, archived=archived)
 
     def add_quiet_webhook(self) -> str:
         """Add a webhook of user 11 on a new project and return its gid. Its target is never contacted."""
@@ -276,6 +285,7 @@ class FakeAsana:
         name: str | None = None,
         resource_subtype: str | None = None,
         accessible: bool = True,
+        archived: bool = False,
     ) -> str:
         """Add a resource of any type and return its gid. This sends no event.
 
@@ -286,12 +296,19 @@ class FakeAsana:
                 for another workspace.
             name: the resource's name.
             resource_subtype: such as ``milestone``; by default the type's usual one, if it has one.
-            accessible: False to refuse reading it and webhooks on it with 403.
+            accessible: False to refuse reading it and webhooks on it with 403, and to leave it out of lists.
+            archived: of a project: whether it is archived.
         """
         if parents is None:
             parents = [] if resource_type == "workspace" else [self.workspace]
         added = self._world.add(
-            resource_type, gid, parents=parents, name=name, resource_subtype=resource_subtype, accessible=accessible
+            resource_type,
+            gid,
+            parents=parents,
+            name=name,
+            resource_subtype=resource_subtype,
+            accessible=accessible,
+            archived=archived,
         )
         if resource_type == "project":
             self._projects.append(added.gid)

@@ -13,7 +13,10 @@ from asana_webhooks.testing.world import check_text
 
 __all__ = ["TOKEN_REQUEST", "Fault", "FaultScript", "Hold", "Plan"]
 
-OPERATIONS: Final = ("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook", "readResource")
+OPERATIONS: Final = (
+    *("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook"),
+    *("getProjects", "readResource"),
+)
 """Asana's operation ids; ``readResource`` stands for getTask, getProject and so on."""
 
 TOKEN_REQUEST: Final = "oauth_token"  # noqa: S105 (a name)

@@ -46,6 +46,8 @@ class Resource:
     """False to refuse reading it and webhooks on it with 403."""
     deleted: bool = False
     """True after a change with ``action="deleted"``: reading it is answered 404."""
+    archived: bool = False
+    """Of a project: whether it is archived."""
 
     def compact(self) -> dict[str, str]:
         """Return its form in an event: with its subtype, without its name."""
@@ -54,7 +56,8 @@ class Resource:
 
     def full(self) -> dict[str, Any]:
         """Return its record in the API, as far as the fake knows it."""
-        return {**self.compact(), "name": self.name}
+        archived = {"archived": self.archived} if self.resource_type == "project" else {}
+        return {**self.compact(), "name": self.name, **archived}
 
 
 @frozen(kw_only=True, eq=False)

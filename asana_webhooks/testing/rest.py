@@ -19,8 +19,8 @@ from asana_webhooks.client.requests import CreateWebhookRequest, plural_of
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.testing.faults import TOKEN_REQUEST, Fault, FaultScript, Plan
 from asana_webhooks.testing.oauth import TOKEN_PATH, Caller, FakeTokenEndpoint
-from asana_webhooks.testing.paging import Offsets, check_limit, next_page
-from asana_webhooks.testing.records import RequestRecord, WebhookRecord
+from asana_webhooks.testing.paging import Offsets
+from asana_webhooks.testing.records import RequestRecord, Resource, WebhookRecord
 from asana_webhooks.testing.sender import Sender
 from asana_webhooks.testing.target_client import is_loopback
 from asana_webhooks.testing.validation import (
@@ -44,14 +44,19 @@ BASE_PATH: Final = "/api/1.0"
 HeartbeatMoment = Literal["before", "after"] | None
 """When to send a webhook's first heartbeat, relative to the 201; ``None`` to skip it."""
 
-_LONGEST_LIST: Final = 1000
-"""Longer lists must be requested in pages."""
-_ON_LIST: Final = {"GET": "getWebhooks", "POST": "createWebhook"}
+_ON_LIST: Final = {
+    ("GET", "webhooks"): "getWebhooks",
+    ("POST", "webhooks"): "createWebhook",
+    ("GET", "projects"): "getProjects",
+}
+_COMPACT: Final = (("resource_type",), ("name",))
+"""What a list has of each project, beside the gid."""
 _ON_ONE: Final = {"GET": "getWebhook", "PUT": "updateWebhook", "DELETE": "deleteWebhook"}
 _SCOPES: Final = {
     **dict.fromkeys(("getWebhooks", "getWebhook"), "webhooks:read"),
     **dict.fromkeys(("createWebhook", "updateWebhook"), "webhooks:write"),
     "deleteWebhook": "webhooks:delete",
+    "getProjects": "projects:read",
 }
 """The scope each operation needs. Source: https://developers.asana.com/docs/oauth-scopes"""
 # https://developers.asana.com/reference/rest-api-reference: what GET reads by its gid
@@ -241,7 +246,9 @@ class RestApi:
 
     def _perform(self, route: _Route, query: Mapping[str, str], given: Input, caller: Caller) -> dict[str, Any]:
         if route.operation == "getWebhooks":
-            return self._list_page(query, given, caller)
+            return self._list_webhooks(query, given, caller)
+        if route.operation == "getProjects":
+            return self._list_projects(query, given)
         if route.operation == "readResource":
             return {"data": self._resource(route, given)}
         webhook = find_in_path("webhook", route.gid, self._world.webhooks)
@@ -316,42 +323,53 @@ class RestApi:
         location = {"Location": f"{BASE_PATH}/webhooks/{webhook.gid}"}
         return Answer.of(201, tree, pretty=given.pretty, headers=location)
 
-    def _list_page(self, query: Mapping[str, str], given: Input, caller: Caller) -> dict[str, Any]:
+    def _list_webhooks(self, query: Mapping[str, str], given: Input, caller: Caller) -> dict[str, Any]:
         """Execute getWebhooks: compact records, in pages if ``limit`` is given."""
         if not query.get("workspace"):
             raise ApiError(400, "workspace: Missing input")
-        workspace = find_resource("workspace", query["workspace"], self._world.resources)
-        if workspace.resource_type != "workspace":
-            raise ApiError(400, f"workspace: Unknown object: {workspace.gid}")
+        workspace = self._scope("workspace", query)
         resource = query.get("resource")
         if resource is not None:
             find_resource("resource", resource, self._world.resources)
-        limit = check_limit(query.get("limit"))
-        list_of = (workspace.gid, resource or "", caller.user, caller.app or "")
-        after = self._offsets.read(query.get("offset"), list_of)
-        found = self._matching(caller, workspace.gid, resource, after=after)
-        if limit is None:
-            if len(found) > _LONGEST_LIST:
-                raise ApiError(
-                    400, "The result is too large. You should use pagination (may require specifying a workspace)!"
-                )
-            return {"data": [_chosen(one, given, full=False) for one in found]}
-        page = found[:limit]
-        following = None
-        if len(found) > limit:
-            offset = self._offsets.issue(int(page[-1].gid), list_of)
-            following = next_page(self.base_url, "/webhooks", query, offset)
-        return {"data": [_chosen(one, given, full=False) for one in page], "next_page": following}
-
-    def _matching(self, caller: Caller, workspace: str, resource: str | None, *, after: int) -> list[WebhookRecord]:
-        return [
+        found = [
             one
-            for one in sorted(self._world.webhooks.values(), key=lambda webhook: int(webhook.gid))
-            if int(one.gid) > after
-            and _owns(caller, one)
-            and resource in (None, one.resource.gid)
-            and any(above.gid == workspace for above in self._world.lineage(one.resource.gid))
+            for one in self._world.webhooks.values()
+            if _owns(caller, one) and resource in (None, one.resource.gid) and self._is_in(one.resource, workspace)
         ]
+        list_of = (workspace.gid, resource or "", caller.user, caller.app or "")
+        page, following = self._offsets.page(found, query, base_url=self.base_url, path="/webhooks", list_of=list_of)
+        return {"data": [_chosen(one, given, full=False) for one in page], **following}
+
+    def _list_projects(self, query: Mapping[str, str], given: Input) -> dict[str, Any]:
+        """Execute getProjects: compact records, in pages if ``limit`` is given.
+
+        Asana does not say that a workspace or a team is needed; without both, this lists every project.
+        """
+        scopes = [self._scope(name, query) for name in ("workspace", "team") if name in query]
+        archived = query.get("archived")
+        if archived not in (None, "true", "false"):
+            raise ApiError(400, f"archived: Not a valid boolean: {archived}")  # the wording is unknown
+        found = [
+            one
+            for one in self._world.resources.values()
+            if (one.resource_type, one.deleted, one.accessible) == ("project", False, True)
+            and archived in (None, str(one.archived).lower())
+            and all(self._is_in(one, scope) for scope in scopes)
+        ]
+        list_of = (*(scope.gid for scope in scopes), archived or "")
+        page, following = self._offsets.page(found, query, base_url=self.base_url, path="/projects", list_of=list_of)
+        fields = given.fields or _COMPACT
+        return {"data": [select(one.full(), fields) for one in page], **following}
+
+    def _scope(self, name: str, query: Mapping[str, str]) -> Resource:
+        """Return the workspace or team that a query names."""
+        found = find_resource(name, query[name], self._world.resources)
+        if found.resource_type != name:
+            raise ApiError(400, f"{name}: Unknown object: {found.gid}")
+        return found
+
+    def _is_in(self, resource: Resource, scope: Resource) -> bool:
+        return any(above.gid == scope.gid for above in self._world.lineage(resource.gid))
 
 
 def _route(method: str, raw_path: str) -> _Route:
@@ -361,8 +379,8 @@ def _route(method: str, raw_path: str) -> _Route:
     match raw_path.removeprefix(BASE_PATH).split("/"):
         case _ if "%" in raw_path:
             return _Route()
-        case ["", "webhooks"]:
-            return _Route(_ON_LIST.get(method))
+        case ["", name] if (method, name) in _ON_LIST:
+            return _Route(_ON_LIST[method, name])
         case ["", "webhooks", gid] if gid:
             return _Route(_ON_ONE.get(method), "webhook", gid)
         case ["", types, gid] if types in _TYPES_BY_PATH and gid and method == "GET":

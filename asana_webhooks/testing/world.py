@@ -170,6 +170,7 @@ class World:
         name: str | None = None,
         resource_subtype: str | None = None,
         accessible: bool = True,
+        archived: bool = False,
     ) -> Resource:
         """Add a new resource below *parents*."""
         if not re.fullmatch(r"[a-z][a-z_]*", resource_type):
@@ -188,6 +189,7 @@ class World:
             name=name if name is not None else f"{resource_type} {gid}",
             parents=tuple(parents),
             accessible=accessible,
+            archived=archived,
         )
         return self.resources[gid]
 

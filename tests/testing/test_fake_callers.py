@@ -71,13 +71,14 @@ OPERATIONS = [
     ("POST", "/webhooks", "webhooks:write"),
     ("PUT", "/webhooks/{gid}", "webhooks:write"),
     ("DELETE", "/webhooks/{gid}", "webhooks:delete"),
+    ("GET", "/projects?workspace=1331", "projects:read"),
 ]
 
 
 async def test_scopes() -> None:
     """Each operation needs its scope, in a refreshed token too; without it, the answer is that to a wrong token."""
     async with playing() as (fake, api, target):
-        scopes = ("webhooks:read", "webhooks:write", "webhooks:delete")
+        scopes = ("webhooks:read", "webhooks:write", "webhooks:delete", "projects:read")
         for number, left_out in enumerate((None, *scopes)):
             app = fake.register_app(str(number), scopes=[one for one in scopes if one != left_out])
             gid = await api.create_gid(f"{target.root}/{number}")

@@ -155,7 +155,7 @@ async def test_delay(when: str) -> None:
 
 
 async def test_any_operation() -> None:
-    """A star stands for the five operations, not for deliveries."""
+    """A star stands for every operation, not for deliveries."""
     async with playing() as (fake, api, target):
         gid = await api.create_gid(target.url)
         fake.script(Fault(at="*", status=503, times=None))
@@ -164,8 +164,9 @@ async def test_any_operation() -> None:
             ("GET", f"/webhooks/{gid}"),
             ("PUT", f"/webhooks/{gid}"),
             ("DELETE", f"/webhooks/{gid}"),
+            ("GET", "/projects?workspace=1331"),
         ]
-        assert [(await api.call(*call)).status for call in calls] == [503] * 4
+        assert [(await api.call(*call)).status for call in calls] == [503] * 5
         assert (await api.create(target.root)).status == 503
         fake.change(PROJECT, field="name")
         await fake.settle()
