@@ -12,6 +12,7 @@ from asana_webhooks.client.oauth import OAuthToken, TokenSet
 from asana_webhooks.client.operations import (
     create_webhook,
     delete_webhook,
+    get_projects,
     get_webhook,
     get_webhooks,
     read_resource,
@@ -21,6 +22,7 @@ from asana_webhooks.client.pages import WebhookPage, WebhookPager
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
     DeleteWebhookRequest,
+    GetProjectsRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
     ReadResourceRequest,
@@ -118,6 +120,7 @@ __all__ = [
     "Event",
     "EventRouter",
     "ForbiddenError",
+    "GetProjectsRequest",
     "GetWebhookRequest",
     "GetWebhooksRequest",
     "HandlerExitError",
@@ -177,6 +180,7 @@ __all__ = [
     "delete_webhook",
     "ensure_webhook",
     "establish_webhook",
+    "get_projects",
     "get_webhook",
     "get_webhooks",
     "open_store",

@@ -311,11 +311,13 @@ class PaginationError(AsanaError):
 
     reason: Literal["expired", "repeated", "endless"]
     """``expired``: the offset of the next page has expired. ``repeated``: the server sent the same offset twice.
-    ``endless``: 100 pages in a row had no new webhook, or 100,000 pages were read, and the server offers more."""
+    ``endless``: 100 pages in a row had no new item, or 100,000 pages were read, and the server offers more."""
     items_so_far: int
-    """How many webhooks the iteration had received."""
+    """How many webhooks or projects the iteration had received."""
     offset: str | None = attrs.field(default=None, repr=False)
     """The offset of the page that cannot be fetched."""
+    operation: str = "getWebhooks"
+    """Asana's operation id."""
 
     def __str__(self) -> str:
         problem, advice = {
@@ -323,7 +325,7 @@ class PaginationError(AsanaError):
             "repeated": ("the server sent the same offset twice", "Start over; if it persists, tell Asana's support."),
             "endless": ("the list does not end", "Start over; if it persists, tell Asana's support."),
         }[self.reason]
-        return f"getWebhooks: {problem} (items so far: {self.items_so_far}). {advice}"
+        return f"{self.operation}: {problem} (items so far: {self.items_so_far}). {advice}"
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

@@ -12,7 +12,7 @@ the error, to accept a repeated member whose last value is valid, or to read the
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import attrs
 import msgspec
@@ -34,6 +34,8 @@ from asana_webhooks.models import (
 __all__ = [
     "ErrorAnswer",
     "ErrorDetail",
+    "ListPage",
+    "ResourceList",
     "TokenAnswer",
     "TokenRefusal",
     "WebhookList",
@@ -42,6 +44,7 @@ __all__ = [
     "decode_delivery",
     "decode_error",
     "decode_resource",
+    "decode_resource_list",
     "decode_token_answer",
     "decode_token_refusal",
     "decode_webhook",
@@ -76,11 +79,21 @@ class NextPage:
 
 
 @frozen(kw_only=True)
-class WebhookList:
+class ListPage(Generic[T]):
+    """A page of a list. Source: https://developers.asana.com/docs/pagination"""
+
+    data: tuple[T, ...]
+    next_page: NextPage | None = None
+
+
+@frozen(kw_only=True)
+class WebhookList(ListPage[Webhook]):
     """A page of webhooks. Source: https://developers.asana.com/reference/getwebhooks"""
 
-    data: tuple[Webhook, ...]
-    next_page: NextPage | None = None
+
+@frozen(kw_only=True)
+class ResourceList(ListPage[ResourceRef]):
+    """A page of compact records of one type, such as projects."""
 
 
 @frozen(kw_only=True)
@@ -298,6 +311,11 @@ def decode_webhook_list(body: bytes) -> WebhookList:
         return _make_page(page, WebhookList)
     except _UNREADABLE:
         return decode(body, WebhookList)
+
+
+def decode_resource_list(body: bytes) -> ResourceList:
+    """Decode a page of compact records: ``{"data": […], "next_page": …}``."""
+    return decode(body, ResourceList)
 
 
 def _make_filters(webhooks: Iterable[Any]) -> None:

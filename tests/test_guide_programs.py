@@ -158,6 +158,15 @@ async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
             assert errors == b""
 
 
+async def test_projects_without_a_webhook(tmp_path: Path) -> None:
+    """The client guide's program prints each project that has no webhook, with its name, and no archived one."""
+    async with FakeAsana(webhooks=3) as fake:
+        fake.add_project("12", name="Bugs")
+        fake.add_project(archived=True)
+        lines = await run(tmp_path, program("client", "List the projects"), **access(fake))
+        assert lines == ["12 Bugs", f"{fake.projects[0]} project {fake.projects[0]}"]
+
+
 async def test_ask_asana(tmp_path: Path) -> None:
     """README's second program lists every webhook."""
     async with FakeAsana(webhooks=3) as fake:

@@ -38,6 +38,7 @@ DECODERS: list[Decoder] = [
     wire.decode_resource,
     wire.decode_webhook,
     wire.decode_webhook_list,
+    wire.decode_resource_list,
     wire.decode_created_webhook,
     wire.decode_error,
     wire.decode_token_answer,

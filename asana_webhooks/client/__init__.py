@@ -1,4 +1,4 @@
-"""The client of Asana's API: a session, requests, pages and the five operations.
+"""The client of Asana's API: a session, requests, pages and the operations.
 
 .. include:: README.md
 """

@@ -1,20 +1,21 @@
-"""Functions for Asana's five webhook operations and for reading one resource. Each sends its request through a session.
+"""Functions for Asana's five webhook operations, for listing projects and for reading one resource.
 
-All of them raise the errors of `AsanaSession.send`, and `ConfigurationError` for invalid arguments before anything is
-sent. *opt_fields* names the fields to return. By default Asana's answers for one webhook are full records, and
-`get_webhooks` asks for every known field. ``None`` in a `Webhook` means that Asana sent null or left the field out; if
-you compare a field, ask for it. ``get_webhooks(…, opt_fields=())`` asks for Asana's compact records. *opt_pretty* makes
-Asana indent its answer, for people who read the traffic.
+Each sends its request through a session. All of them raise the errors of `AsanaSession.send`, and `ConfigurationError`
+for invalid arguments before anything is sent. *opt_fields* names the fields to return. By default Asana's answers for
+one webhook are full records, and `get_webhooks` asks for every known field. ``None`` in a `Webhook` means that Asana
+sent null or left the field out; if you compare a field, ask for it. ``get_webhooks(…, opt_fields=())`` asks for Asana's
+compact records. *opt_pretty* makes Asana indent its answer, for people who read the traffic.
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from asana_webhooks._checks import check_reachable
-from asana_webhooks.client.pages import WebhookPager
+from asana_webhooks.client.pages import WebhookPager, iterate_projects
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
     DeleteWebhookRequest,
+    GetProjectsRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
     ReadResourceRequest,
@@ -26,7 +27,15 @@ from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError, NotFoundError
 from asana_webhooks.models import CreatedWebhook, ResourceRef, Webhook, WebhookFilter
 
-__all__ = ["create_webhook", "delete_webhook", "get_webhook", "get_webhooks", "read_resource", "update_webhook"]
+__all__ = [
+    "create_webhook",
+    "delete_webhook",
+    "get_projects",
+    "get_webhook",
+    "get_webhooks",
+    "read_resource",
+    "update_webhook",
+]
 
 
 def _names(opt_fields: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -186,6 +195,37 @@ async def delete_webhook(
     """
     request = DeleteWebhookRequest(webhook_gid=webhook_gid, opt_fields=_names(opt_fields), opt_pretty=opt_pretty)
     await session.send(request)
+
+
+def get_projects(
+    session: AsanaSession, *, workspace: str, team: str | None = None, archived: bool | None = False
+) -> AsyncIterator[ResourceRef]:
+    """Return an async iterator over the projects of a workspace that the token's user may see, each with its name.
+
+    ::
+
+        async for project in get_projects(asana, workspace="1331"):
+            await establish_webhook(asana, store, resource=project.gid, public_url=url)
+
+    It fetches 100 projects at a time. Nothing is sent until it is iterated; arguments are checked at once. No project
+    comes twice. One that is created, deleted or archived meanwhile may or may not appear. Leaving or cancelling the
+    loop leaves nothing running; a cancelled step can be repeated. Asana's OAuth scope is ``projects:read``.
+
+    Args:
+        session: the session to send with.
+        workspace: the gid of the workspace.
+        team: only projects of this team. Asana calls this parameter deprecated; it also advises it for workspaces
+            with so many projects that Asana needs too long to list them.
+        archived: False for those not archived, True for archived ones, ``None`` for both.
+
+    Raises, while iterating, the errors of `AsanaSession.send`, and:
+        PaginationError: a page took longer than 15 minutes to work on, so that the offset of the next one has expired,
+            or the iteration would never end; its ``reason`` says which.
+        ConfigurationError: two tasks use one iterator at once.
+
+    Source: https://developers.asana.com/reference/getprojects
+    """
+    return iterate_projects(session, GetProjectsRequest(workspace=workspace, team=team, archived=archived))
 
 
 async def read_resource(

@@ -1,27 +1,30 @@
-"""Pagination of getWebhooks.
+"""Pagination of getWebhooks and getProjects.
 
 Each page carries an offset, the only way to request the next page. Offsets expire (after 15 minutes, as observed).
-There is no snapshot: webhooks created or deleted during an iteration may or may not appear in it.
+There is no snapshot: items created or deleted during an iteration may or may not appear in it.
 
 Source: https://developers.asana.com/docs/pagination
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from asana_webhooks.client.requests import GetWebhooksRequest
+from asana_webhooks.client.requests import GetProjectsRequest, GetWebhooksRequest, ListRequest
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import BadRequestError, ConfigurationError, PaginationError
-from asana_webhooks.models import Webhook
-from asana_webhooks.wire import WebhookList
+from asana_webhooks.models import ResourceRef, Webhook
+from asana_webhooks.wire import ListPage
 
-__all__ = ["WebhookPage", "WebhookPager"]
+__all__ = ["WebhookPage", "WebhookPager", "iterate_projects"]
+
+ItemT = TypeVar("ItemT")
+PageT = TypeVar("PageT", bound="_Page[Any]")
 
 _MAX_STALE_PAGES: Final = 100
-"""An iteration fails after this many pages in a row without a new webhook. A few empty pages are normal."""
+"""An iteration fails after this many pages in a row without a new item. A few empty pages are normal."""
 _MAX_PAGES: Final = 100_000
 """Maximum pages of one iteration. An app may have 10,000 webhooks per user, so even pages of one webhook end earlier.
 
@@ -30,13 +33,21 @@ _LEFT: Final = "a pager with prefetch=True works only inside 'async with', which
 
 
 @frozen(kw_only=True)
-class WebhookPage:
-    """One page of webhooks."""
-
-    items: tuple[Webhook, ...]
-    """Its webhooks, without those of earlier pages; may be empty although more pages follow."""
+class _Page(Generic[ItemT]):
+    items: tuple[ItemT, ...]
+    """Its items, without those of earlier pages; may be empty although more pages follow."""
     next_offset: str | None = field(repr=False)
     """The offset of the next page, to resume from; ``None`` on the last page."""
+
+
+@frozen(kw_only=True)
+class WebhookPage(_Page[Webhook]):
+    """One page of webhooks."""
+
+
+@frozen(kw_only=True)
+class _ProjectPage(_Page[ResourceRef]):
+    pass
 
 
 class WebhookPager:
@@ -77,22 +88,27 @@ class WebhookPager:
         """Return a new async iterator over the pages."""
         if self._prefetch and self._prefetching is None:
             raise ConfigurationError("a pager with prefetch=True needs 'async with pager:' around its loops")
-        return _Pages(self._session, self._request, self._prefetching if self._prefetch else None)
+        return _Pages(WebhookPage, self._session, self._request, self._prefetching if self._prefetch else None)
+
+
+def iterate_projects(session: AsanaSession, request: GetProjectsRequest) -> AsyncIterator[ResourceRef]:
+    """Return an async iterator over projects, fetched page by page."""
+    return _Items(_Pages(_ProjectPage, session, request))
 
 
 @define
 class _Prefetching:
     """The tasks that prefetch pages within one ``async with``."""
 
-    tasks: set["asyncio.Task[WebhookList]"] = field(factory=set)
+    tasks: set["asyncio.Task[ListPage[Any]]"] = field(factory=set)
     ended: bool = False
 
-    def begin(self, fetching: Coroutine[Any, Any, WebhookList]) -> "asyncio.Task[WebhookList]":
+    def begin(self, fetching: Coroutine[Any, Any, ListPage[Any]]) -> "asyncio.Task[ListPage[Any]]":
         task = asyncio.create_task(fetching)
         self.tasks.add(task)
         return task
 
-    def take(self, task: "asyncio.Task[WebhookList]") -> WebhookList:
+    def take(self, task: "asyncio.Task[ListPage[Any]]") -> ListPage[Any]:
         self.tasks.discard(task)
         if task.cancelled():
             raise ConfigurationError(_LEFT)
@@ -105,15 +121,22 @@ class _Prefetching:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-class _Pages:
+class _Pages(Generic[PageT]):
     """One iteration over pages. Not a generator, because a loop left early would leave a suspended frame behind."""
 
-    def __init__(self, session: AsanaSession, request: GetWebhooksRequest, prefetching: _Prefetching | None) -> None:
+    def __init__(
+        self,
+        page: type[PageT],
+        session: AsanaSession,
+        request: ListRequest[Any],
+        prefetching: _Prefetching | None = None,
+    ) -> None:
+        self._new_page = page
         self._session = session
         self._request = request
         self._prefetching = prefetching
-        self._ahead: asyncio.Task[WebhookList] | None = None
-        self._page: WebhookPage | None = None  # fetched, kept in case the step is cancelled before returning it
+        self._ahead: asyncio.Task[ListPage[Any]] | None = None
+        self._page: PageT | None = None  # fetched, kept in case the step is cancelled before returning it
         self._busy = False
         self._offset = request.offset  # of the next page
         self._finished = False
@@ -124,7 +147,7 @@ class _Pages:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> WebhookPage:
+    async def __anext__(self) -> PageT:
         if self._busy:
             raise ConfigurationError("two tasks use one iterator at once; give each task its own")
         if self._prefetching is not None and self._prefetching.ended:
@@ -140,7 +163,7 @@ class _Pages:
         page, self._page = self._page, None
         return page
 
-    async def _next(self) -> WebhookPage:
+    async def _next(self) -> PageT:
         if self._finished:
             raise StopAsyncIteration
         if (reason := self._endless()) is not None:
@@ -153,7 +176,7 @@ class _Pages:
             raise self._error("expired") from None
         return self._take(fetched)
 
-    async def _fetch_next(self) -> WebhookList:
+    async def _fetch_next(self) -> ListPage[Any]:
         # A cancelled or failed step changes nothing, so it can be repeated.
         prefetching, ahead = self._prefetching, self._ahead
         if prefetching is None or ahead is None:
@@ -162,21 +185,21 @@ class _Pages:
         self._ahead = None
         return prefetching.take(ahead)
 
-    async def _fetch(self) -> WebhookList:
+    async def _fetch(self) -> ListPage[Any]:
         return await self._session.send(evolve(self._request, offset=self._offset))
 
-    def _take(self, fetched: WebhookList) -> WebhookPage:
+    def _take(self, fetched: ListPage[Any]) -> PageT:
         new = []
-        for webhook in fetched.data:
-            if webhook.gid not in self._gids:
-                self._gids.add(webhook.gid)
-                new.append(webhook)
+        for item in fetched.data:
+            if item.gid not in self._gids:
+                self._gids.add(item.gid)
+                new.append(item)
         self._stale_pages = 0 if new else self._stale_pages + 1
         self._offsets_used.add(self._offset)
         # Only next_page says whether more pages follow; a short page need not be the last.
         self._finished = fetched.next_page is None
         self._offset = None if fetched.next_page is None else fetched.next_page.offset
-        page = WebhookPage(items=tuple(new), next_offset=self._offset)
+        page = self._new_page(items=tuple(new), next_offset=self._offset)
         prefetching = self._prefetching
         if prefetching is not None and not prefetching.ended and not self._finished and self._endless() is None:
             self._ahead = prefetching.begin(self._fetch())
@@ -197,21 +220,23 @@ class _Pages:
         return self._offset is not None and (expired or (not error.messages and bool(self._offsets_used)))
 
     def _error(self, reason: Literal["expired", "repeated", "endless"]) -> PaginationError:
-        return PaginationError(reason=reason, items_so_far=len(self._gids), offset=self._offset)
+        return PaginationError(
+            operation=self._request.operation, reason=reason, items_so_far=len(self._gids), offset=self._offset
+        )
 
 
-class _Items:
-    """One iteration over webhooks: the items of the pages."""
+class _Items(Generic[ItemT]):
+    """One iteration over the items of the pages."""
 
-    def __init__(self, pages: AsyncIterator[WebhookPage]) -> None:
+    def __init__(self, pages: AsyncIterator[_Page[ItemT]]) -> None:
         self._pages = pages
-        self._items: Iterator[Webhook] = iter(())
+        self._items: Iterator[ItemT] = iter(())
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Webhook:
+    async def __anext__(self) -> ItemT:
         while True:
-            for webhook in self._items:
-                return webhook
+            for item in self._items:
+                return item
             self._items = iter((await anext(self._pages)).items)

@@ -1,6 +1,6 @@
 """Asana's operations as request objects: method, path, query, body, and how to read the answer.
 
-Five are about webhooks. The sixth reads a resource of any type, such as an event's.
+Five are about webhooks. The others list projects, and read a resource of any type, such as an event's.
 
 The classes are public: log them, queue them (`asana_webhooks.wire.encode` and `decode` convert them to and from JSON),
 and send them later with `AsanaSession.send`. Constructing an invalid request raises `ConfigurationError`, before
@@ -17,14 +17,16 @@ from attrs import field, frozen
 from asana_webhooks import wire
 from asana_webhooks._checks import is_encodable, parse_url
 from asana_webhooks.errors import ConfigurationError, PayloadError
-from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
+from asana_webhooks.models import CreatedWebhook, ResourceRef, Webhook, WebhookFilter
 
 __all__ = [
     "WEBHOOK_FIELDS",
     "CreateWebhookRequest",
     "DeleteWebhookRequest",
+    "GetProjectsRequest",
     "GetWebhookRequest",
     "GetWebhooksRequest",
+    "ListRequest",
     "ReadResourceRequest",
     "Request",
     "UpdateWebhookRequest",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 AnswerT = TypeVar("AnswerT")
+ItemT = TypeVar("ItemT")
 
 WEBHOOK_FIELDS = (
     "active",
@@ -152,6 +155,11 @@ def _check_page_size(_: object, _attribute: "attrs.Attribute[Any]", value: Any) 
         raise ConfigurationError(f"page_size must be between 1 and 100, not {value!r:.80}")
 
 
+def _check_archived(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, bool | None):
+        raise ConfigurationError(f"archived must be True, False, or None for both, not {value!r:.80}")
+
+
 def _check_offset(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
     if value is not None and (value == "" or not is_encodable(value)):
         raise ConfigurationError("offset must be the next_offset of an earlier page, or None to start")
@@ -265,34 +273,70 @@ class GetWebhookRequest(_OnOneWebhook[Webhook]):
 
 
 @frozen(kw_only=True)
-class GetWebhooksRequest(_WithFields[wire.WebhookList]):
-    """getWebhooks, one page. Source: https://developers.asana.com/reference/getwebhooks"""
+class ListRequest(_WithFields[wire.ListPage[ItemT]]):
+    """The base class of requests for one page of a list. Source: https://developers.asana.com/docs/pagination"""
 
-    operation = "getWebhooks"
     method = "GET"
-    path_template = "/webhooks"
-    usual_fields = _ALL_FIELDS
 
     workspace: str = field(validator=_check_gid)
-    resource: str | None = field(default=None, validator=_check_gid)
     page_size: int = field(default=100, validator=_check_page_size)
     offset: str | None = field(default=None, validator=_check_offset, repr=False)
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
-        own = {"workspace": self.workspace, "limit": str(self.page_size)}
-        if self.resource is not None:
-            own["resource"] = self.resource
-        if self.offset is not None:
-            own["offset"] = self.offset
-        return own | super().query()
+        offset = {} if self.offset is None else {"offset": self.offset}
+        return {"workspace": self.workspace, "limit": str(self.page_size), **offset} | super().query()
 
-    def answer(self, body: bytes) -> wire.WebhookList:
+    def decode(self, body: bytes) -> wire.ListPage[ItemT]:
+        """Decode the page."""
+        raise NotImplementedError
+
+    def answer(self, body: bytes) -> wire.ListPage[ItemT]:
         """Read the body of a successful answer."""
-        page = wire.decode_webhook_list(body)
+        page = self.decode(body)
         if page.next_page is not None and not page.next_page.offset:
             raise PayloadError(problem="Expected an offset, got an empty string", path="$.next_page.offset")
         return page
+
+
+@frozen(kw_only=True)
+class GetWebhooksRequest(ListRequest[Webhook]):
+    """getWebhooks, one page. Source: https://developers.asana.com/reference/getwebhooks"""
+
+    operation = "getWebhooks"
+    path_template = "/webhooks"
+    usual_fields = _ALL_FIELDS
+
+    resource: str | None = field(default=None, validator=_check_gid)
+
+    def query(self) -> dict[str, str]:
+        """The query parameters."""
+        return super().query() | ({} if self.resource is None else {"resource": self.resource})
+
+    def decode(self, body: bytes) -> wire.ListPage[Webhook]:
+        """Decode the page."""
+        return wire.decode_webhook_list(body)
+
+
+@frozen(kw_only=True)
+class GetProjectsRequest(ListRequest[ResourceRef]):
+    """getProjects, one page. Source: https://developers.asana.com/reference/getprojects"""
+
+    operation = "getProjects"
+    path_template = "/projects"
+
+    team: str | None = field(default=None, validator=_check_gid)
+    archived: bool | None = field(default=False, validator=_check_archived)
+
+    def query(self) -> dict[str, str]:
+        """The query parameters."""
+        team = {} if self.team is None else {"team": self.team}
+        archived = {} if self.archived is None else {"archived": str(self.archived).lower()}
+        return super().query() | team | archived
+
+    def decode(self, body: bytes) -> wire.ListPage[ResourceRef]:
+        """Decode the page."""
+        return wire.decode_resource_list(body)
 
 
 @frozen(kw_only=True)

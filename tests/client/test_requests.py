@@ -15,6 +15,7 @@ from asana_webhooks.client.requests import (
     WEBHOOK_FIELDS,
     CreateWebhookRequest,
     DeleteWebhookRequest,
+    GetProjectsRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
     ReadResourceRequest,
@@ -23,8 +24,8 @@ from asana_webhooks.client.requests import (
     plural_of,
 )
 from asana_webhooks.errors import ConfigurationError, PayloadError
-from asana_webhooks.models import CreatedWebhook, Secret, Webhook, WebhookFilter
-from asana_webhooks.wire import WebhookList
+from asana_webhooks.models import CreatedWebhook, ResourceRef, Secret, Webhook, WebhookFilter
+from asana_webhooks.wire import ResourceList, WebhookList
 
 TARGET = "https://example.com/asana/canary-endpoint?keep=%20this"
 EVERY_FIELD = ",".join(WEBHOOK_FIELDS)
@@ -32,6 +33,7 @@ EVERY_FIELD = ",".join(WEBHOOK_FIELDS)
 CREATE = CreateWebhookRequest(resource="21", target=TARGET)
 GET = GetWebhookRequest(webhook_gid="7")
 LIST = GetWebhooksRequest(workspace="1331")
+PROJECTS = GetProjectsRequest(workspace="1331")
 UPDATE = UpdateWebhookRequest(webhook_gid="7", filters=())
 DELETE = DeleteWebhookRequest(webhook_gid="7")
 READ = ReadResourceRequest(resource_type="story", gid="31")
@@ -69,11 +71,31 @@ TABLE: list[Row] = [
         {"data": {"filters": []}},
     ),
     (DELETE, "deleteWebhook", "DELETE", "/webhooks/7", "/webhooks/{webhook_gid}", {}, None),
+    (
+        PROJECTS,
+        "getProjects",
+        "GET",
+        "/projects",
+        "/projects",
+        {"workspace": "1331", "limit": "100", "archived": "false"},
+        None,
+    ),
+    (
+        GetProjectsRequest(workspace="1331", team="5", archived=None, offset="eyJ"),
+        "getProjects",
+        "GET",
+        "/projects",
+        "/projects",
+        {"workspace": "1331", "limit": "100", "team": "5", "offset": "eyJ"},
+        None,
+    ),
     (READ, "readResource", "GET", "/stories/31", "/{resource_types}/{gid}", {}, None),
 ]
 REQUESTS = [row[0] for row in TABLE]
 EACH = pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.operation)
-WITH_FIELDS = pytest.mark.parametrize("request_", [CREATE, GET, LIST, UPDATE, READ], ids=lambda one: one.operation)
+WITH_FIELDS = pytest.mark.parametrize(
+    "request_", [CREATE, GET, LIST, PROJECTS, UPDATE, READ], ids=lambda one: one.operation
+)
 
 
 def body_of(request: Request[Any]) -> Any:
@@ -171,6 +193,9 @@ class TestAnswers:
         assert GET.answer(b'{"data":{"gid":"7"}}') == Webhook(gid="7")
         assert UPDATE.answer(b'{"data":{"gid":"7"}}') == Webhook(gid="7")
         assert LIST.answer(b'{"data":[{"gid":"7"}],"next_page":null}') == WebhookList(data=(Webhook(gid="7"),))
+        assert PROJECTS.answer(b'{"data":[{"gid":"7","name":"A"}]}') == ResourceList(
+            data=(ResourceRef(gid="7", name="A"),)
+        )
 
     def test_any_resource(self) -> None:
         """A resource's record is the dict that Asana sent, with any content."""
@@ -270,13 +295,15 @@ class TestBadInput:
             (lambda gid: CreateWebhookRequest(resource=gid, target=TARGET), "resource"),
             (lambda gid: ReadResourceRequest(resource_type="task", gid=gid), "gid"),
             (lambda gid: GetWebhooksRequest(workspace=gid), "workspace"),
+            (lambda gid: GetProjectsRequest(workspace=gid), "workspace"),
             (lambda gid: GetWebhooksRequest(workspace="1", resource=gid), "resource"),
+            (lambda gid: GetProjectsRequest(workspace="1", team=gid), "team"),
         ]
         for make, name in makes:
             for gid in BAD_GIDS:
                 with pytest.raises(ConfigurationError, match=rf"^{name} must be a gid, a string of digits"):
                     make(gid)
-        for make, name in makes[:-1]:  # the resource of a list may be left out
+        for make, name in makes[:-2]:  # the resource and the team of a list may be left out
             with pytest.raises(ConfigurationError, match=f"^{name} must be a gid"):
                 make(None)
 
