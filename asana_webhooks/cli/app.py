@@ -41,6 +41,8 @@ POST /_fake/changes     change a resource and notify its webhooks: 202
                         {"resource": "99", "action": "added",
                          "parent": "8675309"}
 GET  /_fake/webhooks    list all webhooks with their secrets
+POST /_fake/webhooks    make a webhook inactive, or active again: 200
+                        {"gid": "43", "active": false}
 GET  /_fake/requests    list all requests to the API
 GET  /_fake/deliveries  list all delivery attempts with their results
 POST /_fake/faults      script one fault or a list of faults: 202

@@ -5,6 +5,7 @@ POST    ``/_fake/resources``   ``{"resource_type": "task"}``, the arguments of `
 POST    ``/_fake/apps``        ``{"scopes": ["webhooks:read"]}``, the arguments of `FakeAsana.register_app`; 201
 POST    ``/_fake/changes``     ``{"resource": "8675309", "field": "name"}``, the members of `FakeAsana.change`; 202
 GET     ``/_fake/webhooks``    every webhook, with its secret; 200
+POST    ``/_fake/webhooks``    ``{"gid": "43", "active": false}``: set whether a webhook is active; 200
 GET     ``/_fake/requests``    every `RequestRecord`, without access tokens; 200
 GET     ``/_fake/deliveries``  every delivery attempt; 200
 POST    ``/_fake/faults``      one `Fault` or a list of them; 202
@@ -59,6 +60,14 @@ class _NewApp:
     rotate: bool = False
 
 
+@attrs.frozen(kw_only=True)
+class _WebhookState:
+    """A webhook, and whether it is active."""
+
+    gid: str
+    active: bool
+
+
 def serve_control(fake: FakeAsana) -> None:
     """Serve the control API of *fake* below ``/_fake``, beside Asana's API."""
 
@@ -84,12 +93,12 @@ async def _answer(fake: FakeAsana, method: str, path: str, body: bytes) -> Answe
         case "POST", "/changes":
             change = _read(body, WorldChange, "a change")
             status, tree = 202, fake.change(**attrs.asdict(change, recurse=False))
-        case "GET", "/webhooks":
-            status, tree = 200, {"data": [_webhook(one) for one in fake.webhooks.values()]}
-        case "GET", "/requests":
-            status, tree = 200, {"data": [_request(one) for one in fake.requests]}
-        case "GET", "/deliveries":
-            status, tree = 200, {"data": [_delivery(one) for one in fake.deliveries]}
+        case "GET", "/webhooks" | "/requests" | "/deliveries" as records:
+            status, tree = 200, {"data": _records(fake, records)}
+        case "POST", "/webhooks":
+            state = _read(body, _WebhookState, "a webhook")
+            fake.webhook(state.gid).active = state.active
+            status, tree = 200, attrs.asdict(state)
         case "POST", "/faults":
             faults = _read_faults(body)
             fake.script(*faults)
@@ -103,6 +112,14 @@ async def _answer(fake: FakeAsana, method: str, path: str, body: bytes) -> Answe
         case _:
             return error_answer(404, f"There is no {method} {path}")
     return Answer.of(status, tree)
+
+
+def _records(fake: FakeAsana, path: str) -> list[Mapping[str, Any]]:
+    if path == "/webhooks":
+        return [_webhook(one) for one in fake.webhooks.values()]
+    if path == "/requests":
+        return [_request(one) for one in fake.requests]
+    return [_delivery(one) for one in fake.deliveries]
 
 
 def _json(body: bytes) -> Any:

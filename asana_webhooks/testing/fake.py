@@ -45,6 +45,8 @@ class FakeAsana:
             They are of user 11, through any app.
         portfolio_whitelist: True to hold webhooks on portfolios to the filters that Asana allows on workspaces and
             teams. Whether Asana does is unknown; in any case they need filters, without fields.
+        max_per_resource: how many webhooks one resource may have, of all users and apps; another is refused with 403.
+        max_per_user: how many webhooks a user may have through one app; another is refused with 403.
 
         port: the port on 127.0.0.1 to listen on; 0 for any free port.
         allow_loopback: False to refuse targets on this machine with 403, as Asana does.
@@ -88,6 +90,8 @@ class FakeAsana:
         projects: Sequence[str] = ("8675309",),
         webhooks: int = 0,
         portfolio_whitelist: bool = False,
+        max_per_resource: int = 1_000,
+        max_per_user: int = 10_000,
         # HTTP
         port: int = 0,
         allow_loopback: bool = True,
@@ -116,6 +120,8 @@ class FakeAsana:
             heartbeat=heartbeat,
             allow_loopback=allow_loopback,
             portfolio_whitelist=portfolio_whitelist,
+            max_per_resource=max_per_resource,
+            max_per_user=max_per_user,
         )
         self._handlers: dict[str, RequestHandler] = {BASE_PATH: self._rest.handle, TOKEN_PATH: self._rest.handle}
         self._server = LoopbackServer(self._handle, port=port)
@@ -244,7 +250,7 @@ class FakeAsana:
 
     @property
     def projects(self) -> tuple[str, ...]:
-        """The gids of all projects, including those added later."""
+        """The gids of all projects that were passed or added, without those of quiet webhooks."""
         return tuple(self._projects)
 
     def add_project(
@@ -257,7 +263,7 @@ class FakeAsana:
         accessible: bool = True,
     ) -> str:
         """Add a project to the workspace, or to a *team* of it, and return its gid; see `add_resource`."""
-        parents = None if team is None else [team]
+        parents = [team or self.workspace]
         return self.add_resource("project", gid, parents=parents, name=name, accessible=accessible, archived=archived)
 
     def add_quiet_webhook(self) -> str:
@@ -292,8 +298,7 @@ class FakeAsana:
         Args:
             resource_type: ``story``, ``section``, ``team``, ``portfolio``, ``goal`` …
             gid: a string of digits; a new one by default.
-            parents: gids of its parents, whose webhooks also report its changes; the workspace by default, and none
-                for another workspace.
+            parents: gids of its parents, whose webhooks report its changes too; the workspace, unless it is one itself.
             name: the resource's name.
             resource_subtype: such as ``milestone``; by default the type's usual one, if it has one.
             accessible: False to refuse reading it and webhooks on it with 403, and to leave it out of lists.

@@ -86,7 +86,8 @@ class WebhookRecord:
     app: str | None = None
     """Client id of the app whose access token created it; ``None`` for the user's own token."""
     active: bool = True
-    """False after deletion; then no more deliveries are sent."""
+    """False after deletion; then nothing more is sent. Set it to False for a webhook that exists and is inactive: it
+    sends nothing either, and what changes meanwhile is lost. Why a webhook is inactive, Asana does not say."""
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
     last_failure_content: str = ""

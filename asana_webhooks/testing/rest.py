@@ -137,6 +137,8 @@ class RestApi:
         heartbeat: when to send a webhook's first heartbeat.
         allow_loopback: whether to accept targets on this machine; Asana refuses them.
         portfolio_whitelist: whether webhooks on portfolios are held to the whitelist of filters, too.
+        max_per_resource: how many webhooks one resource may have.
+        max_per_user: how many webhooks a user may have through one app.
 
     Raises:
         ConfigurationError: *heartbeat* is invalid.
@@ -152,6 +154,8 @@ class RestApi:
         heartbeat: HeartbeatMoment,
         allow_loopback: bool,
         portfolio_whitelist: bool,
+        max_per_resource: int,
+        max_per_user: int,
     ) -> None:
         if heartbeat not in ("before", "after", None):
             raise ConfigurationError(f"heartbeat must be 'before', 'after' or None, not {heartbeat!r:.80}")
@@ -164,7 +168,9 @@ class RestApi:
         self._heartbeat = heartbeat
         self._allow_loopback = allow_loopback
         self._whitelisted = [one for one in FILTERED_TYPES if one != "portfolio" or portfolio_whitelist]
-        self._opening: set[tuple[str, str, str]] = set()
+        self._max_per_resource = max_per_resource
+        self._max_per_user = max_per_user
+        self._opening: list[WebhookRecord] = []
         self._offsets = Offsets(world)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -275,20 +281,17 @@ class RestApi:
     async def _create(self, given: Input, caller: Caller, plan: Plan) -> tuple[Answer, WebhookRecord]:
         """Execute createWebhook, with the handshake in the middle."""
         request, resource = create_request(given, self._world.resources, whitelisted=self._whitelisted)
-        pair = (caller.user, request.resource, request.target)
-        self._refuse(request, pair)
-        self._opening.add(pair)
+        self._refuse(request, caller)
+        webhook = self._world.new_webhook(resource, request.target, request.filters, user=caller.user, app=caller.app)
+        self._opening.append(webhook)
         try:
-            webhook = self._world.new_webhook(
-                resource, request.target, request.filters, user=caller.user, app=caller.app
-            )
             if not plan.find("skip_handshake"):
                 await self._sender.shake_hands(webhook.target, webhook.secret)
             # Deliveries may start now, before the 201.
             webhook.last_success_at = self._world.clock.now()
             self._world.webhooks[webhook.gid] = webhook
         finally:
-            self._opening.discard(pair)
+            self._opening.remove(webhook)
         await plan.wait("after_handshake")
         if self._heartbeat == "before":
             self._sender.add_heartbeat(webhook)
@@ -299,9 +302,10 @@ class RestApi:
             await self._sender.drain(webhook)
         return self._created(webhook, given, plan), webhook
 
-    def _refuse(self, request: CreateWebhookRequest, pair: tuple[str, str, str]) -> None:
-        existing = {(one.user, one.resource.gid, one.target) for one in self._world.webhooks.values()}
-        if pair in existing | self._opening:
+    def _refuse(self, request: CreateWebhookRequest, caller: Caller) -> None:
+        webhooks = [*self._world.webhooks.values(), *self._opening]
+        same_resource = [one for one in webhooks if one.resource.gid == request.resource]
+        if any((one.user, one.target) == (caller.user, request.target) for one in same_resource):
             raise ApiError(
                 403,
                 "Duplicated webhook. You already have an existing webhook for the given resource and target. "
@@ -313,6 +317,11 @@ class RestApi:
             raise ApiError(
                 403, f"The remote server which is intended to receive the webhook has an invalid hostname: {host}"
             )
+        # Asana publishes both numbers, not how it refuses: https://developers.asana.com/docs/webhooks-guide
+        if len(same_resource) >= self._max_per_resource:
+            raise ApiError(403, "This resource has too many webhooks.")
+        if sum(_owns(caller, one) for one in webhooks) >= self._max_per_user:
+            raise ApiError(403, "You have too many webhooks.")
 
     def _created(self, webhook: WebhookRecord, given: Input, plan: Plan) -> Answer:
         tree = {"data": _chosen(webhook, given), "X-Hook-Secret": webhook.secret.reveal()}

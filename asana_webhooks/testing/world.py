@@ -242,7 +242,8 @@ class World:
         overtakes = self._order.random() < _OVERTAKING
         for webhook in self.webhooks.values():
             passes = not webhook.filters or any(one.matches(typed) for one in webhook.filters)
-            if passes and _reaches(webhook.resource, lineage, resource) and not webhook.quiet:
+            sends = webhook.active and not webhook.quiet
+            if sends and passes and _reaches(webhook.resource, lineage, resource):
                 place = len(webhook.waiting) - (1 if overtakes and webhook.waiting else 0)
                 webhook.waiting.insert(place, dict(event))
         return event

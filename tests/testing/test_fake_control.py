@@ -148,6 +148,9 @@ async def test_resources() -> None:
 
 
 BAD_INPUT: list[tuple[str, Any, str]] = [
+    ("webhooks", {"gid": "7", "active": False}, "the fake has no webhook '7'"),
+    ("webhooks", {"gid": "7"}, "a webhook is invalid: Object missing required field `active`"),
+    ("webhooks", {"gid": "7", "active": 0}, "a webhook is invalid: Expected `bool`, got `int` @ $.active"),
     ("changes", "{", "the body is not JSON"),
     ("changes", "[]", "a change must be a JSON object"),
     ("changes", {}, "a change is invalid: Object missing required field `resource`"),
