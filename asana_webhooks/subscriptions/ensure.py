@@ -166,9 +166,10 @@ async def retire(asana: AsanaSession, store: Store, old: Registration) -> None:
 
     It waits, for at most a minute, while Asana has deliveries of it to send again: deleting it would lose them.
     """
-    until = time.monotonic() + _RETIRE_SECONDS
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _RETIRE_SECONDS
     while (webhook := await look_at(asana, old)) is not None and webhook.next_attempt_after is not None:
-        if time.monotonic() >= until:
+        if loop.time() >= until:
             _log.warning(
                 "deleting %s, which has been replaced, although Asana has deliveries of it to send again (since %s): "
                 "their events may be lost if the new webhook did not bring them",
