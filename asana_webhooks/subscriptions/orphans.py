@@ -67,11 +67,11 @@ async def delete_orphans(
                 if (endpoint := endpoint_below(webhook.target, public_url)) is not None:
                     found[webhook.gid] = registration_id(endpoint)
     except TimeoutError:
-        return _log_left(expected, resource, f"the search took longer than {_SEARCH_SECONDS:.0f} seconds")
+        return _log_failed(expected, resource, f"the search took longer than {_SEARCH_SECONDS:.0f} seconds")
     except StoreError:
         raise
     except AsanaError as error:
-        return _log_left(expected, resource, f"the search failed: {error}")
+        return _log_failed(expected, resource, f"the search failed: {error}")
     orphans = {gid: id for gid, id in found.items() if id in expected or await is_orphan(store, gid, id)}
     left = _log_left(set(expected) - set(orphans.values()), resource, "the search did not find it")
     for gid, id in orphans.items():
@@ -105,6 +105,12 @@ async def ensure_deleted(asana: AsanaSession, gid: str) -> bool:
     except NotFoundError:
         _log.info("webhook %.40r was already deleted", gid)
     return True
+
+
+def _log_failed(expected: Collection[str], resource: str, why: str) -> set[str]:
+    if not expected:
+        _log.warning("looking for orphaned webhooks on resource %s: %s", resource, why)
+    return _log_left(expected, resource, why)
 
 
 def _log_left(ids: Collection[str], resource: str, why: str) -> set[str]:
