@@ -15,7 +15,7 @@ from asana_webhooks import (
     SQLiteStore,
     Worker,
     create_webhook,
-    delete_orphaned_webhooks,
+    ensure_webhook,
     establish_webhook,
 )
 from asana_webhooks._checks import (
@@ -235,7 +235,7 @@ async def test_what_belongs_where_a_store_belongs(given: Any, said: str) -> None
 
 
 async def test_a_target_on_this_machine() -> None:
-    """Asana cannot reach localhost, so both ways to create name a tunnel; nothing is sent or stored."""
+    """Asana cannot reach localhost, so every way to create names a tunnel; nothing is sent or stored."""
     async with MemoryStore() as store, AsanaSession("token", base_url="https://asana.invalid/api/1.0") as asana:
         hosts = ("localhost:80", "LOCALHOST", "localhost.", "app.localhost", "127.0.0.1", "0.0.0.0", "[::1]:80")
         for url in (f"https://{host}/asana" for host in (*hosts, "[::]", "[::ffff:127.0.0.1]")):
@@ -243,6 +243,8 @@ async def test_a_target_on_this_machine() -> None:
                 await create_webhook(asana, resource="21", target=url)
             with pytest.raises(ConfigurationError, match=r"^public_url is on localhost.* tunnel"):
                 await establish_webhook(asana, store, resource="21", public_url=url)
+            with pytest.raises(ConfigurationError, match=r"^public_url is on localhost.* tunnel"):
+                await ensure_webhook(asana, store, resource="21", public_url=url)
 
 
 async def test_session_and_store_swapped() -> None:
@@ -254,4 +256,4 @@ async def test_session_and_store_swapped() -> None:
             with pytest.raises(ConfigurationError, match="not a store: pass the session first, then the store"):
                 await establish_webhook(store, other, public_url="https://example.com", resource="1")
             with pytest.raises(ConfigurationError, match="not a store: pass the session first, then the store"):
-                await delete_orphaned_webhooks(store, other)
+                await ensure_webhook(store, other, public_url="https://example.com", resource="1")

@@ -80,6 +80,20 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
         ),
     ),
     (
+        errors.WebhookNotVisibleError(
+            operation="getWebhook",
+            status=403,
+            messages=("Forbidden",),
+            webhook_gid="12",
+            registration="0123456789abcdef",
+        ),
+        (
+            "getWebhook: Asana answered 403 after 1 attempt: Forbidden. Check that the token's user can see the "
+            "resource, and that its scopes include webhooks. The store has webhook 12 (registration 0123456789ab), so "
+            "no other one was created. Use a token of the app and user that created it, or another label."
+        ),
+    ),
+    (
         errors.TargetRejectedError(operation="createWebhook", status=400, messages=("incorrect status code: 302.",)),
         (
             "createWebhook: Asana answered 400 after 1 attempt: incorrect status code: 302. The URL is redirected, and "
@@ -195,15 +209,15 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.WebhookExistsError(registration="0123456789abcdef", webhook_gid="12"),
         (
-            "the store has a live webhook for this resource and label: 12 (registration 0123456789ab). Use it, replace "
-            "it (replaces=), or give the new one another label."
+            "the store has a live webhook for this resource and label: 12 (registration 0123456789ab). ensure_webhook "
+            "brings it to what you want; a second one needs another label."
         ),
     ),
     (
         errors.WebhookExistsError(registration="0123456789abcdef", webhook_gid=None),
         (
             "a webhook for this resource and label is being created (registration 0123456789ab). If its process was "
-            "killed, retry after two minutes, when the registration has expired."
+            "killed, retry when the registration has expired; ensure_webhook waits for that."
         ),
     ),
     (errors.InvalidSignatureError("the signature is wrong"), "the signature is wrong"),
@@ -216,6 +230,10 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
     (
         errors.StoreUnavailableError(problem="disk I/O error"),
         "disk I/O error. Check disk space and permissions, and that no other process locks the database.",
+    ),
+    (
+        errors.SecretUnavailableError(problem="a secret is sealed with the key 'a'", advice="Give the store the key."),
+        "a secret is sealed with the key 'a'. Give the store the key.",
     ),
     (
         errors.StoreFullError(problem="1000 deliveries wait"),
@@ -279,6 +297,7 @@ class TestTree:
     def test_a_refused_duplicate_is_a_refusal(self) -> None:
         """Code that handles 403 also handles the duplicate; a rejected target is told apart from both."""
         assert issubclass(errors.DuplicateWebhookError, errors.ForbiddenError)
+        assert issubclass(errors.WebhookNotVisibleError, errors.ForbiddenError)
         assert not issubclass(errors.TargetRejectedError, errors.ForbiddenError)
 
 

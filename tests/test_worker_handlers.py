@@ -23,7 +23,7 @@ from asana_webhooks import (
     PermanentFailure,
     Receiver,
     Worker,
-    delete_orphaned_webhooks,
+    ensure_webhook,
     establish_webhook,
     open_store,
 )
@@ -240,7 +240,7 @@ async def test_what_is_no_store(store: Any) -> None:
         with pytest.raises(ConfigurationError, match="store must be a store"):
             await establish_webhook(asana, store, public_url="https://example.com", resource="1")
         with pytest.raises(ConfigurationError, match="store must be a store"):
-            await delete_orphaned_webhooks(asana, store)
+            await ensure_webhook(asana, store, public_url="https://example.com", resource="1")
 
 
 def test_store_and_handler_swapped() -> None:

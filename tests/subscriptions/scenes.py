@@ -11,11 +11,13 @@ from attrs import frozen
 
 from asana_webhooks import (
     AsanaSession,
+    EnsuredWebhook,
     EstablishedWebhook,
     MemoryStore,
     Receiver,
     StoreUnavailableError,
     Worker,
+    ensure_webhook,
     establish_webhook,
 )
 from asana_webhooks.models import Delivery
@@ -35,6 +37,10 @@ class Scene:
     async def establish(self, **options: Any) -> EstablishedWebhook:
         wanted = {"public_url": self.public_url, "resource": self.fake.projects[0]} | options
         return await establish_webhook(self.asana, self.store, **wanted)
+
+    async def ensure(self, **options: Any) -> EnsuredWebhook:
+        wanted = {"public_url": self.public_url, "resource": self.fake.projects[0]} | options
+        return await ensure_webhook(self.asana, self.store, **wanted)
 
     async def registration(self, established: EstablishedWebhook) -> Registration:
         found = await self.store.find_registration(established.registration)

@@ -150,7 +150,6 @@ TWICE = [
     Cell(what="lost, deleting fails", faults=(LOST, NO_DELETE), creates=2, left=(2, 2), orphans=(1, 1)),
 ]  # fmt: skip
 STORE = [
-    unaffected("expire fails", creates=1, trouble="expire_registrations"),
     raises("list fails", StoreUnavailableError, creates=0, trouble="list_registrations"),
     raises("open fails", StoreUnavailableError, creates=0, trouble="open_registration"),
     raises("find fails", TargetRejectedError, trouble="find_registration"),

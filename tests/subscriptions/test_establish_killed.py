@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from asana_webhooks import AsanaSession, Receiver, SQLiteStore, WebhookExistsError, delete_orphaned_webhooks
+from asana_webhooks import AsanaSession, Receiver, SQLiteStore, WebhookExistsError
 from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.ports import free_port
 from tests.helpers.stores import Clock
@@ -61,8 +61,8 @@ async def killed(path: Path, *, when: str) -> AsyncIterator[Survivor]:
 async def test_the_next_process_clears_up(tmp_path: Path, when: str, known: bool) -> None:
     """Wherever it was killed, Asana finishes the webhook: its registration is open until its deadline, and no longer.
 
-    Before that it is let alone, no other webhook is created beside it, and none of its events arrives; after it, it is
-    deleted, or answered 404, and not in the way.
+    Before that it is left alone, no other webhook is created beside it, and none of its events arrives. After it,
+    ensure_webhook deletes it if it knows the workspace; otherwise it is answered 404, and not in the way.
     """
     async with killed(tmp_path / "asana.db", when=when) as survivor:
         here, workspace = survivor.here, survivor.here.fake.workspace if known else None
@@ -76,19 +76,8 @@ async def test_the_next_process_clears_up(tmp_path: Path, when: str, known: bool
         assert await arrived(here.store) == []
 
         survivor.clock.now += 120
-        established = await here.establish(workspace=workspace)
+        ensured = await here.ensure(workspace=workspace)
         left = set() if known else {survivor.orphan}
-        assert set(here.fake.webhooks) == {established.webhook_gid} | left
-        assert await live(here.fake) == {established.webhook_gid}
-        assert {one.webhook_gid for one in await arrived(here.store)} == {established.webhook_gid}
-
-
-@pytest.mark.slow
-async def test_a_service_may_delete_orphans_at_its_start(tmp_path: Path) -> None:
-    """It need not establish anything for that."""
-    async with killed(tmp_path / "asana.db", when="before_answer") as survivor:
-        here = survivor.here
-        survivor.clock.now += 121
-
-        assert await delete_orphaned_webhooks(here.asana, here.store, workspace=here.fake.workspace) == 0
-        assert here.fake.webhooks == {}
+        assert set(here.fake.webhooks) == {ensured.webhook_gid} | left
+        assert await live(here.fake) == {ensured.webhook_gid}
+        assert {one.webhook_gid for one in await arrived(here.store)} == {ensured.webhook_gid}
