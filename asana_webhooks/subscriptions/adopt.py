@@ -74,7 +74,7 @@ async def adopt_webhook(
     if not 1 <= len(endpoint) <= _LONGEST_ENDPOINT or webhook.resource is None:
         raise ConfigurationError(
             f"webhook {webhook_gid} cannot be adopted: the path of its target must end with a segment of 1 to "
-            f"{_LONGEST_ENDPOINT} characters, which tells it from others"
+            f"{_LONGEST_ENDPOINT} characters, in UTF-8 and without an encoded slash, which tells it from others"
         )
     id, resource = registration_id(endpoint), webhook.resource.gid
     adopted = await store.adopt_registration(

@@ -56,22 +56,24 @@ def check_public_url(public_url: str) -> tuple[URL, str]:
 def split_target(target: str | None) -> tuple[str, str] | None:
     """Return the public URL and the endpoint of a target; ``None`` if its path ends with no segment.
 
-    The endpoint is decoded, as a receiver gets it. One slash after it does not count.
+    The endpoint is decoded, as a receiver gets it. One slash after it does not count. A segment with an encoded slash,
+    or one that is not UTF-8, counts as none: servers disagree on them.
     """
     path, mark, query = (target or "").partition("#")[0].partition("?")
     url = parse_url(path)
     before, _, last = url.raw_path.removesuffix("/").rpartition("/")
-    if url.scheme not in ("http", "https") or not url.host or not last:
+    endpoint = unquote(last)
+    is_clear = endpoint and "/" not in endpoint and "\N{REPLACEMENT CHARACTER}" not in endpoint
+    if url.scheme not in ("http", "https") or not url.host or not is_clear:
         return None
-    origin = f"{url.scheme}://{url.raw_authority}"
-    return f"{origin}{before}{mark}{query}", unquote(last, errors="surrogateescape")
+    return f"{url.scheme}://{url.raw_authority}{before}{mark}{query}", endpoint
 
 
 def _same_url(one: str, other: str) -> bool:
-    def normal(text: str) -> tuple[URL, str]:
+    def normal(text: str) -> tuple[object, ...]:
         path, _, query = text.partition("?")
         url = parse_url(path)
-        return url.with_path(url.path.rstrip("/") + "/"), query
+        return url.scheme, url.user, url.password, url.host, url.port, url.raw_path.rstrip("/"), query
 
     return normal(one) == normal(other)
 
