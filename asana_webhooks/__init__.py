@@ -91,8 +91,10 @@ from asana_webhooks.store.memory import MemoryStore
 from asana_webhooks.store.secret_box import SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.adopt import adopt_webhook
+from asana_webhooks.subscriptions.apply import PlanResult, StepResult, apply_plan
 from asana_webhooks.subscriptions.ensure import EnsuredWebhook, ensure_webhook
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
+from asana_webhooks.subscriptions.plan import PlanStep, WantedWebhook, WebhookPlan, plan_webhooks
 from asana_webhooks.subscriptions.remove import remove_webhook, remove_webhooks
 from asana_webhooks.worker.processing import Backoff
 from asana_webhooks.worker.retention import Retention
@@ -136,6 +138,8 @@ __all__ = [
     "PayloadError",
     "PaymentRequiredError",
     "PermanentFailure",
+    "PlanResult",
+    "PlanStep",
     "RateLimitedError",
     "ReadResourceRequest",
     "Receiver",
@@ -152,6 +156,7 @@ __all__ = [
     "SecretBox",
     "SecretUnavailableError",
     "ServerError",
+    "StepResult",
     "Store",
     "StoreError",
     "StoreFullError",
@@ -166,16 +171,19 @@ __all__ = [
     "UnreadableEvent",
     "UnusableHandlerError",
     "UpdateWebhookRequest",
+    "WantedWebhook",
     "Webhook",
     "WebhookExistsError",
     "WebhookFilter",
     "WebhookNotVisibleError",
     "WebhookPage",
     "WebhookPager",
+    "WebhookPlan",
     "Worker",
     "WorkerHealth",
     "__version__",
     "adopt_webhook",
+    "apply_plan",
     "create_webhook",
     "delete_webhook",
     "ensure_webhook",
@@ -185,6 +193,7 @@ __all__ = [
     "get_webhooks",
     "open_store",
     "parse_delivery",
+    "plan_webhooks",
     "read_resource",
     "remove_webhook",
     "remove_webhooks",

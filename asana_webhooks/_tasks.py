@@ -1,14 +1,15 @@
-"""Finish cleanup even while its task is being cancelled."""
+"""Work on many things at a time, and finish cleanup even while its task is being cancelled."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-__all__ = ["finish", "is_being_cancelled"]
+__all__ = ["finish", "for_each", "is_being_cancelled"]
 
 _log = logging.getLogger(__name__)
 
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
@@ -31,6 +32,26 @@ async def finish(cleanup: Coroutine[Any, Any, ResultT], *, seconds: float = 5.0)
     if cancelled is not None:
         raise cancelled
     return None if failed is not None else task.result()
+
+
+async def for_each(items: Iterable[ItemT], do: Callable[[ItemT], Awaitable[None]], *, at_once: int) -> None:
+    """Await *do* for each item, so many at a time. The first error cancels the others, and is raised as it is."""
+    first: BaseException | None = None
+    todo = list(items)
+    left = iter(todo)
+
+    async def work() -> None:
+        for item in left:
+            await do(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(at_once, len(todo))):
+                group.create_task(work())
+    except BaseExceptionGroup as failed:
+        first = failed.exceptions[0]
+    if first is not None:
+        raise first  # not in the handler, where it would lose its own cause or get another context
 
 
 def is_being_cancelled() -> bool:

@@ -35,11 +35,12 @@ from asana_webhooks.subscriptions.establish import (
 from asana_webhooks.subscriptions.orphans import close_overdue, ensure_deleted
 from asana_webhooks.subscriptions.rules import (
     as_pair,
+    created_at,
     judge,
+    judge_move,
     may_retire,
     named,
     normal_filters,
-    reaches,
 )
 
 __all__ = ["EnsuredWebhook", "delete_and_close", "ensure_wanted", "ensure_webhook", "look_at", "not_visible", "retire"]
@@ -213,7 +214,7 @@ class _Run:
         if not live:
             return await self.create("created", replaces=None)
         webhook = await self.look_at(live[0])
-        return None if webhook is None else await self.compare(live[0], webhook, moving=False)
+        return None if webhook is None else await self.compare(live[0], webhook)
 
     async def wait(self, pending: Registration) -> None:
         """Wait a moment for another process that is creating the webhook."""
@@ -234,7 +235,7 @@ class _Run:
             await self.wanted.store.close_registration(registration.id)
         return webhook
 
-    async def compare(self, registration: Registration, webhook: Webhook, *, moving: bool) -> EnsuredWebhook | None:
+    async def compare(self, registration: Registration, webhook: Webhook) -> EnsuredWebhook | None:
         """Bring a webhook that exists to what is wanted."""
         found = await self.wanted.store.find_registration(registration.id)  # opens its secret, or raises
         if found is None or found.state is not RegistrationState.CONFIRMED:
@@ -246,11 +247,6 @@ class _Run:
             return _ensured(registration, webhook, "unchanged")
         if verdict == "updated":
             return await self.update(registration)
-        if moving:
-            raise ConfigurationError(
-                f"{named(registration)} is being moved, so it cannot be replaced to have no filters; retry when the "
-                "move is done"
-            )
         return await self.create("replaced", replaces=registration)
 
     async def update(self, registration: Registration) -> EnsuredWebhook | None:
@@ -299,18 +295,12 @@ class _Run:
             return None
         if (old_webhook := await self.look_at(old)) is None:
             return None
-        created_at = new_webhook.created_at
-        since = new.opened_at if created_at is None else created_at.timestamp()
-        if may_retire(old, old_webhook, since=since, now=time.time()):
+        if may_retire(old, old_webhook, since=created_at(new, new_webhook), now=time.time()):
             await delete_and_close(asana, store, old)
             return None
-        for one, webhook in ((new, new_webhook), (old, old_webhook)):
-            if reaches(one, webhook.target, self.wanted.public_url):
-                return await self.compare(one, webhook, moving=True)
-        raise ConfigurationError(
-            f"{named(old)} is being moved to {named(new)}, and neither has this public_url; use the public_url of one "
-            "of them, or retry when the move is done"
-        )
+        pair = ((new, new_webhook), (old, old_webhook))
+        one, webhook, _ = judge_move(pair, public_url=self.wanted.public_url, filters=self.wanted.filters)
+        return await self.compare(one, webhook)
 
 
 def _ensured(

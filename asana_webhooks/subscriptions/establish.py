@@ -52,6 +52,9 @@ _DELETE_SECONDS: Final = 15.0
 _OPEN_ATTEMPTS: Final = 3
 """How often opening a registration is tried if another one is in the way and ends before it can be named."""
 
+_PAGE: Final = 100
+"""How many registrations are asked for at once."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -211,13 +214,16 @@ class Wanted:
         )
 
 
-async def live_registrations(store: Store, *, label: str, resource: str) -> list[Registration]:
-    """Return the live registrations of a resource and label, without their secrets: pending ones first."""
+async def live_registrations(store: Store, *, label: str, resource: str | None = None) -> list[Registration]:
+    """Return the live registrations of a label, or of a resource and label, without secrets: pending ones first."""
     live: dict[str, Registration] = {}
     # In this order, one that is confirmed in between is found.
     for state in (RegistrationState.PENDING, RegistrationState.CONFIRMED):
-        found = await store.list_registrations(resource=resource, label=label, state=state)
-        live |= {one.id: one for one in found}
+        after: str | None = ""
+        while after is not None:
+            page = await store.list_registrations(resource=resource, label=label, state=state, after=after, limit=_PAGE)
+            live |= {one.id: one for one in page}
+            after = page[-1].id if len(page) == _PAGE else None
     return list(live.values())
 
 

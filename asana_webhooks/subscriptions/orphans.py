@@ -83,8 +83,8 @@ async def delete_orphans(
     return left
 
 
-async def is_orphan(store: Store, gid: str, id: str) -> bool:
-    """Return whether a webhook's registration is closed. One that the store does not know is logged."""
+async def is_orphan(store: Store, gid: str, id: str, *, label: str | None = None) -> bool | None:
+    """Return whether a webhook's registration is closed, and has *label*. ``None``, logged: the store has none."""
     try:
         known = await store.find_registration(id)
     except SecretUnavailableError:  # only one that is not closed has a secret
@@ -95,7 +95,8 @@ async def is_orphan(store: Store, gid: str, id: str) -> bool:
             "one was restored from a backup; it is left alone, and its deliveries here are answered 404",
             gid,
         )
-    return known is not None and known.state is RegistrationState.CLOSED
+        return None
+    return known.state is RegistrationState.CLOSED and label in (None, known.label)
 
 
 async def ensure_deleted(asana: AsanaSession, gid: str) -> bool:

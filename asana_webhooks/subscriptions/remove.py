@@ -3,11 +3,11 @@
 Source: https://developers.asana.com/reference/deletewebhook
 """
 
-import asyncio
 import logging
 from typing import Final
 
 from asana_webhooks._checks import check_session_and_store
+from asana_webhooks._tasks import for_each
 from asana_webhooks.client.requests import GetWebhookRequest, GetWebhooksRequest
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import AsanaError, ConfigurationError, NotAuthorizedError, StoreError
@@ -21,7 +21,6 @@ __all__ = ["remove_webhook", "remove_webhooks"]
 
 _AT_ONCE: Final = 10
 """How many webhooks `remove_webhooks` removes at the same time."""
-_PAGE: Final = 100
 
 _log = logging.getLogger(__name__)
 
@@ -98,35 +97,22 @@ async def remove_webhooks(asana: AsanaSession, store: Store, *, label: str) -> i
     """
     check_session_and_store(asana, store)
     check_label(label)
-    resources: set[str] = set()
-    for state in (RegistrationState.PENDING, RegistrationState.CONFIRMED):
-        after, full = "", True
-        while full:
-            page = await store.list_registrations(label=label, state=state, after=after, limit=_PAGE)
-            resources |= {one.resource for one in page}
-            after, full = page[-1].id if page else "", len(page) == _PAGE
-    removed, failures, turn = 0, list[AsanaError](), asyncio.Semaphore(_AT_ONCE)
+    resources = {one.resource for one in await live_registrations(store, label=label)}
+    removed, failures = list[int](), list[AsanaError]()
 
     async def remove(resource: str) -> None:
-        nonlocal removed
-        async with turn:
-            try:
-                removed += await _remove(asana, store, resource=resource, label=label)
-            except (NotAuthorizedError, StoreError, ConfigurationError):
-                raise
-            except AsanaError as error:
-                _log.warning("removing the webhook on resource %.40s failed: %s", resource, error)
-                failures.append(error)
+        try:
+            removed.append(await _remove(asana, store, resource=resource, label=label))
+        except (NotAuthorizedError, StoreError, ConfigurationError):
+            raise
+        except AsanaError as error:
+            _log.warning("removing the webhook on resource %.40s failed: %s", resource, error)
+            failures.append(error)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for resource in sorted(resources):
-                group.create_task(remove(resource))
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    await for_each(sorted(resources), remove, at_once=_AT_ONCE)
     if failures:
         raise failures[0]
-    return removed
+    return sum(removed)
 
 
 async def _remove(asana: AsanaSession, store: Store, *, resource: str, label: str) -> int:

@@ -1,6 +1,6 @@
 """What subscriptions decide, as pure functions: targets, filters, what to do with a webhook, when one may retire."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 from urllib.parse import unquote
 
@@ -17,13 +17,16 @@ __all__ = [
     "Verdict",
     "as_pair",
     "check_public_url",
+    "created_at",
     "endpoint_below",
     "judge",
+    "judge_move",
     "may_retire",
     "named",
     "normal_filters",
     "reaches",
     "split_target",
+    "why_unfinished",
 ]
 
 LONGEST_WAIT: Final = 32_400.0
@@ -116,6 +119,35 @@ def as_pair(live: Iterable[Registration]) -> tuple[Registration, Registration]:
     return (other, one) if one.replaces == other.id else (one, other)
 
 
+def judge_move(
+    pair: Iterable[tuple[Registration, Webhook]], *, public_url: str, filters: Iterable[WebhookFilter]
+) -> tuple[Registration, Webhook, Verdict]:
+    """Return which webhook of a move is the wanted one, and what has to be done with it.
+
+    Raises:
+        ConfigurationError: neither has *public_url*, or the one that has cannot be changed to what is wanted now.
+    """
+    (new, _), (old, _) = both = tuple(pair)
+    for one, webhook in both:
+        if not reaches(one, webhook.target, public_url):
+            continue
+        verdict = judge(one, webhook, public_url=public_url, filters=filters)
+        if verdict == "replaced":
+            raise ConfigurationError(
+                f"{named(one)} is being moved, so it cannot be replaced to have no filters; retry when the move is done"
+            )
+        return one, webhook, verdict
+    raise ConfigurationError(
+        f"{named(old)} is being moved to {named(new)}, and neither has this public_url; use the public_url of one of "
+        "them, or retry when the move is done"
+    )
+
+
+def created_at(registration: Registration, webhook: Webhook) -> float:
+    """Return when a webhook was created, in seconds since the epoch."""
+    return registration.opened_at if webhook.created_at is None else webhook.created_at.timestamp()
+
+
 def may_retire(
     old: Registration, webhook: Webhook, *, since: float, now: float, longest_wait: float = LONGEST_WAIT
 ) -> bool:
@@ -137,6 +169,24 @@ def may_retire(
         return True
     succeeded = webhook.last_success_at
     return webhook.next_attempt_after is None and succeeded is not None and succeeded.timestamp() > since
+
+
+def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhook]], *, now: float) -> str | None:
+    """Return why one of two live registrations has to go first; ``None`` if both stay, because one is being moved.
+
+    Args:
+        old: the one that is replaced.
+        alive: those whose webhook exists, the old one first.
+        now: the time, in seconds since the epoch.
+    """
+    if old.retire_after is None:
+        return "replacing it was begun, and not finished"
+    if len(alive) < 2:
+        return "it was being moved, and one of the two webhooks is gone"
+    (_, webhook), (new, new_webhook) = alive
+    if may_retire(old, webhook, since=created_at(new, new_webhook), now=now):
+        return "it has been moved, and the old webhook can go"
+    return None
 
 
 def named(registration: Registration) -> str:
