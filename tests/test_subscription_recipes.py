@@ -1,13 +1,19 @@
 """The recipes of the guide to subscriptions, run as printed."""
 
+import json
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from asana_webhooks import AsanaSession, create_webhook
 from asana_webhooks.testing import FakeAsana
 from tests.helpers.guides import program
 from tests.helpers.ports import free_port
-from tests.helpers.programs import access, is_running, next_line, running
+from tests.helpers.programs import access, is_running, next_line, run, running
+from tests.helpers.servers import answer, scripted_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # whole programs
 
@@ -58,3 +64,105 @@ async def test_fastapi_refused_by_asana(tmp_path: Path) -> None:
                 pass
             assert line.startswith("ensuring the webhook failed: createWebhook: Asana answered 403")
             assert await fake.stranger_handshake(f"{where['PUBLIC_URL']}/unknown") == 404
+
+
+async def test_a_saas_app(tmp_path: Path) -> None:
+    """Two tenants watch one project, each through its own webhook and token; when one leaves, only its webhook goes.
+    A new start finds the other's.
+    """
+    port = free_port()
+    (tmp_path / "service.py").write_text(program("subscriptions", "A SaaS app"))
+    serve = ("-m", "uvicorn", "--no-access-log", "service:app", "--port", str(port))
+    async with FakeAsana() as fake, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        project = fake.projects[0]
+        apps = {user: fake.register_app("7", user=user, rotate=True) for user in ("12", "13")}
+        where = {
+            "PUBLIC_URL": f"http://127.0.0.1:{port}/asana",
+            "ASANA_BASE_URL": fake.url,
+            "ASANA_CLIENT_ID": "7",
+            "ASANA_CLIENT_SECRET": apps["12"].client_secret,
+            "ASANA_TOKEN_URL": fake.token_url,
+        }
+
+        async def connect(user: str, action: str) -> None:
+            body = {"refresh_token": first[user]}
+            async with http.put(f"/tenants/{user}/{project}", json=body) as response:
+                [(done, gid)] = (await response.json()).items()
+            assert (done, fake.webhook(gid).user) == (action, user)
+
+        first = {user: app.refresh_token for user, app in apps.items()}
+        async with running(tmp_path, *serve, **where) as service:
+            await is_running(service)
+            for user in apps:
+                await connect(user, "created")
+            fake.change(project, field="name")
+            lines = {await next_line(service) for _ in apps}
+            assert lines == {f"tenant {user} changed {project}" for user in apps}
+            async with http.delete("/tenants/13") as response:
+                assert await response.json() == {"removed": 1}
+        async with running(tmp_path, *serve, **where) as service:
+            await is_running(service)
+            await connect("12", "unchanged")
+            fake.change(project, field="name")
+            assert await next_line(service) == f"tenant 12 changed {project}"
+        assert len(fake.webhooks) == 1
+
+
+async def test_a_tunnel_in_development(tmp_path: Path) -> None:
+    """The service asks the tunnel for its URL, and has one webhook there at each start, whatever the URL was before."""
+    code = program("subscriptions", "A tunnel in development")
+    before = 0
+    async with FakeAsana() as fake:
+        project = fake.projects[0]
+        for action in ("created", "replaced", "unchanged"):
+            port = before if action == "unchanged" else free_port()
+            listed = answer(200, {"tunnels": [{"public_url": f"http://127.0.0.1:{port}"}]})
+            async with scripted_server(listed) as ngrok:
+                where = {"PORT": str(port), "TUNNELS": f"http://127.0.0.1:{ngrok.port}", "ASANA_PROJECT": project}
+                async with running(tmp_path, "-c", code, **access(fake), **where) as service:
+                    line = await next_line(service)
+                    assert [line] == [f"{action} {gid}" for gid in fake.webhooks]
+                    fake.change(project, field="name")
+                    assert await next_line(service) == f"changed {project}"
+            before = port
+
+
+async def test_coming_from_the_official_client(tmp_path: Path) -> None:
+    """Of two webhooks that another server made, the one whose secret is known is adopted, and the other one is created
+    anew and deleted; nothing more happens the second time. What the old server did not answer arrives.
+    """
+    port = free_port()
+    public_url = f"http://127.0.0.1:{port}/receive-webhook"
+
+    async def old_server(request: web.Request) -> web.Response:
+        return web.Response(headers={"X-Hook-Secret": request.headers.get("X-Hook-Secret", "")})
+
+    async with FakeAsana(projects=("1", "2", "3")) as fake:
+        app = web.Application()
+        app.router.add_post("/{anything:.*}", old_server)
+        async with TestServer(app, port=port), AsanaSession(fake.token, base_url=fake.url) as asana:
+            known, unknown, elsewhere = [
+                await create_webhook(asana, resource=resource, target=target)
+                for resource, target in (
+                    ("1", f"{public_url}/7654"),
+                    ("2", f"{public_url}/7655"),
+                    ("3", f"http://127.0.0.1:{port}/other/7654"),
+                )
+            ]
+        fake.change("1", field="name")
+        await fake.settle()
+        assert known.secret is not None
+        (tmp_path / "secrets.json").write_text(json.dumps({known.webhook.gid: known.secret.reveal()}))
+        receiver = program("receiver", "Receiver: be called by Asana")
+        receiver = receiver.replace('path="/asana"', 'path="/receive-webhook"')
+        async with running(tmp_path, "-c", receiver, PORT=str(port)) as process:
+            assert await next_line(process) == f"listening on {public_url}"
+            code = program("subscriptions", "Coming from the official client")
+            lines = await run(tmp_path, code, **access(fake), PUBLIC_URL=public_url)
+            kept = [gid for gid in fake.webhooks if gid not in (known.webhook.gid, elsewhere.webhook.gid)]
+            assert lines == [f"adopted {known.webhook.gid} on 1", *(f"created {gid} on 2" for gid in kept)]
+            assert unknown.webhook.gid not in fake.webhooks
+            assert await run(tmp_path, code, **access(fake), PUBLIC_URL=public_url) == []
+            fake.change("2", field="name")
+            await fake.advance(3600)  # the first change is resent
+            assert [one.status for one in fake.deliveries if one.events] == [None, 200, 200]
