@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from asana_webhooks import AsanaSession, create_webhook
-from asana_webhooks.testing import FakeAsana
+from asana_webhooks import AsanaSession, Receiver, create_webhook, open_store
+from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.guides import program
 from tests.helpers.ports import free_port
 from tests.helpers.programs import access, is_running, next_line, run, running
@@ -64,6 +64,57 @@ async def test_fastapi_refused_by_asana(tmp_path: Path) -> None:
                 pass
             assert line.startswith("ensuring the webhook failed: createWebhook: Asana answered 403")
             assert await fake.stranger_handshake(f"{where['PUBLIC_URL']}/unknown") == 404
+
+
+async def test_hundreds_of_webhooks(tmp_path: Path) -> None:
+    """The program shows what it would do and does nothing; with --apply it does it, deletes what is not wanted, and
+    names what failed.
+    """
+    code = program("subscriptions", "Hundreds of webhooks")
+    async with (
+        FakeAsana(projects=("1", "2", "3")) as fake,
+        open_store(f"sqlite:///{tmp_path}/asana.db") as store,
+        serve_receiver(Receiver(store)) as public_url,
+    ):
+        fake.add_project("4", accessible=False)
+
+        async def apply(projects: str, *arguments: str) -> list[str]:
+            where = access(fake) | {"PUBLIC_URL": public_url, "ASANA_PROJECTS": projects}
+            return await run(tmp_path, code, *arguments, **where)
+
+        def watched() -> list[str]:
+            return sorted(one.resource.gid for one in fake.webhooks.values())
+
+        assert (await apply("1 2"))[0] == "2 to do, 0 unchanged, 0 with a problem"
+        assert watched() == []
+        assert (await apply("1 2", "--apply"))[-1] == "{'created': 2}"
+        lines = await apply("2 3 4", "--apply")
+        assert "3 to do, 1 unchanged, 0 with a problem" in lines
+        assert lines[-1].startswith("failed: create 4")
+        assert watched() == ["2", "3"]
+        assert (await apply("2 3"))[0] == "0 to do, 2 unchanged, 0 with a problem"
+
+
+async def test_every_project_of_a_workspace(tmp_path: Path) -> None:
+    """The service has a webhook on the workspace and on each project, also on one that is created while it runs, and
+    finds them at the next start.
+    """
+    port = free_port()
+    code = program("subscriptions", "Every project of a workspace")
+    async with FakeAsana(projects=("1", "2", "3")) as fake:
+        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana"}
+        async with running(tmp_path, "-c", code, **access(fake), **where) as service:
+            assert await next_line(service) == "3 projects {'created': 3}"
+            fake.change("4", action="added", resource_type="project", parent=fake.workspace)
+            assert await next_line(service) == "project 4 created"
+            for project in ("1", "4"):
+                task = fake.add_task(parent=project)
+                fake.change(task, field="name")
+                assert await next_line(service) == f"task {task} changed"
+        async with running(tmp_path, "-c", code, **access(fake), **where) as service:
+            assert await next_line(service) == "4 projects {}"
+        watched = sorted(one.resource.gid for one in fake.webhooks.values())
+        assert watched == sorted(["1", "2", "3", "4", fake.workspace])
 
 
 async def test_a_saas_app(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ async def start(folder: Path, *command: str, **environment: str) -> asyncio.subp
     )
 
 
-async def run(folder: Path, code: str, **environment: str) -> list[str]:
+async def run(folder: Path, code: str, *arguments: str, **environment: str) -> list[str]:
     """Run a program that ends by itself; return the lines it printed."""
-    process = await start(folder, "-c", code, **environment)
+    process = await start(folder, "-c", code, *arguments, **environment)
     output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     return output.decode().splitlines()
