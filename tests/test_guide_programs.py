@@ -22,7 +22,6 @@ from asana_webhooks import (
     AsanaSession,
     Delivery,
     Receiver,
-    RegistrationState,
     Worker,
     create_webhook,
     establish_webhook,
@@ -216,41 +215,6 @@ async def test_oauth_in_two_processes(tmp_path: Path) -> None:
 
         statuses = [one.status for one in fake.requests if one.operation == "oauth_token"]
         assert (app.refreshes, statuses) == (1, [200, 400])
-
-
-async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
-    """The receiver's program serves, that of subscriptions ensures a webhook beside it, whatever it finds, and the
-    worker's handles what was stored.
-    """
-    port = free_port()
-    async with FakeAsana() as fake:
-        project = fake.projects[0]
-        async with running(
-            tmp_path, "-c", program("receiver", "Receiver: be called by Asana"), PORT=str(port)
-        ) as receiver:
-            assert await next_line(receiver) == f"listening on http://127.0.0.1:{port}/asana"
-            ensure = program("subscriptions", "Subscriptions: have the webhook you want")
-            where = {"ASANA_PROJECT": project, "PUBLIC_URL": f"http://127.0.0.1:{port}/asana"}
-            for action in ("created", "unchanged", "updated", "replaced", "created"):
-                match action:
-                    case "updated":
-                        ensure = ensure.replace('action="changed"', 'action="added"')
-                    case "replaced":
-                        where["PUBLIC_URL"] = f"http://localhost:{port}/asana"
-                    case "created":
-                        fake.webhooks.clear()
-                lines = await run(tmp_path, ensure, **access(fake), **where)
-                assert lines == [f"{action} {gid}" for gid in fake.webhooks]
-            task = fake.add_task(parent=project)
-            fake.change(task, action="added", parent=project)
-            await fake.settle()
-            assert fake.deliveries[-1].status == 200
-
-        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
-            live = await store.list_registrations(state=RegistrationState.CONFIRMED)
-            assert [one.webhook_gid for one in live] == list(fake.webhooks)
-        async with running(tmp_path, "-c", program("worker", "Worker: work through the deliveries")) as worker:
-            assert (await next_line(worker)).endswith(f"added task {task}")
 
 
 async def test_liveness(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The recipes of the guide to subscriptions, run as printed."""
+"""The programs of the guide to subscriptions, run as printed."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from asana_webhooks import AsanaSession, Receiver, create_webhook, open_store
+from asana_webhooks import AsanaSession, Receiver, RegistrationState, create_webhook, open_store
 from asana_webhooks.testing import FakeAsana, serve_receiver
 from tests.helpers.guides import program
 from tests.helpers.ports import free_port
@@ -16,6 +16,41 @@ from tests.helpers.programs import access, is_running, next_line, run, running
 from tests.helpers.servers import answer, scripted_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # whole programs
+
+
+async def test_receiver_subscriptions_and_worker(tmp_path: Path) -> None:
+    """The receiver's program serves, that of subscriptions ensures a webhook beside it, whatever it finds, and the
+    worker's handles what was stored.
+    """
+    port = free_port()
+    async with FakeAsana() as fake:
+        project = fake.projects[0]
+        async with running(
+            tmp_path, "-c", program("receiver", "Receiver: be called by Asana"), PORT=str(port)
+        ) as receiver:
+            assert await next_line(receiver) == f"listening on http://127.0.0.1:{port}/asana"
+            ensure = program("subscriptions", "Subscriptions: have the webhook you want")
+            where = {"ASANA_PROJECT": project, "PUBLIC_URL": f"http://127.0.0.1:{port}/asana"}
+            for action in ("created", "unchanged", "updated", "replaced", "created"):
+                match action:
+                    case "updated":
+                        ensure = ensure.replace('action="changed"', 'action="added"')
+                    case "replaced":
+                        where["PUBLIC_URL"] = f"http://localhost:{port}/asana"
+                    case "created":
+                        fake.webhooks.clear()
+                lines = await run(tmp_path, ensure, **access(fake), **where)
+                assert lines == [f"{action} {gid}" for gid in fake.webhooks]
+            task = fake.add_task(parent=project)
+            fake.change(task, action="added", parent=project)
+            await fake.settle()
+            assert fake.deliveries[-1].status == 200
+
+        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+            live = await store.list_registrations(state=RegistrationState.CONFIRMED)
+            assert [one.webhook_gid for one in live] == list(fake.webhooks)
+        async with running(tmp_path, "-c", program("worker", "Worker: work through the deliveries")) as worker:
+            assert (await next_line(worker)).endswith(f"added task {task}")
 
 
 async def test_fastapi_ensures_at_each_start(tmp_path: Path) -> None:
