@@ -216,7 +216,7 @@ class WebhookNotVisibleError(ForbiddenError):
 _HANDSHAKE_ADVICE: Final = {
     r"status code:? *404\b": (
         "Either the URL does not lead to the receiver's path (check public_url), or the receiver uses another store "
-        "than establish_webhook, or a proxy in between answered."
+        "than ensure_webhook, or a proxy in between answered."
     ),
     r"status code:? *40[13]\b": (
         "A login page or a gateway in front of the receiver wants credentials: let this path through without a login, "

@@ -1,6 +1,6 @@
 """Applying plans: the steps of `plan_webhooks`, several at a time, each by the code of `ensure_webhook`.
 
-Each step looks anew at what is there. So a plan may be old, be applied twice, in two processes at once, or only half.
+Each step but a deletion looks anew at what is there. So a plan may be applied twice, in two processes, or only half.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
@@ -73,7 +73,9 @@ async def apply_plan(
     at_once: int = 10,
     on_step: Callable[[StepResult], object] | None = None,
 ) -> PlanResult:
-    """Do what a plan says. Each step looks anew at what is there, so it does nothing that has been done meanwhile.
+    """Do what a plan says. Each step but a deletion looks anew at what is there, and does only what is still needed.
+
+    So apply a plan soon: it deletes what it says, also if that has become wanted since.
 
     A receiver must be listening at the plan's public URL; see `ensure_webhook`. A step that fails does not stop the
     others, and is in `PlanResult.failed`. A step that is in progress elsewhere waits for that, as `ensure_webhook`

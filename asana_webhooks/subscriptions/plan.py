@@ -1,7 +1,6 @@
 """Plans: see first what has to be done to have hundreds of webhooks as wanted, and then do it.
 
-Planning sends only GETs. Applying a step calls the code of `ensure_webhook`, which looks at everything anew. So a plan
-may be old, be applied twice, in two processes at once, or only half.
+Planning sends only GETs. `apply_plan` does the steps.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
