@@ -8,28 +8,27 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 from attrs import asdict, define, field
 from rich.console import Console
+from yarl import URL
 
 from asana_webhooks import (
     AsanaSession,
     ConfigurationError,
     Delivery,
-    EstablishedWebhook,
     Receiver,
     Store,
     WebhookFilter,
     Worker,
-    delete_webhook,
-    establish_webhook,
-    get_webhook,
+    ensure_webhook,
     get_webhooks,
     open_store,
-    update_webhook,
+    remove_webhooks,
 )
 from asana_webhooks.cli.demo_summary import Check, Summary
 from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
@@ -37,10 +36,10 @@ from asana_webhooks.testing import FakeAsana, Fault, serve_receiver
 __all__ = ["choose_store", "run_demo", "show_demo"]
 
 PROJECTS: Final = ("8675309", "8675310", "8675311")
-"""Each project gets a webhook."""
 FILTERED_PROJECT: Final = PROJECTS[-1]
 FILTER: Final = WebhookFilter(resource_type="task", action="changed", fields=("due_on",))
 """The filter of the webhook on `FILTERED_PROJECT`; the other webhooks have none."""
+LABEL: Final = "demo"  # the demo leaves webhooks with other labels alone
 KINDS: Final = (("changed", "due_on"), ("changed", "name"), ("added", None), ("changed", "completed"))
 """The changes made to tasks, in turn: an action and a field."""
 EARLIER_WEBHOOKS: Final = 250
@@ -113,14 +112,17 @@ async def run_demo(store: Store, say: Callable[[str], None], *, changes: int = C
     say("starting a fake Asana and a receiver")
     async with (
         FakeAsana(projects=PROJECTS, webhooks=EARLIER_WEBHOOKS) as fake,
-        serve_receiver(Receiver(store)) as public_url,
         AsanaSession(fake.token, base_url=fake.url) as asana,
     ):
         run = _Run(fake=fake, asana=asana, store=store, say=say, summary=Summary())
         async with run.working():
-            await run.create_webhooks(public_url)
-            await run.receive(changes)
-            await run.delete()
+            async with serve_receiver(Receiver(store)) as run.public_url:
+                await run.create_webhooks()
+                await run.receive(range(changes // 2))
+            say("restarting the receiver")
+            async with serve_receiver(Receiver(store), port=URL(run.public_url).port or 0):
+                await run.receive_after_restart(range(changes // 2, changes))
+                await run.remove()
         run.compare()
     run.summary.seconds = round(time.monotonic() - began_at, 3)
     return run.summary
@@ -135,14 +137,11 @@ class _Run:
     store: Store
     say: Callable[[str], None]
     summary: Summary
-    webhooks: list[EstablishedWebhook] = field(factory=list)
-    """One for each of `PROJECTS`."""
-    filter_kept: bool = False
+    public_url: str = ""
     expected: set[tuple[str, str]] = field(factory=set)
     filtered_out: set[tuple[str, str]] = field(factory=set)
     arrived: Counter[tuple[str, str]] = field(factory=Counter)
-    handled: int = 0
-    """The number of deliveries the worker handled."""
+    handled: int = 0  # deliveries
     first_made_at: float = 0.0
     last_handled_at: float = 0.0
 
@@ -151,13 +150,13 @@ class _Run:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Run a worker inside the block. On exit close the registrations and handle the remaining deliveries."""
+        """Run a worker inside the block. On exit remove the webhooks and handle the remaining deliveries."""
         worker = Worker(self.store, self.handle, poll=0.02)
         running = asyncio.create_task(worker.run())
         try:
             yield
         finally:
-            await self.close()
+            await remove_webhooks(self.asana, self.store, label=LABEL)
             worker.stop()
             await running
             await Worker(self.store, self.handle).drain()
@@ -168,20 +167,19 @@ class _Run:
         self.arrived.update((delivery.resource, event.resource.gid) for event in delivery.events)
         self.last_handled_at = time.monotonic()
 
-    async def close(self) -> None:
-        """Close the registrations, so that later deliveries are refused. Safe to call twice."""
-        for webhook in self.webhooks:
-            await self.store.close_registration(webhook.registration)
+    async def ensure(self, *filters: WebhookFilter) -> list[str]:
+        """Ensure the webhooks, as a service does at each start; return what was done. *filters* are one project's."""
+        ensure = partial(ensure_webhook, self.asana, self.store, public_url=self.public_url, label=LABEL)
+        wanted = [(project, filters if project == FILTERED_PROJECT else ()) for project in PROJECTS]
+        return [(await ensure(resource=project, filters=its)).action for project, its in wanted]
 
-    async def create_webhooks(self, public_url: str) -> None:
+    async def create_webhooks(self) -> None:
         """Create webhooks (the receiver answers their handshakes), list all webhooks, and set a filter."""
-        self.say(f"establishing {len(PROJECTS)} webhooks")
-        for project in PROJECTS:
-            established = await establish_webhook(self.asana, self.store, public_url=public_url, resource=project)
-            self.webhooks.append(established)
+        self.say(f"creating {len(PROJECTS)} webhooks")
+        await self.ensure()
         echoed = sum(one.echoed for one in self.fake.handshakes)
         detail = f"{echoed} of {len(PROJECTS)}"
-        self.check("established", echoed == len(PROJECTS), "every webhook completed its handshake", detail)
+        self.check("created", echoed == len(PROJECTS), "every webhook completed its handshake", detail)
 
         existing, listed = list(self.fake.webhooks), list[str]()
         self.say(f"listing {len(existing)} webhooks")
@@ -193,21 +191,29 @@ class _Run:
         self.check("listed", sorted(listed) == sorted(existing), "every webhook was listed, none twice", detail)
 
         self.say("setting a filter")
-        gid = self.webhooks[PROJECTS.index(FILTERED_PROJECT)].webhook_gid
-        await update_webhook(self.asana, gid, filters=[FILTER])
-        self.filter_kept = (await get_webhook(self.asana, gid)).filters == (FILTER,)
+        await self.ensure(FILTER)
 
-    async def receive(self, changes: int) -> None:
-        """Make the changes. Halfway, try a forgery, an attacker's handshake and a tampered delivery."""
-        half = changes // 2
+    async def receive(self, numbers: range) -> None:
+        """Make the changes. Then try a forgery, an attacker's handshake and a tampered delivery."""
         self.fake.script(*(Fault(at="delivery", do="duplicate", after=number) for number in DUPLICATED))
         self.first_made_at = time.monotonic()
-        self.say(f"delivering the first {half:,} changes")
-        await self.change(range(half))
+        self.say(f"delivering the first {len(numbers):,} changes")
+        await self.change(numbers[:-AT_ONCE])
         self.say("sending a forgery and an attacker's handshake")
-        await self.attack(range(half, half + AT_ONCE))
-        self.say(f"delivering the other {changes - half:,} changes")
-        await self.change(range(half + AT_ONCE, changes))
+        await self.attack(numbers[-AT_ONCE:])
+
+    async def receive_after_restart(self, numbers: range) -> None:
+        """Ensure the webhooks after the restart, and make the other changes: nothing may be doubled."""
+        existing, unchanged = set(self.fake.webhooks), (await self.ensure(FILTER)).count("unchanged")
+        kept = unchanged == len(PROJECTS) and set(self.fake.webhooks) == existing
+        detail = f"{unchanged} unchanged, {len(self.fake.webhooks)} in all"
+        self.check("restarted", kept, "a restart kept every webhook and added none", detail)
+        self.say(f"delivering the other {len(numbers):,} changes")
+        before, made = len(self.fake.deliveries), len(self.expected)
+        await self.change(numbers)
+        made = len(self.expected) - made
+        arrived = sum(one.events for one in self.fake.deliveries[before:] if one.status == 200)
+        self.check("after", arrived == made, "each change after the restart arrived once", f"{arrived} of {made}")
 
     async def change(self, numbers: range) -> None:
         """Create a task and change it, once for each number, in each project in turn."""
@@ -224,7 +230,7 @@ class _Run:
 
     async def attack(self, numbers: range) -> None:
         """Forge a delivery, send a handshake with another secret, and tamper with a delivery."""
-        gid = self.webhooks[0].webhook_gid
+        gid = list(self.fake.webhooks)[-1]
         forged = await self.fake.forge_delivery(gid)
         self.check("forged", forged == 401, "a forged delivery was refused", _answers(forged))
 
@@ -239,21 +245,19 @@ class _Run:
         answers = [one.status for one in self.fake.deliveries[before:] if one.forged or one.retry]
         self.check("spoiled", answers == [401, 200], "a tampered delivery was refused and resent", _answers(*answers))
 
-    async def delete(self) -> None:
-        """Delete the webhooks while each has a delivery in flight, which then arrives too late."""
-        self.say("deleting the webhooks")
+    async def remove(self) -> None:
+        """Remove the webhooks while each has a delivery in flight, which then arrives too late."""
+        self.say("removing the webhooks")
         before = len(self.fake.deliveries)
         in_flight = self.fake.hold("delivery", times=None)
         for project in PROJECTS:
             self.fake.change(self.fake.add_task(parent=project), field="due_on")
         await self.fake.settle()  # all other deliveries
-        for webhook in self.webhooks:
-            await delete_webhook(self.asana, webhook.webhook_gid)
-        await self.close()
+        await remove_webhooks(self.asana, self.store, label=LABEL)
         in_flight.release()
         await self.fake.settle()
         answers = [one.status for one in self.fake.deliveries[before:]]
-        self.check("late", set(answers) == {404}, "deliveries of deleted webhooks were refused", _answers(*answers))
+        self.check("late", set(answers) == {404}, "deliveries of removed webhooks were refused", _answers(*answers))
 
     def compare(self) -> None:
         """Compare the changes received with those made."""
@@ -267,7 +271,7 @@ class _Run:
         detail = f"{len(arrived):,} of {len(self.expected):,}"
         self.check("arrived", arrived == self.expected, "every expected change arrived", detail)
         detail = f"{len(others):,} of {len(self.filtered_out):,} passed"
-        self.check("filter", self.filter_kept and not others, "the filter blocked the other changes", detail)
+        self.check("filter", not others, "the filter blocked the other changes", detail)
         twice = self.arrived.total() - len(self.arrived)
         self.check("once", not twice, "no change was handled twice", f"{twice:,} twice")
         duplicates = sum(one.duplicate for one in sent)

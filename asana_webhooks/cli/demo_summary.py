@@ -20,8 +20,7 @@ class Check:
 class Summary:
     """The figures and checks of one run of the demo, filled in as it runs."""
 
-    webhooks: int = 0
-    """The number of webhooks listed."""
+    webhooks: int = 0  # listed
     pages: int = 0
     changes: int = 0
     """The number of changes made, including those that the filter blocks."""
@@ -34,7 +33,6 @@ class Summary:
     seconds: float = 0.0
     """The duration of the whole run in seconds."""
     store: str = ""
-    """The store the demo used."""
     checks: list[Check] = field(factory=list)
 
     @property

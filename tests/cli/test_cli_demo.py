@@ -1,8 +1,11 @@
 """The demo in this process: it holds when all is well, and each of its checks fails when something is broken."""
 
 import io
+import itertools
 import json
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,17 @@ import pytest
 from attrs import evolve
 from rich.console import Console
 
-from asana_webhooks import ConfigurationError, MemoryStore, Receiver, Reply, WebhookExistsError, get_webhooks
+from asana_webhooks import (
+    ConfigurationError,
+    MemoryStore,
+    Receiver,
+    RegistrationState,
+    Reply,
+    ensure_webhook,
+    get_webhooks,
+)
 from asana_webhooks.cli import demo
-from asana_webhooks.cli.demo import PROJECTS, choose_store, run_demo
+from asana_webhooks.cli.demo import LABEL, PROJECTS, choose_store, run_demo
 from asana_webhooks.cli.demo_summary import Check, Summary
 from asana_webhooks.store.base import NewDelivery, PutResult
 from asana_webhooks.testing import FakeAsana
@@ -74,6 +85,21 @@ async def nothing(*_: Any, **__: Any) -> None:
     pass
 
 
+async def ensure_without_filters(*args: Any, filters: Any, **options: Any) -> Any:
+    return await ensure_webhook(*args, **options)
+
+
+def one_more_after_the_restart() -> Callable[..., Any]:
+    """Have one more live webhook made for each project when the receiver has restarted."""
+    calls = itertools.count()
+
+    async def ensure(*args: Any, label: str, **options: Any) -> Any:
+        started_again = next(calls) >= 2 * len(PROJECTS)  # each has been created, and then got its filters
+        return await ensure_webhook(*args, label="another" if started_again else label, **options)
+
+    return ensure
+
+
 async def test_everything_holds() -> None:
     """With nothing broken every check passes, and the store can be used for it again."""
     async with MemoryStore() as store:
@@ -81,9 +107,9 @@ async def test_everything_holds() -> None:
             said = list[str]()
             summary = await run_demo(store, said.append, changes=FEW)
             assert failed(summary) == set()
-            assert len(summary.checks) == 10
+            assert len(summary.checks) == 12
             assert (summary.webhooks, summary.pages, summary.changes) == (253, 3, FEW)
-            assert said[1:3] == ["establishing 3 webhooks", "listing 253 webhooks"]
+            assert said[1:3] == ["creating 3 webhooks", "listing 253 webhooks"]
             health = await store.health()
             assert (health.waiting, health.leased, health.dead, health.webhooks) == (0, 0, 0, 0)
 
@@ -109,18 +135,21 @@ async def test_broken_receivers(monkeypatch: pytest.MonkeyPatch, receiver: type[
 @pytest.mark.parametrize(
     ("of", "name", "instead", "expected"),
     [
-        (demo, "get_webhooks", lambda *args, **options: get_webhooks(*args, resource=PROJECTS[0], **options), "listed"),
-        (demo, "update_webhook", nothing, "filter"),
-        (FakeAsana, "advance", nothing, "spoiled"),
-        (FakeAsana, "script", lambda *_: None, "duplicates"),
+        (demo, "get_webhooks", partial(get_webhooks, resource=PROJECTS[0]), {"listed"}),
+        (demo, "ensure_webhook", ensure_without_filters, {"filter", "after"}),
+        (demo, "ensure_webhook", one_more_after_the_restart(), {"restarted", "after", "once", "late", "filter"}),
+        (FakeAsana, "advance", nothing, {"spoiled", "after", "arrived"}),
+        (FakeAsana, "script", lambda *_: None, {"spoiled", "duplicates"}),
     ],
 )
 async def test_what_does_not_happen(
-    monkeypatch: pytest.MonkeyPatch, of: object, name: str, instead: Callable[..., Any], expected: str
+    monkeypatch: pytest.MonkeyPatch, of: object, name: str, instead: Callable[..., Any], expected: set[str]
 ) -> None:
-    """A list with holes, a filter that is not set, a delivery that never comes again: the demo claims none of them."""
+    """The demo finds out a list with holes, a filter that is not set, one more webhook after the restart, a delivery
+    that never comes again, and duplicates that are not sent.
+    """
     monkeypatch.setattr(of, name, instead)
-    assert expected in failed(await play())
+    assert failed(await play()) == expected
 
 
 async def test_a_store_in_use() -> None:
@@ -136,13 +165,18 @@ async def test_a_store_in_use() -> None:
         assert (await store.health()).waiting == 1
 
 
-async def test_a_store_in_which_a_webhook_is_being_created() -> None:
-    """The demo ends with the error that says so, and closes the registrations it has opened before."""
+async def test_a_store_in_which_webhooks_are_being_created() -> None:
+    """The demo waits until an earlier one that was killed no longer creates its webhook, and leaves those of others."""
     async with MemoryStore() as store:
-        assert await store.open_registration("a" * 64, resource=PROJECTS[1], public_url="https://example.com", ttl=60)
-        with pytest.raises(WebhookExistsError, match="being created"):
-            await run_demo(store, lambda _: None)
-        assert (await store.health()).webhooks == 0
+        for id, label, ttl in (("a" * 64, LABEL, 1), ("b" * 64, "", 60)):
+            url = "https://example.com"
+            assert await store.open_registration(id, resource=PROJECTS[1], public_url=url, label=label, ttl=ttl)
+        began = time.monotonic()
+        assert (await run_demo(store, lambda _: None, changes=FEW)).ok
+        assert time.monotonic() - began >= 1
+        found = [await store.find_registration(id) for id in ("a" * 64, "b" * 64)]
+        states = [one.state for one in found if one]
+        assert states == [RegistrationState.CLOSED, RegistrationState.PENDING]
 
 
 async def test_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +218,7 @@ def test_exit_status_of_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert call(monkeypatch, "demo", "--store", "memory:") == 1
     printed = capsys.readouterr().out
     assert "✗ duplicate deliveries were stored once" in printed
-    assert "1 of 10 checks failed" in printed
+    assert "1 of 12 checks failed" in printed
 
 
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,10 +229,10 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(monkeypatch, "demo", "--store", "memory:") == 0
     before, found, after = written.getvalue().partition("What happened")
     assert found
-    assert "deleting the webhooks" in before
+    assert "removing the webhooks" in before
     assert before.count("\n") <= 2
     assert "\x1b[2K" in before  # the line is erased
-    assert "deleting the webhooks" not in after
+    assert "removing the webhooks" not in after
 
 
 def test_summary_for_people() -> None:

@@ -18,7 +18,7 @@ async def test_json(tmp_path: Path) -> None:
     end = await run_cli("demo", "--json", python=STRICT, TMPDIR=str(tmp_path))
     assert end.status == 0
     summary = json.loads(end.out)
-    assert (summary["ok"], len(summary["checks"]), summary["seconds"] < 20) == (True, 10, True)
+    assert (summary["ok"], len(summary["checks"]), summary["seconds"] < 15) == (True, 12, True)
     assert (summary["webhooks"], summary["pages"], summary["changes"]) == (253, 3, 1000)
     assert "temporary folder" in summary["store"]
     # On a busy machine asyncio's debug mode may say that something took long; nothing else may be said.
@@ -33,9 +33,9 @@ async def test_for_people() -> None:
         end = await run_cli("demo", "--store", "memory:", PYTHONIOENCODING=encoding)
         assert (end.status, end.err) == (0, "")
         assert "\x1b" not in end.out
-        assert "establishing 3 webhooks ...\n" in end.out
+        assert "creating 3 webhooks ...\n" in end.out
         assert end.out.endswith("Store: memory:\n")
-        assert end.out.count(f"  {mark}") == 10
+        assert end.out.count(f"  {mark}") == 12
         assert end.out.isascii() == (encoding == "ascii")
 
 
