@@ -38,69 +38,98 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # whole programs, and
 
 
 async def test_a_whole_service(tmp_path: Path) -> None:
-    """README's service establishes one webhook, handles what changes, ends on SIGTERM, and starts again with the same
+    """README's service creates one webhook, handles what changes, ends on SIGTERM, and starts again twice with the same
     webhook: each change is handled once.
     """
-    port = free_port()
     async with FakeAsana() as fake:
-        project = fake.projects[0]
-        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": project}
+        where = service_on(free_port(), fake)
         for start in (1, 2, 3):
-            async with running(
-                tmp_path, "-c", program("README", "A whole service"), **access(fake), **where
-            ) as service:
+            async with running(tmp_path, "-c", program("README", "A whole service"), **where) as service:
                 said = await next_line(service)
-                assert said.startswith("EstablishedWebhook(" if start == 1 else "the store has a live webhook")
-                assert [gid in said for gid in fake.webhooks] == [True]
-                assert await next_line(service) == "ready"
-                fake.change(project, field="name")
-                assert await next_line(service) == f"changed project {project}"
+                assert said == f"ready: {'created' if start == 1 else 'unchanged'} {''.join(fake.webhooks)}"
+                fake.change(fake.projects[0], field="name")
+                await fake.settle()
+                assert await next_line(service) == f"changed project {fake.projects[0]}"
                 async with aiohttp.ClientSession() as http, http.get(where["PUBLIC_URL"] + "/health") as health:
                     assert (await health.json())["webhooks"] == 1
+                service.send_signal(signal.SIGTERM)
+                assert (await service.communicate())[0] == b""  # nothing was handled twice
         assert len(fake.webhooks) == 1
+        assert sum(one.events for one in fake.deliveries) == 3
+
+
+def service_on(port: int, fake: FakeAsana) -> dict[str, str]:
+    """Return the variables that README's service reads."""
+    where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
+    return access(fake) | where
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_signals_while_establishing(tmp_path: Path, number: signal.Signals) -> None:
-    """README's service also ends well while Asana creates its webhook, and keeps that for the next start."""
-    port = free_port()
-    async with FakeAsana() as fake:
-        created = fake.hold("createWebhook", when="before_answer")
-        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
-        async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
-            await created.reached()
+@pytest.mark.parametrize("busy", ["creating", "told to wait", "waiting for another"])
+async def test_signals_before_it_is_ready(tmp_path: Path, number: signal.Signals, busy: str) -> None:
+    """README's service ends at once while Asana creates its webhook or makes it wait, and while it waits for another
+    process that creates the webhook. The next start has one webhook.
+    """
+    other = "a" * 64
+    async with FakeAsana() as fake, open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+        where = service_on(free_port(), fake)
+        if busy == "told to wait":
+            fake.script(Fault(at="createWebhook", status=429, retry_after=500))
+        if busy == "waiting for another":
+            project = fake.projects[0]
+            await store.open_registration(other, resource=project, public_url=where["PUBLIC_URL"], ttl=500)
+        creating = fake.hold("createWebhook", when="before_answer")
+        async with running(tmp_path, "-c", program("README", "A whole service"), **where) as service:
+            if busy == "waiting for another":
+                assert service.stderr is not None
+                assert b"another process is creating the webhook" in await service.stderr.readline()
+            else:
+                await creating.reached()
+            if busy == "told to wait":
+                creating.release()
             service.send_signal(number)
-            created.release()
-            await service.wait()
-        async with open_store(f"sqlite:///{tmp_path}/asana.db") as store:
-            assert (await store.health()).webhooks == len(fake.webhooks)
+            async with asyncio.timeout(10):
+                await service.wait()
+        creating.release()
+        await store.close_registration(other)
+        async with running(tmp_path, "-c", program("README", "A whole service"), **where) as service:
+            assert (await next_line(service)).startswith("ready: created")
+        assert (await store.health()).webhooks == 1
 
 
-async def test_a_second_signal(tmp_path: Path) -> None:
-    """While Asana makes README's service wait before it creates the webhook, a second signal ends the process."""
-    port = free_port()
-    async with FakeAsana() as fake:
-        fake.script(Fault(at="createWebhook", status=429, retry_after=500))
-        created = fake.hold("createWebhook")
-        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
-        service = await start(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where)
-        await created.reached()
-        created.release()
-        while service.returncode is None:  # the worker stops a moment after the first
+async def test_killed_while_it_creates(tmp_path: Path) -> None:
+    """README's service is killed during the create call, and started again at once: it says how long it waits, and then
+    creates a webhook. What changes is handled once.
+    """
+    async with FakeAsana() as fake, open_store(f"sqlite:///{tmp_path}/asana.db") as store:
+        where = service_on(free_port(), fake)
+        creating = fake.hold("createWebhook", when="before_answer")
+        killed = await start(tmp_path, "-c", program("README", "A whole service"), **where)
+        await creating.reached()
+        killed.kill()
+        await killed.communicate()
+        creating.release()
+        async with running(tmp_path, "-c", program("README", "A whole service"), **where) as service:
+            assert service.stderr is not None
+            assert re.search(rb"expires in \d+ seconds$", await service.stderr.readline())
+            [pending] = await store.list_registrations(state=RegistrationState.PENDING)
+            await store.close_registration(pending.id)  # as if those seconds had passed
+            assert (await next_line(service)).startswith("ready: created")
+            fake.change(fake.projects[0], field="name")
+            await fake.settle()
+            assert await next_line(service) == f"changed project {fake.projects[0]}"
             service.send_signal(signal.SIGTERM)
-            await later(0.1)
-        await service.communicate()
-        assert (service.returncode, dict(fake.webhooks)) == (-signal.SIGTERM, {})
+            assert (await service.communicate())[0] == b""
+        answers = sorted(one.status or 0 for one in fake.deliveries if one.events)
+        assert answers == [200, 404]  # the killed one left a webhook, too
 
 
 async def test_ctrl_c_ends_the_service(tmp_path: Path) -> None:
     """README's service ends on Ctrl-C with status 0 and without a traceback."""
-    port = free_port()
     async with FakeAsana() as fake:
-        where = {"PORT": str(port), "PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]}
-        async with running(tmp_path, "-c", program("README", "A whole service"), **access(fake), **where) as service:
-            while await next_line(service) != "ready":
-                pass
+        where = service_on(free_port(), fake)
+        async with running(tmp_path, "-c", program("README", "A whole service"), **where) as service:
+            assert (await next_line(service)).startswith("ready")
             service.send_signal(signal.SIGINT)
             _, errors = await service.communicate()
             assert errors == b""
@@ -152,8 +181,7 @@ async def test_the_fake_as_a_process(tmp_path: Path) -> None:
     async with running(tmp_path, "-m", "asana_webhooks", *serve.removesuffix(" &").split()[1:]) as fake:
         assert json.loads(await next_line(fake))["url"] == environment["ASANA_BASE_URL"]
         async with running(tmp_path, "service.py", PORT=service_port, **environment) as service:
-            assert "registration" in await next_line(service)
-            assert await next_line(service) == "ready"
+            assert (await next_line(service)).startswith("ready")
             change, url = re.findall(r"curl -d '(.*)' (\S+)", curl)[0]  # a machine may have no curl
             async with aiohttp.ClientSession() as http, http.post(url, data=change) as response:
                 assert response.status == 202

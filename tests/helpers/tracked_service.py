@@ -1,6 +1,6 @@
 """A service that error trackers and tracers watch: ``python -m tests.helpers.tracked_service SETUP DOOR``.
 
-SETUP is a program that sets them up, and runs before anything else; DOOR is one of `DOORS`. The service establishes a
+SETUP is a program that sets them up, and runs before anything else; DOOR is one of `DOORS`. The service ensures a
 webhook, and prints its gid and target. Then each line of input is something that goes wrong: ``handle`` (a handler
 raises), ``create`` (Asana refuses a webhook) or ``store`` (nothing can be stored from now on). When the input ends,
 the service ends, and prints its spans and metrics.
@@ -37,7 +37,7 @@ from asana_webhooks import (
     StoreUnavailableError,
     Worker,
     create_webhook,
-    establish_webhook,
+    ensure_webhook,
 )
 from asana_webhooks.receiver.asgi import ReceiverApp
 from asana_webhooks.receiver.web import webhook_routes
@@ -110,9 +110,9 @@ async def main(door: str) -> None:
     store = BreakingStore()
     async with store, Receiver(store) as receiver, AsanaSession() as asana, DOORS[door](receiver, listening):
         public_url = f"{url}?{os.environ['GATEWAY_QUERY']}"
-        established = await establish_webhook(asana, store, public_url=public_url, resource=os.environ["ASANA_PROJECT"])
-        target = established.webhook.target or ""
-        say(f"{established.webhook_gid} {target}")
+        ensured = await ensure_webhook(asana, store, resource=os.environ["ASANA_PROJECT"], public_url=public_url)
+        target = ensured.webhook.target or ""
+        say(f"{ensured.webhook_gid} {target}")
         while order := (await asyncio.to_thread(sys.stdin.readline)).strip():
             if order == "handle":
                 await Worker(store, fail, attempts=1).drain()
