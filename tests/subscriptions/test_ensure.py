@@ -33,8 +33,8 @@ from tests.subscriptions.scenes import Scene, live, no_wait, scene, shown
 
 QUERY = "?code=k3y-of-the-gateway"
 GET, PUT, POST, DELETE, LIST = "getWebhook", "updateWebhook", "createWebhook", "deleteWebhook", "getWebhooks"
-DUE = WebhookFilter(resource_type="task", action="changed", fields=("due_on", "due_at"))
-DUE_TOO = WebhookFilter(resource_type="task", action="changed", fields=("due_at", "due_on"))
+DUE = WebhookFilter(resource_type="project", action="changed", fields=("due_on", "name"))
+DUE_TOO = WebhookFilter(resource_type="project", action="changed", fields=("name", "due_on"))
 ADDED = WebhookFilter(resource_type="story", action="added")
 ADDED_TOO = WebhookFilter(resource_type="story", action="added", fields=())
 
