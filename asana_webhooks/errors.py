@@ -199,7 +199,7 @@ class DuplicateWebhookError(ForbiddenError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class WebhookNotVisibleError(ForbiddenError):
-    """403: the store has a live webhook, but this token may not see it. Nothing was changed."""
+    """403: the store has a live webhook, but this token may not see it. It is left as it is, and not replaced."""
 
     webhook_gid: str
     """The gid of the webhook."""
@@ -209,7 +209,7 @@ class WebhookNotVisibleError(ForbiddenError):
     def __str__(self) -> str:
         return (
             f"{super().__str__()} The store has webhook {self.webhook_gid:.40} (registration {self.registration:.12}), "
-            "so no other one was created. Use a token of the app and user that created it, or another label."
+            "which is left as it is. Use a token of the app and user that created it, or another label."
         )
 
 

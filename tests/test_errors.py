@@ -89,8 +89,8 @@ SENTENCES: list[tuple[errors.AsanaError, str]] = [
         ),
         (
             "getWebhook: Asana answered 403 after 1 attempt: Forbidden. Check that the token's user can see the "
-            "resource, and that its scopes include webhooks. The store has webhook 12 (registration 0123456789ab), so "
-            "no other one was created. Use a token of the app and user that created it, or another label."
+            "resource, and that its scopes include webhooks. The store has webhook 12 (registration 0123456789ab), "
+            "which is left as it is. Use a token of the app and user that created it, or another label."
         ),
     ),
     (

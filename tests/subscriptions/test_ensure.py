@@ -242,7 +242,7 @@ class Refusal:
 
 
 MOVED = "webhook {old} on 8675309 is being moved to webhook {new} on 8675309, and neither has this public_url"
-NOT_VISIBLE = r"The store has webhook {old} \(registration .*\), so no other one was created. Use a token"
+NOT_VISIBLE = r"The store has webhook {old} \(registration .*\), which is left as it is. Use a token"
 REFUSALS = [
     Refusal("not visible", (one(),), WebhookNotVisibleError, [GET], (NO_GET,), says=NOT_VISIBLE),
     Refusal("old one not visible", (two(),), WebhookNotVisibleError, [GET, GET], (evolve(NO_GET, after=1),)),
