@@ -310,7 +310,7 @@ class TestSentences:
         ("message", "advice"),
         [
             ("responded with an incorrect status code: 404", "Either the URL does not lead to the receiver's path"),
-            ("responded with an incorrect status code: 404.", "the receiver uses another store than establish_webhook"),
+            ("responded with an incorrect status code: 404.", "the receiver uses another store than ensure_webhook"),
             ("responded with an incorrect status code: 404", "or a proxy in between answered"),
             ("responded with an incorrect status code: 401", "A login page or a gateway in front of the receiver"),
             ("responded with an incorrect status code: 403", "put the gateway's key into the query of the URL"),

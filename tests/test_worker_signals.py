@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from asana_webhooks import ConfigurationError, Delivery, MemoryStore, SQLiteStore, Worker
+from asana_webhooks.testing import FakeAsana
 from tests.helpers.guides import program
 from tests.helpers.ports import free_port
 from tests.helpers.raw import later
@@ -205,26 +206,26 @@ async def end_under_load(folder: Path, change: Callable[[str], str]) -> float:
     port, source = free_port(), program("README", "A whole service")
     hanging, number = re.subn(r"(?<=-> None:\n)    for event in .*\n.*\n", HANG, source)
     assert number == 1
-    service = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", change(hanging)),
-        cwd=folder,
-        env=os.environ
-        | {"PORT": str(port), "ASANA_ACCESS_TOKEN": "any"}
-        | {"PUBLIC_URL": "https://example.com/asana", "ASANA_PROJECT": "8675309"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert service.stdout is not None
-    assert b"43214" in await service.stdout.readline()  # it exists
-    assert await service.stdout.readline() == b"ready\n"
-    async with sending(f"http://127.0.0.1:{port}/asana") as load:
-        await load.acknowledge(100)
-        for _ in range(8):  # all its handlers
-            assert await service.stdout.readline() == b"hanging\n"
-        began = time.monotonic()
-        service.terminate()
-        _, log = await service.communicate()
-        seconds = time.monotonic() - began
+    async with FakeAsana(projects=("8675310",)) as fake:  # another project than that of the load
+        service = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", change(hanging)),
+            cwd=folder,
+            env=os.environ
+            | {"PORT": str(port), "ASANA_ACCESS_TOKEN": fake.token, "ASANA_BASE_URL": fake.url}
+            | {"PUBLIC_URL": f"http://127.0.0.1:{port}/asana", "ASANA_PROJECT": fake.projects[0]},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert service.stdout is not None
+        assert (await service.stdout.readline()).startswith(b"ready: created ")
+        async with sending(f"http://127.0.0.1:{port}/asana") as load:
+            await load.acknowledge(100)
+            for _ in range(8):  # all its handlers
+                assert await service.stdout.readline() == b"hanging\n"
+            began = time.monotonic()
+            service.terminate()
+            _, log = await service.communicate()
+            seconds = time.monotonic() - began
     assert service.returncode == 0, log.decode()
     assert b"Traceback" not in log, log.decode()
     assert log.count(b"not released") == 0

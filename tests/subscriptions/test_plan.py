@@ -192,7 +192,7 @@ CASES = [
     Case(moved_and_gone, [TASKS], "replace", "one of the two webhooks is gone", "unchanged"),
     Case(moving_elsewhere, [TASKS], "ConfigurationError", "and neither has this public_url", left=2),
     Case(moving_here, [], "ConfigurationError", "is being moved, so it cannot be replaced", left=2),
-    Case(not_visible, [TASKS], "WebhookNotVisibleError", "so no other one was created"),
+    Case(not_visible, [TASKS], "WebhookNotVisibleError", "which is left as it is"),
     Case(lost_key, [], "SecretUnavailableError", "call remove_webhook"),
 ]
 

@@ -94,7 +94,7 @@ async def test_a_wrong_path_or_another_store() -> None:
         for url in (f"{here.public_url}/a/b", elsewhere):
             with pytest.raises(TargetRejectedError, match="status code: 404") as caught:
                 await here.establish(public_url=url)
-            for cause in ("check public_url", "another store than establish_webhook", "a proxy in between"):
+            for cause in ("check public_url", "another store than ensure_webhook", "a proxy in between"):
                 assert cause in str(caught.value)
 
         assert here.fake.webhooks == {}
