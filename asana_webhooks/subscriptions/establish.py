@@ -68,8 +68,8 @@ class EstablishedWebhook:
     registration: str
     """The id of its registration in the store. Pass it to ``store.close_registration`` after deleting the webhook."""
     orphans: int = 0
-    """How many webhooks of this call's first attempt may exist and could not be deleted. Their deliveries are answered
-    404, and Asana deletes them after 24 hours."""
+    """How many webhooks may exist that this call could not delete: of its own first attempt and, in `ensure_webhook`
+    with *workspace*, of killed processes. Their deliveries are answered 404, and Asana deletes them after 24 hours."""
 
 
 async def establish_webhook(
