@@ -14,7 +14,7 @@ settings.load_profile("asana_webhooks")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["asana_webhooks.testing.pytest_plugin", "tests.helpers.watching"]
+pytest_plugins = ["asana_webhooks.testing.pytest_plugin", "tests.helpers.watching", "tests.helpers.postgres"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
