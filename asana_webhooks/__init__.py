@@ -88,6 +88,7 @@ from asana_webhooks.store.base import (
     StoreHealth,
 )
 from asana_webhooks.store.memory import MemoryStore
+from asana_webhooks.store.postgres import PostgresStore
 from asana_webhooks.store.secret_box import SecretBox
 from asana_webhooks.store.sqlite import SQLiteStore
 from asana_webhooks.subscriptions.adopt import adopt_webhook
@@ -140,6 +141,7 @@ __all__ = [
     "PermanentFailure",
     "PlanResult",
     "PlanStep",
+    "PostgresStore",
     "RateLimitedError",
     "ReadResourceRequest",
     "Receiver",

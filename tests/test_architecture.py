@@ -196,12 +196,14 @@ FOREIGN: dict[str, set[str]] = {
     "msgspec": {"wire"},
     "cryptography": {"store.secret_box"},
     "pysqlite3": {"store.sqlite"},
+    "asyncpg": {"store.postgres"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "pytest": {"testing.pytest_plugin"},
     "pytest_asyncio": {"testing.pytest_plugin"},  # asked for in a try; it works without
 }
 EXTRAS = {"cli": "cli", "__main__": "cli", "store.secret_box": "fernet", "store.sqlite": "sqlite"}
+EXTRAS["store.postgres"] = "postgres"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

@@ -1,0 +1,407 @@
+"""Connections to PostgreSQL: one pool, calls that outlive a cancelled caller, and the driver's errors in words."""
+
+import asyncio
+import copy
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from asana_webhooks._checks import check_count, check_seconds, kind_of
+from asana_webhooks.errors import AsanaError, ConfigurationError, StoreFullError, StoreUnavailableError
+from asana_webhooks.models import Secret
+from asana_webhooks.store import rules
+from asana_webhooks.store.postgres.schema import DEFAULT_SCHEMA, check_schema, check_settings, prepare
+from asana_webhooks.store.secret_box import Sealer, SecretBox
+
+__all__ = ["NOW", "Batch", "Connection", "Database", "Pool", "check_texts"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+NOW: Final = "coalesce($1::float8, extract(epoch FROM statement_timestamp())::float8)"
+"""The time, in every statement that needs it: the database's, unless the store has a clock (`Database.now`)."""
+
+_AT_ONCE: Final = 500
+"""How many requests one call of a `Batch` takes at most."""
+
+_LOST = "the connection to PostgreSQL was lost"
+_SHUTDOWN = "PostgreSQL is starting, stopping or recovering"
+_PROBLEMS: Final = {
+    "08": (_LOST, "Check that the server runs and can be reached."),
+    "22": ("PostgreSQL cannot save one of the values given", "Check the arguments of the call."),
+    "25006": ("PostgreSQL is read-only", "Connect to the primary; a standby takes no writes."),
+    "26000": ("a prepared statement is gone", "Create the pool behind a pooler with statement_cache_size=0."),
+    "28": ("PostgreSQL rejects the user or the password", "Check both in the DSN, and pg_hba.conf."),
+    "3D000": ("the database does not exist", "Create it, or correct its name in the DSN."),
+    "3F000": ("the store's tables are gone", "Restart to create them, or restore a backup."),
+    "40": ("another transaction was in the way", "Retry."),
+    "42501": ("the role lacks a privilege", "Grant it USAGE on the schema, and all rights to its tables."),
+    "42P01": ("the store's tables are gone", "Restart to create them, or restore a backup."),
+    "42P05": ("a prepared statement exists already", "Create the pool behind a pooler with statement_cache_size=0."),
+    "53100": ("the disk of PostgreSQL is full", "Make room: workers need some, too, to handle what waits."),
+    "53200": ("PostgreSQL is out of memory", "Look into the server's log."),
+    "53300": ("PostgreSQL has no connection left", "Raise max_connections, or give the stores fewer connections."),
+    "55P03": ("another transaction holds a lock for too long", "Look for it in pg_stat_activity."),
+    "57014": ("PostgreSQL cancelled the statement", "Check statement_timeout, and what is slow."),
+    "57P": (_SHUTDOWN, "Retry when it accepts connections."),
+}
+"""What the codes of PostgreSQL's errors, or their beginnings, mean, and what to do.
+Source: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+
+def check_texts(*values: str | Secret | None) -> None:
+    """Raise `ConfigurationError` if a text contains a lone surrogate or NUL, which PostgreSQL cannot save."""
+    texts = [value for value in values if value is not None]
+    rules.check_texts(*texts)
+    if any("\0" in (one.reveal() if isinstance(one, Secret) else one) for one in texts):
+        raise ConfigurationError("the store cannot save one of the values given: it contains a NUL character")
+
+
+def explained(error: Exception) -> Exception:
+    """Return the error to raise for an error of the driver, without its text, which may quote rows and the DSN."""
+    code = str(getattr(error, "sqlstate", None) or "")
+    name = f"{type(error).__name__}, {code}" if code else type(error).__name__
+    if isinstance(error, ValueError | OverflowError) or code.startswith("22"):
+        return ConfigurationError(f"the store cannot save one of the values given ({name})")
+    if code:
+        unknown = ("PostgreSQL reported an error", "Look up its code, and look into the server's log.")
+        found = next((_PROBLEMS[one] for one in (code, code[:3], code[:2]) if one in _PROBLEMS), unknown)
+        return StoreUnavailableError(problem=f"{found[0]} ({name})", advice=found[1])
+    advice = "Check that the server runs and can be reached, and the DSN."
+    if isinstance(error, TimeoutError):
+        return StoreUnavailableError(problem=f"PostgreSQL did not answer in time ({name})", advice=advice)
+    if isinstance(error, OSError):
+        return StoreUnavailableError(problem=f"PostgreSQL cannot be reached ({name})", advice=advice)
+    if type(error).__module__.startswith("asyncpg"):
+        advice = "If it persists, check that a lent pool is open and initialized."
+        return StoreUnavailableError(problem=f"{_LOST} ({name})", advice=advice)
+    return error
+
+
+class Pool(Protocol):
+    """An ``asyncpg.Pool``, which has no types of its own."""
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        """Return a connection, when awaited."""
+
+
+class Connection:
+    """A connection while one call uses it. In its statements ``@`` stands for the schema of the store's tables."""
+
+    def __init__(self, raw: Any, schema: str) -> None:
+        self._raw = raw
+        self._prefix = f'"{schema}".'
+
+    async def fetch(self, statement: str, *values: object) -> Sequence[Any]:
+        """Return the rows."""
+        found: Sequence[Any] = await self._raw.fetch(statement.replace("@", self._prefix), *values)
+        return found
+
+    async def first(self, statement: str, *values: object) -> Any:
+        """Return the first row, or ``None``."""
+        return await self._raw.fetchrow(statement.replace("@", self._prefix), *values)
+
+    async def run(self, statement: str, *values: object) -> int:
+        """Return how many rows a statement changed."""
+        status: str = await self._raw.execute(statement.replace("@", self._prefix), *values)
+        return int(status.rpartition(" ")[2])
+
+
+Operation = Callable[[Connection], Awaitable[T]]
+
+
+class Batch(Generic[R, T]):
+    """Requests that wait share one call: while it runs, the next ones gather.
+
+    Args:
+        run: takes the requests of one call; returns the outcome of each, in their order.
+        start: starts a call in a task that nobody cancels.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[R]], Coroutine[Any, Any, Sequence[T | AsanaError]]],
+        start: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._run = run
+        self._start = start
+        self._gathered: list[tuple[R, asyncio.Future[T]]] = []
+        self._busy = False
+
+    def submit(self, request: R) -> "asyncio.Future[T]":
+        """Return the future outcome of a request. Shield it: a cancelled one loses its outcome."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._gathered.append((request, answer))
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(lambda: self._start(self._work()))  # others that are ready in this turn of the loop join
+        return answer
+
+    async def _work(self) -> None:
+        try:
+            while self._gathered:
+                some, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
+                outcomes = await self._outcomes([request for request, _ in some])
+                for (_, answer), outcome in zip(some, outcomes, strict=True):
+                    if answer.done():
+                        continue
+                    if isinstance(outcome, Exception):
+                        answer.set_exception(_copied(outcome))
+                    else:
+                        answer.set_result(outcome)
+                await asyncio.sleep(0)  # the callers wake, and what they submit then joins the next call
+        finally:
+            self._busy = False
+
+    async def _outcomes(self, requests: Sequence[R]) -> Sequence[T | Exception]:
+        try:
+            return await self._run(requests)
+        except Exception as error:  # noqa: BLE001 - it reaches every caller
+            return [error] * len(requests)
+
+
+def _copied(error: Exception) -> Exception:
+    """Return a copy of an error; one raised in several tasks would collect all their tracebacks."""
+    if not isinstance(error, AsanaError):
+        return error
+    copied = copy.copy(error)
+    copied.args = error.args
+    return copied
+
+
+class Database:
+    """What the parts of `PostgresStore` share; it documents the arguments."""
+
+    def __init__(
+        self,
+        dsn: str | Pool,
+        *,
+        secret_box: SecretBox | None = None,
+        schema: str = DEFAULT_SCHEMA,
+        clock: Callable[[], float] | None = None,
+        connections: int = 8,
+        timeout: float = 10.0,
+        max_operations: int = 10_000,
+        max_bytes: int = 64 * 1024**2,
+        max_quarantined: int = 1_000,
+        max_quarantined_bytes: int = 16 * 1024**2,
+    ) -> None:
+        self._lent = None if isinstance(dsn, str) else _check_pool(dsn)
+        self._dsn = Secret(_check_dsn(dsn)) if isinstance(dsn, str) else None
+        self._schema = check_schema(schema)
+        self._clock = clock
+        self._connections = check_count("connections", connections)
+        self._timeout = check_seconds("timeout", timeout, zero=False)
+        self._max_operations = check_count("max_operations", max_operations)
+        self._max_bytes = check_count("max_bytes", max_bytes)
+        self._quarantine = rules.QuarantineLimits(max_quarantined, max_quarantined_bytes)
+        self._sealer = Sealer(secret_box)
+        self._thread = None if secret_box is None else ThreadPoolExecutor(1, "asana-webhooks-secret-box")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening = asyncio.Lock()
+        self._pool: Any = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._operations = 0
+        self._bytes = 0
+        self._recent: dict[int, float] = {}
+        """When the last deliveries of registrations were stored, by number, until that is saved."""
+
+    def _now(self) -> float | None:
+        """Return the value of ``$1`` in a statement with `NOW`."""
+        return None if self._clock is None else self._clock()
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise ConfigurationError("this store belongs to another event loop; create one in each loop")
+
+    def _check_usable(self) -> None:
+        self._check_loop()
+        if self._closed:
+            raise ConfigurationError("this store is closed; create a new one")
+
+    def _check_room(self, adds: int) -> None:
+        """Raise `StoreFullError` unless a call that adds *adds* bytes would be accepted now."""
+        if adds > self._max_bytes:
+            raise StoreFullError(problem="the delivery is larger than max_bytes", advice="Raise max_bytes.")
+        if self._operations >= self._max_operations or self._bytes + adds > self._max_bytes:
+            advice = "Look why PostgreSQL is slow, or raise max_operations and max_bytes."
+            raise StoreFullError(problem="too many operations or bytes are waiting", advice=advice)
+
+    async def _counted(self, future: "asyncio.Future[T]", adds: int = 0) -> T:
+        """Await what is already started, and count it towards the limits until it ends."""
+
+        def uncount(_: object) -> None:
+            self._operations -= 1
+            self._bytes -= adds
+
+        self._operations += 1
+        self._bytes += adds
+        future.add_done_callback(uncount)
+        return await asyncio.shield(future)
+
+    def _spawn(self, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Start a call that a cancelled caller leaves running: the driver must not be cancelled inside a statement."""
+        task = asyncio.get_running_loop().create_task(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _do(self, operation: Operation[T], *, transaction: bool = False, limited: bool = False) -> T:
+        """Run an operation. If it is *limited*, raise `StoreFullError` if too many are waiting."""
+        self._check_usable()
+        if not limited:
+            return await asyncio.shield(self._spawn(self._run(operation, transaction=transaction)))
+        self._check_room(0)
+        return await self._counted(self._spawn(self._run(operation, transaction=transaction)))
+
+    async def _fetch(self, statement: str, *values: object, limited: bool = False) -> Sequence[Any]:
+        """Return the rows of one statement."""
+        return await self._do(lambda db: db.fetch(statement, *values), limited=limited)
+
+    async def _change(self, statement: str, *values: object, limited: bool = False) -> int:
+        """Return how many rows one statement changed."""
+        return await self._do(lambda db: db.run(statement, *values), limited=limited)
+
+    async def _run(self, operation: Operation[T], *, transaction: bool = False) -> T:
+        try:
+            pool = await self._opened()
+            return await self._attempt(pool, operation, transaction=transaction)
+        except AsanaError:
+            raise
+        except Exception as error:  # noqa: BLE001 - every error of the driver
+            failure = explained(error)
+        raise failure  # outside of the handler, so that it has no context: that may quote rows
+
+    async def _attempt(self, pool: Any, operation: Operation[T], *, transaction: bool) -> T:
+        raw = await pool.acquire(timeout=self._timeout)
+        late = asyncio.get_running_loop().call_later(self._timeout, _terminate, raw)
+        connection = Connection(raw, self._schema)
+        try:
+            if not transaction:
+                return await operation(connection)
+            async with raw.transaction():
+                return await operation(connection)
+        except Exception as error:
+            if late.when() <= asyncio.get_running_loop().time():
+                raise TimeoutError from None
+            if not isinstance(error, AsanaError) and getattr(error, "sqlstate", None) in {None, "25006"}:
+                _terminate(raw)  # it is in doubt, or leads to a server that became a standby
+            raise
+        finally:
+            late.cancel()
+            with suppress(Exception):  # the operation's outcome is known
+                await pool.release(raw, timeout=self._timeout)
+
+    async def _opened(self) -> Any:
+        """Return the pool. The first call connects, checks the server, and creates the tables if they are missing."""
+        if self._pool is None:
+            async with self._opening:
+                if self._pool is None:
+                    self._pool = await (self._open() if self._lent is None else self._open_lent(self._lent))
+        return self._pool
+
+    async def _open(self) -> Any:
+        asyncpg = _driver()
+        dsn = self._dsn.reveal() if self._dsn else ""
+        options: dict[str, Any] = {"timeout": self._timeout}
+        bad = False
+        try:
+            raw = await asyncpg.connect(dsn, statement_cache_size=0, **options)
+        except ValueError:  # its text may show the password
+            bad = True
+        if bad:
+            raise ConfigurationError("the DSN of the store is not valid: use postgresql://user:password@host/database")
+        # A pooler tells the client another process id. Prepared statements would then be gone in the next transaction.
+        if await self._checked(raw) != raw.get_server_pid():
+            options["statement_cache_size"] = 0
+        with suppress(Exception):
+            await raw.close(timeout=1)
+        # Calls leave no state in a connection, so there is nothing to reset.
+        return await asyncpg.create_pool(dsn, min_size=0, max_size=self._connections, reset=_reset_nothing, **options)
+
+    async def _open_lent(self, pool: Any) -> Any:
+        raw = await pool.acquire(timeout=self._timeout)
+        try:
+            await self._checked(raw)
+        finally:
+            await pool.release(raw, timeout=self._timeout)
+        return pool
+
+    async def _checked(self, raw: Any) -> int:
+        """Check the server's settings, create the tables if missing, and return the id of the server's process."""
+        late = asyncio.get_running_loop().call_later(self._timeout, _terminate, raw)
+        try:
+            connection = Connection(raw, self._schema)
+            pid = await check_settings(connection)
+            await prepare(connection, raw, schema=self._schema)
+        except Exception:
+            _terminate(raw)
+            if late.when() <= asyncio.get_running_loop().time():
+                raise TimeoutError from None
+            raise
+        finally:
+            late.cancel()
+        await self._after_opening(connection)
+        return pid
+
+    async def _after_opening(self, connection: Connection) -> None:
+        """Run once the tables are there."""
+
+    async def _with_box(self, call: Callable[[], T]) -> T:
+        """Run what seals or opens secrets: in a thread, because a box may block."""
+        if self._thread is None:
+            return call()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def _close_pool(self) -> None:
+        """Wait for the calls in flight, which all have a time limit, and close the pool unless it is lent."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        pool, self._pool = self._pool, None
+        if pool is not None and self._lent is None:
+            try:
+                await asyncio.wait_for(pool.close(), 1)
+            except Exception:  # noqa: BLE001 - a frozen server, for one
+                pool.terminate()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+
+
+def _terminate(raw: Any) -> None:
+    with suppress(Exception):  # it is closed, and back in its pool
+        raw.terminate()
+
+
+async def _reset_nothing(_: object) -> None:
+    pass
+
+
+def _driver() -> Any:
+    try:
+        import asyncpg  # noqa: PLC0415 - it comes with an extra
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            "PostgresStore needs asyncpg; install it with: pip install 'asana-webhooks[postgres]'", name=missing.name
+        ) from None
+    return asyncpg
+
+
+def _check_dsn(dsn: str) -> str:
+    if not re.match("postgres(ql)?://", dsn):
+        # The message leaves out the DSN, which may contain a password.
+        raise ConfigurationError("the DSN of a PostgresStore must look like postgresql://user:password@host/database")
+    check_texts(dsn)
+    _driver()
+    return dsn
+
+
+def _check_pool(pool: Pool) -> Pool:
+    if not callable(getattr(pool, "acquire", None)) or isinstance(pool, type):
+        raise ConfigurationError(f"a PostgresStore needs a DSN or an asyncpg.Pool, not {kind_of(pool)}")
+    return pool

@@ -1,0 +1,223 @@
+"""The tables of the PostgreSQL store, and the steps that create and migrate them."""
+
+import re
+from typing import Any, Final, Literal
+
+from attrs import frozen
+
+from asana_webhooks.errors import ConfigurationError
+
+__all__ = ["DEFAULT_SCHEMA", "STEPS", "Step", "check_schema", "check_settings", "postgres_schema", "prepare"]
+
+DEFAULT_SCHEMA: Final = "asana_webhooks"
+
+
+@frozen
+class Step:
+    """One step of the tables' history. In its statements ``@`` stands for the schema."""
+
+    number: int
+    """1 for the first one."""
+    when: Literal["pre", "post"]
+    """``pre``: the release before works with it, so it may run before the new one starts, and stores run it when they
+    open. ``post``: it may run only when no process of the release before is left; only an operator runs it."""
+    sql: str
+
+
+# The number of a forgotten registration or delivery is never used again. Ids of registrations sort as in Python.
+# `seen` and `inbox` have no foreign keys: each put would lock the row of its registration.
+_TABLES: Final = """
+CREATE TABLE @registrations (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE "C" NOT NULL UNIQUE,
+    resource text NOT NULL,
+    label text NOT NULL,
+    public_url text NOT NULL,
+    state text NOT NULL CHECK (state IN ('pending', 'confirmed', 'closed')),
+    opened_at float8 NOT NULL,
+    deadline float8 NOT NULL,
+    closed_at float8,                      -- of one that was confirmed: a put that saw it so may not have ended
+    echoed boolean NOT NULL DEFAULT false, -- it outlives the candidates
+    webhook_gid text,
+    last_heartbeat_at float8,
+    last_delivery_at float8,
+    replaces text,
+    retire_after float8
+) WITH (fillfactor = 80);
+CREATE INDEX registrations_label ON @registrations (label, id);
+CREATE INDEX registrations_resource ON @registrations (resource, label, id);
+CREATE INDEX registrations_webhook ON @registrations (webhook_gid) WHERE webhook_gid IS NOT NULL;
+CREATE INDEX registrations_ending ON @registrations (state, deadline) WHERE state <> 'confirmed';
+CREATE INDEX registrations_silent ON @registrations (greatest(opened_at, coalesce(last_heartbeat_at, 0)))
+    WHERE state = 'confirmed';
+
+-- The candidates of a pending registration, or the secret of a confirmed one: plain text, or sealed with key_id.
+CREATE TABLE @secrets (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    registration bigint NOT NULL REFERENCES @registrations (number) ON DELETE CASCADE,
+    id text NOT NULL,
+    secret bytea NOT NULL,
+    key_id text,
+    UNIQUE (registration, id)
+);
+CREATE INDEX secrets_key ON @secrets (key_id, number) WHERE key_id IS NOT NULL;
+
+-- The keys of all deliveries, to recognize duplicates. The event's time (in milliseconds) comes first, so that new keys
+-- go to the last pages and old ones are deleted by range: the cost of a put does not grow with history.
+CREATE TABLE @seen (
+    event_at bigint NOT NULL,
+    signature bytea NOT NULL,
+    registration bigint NOT NULL,
+    received_at float8 NOT NULL,
+    PRIMARY KEY (event_at, signature, registration)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.05);
+
+-- The deliveries that are not done. An open one is waiting unless due_at is set: then it is leased if it has a fence,
+-- else delayed, since `since`. done: the indices of the events that are handled.
+CREATE TABLE @inbox (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    registration bigint NOT NULL,
+    state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'quarantined', 'dead')),
+    received_at float8 NOT NULL,
+    candidate text,
+    since float8,
+    due_at float8 CHECK (due_at IS NULL OR (state = 'open' AND since IS NOT NULL)),
+    fence bigint NOT NULL DEFAULT 0,
+    attempts integer NOT NULL DEFAULT 0,
+    unanswered integer NOT NULL DEFAULT 0,
+    done bigint[] NOT NULL DEFAULT '{}',
+    error text NOT NULL DEFAULT '',
+    body bytea NOT NULL
+) WITH (
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 2000
+);
+CREATE INDEX inbox_waiting ON @inbox (id) WHERE state = 'open' AND due_at IS NULL;
+CREATE INDEX inbox_turns ON @inbox (registration, id) WHERE state = 'open' AND due_at IS NULL;
+CREATE INDEX inbox_held ON @inbox (registration, id) WHERE due_at IS NOT NULL;
+CREATE INDEX inbox_due ON @inbox (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX inbox_since ON @inbox (since) WHERE since IS NOT NULL; -- what began in the future: the clock was set back
+CREATE INDEX inbox_apart ON @inbox (state, id) WHERE state <> 'open';
+CREATE INDEX inbox_behind ON @inbox (registration, state, id) WHERE state <> 'open';
+
+-- One row, which health writes to test that writing works.
+CREATE TABLE @probe (one integer PRIMARY KEY CHECK (one = 1), at float8 NOT NULL);
+"""
+STEPS: Final = (Step(1, "pre", _TABLES),)
+
+_STEPS_TABLE: Final = """
+CREATE TABLE @steps (
+    number integer PRIMARY KEY,
+    kind text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+"""
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+_SETTINGS: Final = """
+SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('server_encoding') AS encoding, pg_backend_pid() AS pid
+"""
+
+
+def check_schema(schema: str) -> str:
+    """Return *schema*; raise `ConfigurationError` unless it is a plain name in lower case."""
+    if not re.fullmatch("[a-z_][a-z0-9_]{0,62}", schema):
+        raise ConfigurationError("schema must be a name of at most 63 lower-case letters, digits and underscores")
+    return schema
+
+
+def postgres_schema(*, schema: str = DEFAULT_SCHEMA, after: int = 0) -> str:
+    """Return the SQL that creates and migrates the tables of a `PostgresStore`, for those who run it themselves.
+
+    ``python -c "from asana_webhooks.store.postgres import postgres_schema; print(postgres_schema())"`` prints it. The
+    role of the store then needs no right to create anything: USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE
+    on its tables.
+
+    Each step says when it may run: ``pre`` before the new release starts, ``post`` only when no process of the release
+    before is left. Each one is a transaction.
+
+    Args:
+        schema: the same as the store's.
+        after: leave out the steps up to this number: those in the schema's table ``steps``.
+
+    Raises:
+        ConfigurationError: *schema* is not a plain name.
+    """
+    name = f'"{check_schema(schema)}"'
+    parts = [] if after else [f"CREATE SCHEMA IF NOT EXISTS {name};"]
+    parts += [f"-- Step {step.number} ({step.when})\nBEGIN;{_sql(step, name)}COMMIT;" for step in STEPS[after:]]
+    return "\n".join(parts) + "\n"
+
+
+def _sql(step: Step, name: str) -> str:
+    first = _STEPS_TABLE if step.number == 1 else ""
+    done = f"INSERT INTO @steps (number, kind) VALUES ({step.number}, '{step.when}');\n"  # noqa: S608 - our own constants
+    return (first + step.sql + done).replace("@", f"{name}.")
+
+
+async def check_settings(connection: Any) -> int:
+    """Check that a commit is durable; return the id of the server's process.
+
+    Raises:
+        ConfigurationError: the server does not wait for its disk, or cannot save every text.
+    """
+    row = await connection.first(_SETTINGS)
+    for name in ("fsync", "synchronous_commit"):
+        if row[name] == "off":
+            raise ConfigurationError(
+                f"PostgreSQL has {name} = off, so it can lose deliveries that were acknowledged to Asana; turn it on "
+                "(it may be set for the server, the database, the role, or in the DSN)"
+            )
+    if row["encoding"] != "UTF8":
+        raise ConfigurationError(
+            "the database must have the encoding UTF8; create one: CREATE DATABASE … ENCODING UTF8"
+        )
+    return int(row["pid"])
+
+
+async def prepare(connection: Any, raw: Any, *, schema: str) -> None:
+    """Run the steps that are missing; stores that start at the same time wait for each other.
+
+    Raises:
+        ConfigurationError: the tables are those of a later release, or the role may not create them.
+    """
+    if not _missing(await _applied(connection, schema)):
+        return
+    refused = False
+    try:
+        async with raw.transaction():
+            await connection.fetch(_LOCK, f"asana_webhooks schema {schema}")
+            for step in _missing(await _applied(connection, schema)):
+                # IF NOT EXISTS alone would want the right to create schemas even where there is one.
+                if step.number == 1 and await connection.first("SELECT to_regnamespace($1) IS NULL AS missing", schema):
+                    await raw.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+                await raw.execute(_sql(step, f'"{schema}"'))
+    except Exception as error:
+        refused = getattr(error, "sqlstate", None) == "42501"
+        if not refused:
+            raise
+    if refused:
+        raise ConfigurationError(
+            f"the tables in the schema {schema} are missing or not up to date, and this role may not create them; run "
+            "the SQL of asana_webhooks.store.postgres.postgres_schema() as their owner"
+        )
+
+
+async def _applied(connection: Any, schema: str) -> dict[int, str]:
+    """Return the steps that were run, with their kind."""
+    found = await connection.first("SELECT to_regclass($1)::text AS steps", f'"{schema}".steps')
+    if found["steps"] is None:
+        return {}
+    return {row["number"]: row["kind"] for row in await connection.fetch("SELECT number, kind FROM @steps")}
+
+
+def _missing(applied: dict[int, str]) -> list[Step]:
+    """Return the steps to run; raise `ConfigurationError` if this release cannot use the tables any more."""
+    known = {step.number for step in STEPS}
+    later = [number for number, kind in applied.items() if kind == "post" and number not in known]
+    if later:
+        raise ConfigurationError(
+            f"the tables have step {max(later)}, which only a later release understands; upgrade asana-webhooks"
+        )
+    return [step for step in STEPS if step.when == "pre" and step.number not in applied]
