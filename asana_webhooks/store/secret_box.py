@@ -200,6 +200,15 @@ class Sealer:
             )
         return opened
 
+    def open_or_note(self, stored: StoredSecret, failed: dict[str | None, str]) -> Secret | None:
+        """Open a secret. If that fails, note the error under its key; return ``None`` for every secret of that key."""
+        if stored.key_id not in failed:  # opening more secrets of a failed key would only take time
+            try:
+                return self.open(stored)
+            except StoreUnavailableError as error:
+                failed[stored.key_id] = str(error)
+        return None
+
 
 def _call(wanted: type[T], method: Callable[..., object], *args: object) -> tuple[T | None, str]:
     """Call a method of a box. Return its result, or ``None`` and the kind of failure, without the error's text."""

@@ -5,7 +5,8 @@ import copy
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
+from importlib import import_module
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from asana_webhooks._checks import check_count, check_seconds, kind_of
@@ -26,26 +27,26 @@ NOW: Final = "coalesce($1::float8, extract(epoch FROM statement_timestamp())::fl
 _AT_ONCE: Final = 500
 """How many requests one call of a `Batch` takes at most."""
 
-_LOST = "the connection to PostgreSQL was lost"
-_SHUTDOWN = "PostgreSQL is starting, stopping or recovering"
+_LOST: Final = "the connection to PostgreSQL was lost"
+_GONE: Final = ("the store's tables are gone", "Restart to create them, or restore a backup.")
+_POOLED: Final = ("prepared statements do not work behind this pooler", "Lend a pool with statement_cache_size=0.")
 _PROBLEMS: Final = {
     "08": (_LOST, "Check that the server runs and can be reached."),
     "22": ("PostgreSQL cannot save one of the values given", "Check the arguments of the call."),
     "25006": ("PostgreSQL is read-only", "Connect to the primary; a standby takes no writes."),
-    "26000": ("a prepared statement is gone", "Create the pool behind a pooler with statement_cache_size=0."),
+    "26000": _POOLED,
     "28": ("PostgreSQL rejects the user or the password", "Check both in the DSN, and pg_hba.conf."),
     "3D000": ("the database does not exist", "Create it, or correct its name in the DSN."),
-    "3F000": ("the store's tables are gone", "Restart to create them, or restore a backup."),
+    "3F000": _GONE,
     "40": ("another transaction was in the way", "Retry."),
     "42501": ("the role lacks a privilege", "Grant it USAGE on the schema, and all rights to its tables."),
-    "42P01": ("the store's tables are gone", "Restart to create them, or restore a backup."),
-    "42P05": ("a prepared statement exists already", "Create the pool behind a pooler with statement_cache_size=0."),
+    "42P01": _GONE,
+    "42P05": _POOLED,
     "53100": ("the disk of PostgreSQL is full", "Make room: workers need some, too, to handle what waits."),
-    "53200": ("PostgreSQL is out of memory", "Look into the server's log."),
     "53300": ("PostgreSQL has no connection left", "Raise max_connections, or give the stores fewer connections."),
     "55P03": ("another transaction holds a lock for too long", "Look for it in pg_stat_activity."),
     "57014": ("PostgreSQL cancelled the statement", "Check statement_timeout, and what is slow."),
-    "57P": (_SHUTDOWN, "Retry when it accepts connections."),
+    "57P": ("PostgreSQL is starting, stopping or recovering", "Retry when it accepts connections."),
 }
 """What the codes of PostgreSQL's errors, or their beginnings, mean, and what to do.
 Source: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
@@ -60,24 +61,27 @@ def check_texts(*values: str | Secret | None) -> None:
 
 
 def explained(error: Exception) -> Exception:
-    """Return the error to raise for an error of the driver, without its text, which may quote rows and the DSN."""
+    """Return the error to raise for an error of the driver, without its text, which may quote rows or the DSN."""
     code = str(getattr(error, "sqlstate", None) or "")
-    name = f"{type(error).__name__}, {code}" if code else type(error).__name__
-    if isinstance(error, ValueError | OverflowError) or code.startswith("22"):
+    kind = type(error).__name__
+    name = f"{kind}, {code}" if code else kind
+    advice = "Check that the server runs and can be reached, and the DSN."
+    if isinstance(error, OverflowError) or kind == "DataError" or code.startswith("22"):
         return ConfigurationError(f"the store cannot save one of the values given ({name})")
+    if isinstance(error, ValueError):
+        return ConfigurationError(f"the DSN is not valid ({name}); use postgresql://user:password@host/database")
     if code:
         unknown = ("PostgreSQL reported an error", "Look up its code, and look into the server's log.")
-        found = next((_PROBLEMS[one] for one in (code, code[:3], code[:2]) if one in _PROBLEMS), unknown)
-        return StoreUnavailableError(problem=f"{found[0]} ({name})", advice=found[1])
-    advice = "Check that the server runs and can be reached, and the DSN."
-    if isinstance(error, TimeoutError):
-        return StoreUnavailableError(problem=f"PostgreSQL did not answer in time ({name})", advice=advice)
-    if isinstance(error, OSError):
-        return StoreUnavailableError(problem=f"PostgreSQL cannot be reached ({name})", advice=advice)
-    if type(error).__module__.startswith("asyncpg"):
-        advice = "If it persists, check that a lent pool is open and initialized."
-        return StoreUnavailableError(problem=f"{_LOST} ({name})", advice=advice)
-    return error
+        problem, advice = next((_PROBLEMS[one] for one in (code, code[:3], code[:2]) if one in _PROBLEMS), unknown)
+    elif isinstance(error, TimeoutError):
+        problem = "PostgreSQL did not answer in time"
+    elif isinstance(error, OSError):
+        problem = "PostgreSQL cannot be reached"
+    elif type(error).__module__.startswith("asyncpg"):
+        problem, advice = _LOST, "If it persists, check that a lent pool is open."
+    else:
+        return error
+    return StoreUnavailableError(problem=f"{problem} ({name})", advice=advice)
 
 
 class Pool(Protocol):
@@ -93,6 +97,11 @@ class Connection:
     def __init__(self, raw: Any, schema: str) -> None:
         self._raw = raw
         self._prefix = f'"{schema}".'
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """Return a transaction, for ``async with``."""
+        found: AbstractAsyncContextManager[Any] = self._raw.transaction()
+        return found
 
     async def fetch(self, statement: str, *values: object) -> Sequence[Any]:
         """Return the rows."""
@@ -190,7 +199,7 @@ class Database:
         max_quarantined_bytes: int = 16 * 1024**2,
     ) -> None:
         self._lent = None if isinstance(dsn, str) else _check_pool(dsn)
-        self._dsn = Secret(_check_dsn(dsn)) if isinstance(dsn, str) else None
+        self._dsn = Secret(_check_dsn(dsn) if isinstance(dsn, str) else "")
         self._schema = check_schema(schema)
         self._clock = clock
         self._connections = check_count("connections", connections)
@@ -207,8 +216,6 @@ class Database:
         self._closed = False
         self._operations = 0
         self._bytes = 0
-        self._recent: dict[int, float] = {}
-        """When the last deliveries of registrations were stored, by number, until that is saved."""
 
     def _now(self) -> float | None:
         """Return the value of ``$1`` in a statement with `NOW`."""
@@ -269,23 +276,21 @@ class Database:
         return await self._do(lambda db: db.run(statement, *values), limited=limited)
 
     async def _run(self, operation: Operation[T], *, transaction: bool = False) -> T:
+        """Run an operation in the present task, and explain what the driver raises."""
         try:
-            pool = await self._opened()
-            return await self._attempt(pool, operation, transaction=transaction)
-        except AsanaError:
-            raise
+            return await self._attempt(await self._opened(), operation, transaction=transaction)
         except Exception as error:  # noqa: BLE001 - every error of the driver
             failure = explained(error)
         raise failure  # outside of the handler, so that it has no context: that may quote rows
 
-    async def _attempt(self, pool: Any, operation: Operation[T], *, transaction: bool) -> T:
+    async def _attempt(self, pool: Any, operation: Operation[T], *, transaction: bool = False) -> T:
         raw = await pool.acquire(timeout=self._timeout)
         late = asyncio.get_running_loop().call_later(self._timeout, _terminate, raw)
         connection = Connection(raw, self._schema)
         try:
             if not transaction:
                 return await operation(connection)
-            async with raw.transaction():
+            async with connection.transaction():
                 return await operation(connection)
         except Exception as error:
             if late.when() <= asyncio.get_running_loop().time():
@@ -303,55 +308,31 @@ class Database:
         if self._pool is None:
             async with self._opening:
                 if self._pool is None:
-                    self._pool = await (self._open() if self._lent is None else self._open_lent(self._lent))
+                    self._pool = await self._open()
         return self._pool
 
     async def _open(self) -> Any:
-        asyncpg = _driver()
-        dsn = self._dsn.reveal() if self._dsn else ""
-        options: dict[str, Any] = {"timeout": self._timeout}
-        bad = False
+        pool: Any = self._lent or await _driver().create_pool(
+            self._dsn.reveal(),
+            min_size=0,
+            max_size=self._connections,
+            timeout=self._timeout,
+            # No prepared statement is kept: behind a pooler it would be gone in the next transaction, and a plan made
+            # while a table was empty is slow when it is full.
+            statement_cache_size=0,
+            reset=_reset_nothing,  # calls leave no state in a connection
+        )
         try:
-            raw = await asyncpg.connect(dsn, statement_cache_size=0, **options)
-        except ValueError:  # its text may show the password
-            bad = True
-        if bad:
-            raise ConfigurationError("the DSN of the store is not valid: use postgresql://user:password@host/database")
-        # A pooler tells the client another process id. Prepared statements would then be gone in the next transaction.
-        if await self._checked(raw) != raw.get_server_pid():
-            options["statement_cache_size"] = 0
-        with suppress(Exception):
-            await raw.close(timeout=1)
-        # Calls leave no state in a connection, so there is nothing to reset.
-        return await asyncpg.create_pool(dsn, min_size=0, max_size=self._connections, reset=_reset_nothing, **options)
-
-    async def _open_lent(self, pool: Any) -> Any:
-        raw = await pool.acquire(timeout=self._timeout)
-        try:
-            await self._checked(raw)
-        finally:
-            await pool.release(raw, timeout=self._timeout)
+            await self._attempt(pool, self._prepare)
+        except BaseException:
+            if self._lent is None:
+                pool.terminate()
+            raise
         return pool
 
-    async def _checked(self, raw: Any) -> int:
-        """Check the server's settings, create the tables if missing, and return the id of the server's process."""
-        late = asyncio.get_running_loop().call_later(self._timeout, _terminate, raw)
-        try:
-            connection = Connection(raw, self._schema)
-            pid = await check_settings(connection)
-            await prepare(connection, raw, schema=self._schema)
-        except Exception:
-            _terminate(raw)
-            if late.when() <= asyncio.get_running_loop().time():
-                raise TimeoutError from None
-            raise
-        finally:
-            late.cancel()
-        await self._after_opening(connection)
-        return pid
-
-    async def _after_opening(self, connection: Connection) -> None:
-        """Run once the tables are there."""
+    async def _prepare(self, db: Connection) -> None:
+        await check_settings(db)
+        await prepare(db, schema=self._schema)
 
     async def _with_box(self, call: Callable[[], T]) -> T:
         """Run what seals or opens secrets: in a thread, because a box may block."""
@@ -384,12 +365,11 @@ async def _reset_nothing(_: object) -> None:
 
 def _driver() -> Any:
     try:
-        import asyncpg  # noqa: PLC0415 - it comes with an extra
+        return import_module("asyncpg")  # it comes with an extra, and without types
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
             "PostgresStore needs asyncpg; install it with: pip install 'asana-webhooks[postgres]'", name=missing.name
         ) from None
-    return asyncpg
 
 
 def _check_dsn(dsn: str) -> str:

@@ -19,12 +19,19 @@ from asana_webhooks.store.rules import (
     event_time,
     initial_state,
     is_alone,
-    minute_of,
     readable,
 )
 
 __all__ = ["IN_STATE", "WAITING", "Inbox"]
 
+# Once a minute the first put notes the time in the registration, but waits for nobody who has locked that.
+NOTE = f"""
+    UPDATE @registrations SET last_delivery_at = floor({NOW} / 60) * 60 WHERE number = ANY(ARRAY(
+        SELECT number FROM @registrations
+        WHERE number = ANY({{}}) AND last_delivery_at IS DISTINCT FROM floor({NOW} / 60) * 60
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
+"""  # noqa: S608 - made of constants, as the ones below
 # The duplicate keys are inserted in their order, so that two of these statements never wait for each other in a circle.
 PUT = f"""
     WITH new AS (
@@ -40,13 +47,15 @@ PUT = f"""
         SELECT event_at, signature, number, {NOW} FROM first ORDER BY event_at, signature, number
         ON CONFLICT DO NOTHING RETURNING event_at, signature, registration AS number
     ), stored AS (
-        SELECT place FROM first JOIN fresh USING (event_at, signature, number)
+        SELECT place, number FROM first JOIN fresh USING (event_at, signature, number)
+    ), noted AS (
+        {NOTE.format("ARRAY(SELECT number FROM stored)")}
     ), added AS (
         INSERT INTO @inbox (registration, received_at, body)
-        SELECT number, {NOW}, body FROM new JOIN stored USING (place) ORDER BY place
+        SELECT new.number, {NOW}, body FROM new JOIN stored USING (place) ORDER BY place
     )
-    SELECT place, number, stored.place IS NOT NULL AS is_stored, {NOW} AS now FROM new LEFT JOIN stored USING (place)
-"""  # noqa: S608 - made of constants, as the ones below
+    SELECT place, stored.place IS NOT NULL AS is_stored FROM new LEFT JOIN stored USING (place)
+"""  # noqa: S608
 # The lock waits for a confirmation or closing that has begun, and they wait for this put: else a delivery that is put
 # into quarantine meanwhile would stay there for ever.
 PLACE = f"SELECT number, state, deadline, {NOW} AS now FROM @registrations WHERE id = $2 FOR SHARE"  # noqa: S608
@@ -58,19 +67,19 @@ ADD_SEEN = """
     INSERT INTO @seen (event_at, signature, registration, received_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
 """
 ADD = "INSERT INTO @inbox (registration, state, received_at, candidate, body) VALUES ($1, $2, $3, $4, $5)"
-SAVE_RECENT = """
-    UPDATE @registrations AS registrations SET last_delivery_at = recent.at
-    FROM (SELECT number, at FROM unnest($1::bigint[], $2::float8[]) AS given (number, at) ORDER BY number) AS recent
-    WHERE registrations.number = recent.number
-"""
-
 WAITING = "state = 'open' AND due_at IS NULL"
 LATEST = f"({NOW} + {MAX_SKEW})"
 # What ended, and what began in the future: the clock was set back. Some at a time, so that a claim is short.
 WAKE = f"""
-    UPDATE @inbox SET since = NULL, due_at = NULL WHERE id IN (
-        SELECT id FROM @inbox WHERE due_at IS NOT NULL AND due_at <= {NOW} LIMIT $2 FOR UPDATE SKIP LOCKED
-    ) OR id IN (SELECT id FROM @inbox WHERE since IS NOT NULL AND since > {LATEST} LIMIT $2 FOR UPDATE SKIP LOCKED)
+    WITH ended AS (
+        SELECT id FROM @inbox WHERE due_at IS NOT NULL AND due_at <= {NOW}
+        ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ), ahead AS (
+        SELECT id FROM @inbox WHERE since IS NOT NULL AND since > {LATEST}
+        ORDER BY since LIMIT $2 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE @inbox SET since = NULL, due_at = NULL
+    WHERE id = ANY(ARRAY(SELECT id FROM ended UNION ALL SELECT id FROM ahead))
 """  # noqa: S608
 # Registrations take turns in the order of their numbers, from the one after $1: each with its oldest waiting delivery.
 # Each step is one look into an index, and there are as many steps as rows are asked for.
@@ -92,7 +101,7 @@ TURNS = f"""
 # By turn first; then the oldest ones fill the limit $3.
 CHOOSE = f"""
     {TURNS}, by_turn AS (
-        SELECT id, registration, unanswered FROM @inbox WHERE {WAITING} AND id IN (SELECT id FROM turns)
+        SELECT id, registration, unanswered FROM @inbox WHERE {WAITING} AND id = ANY(ARRAY(SELECT id FROM turns))
         FOR UPDATE SKIP LOCKED
     ), oldest AS (
         SELECT id, registration, unanswered FROM @inbox WHERE {WAITING} AND id NOT IN (SELECT id FROM by_turn)
@@ -102,16 +111,16 @@ CHOOSE = f"""
 """  # noqa: S608
 # Whether a delivery is the first one open of its registration, and none is leased beside it.
 IS_HEAD = """
-    NOT EXISTS (
-        SELECT FROM @inbox AS other WHERE other.registration = head.registration AND other.due_at IS NOT NULL
-        AND (other.id < head.id OR other.fence <> 0)
-    )
+    (
+        SELECT true FROM @inbox AS other WHERE other.registration = head.registration AND other.due_at IS NOT NULL
+        AND (other.id < head.id OR other.fence <> 0) LIMIT 1
+    ) IS NULL
 """
 NOT_HALTED = """
-    NOT EXISTS (
-        SELECT FROM @inbox AS other WHERE other.registration = head.registration AND other.state <> 'open'
-        AND other.state = 'dead' AND other.id < head.id
-    )
+    (
+        SELECT true FROM @inbox AS other WHERE other.registration = head.registration AND other.state <> 'open'
+        AND other.state = 'dead' AND other.id < head.id LIMIT 1
+    ) IS NULL
 """
 LOOK = f"{TURNS} SELECT registration, {{}} AS is_free FROM turns AS head"  # noqa: S608
 # Whoever claims in order locks the registrations first. What others have claimed of them is then visible to the next
@@ -122,11 +131,11 @@ LOCK = """
     ORDER BY place LIMIT $2 FOR NO KEY UPDATE OF registrations SKIP LOCKED
 """
 HEADS = f"""
-    SELECT id, registration, unanswered, true AS is_turn FROM @inbox WHERE {WAITING} AND id IN (
+    SELECT id, registration, unanswered, true AS is_turn FROM @inbox WHERE {WAITING} AND id = ANY(ARRAY(
         SELECT head.id FROM unnest($1::bigint[]) AS locked (number) CROSS JOIN LATERAL (
             SELECT id, registration FROM @inbox WHERE {WAITING} AND registration = number ORDER BY id LIMIT 1
         ) AS head WHERE {{}}
-    ) FOR UPDATE SKIP LOCKED
+    )) FOR UPDATE SKIP LOCKED
 """  # noqa: S608
 LEASE = f"""
     UPDATE @inbox AS inbox SET since = {NOW}, due_at = {NOW} + $3, fence = $4, attempts = attempts + 1,
@@ -176,8 +185,6 @@ IN_STATE = {
 }
 DISCARD = f"DELETE FROM @inbox AS inbox WHERE id = $2 AND {STATE} <> 'leased'"  # noqa: S608
 REQUEUE = "UPDATE @inbox SET state = 'open', attempts = 0 WHERE id = $1 AND state = 'dead'"
-SAVE_EVERY: Final = 60.0
-"""Seconds between saving when registrations got their last deliveries."""
 
 Outcomes = Sequence[PutResult | StoreError | None]
 
@@ -189,7 +196,6 @@ class Inbox(Database):
         super().__init__(*given, **options)
         self._puts: Batch[NewDelivery, PutResult | None] = Batch(self._put, self._spawn)
         self._acks: Batch[Lease, bool] = Batch(self._ack, self._spawn)
-        self._saving: asyncio.TimerHandle | None = None
         self._turn = random.getrandbits(31)
         """The number of the registration that was served last. Stores begin anywhere, so that they do not meet."""
 
@@ -199,8 +205,6 @@ class Inbox(Database):
         check_texts(delivery.registration, delivery.signature, delivery.candidate)
         size = len(delivery.body)
         self._check_room(size)
-        if self._saving is None:
-            self._saving = asyncio.get_running_loop().call_later(SAVE_EVERY, self._save_recent)
         if delivery.candidate is None:
             result = await self._counted(self._puts.submit(delivery), size)
             if result is not None:
@@ -217,10 +221,8 @@ class Inbox(Database):
         ids, times, signatures, bodies = map(list, zip(*keys, strict=True))
         rows = await self._run(lambda db: db.fetch(PUT, self._now(), ids, times, signatures, bodies))
         results: list[PutResult | None] = [None] * len(new)
-        for place, number, is_stored, now in rows:
+        for place, is_stored in rows:
             results[place - 1] = "stored" if is_stored else "duplicate"
-            if is_stored:
-                self._recent[number] = minute_of(now)
         return results
 
     async def _put_apart(self, db: Connection, new: NewDelivery) -> PutResult:
@@ -241,19 +243,8 @@ class Inbox(Database):
             self._quarantine.check_room(count, size, len(new.body))
         kept = "open" if initial is DeliveryState.WAITING else initial.value
         await db.run(ADD, number, kept, now, new.candidate, new.body)
-        self._recent[number] = minute_of(now)
+        await db.run(NOTE.format("ARRAY[$2::bigint]"), self._now(), number)
         return "stored"
-
-    def _save_recent(self) -> None:
-        """Save when registrations got their last deliveries: a write a minute instead of one for each delivery."""
-        self._saving = None
-        if self._recent and not self._closed:
-            saving = self._spawn(self._run(self._save))
-            saving.add_done_callback(lambda done: done.exception())  # if it failed, the next delivery saves again
-
-    async def _save(self, db: Connection) -> None:
-        numbers = list(self._recent)
-        await db.run(SAVE_RECENT, numbers, [self._recent.pop(number) for number in numbers])
 
     async def claim(self, limit: int, *, lease: float, ordered: bool = False, halt: bool = False) -> Sequence[Lease]:
         """See `Store.claim`. If the caller is cancelled, its leases are released."""

@@ -10,9 +10,9 @@ from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState, candidate_id
 from asana_webhooks.store.postgres.connections import NOW, Batch, Connection, Database, check_texts
 from asana_webhooks.store.rules import as_found, check_integer, check_label, effective_state, may_open
-from asana_webhooks.store.secret_box import Sealer, StoredSecret
+from asana_webhooks.store.secret_box import StoredSecret
 
-__all__ = ["LIVE", "Registrations", "from_row", "open_or_note", "to_row"]
+__all__ = ["LIVE", "Registrations", "from_row", "to_row"]
 
 _log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class Registrations(Database):
 
         def open_all() -> dict[int, Registration]:
             return {
-                row["number"]: self._with_secrets(row, lambda one: open_or_note(one, self._sealer, failed))
+                row["number"]: self._with_secrets(row, lambda one: self._sealer.open_or_note(one, failed))
                 for row in rows
             }
 
@@ -239,14 +239,8 @@ class Registrations(Database):
         opened = [open_secret(from_row(*one)) for one in zip(row["secrets"], row["keys"], strict=True)]
         secrets = tuple(secret for secret in opened if secret is not None)
         if row["state"] == RegistrationState.PENDING.value:
-            return self._registration(row, candidates=secrets)
-        return self._registration(row, secret=secrets[0] if secrets else None)
-
-    def _registration(self, row: Any, **secrets: Any) -> Registration:
-        values = {name: value for name, value in row.items() if name not in {"number", "now", "secrets", "keys"}}
-        values |= {"state": RegistrationState(row["state"])}
-        values |= {"last_delivery_at": self._recent.get(row["number"], row["last_delivery_at"])}
-        return Registration(**values, **secrets)
+            return _registration(row, candidates=secrets)
+        return _registration(row, secret=secrets[0] if secrets else None)
 
     async def list_registrations(
         self,
@@ -269,7 +263,7 @@ class Registrations(Database):
                 conditions.append(f"{name} = ${len(values) + 1}")
         statement = f"{FIND} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT $3"
         rows = await self._fetch(statement, self._now(), *values, limited=True)
-        return [as_found(self._registration(row), now=row["now"]) for row in rows]
+        return [as_found(_registration(row), now=row["now"]) for row in rows]
 
     async def record_heartbeat(self, id: str) -> None:
         """See `Store.record_heartbeat`."""
@@ -283,6 +277,11 @@ class Registrations(Database):
         check_seconds("after", after)
         statement = f"UPDATE @registrations SET retire_after = {NOW} + $3 WHERE id = $2 AND state = 'confirmed'"  # noqa: S608
         return await self._change(statement, self._now(), id, after) == 1
+
+
+def _registration(row: Any, **secrets: Any) -> Registration:
+    values = {name: value for name, value in row.items() if name not in {"number", "now", "secrets", "keys"}}
+    return Registration(**values | {"state": RegistrationState(row["state"])}, **secrets)
 
 
 async def _lock_pair(db: Connection, resource: str, label: str) -> None:
@@ -308,13 +307,3 @@ def to_row(secret: StoredSecret) -> tuple[bytes, str | None]:
 def from_row(content: bytes, key_id: str | None) -> StoredSecret:
     """Return a secret from the columns ``secret`` and ``key_id``."""
     return StoredSecret(content.decode() if key_id is None else content, key_id)
-
-
-def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, str]) -> Secret | None:
-    """Open a secret. If that fails, note the error under its key; return ``None`` for every secret of that key."""
-    if secret.key_id not in failed:  # opening more secrets of a failed key would only take time
-        try:
-            return sealer.open(secret)
-        except StoreUnavailableError as error:
-            failed[secret.key_id] = str(error)
-    return None

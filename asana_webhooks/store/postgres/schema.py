@@ -27,6 +27,8 @@ class Step:
 # The number of a forgotten registration or delivery is never used again. Ids of registrations sort as in Python.
 # `seen` and `inbox` have no foreign keys: each put would lock the row of its registration.
 _TABLES: Final = """
+CREATE TABLE @steps (number integer PRIMARY KEY, kind text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
+
 CREATE TABLE @registrations (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id text COLLATE "C" NOT NULL UNIQUE,
@@ -106,17 +108,10 @@ CREATE TABLE @probe (one integer PRIMARY KEY CHECK (one = 1), at float8 NOT NULL
 """
 STEPS: Final = (Step(1, "pre", _TABLES),)
 
-_STEPS_TABLE: Final = """
-CREATE TABLE @steps (
-    number integer PRIMARY KEY,
-    kind text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
-);
-"""
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 _SETTINGS: Final = """
 SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
-    current_setting('server_encoding') AS encoding, pg_backend_pid() AS pid
+    current_setting('server_encoding') AS encoding
 """
 
 
@@ -146,18 +141,16 @@ def postgres_schema(*, schema: str = DEFAULT_SCHEMA, after: int = 0) -> str:
     """
     name = f'"{check_schema(schema)}"'
     parts = [] if after else [f"CREATE SCHEMA IF NOT EXISTS {name};"]
-    parts += [f"-- Step {step.number} ({step.when})\nBEGIN;{_sql(step, name)}COMMIT;" for step in STEPS[after:]]
-    return "\n".join(parts) + "\n"
+    parts += [f"-- Step {step.number} ({step.when})\nBEGIN;{_sql(step)}COMMIT;" for step in STEPS[after:]]
+    return "\n".join(parts).replace("@", f"{name}.") + "\n"
 
 
-def _sql(step: Step, name: str) -> str:
-    first = _STEPS_TABLE if step.number == 1 else ""
-    done = f"INSERT INTO @steps (number, kind) VALUES ({step.number}, '{step.when}');\n"  # noqa: S608 - our own constants
-    return (first + step.sql + done).replace("@", f"{name}.")
+def _sql(step: Step) -> str:
+    return f"{step.sql}INSERT INTO @steps (number, kind) VALUES ({step.number}, '{step.when}');\n"  # noqa: S608
 
 
-async def check_settings(connection: Any) -> int:
-    """Check that a commit is durable; return the id of the server's process.
+async def check_settings(connection: Any) -> None:
+    """Check that a commit is durable.
 
     Raises:
         ConfigurationError: the server does not wait for its disk, or cannot save every text.
@@ -170,13 +163,10 @@ async def check_settings(connection: Any) -> int:
                 "(it may be set for the server, the database, the role, or in the DSN)"
             )
     if row["encoding"] != "UTF8":
-        raise ConfigurationError(
-            "the database must have the encoding UTF8; create one: CREATE DATABASE … ENCODING UTF8"
-        )
-    return int(row["pid"])
+        raise ConfigurationError("the database must have the encoding UTF8; create one with ENCODING 'UTF8'")
 
 
-async def prepare(connection: Any, raw: Any, *, schema: str) -> None:
+async def prepare(connection: Any, *, schema: str) -> None:
     """Run the steps that are missing; stores that start at the same time wait for each other.
 
     Raises:
@@ -184,24 +174,21 @@ async def prepare(connection: Any, raw: Any, *, schema: str) -> None:
     """
     if not _missing(await _applied(connection, schema)):
         return
-    refused = False
     try:
-        async with raw.transaction():
+        async with connection.transaction():
             await connection.fetch(_LOCK, f"asana_webhooks schema {schema}")
             for step in _missing(await _applied(connection, schema)):
-                # IF NOT EXISTS alone would want the right to create schemas even where there is one.
-                if step.number == 1 and await connection.first("SELECT to_regnamespace($1) IS NULL AS missing", schema):
-                    await raw.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-                await raw.execute(_sql(step, f'"{schema}"'))
+                # IF NOT EXISTS would want the right to create schemas even where there is one.
+                if await connection.first("SELECT 1 WHERE to_regnamespace($1) IS NULL", schema):
+                    await connection.fetch(f'CREATE SCHEMA "{schema}"')
+                await connection.run(_sql(step))
     except Exception as error:
-        refused = getattr(error, "sqlstate", None) == "42501"
-        if not refused:
+        if getattr(error, "sqlstate", None) != "42501":
             raise
-    if refused:
         raise ConfigurationError(
             f"the tables in the schema {schema} are missing or not up to date, and this role may not create them; run "
             "the SQL of asana_webhooks.store.postgres.postgres_schema() as their owner"
-        )
+        ) from None
 
 
 async def _applied(connection: Any, schema: str) -> dict[int, str]:

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self
 
@@ -13,7 +12,7 @@ from asana_webhooks.store.base import MAX_COUNT, DeliveryState, StoreHealth
 from asana_webhooks.store.postgres import inbox
 from asana_webhooks.store.postgres.connections import NOW, Connection
 from asana_webhooks.store.postgres.inbox import Inbox
-from asana_webhooks.store.postgres.registrations import LIVE, Registrations, from_row, open_or_note, to_row
+from asana_webhooks.store.postgres.registrations import LIVE, Registrations, from_row, to_row
 from asana_webhooks.store.postgres.schema import check_settings
 from asana_webhooks.store.rules import MAX_SILENT, SILENT_AFTER
 from asana_webhooks.store.secret_box import StoredSecret
@@ -49,8 +48,11 @@ LOOK = f"""
 """  # noqa: S608
 SIGN = "greatest(opened_at, coalesce(last_heartbeat_at, 0))"
 SILENT = f"""
-    SELECT webhook_gid, number, greatest({SIGN}, coalesce(last_delivery_at, 0)) AS at FROM @registrations
-    WHERE state = 'confirmed' AND {SIGN} < $1 ORDER BY {SIGN} LIMIT {10 * MAX_SILENT}
+    SELECT webhook_gid, greatest(sign, coalesce(last_delivery_at, 0)) AS at FROM (
+        SELECT webhook_gid, last_delivery_at, {SIGN} AS sign FROM @registrations
+        WHERE state = 'confirmed' AND {SIGN} < $1 ORDER BY {SIGN} LIMIT {10 * MAX_SILENT}
+    ) AS quiet
+    WHERE coalesce(last_delivery_at, 0) < $1 ORDER BY at LIMIT {MAX_SILENT}
 """  # noqa: S608
 OLD_TRANSACTION: Final = 600.0
 """Seconds after which an open transaction is a problem: vacuum cannot remove what was deleted since it began."""
@@ -166,21 +168,15 @@ class PostgresStore(Registrations, Inbox):
 
     async def aclose(self) -> None:
         """See `Store.aclose`. A lent pool stays open. A server that does not answer delays it by *timeout* or two."""
-        if self._closed and not self._tasks and self._pool is None:
-            return
         self._check_loop()
         self._closed = True
-        if self._saving is not None:
-            self._saving.cancel()
-        if self._recent and self._pool is not None:
-            with suppress(StoreError):
-                await self._run(self._save)
         await self._close_pool()
 
-    async def _after_opening(self, connection: Connection) -> None:
+    async def _prepare(self, db: Connection) -> None:
+        await super()._prepare(db)
         if self._sealer.key_id is None:
             _log.warning("the PostgreSQL store has no secret_box: webhooks' secrets are plain text in the database")
-        for problem in await self._unreadable(connection):
+        for problem in await self._unreadable(db):
             _log.error(
                 "secrets in PostgreSQL cannot be opened, so deliveries of their webhooks are answered 503: %.300r "
                 "(a process that only runs workers may ignore this)",
@@ -193,7 +189,7 @@ class PostgresStore(Registrations, Inbox):
         key = ""
         while row := await db.first(OLDEST_OF_KEY, self._now(), key):
             key = row["key_id"]
-            await self._with_box(partial(open_or_note, from_row(*row), self._sealer, failed))
+            await self._with_box(partial(self._sealer.open_or_note, from_row(*row), failed))
         return list(failed.values())
 
     async def health(self) -> StoreHealth:
@@ -218,7 +214,7 @@ class PostgresStore(Registrations, Inbox):
     async def _look(self, db: Connection, refused: tuple[str, ...]) -> StoreHealth:
         count = dict(await db.first(LOOK, self._now()))
         now, first = count.pop("now"), count.pop("first")
-        silent = [(row["webhook_gid"], row["number"], row["at"]) for row in await db.fetch(SILENT, now - SILENT_AFTER)]
+        silent = tuple(row["webhook_gid"] for row in await db.fetch(SILENT, now - SILENT_AFTER))
         oldest = await db.first(OLDEST_TRANSACTION, OLD_TRANSACTION)
         unreadable = await self._unreadable(db)
         return StoreHealth(
@@ -227,13 +223,9 @@ class PostgresStore(Registrations, Inbox):
             oldest_age=None if first is None else max(0.0, now - first),
             writable=not refused,
             secrets_readable=not unreadable,
-            silent=self._silent(silent, before=now - SILENT_AFTER),
+            silent=silent,
             problems=(*refused, *unreadable, *([] if oldest is None else [_old(oldest["pid"], oldest["age"])])),
         )
-
-    def _silent(self, rows: Sequence[tuple[str, int, float]], *, before: float) -> tuple[str, ...]:
-        last = {gid: max(at, self._recent.get(number, 0.0)) for gid, number, at in rows}
-        return tuple(sorted((gid for gid, at in last.items() if at < before), key=last.__getitem__)[:MAX_SILENT])
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`. It takes several transactions if there is much to delete."""
@@ -278,7 +270,7 @@ class PostgresStore(Registrations, Inbox):
         return count
 
     def _resealed(self, old: StoredSecret, failed: dict[str | None, str]) -> StoredSecret | None:
-        secret = open_or_note(old, self._sealer, failed)
+        secret = self._sealer.open_or_note(old, failed)
         return None if secret is None else self._sealer.seal(secret)
 
 

@@ -9,12 +9,12 @@ from asana_webhooks.errors import ConfigurationError, StoreError, StoreUnavailab
 from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState, candidate_id
 from asana_webhooks.store.rules import as_found, check_integer, check_label, check_texts, effective_state, may_open
-from asana_webhooks.store.secret_box import Sealer, StoredSecret
+from asana_webhooks.store.secret_box import StoredSecret
 from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.inbox import delete
 
-__all__ = ["LIVE", "Registrations", "open_or_note"]
+__all__ = ["LIVE", "Registrations"]
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Registrations(Database):
         def find(db: sqlite3.Connection) -> list[Registration]:
             failed: dict[str | None, str] = {}
             rows = named(db.execute(f"{FIND} WHERE {overdue} ORDER BY number", (self._clock(),)))
-            found = [self._opened(db, row, lambda secret: open_or_note(secret, self._sealer, failed)) for row in rows]
+            found = [self._opened(db, row, lambda secret: self._sealer.open_or_note(secret, failed)) for row in rows]
             for problem in failed.values():
                 _log.warning("cannot open candidates of expired registrations; closing these anyway: %.300r", problem)
             return found
@@ -241,13 +241,3 @@ def _state(db: sqlite3.Connection, id: str, *, now: float) -> tuple[int, Registr
 
 def _secret_ids(db: sqlite3.Connection, number: int) -> set[str]:
     return {name for (name,) in db.execute("SELECT id FROM secrets WHERE registration = ?", (number,))}
-
-
-def open_or_note(secret: StoredSecret, sealer: Sealer, failed: dict[str | None, str]) -> Secret | None:
-    """Open a secret. If that fails, note the error under its key; return ``None`` for every secret of that key."""
-    if secret.key_id not in failed:  # opening more secrets of a failed key would only take time
-        try:
-            return sealer.open(secret)
-        except StoreUnavailableError as error:
-            failed[secret.key_id] = str(error)
-    return None

@@ -18,7 +18,7 @@ from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.inbox import Inbox
 from asana_webhooks.store.sqlite.maintenance import back_up
 from asana_webhooks.store.sqlite.purge import Purge
-from asana_webhooks.store.sqlite.registrations import LIVE, Registrations, open_or_note
+from asana_webhooks.store.sqlite.registrations import LIVE, Registrations
 
 __all__ = ["SQLiteStore"]
 
@@ -135,7 +135,7 @@ class SQLiteStore(Registrations, Inbox, Purge):
         failed: dict[str | None, str] = {}
         values = {"key": "", "now": self._clock()}
         while row := db.execute(OLDEST_OF_KEY, values).fetchone():
-            open_or_note(StoredSecret(*row), self._sealer, failed)
+            self._sealer.open_or_note(StoredSecret(*row), failed)
             _, values["key"] = row
         return list(failed.values())
 
@@ -252,7 +252,7 @@ class SQLiteStore(Registrations, Inbox, Purge):
 
     async def _reseal(self, number: int, old: StoredSecret, failed: dict[str | None, str]) -> int:
         def resealed(_: sqlite3.Connection) -> StoredSecret | None:
-            secret = open_or_note(old, self._sealer, failed)
+            secret = self._sealer.open_or_note(old, failed)
             return None if secret is None else self._sealer.seal(secret)
 
         new = await self._read(resealed)  # one at a time, so that deliveries do not wait long for their secrets
