@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from attrs import evolve
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.store import MemoryStore, SQLiteStore, Store
+from asana_webhooks.store import MemoryStore, PostgresStore, SQLiteStore, Store
 from asana_webhooks.store.base import DeliveryState, Lease, NewDelivery, StoreHealth, candidate_id
 from asana_webhooks.store.secret_box import FernetBox
 from tests.helpers.stores import Clock
@@ -235,6 +236,13 @@ class MemoryMachine(RuleBasedStateMachine):
         self.clock.advance(-HOUR)
         self.model.now -= HOUR
 
+    def forget_the_last_delivery(self) -> None:
+        """Only the time of the last delivery may be lost: it is saved now and then, by a clock that no test turns."""
+        for id, record in self.model.registrations.items():
+            found, known = self.ask("find_registration", id).last_delivery_at, record["last_delivery_at"]
+            assert found is None or found <= known or self.was_set_back  # then an earlier one may be later
+            record["last_delivery_at"] = found
+
     # What holds at any time
 
     def comparable(self, health: StoreHealth) -> StoreHealth:
@@ -309,16 +317,45 @@ class SQLiteMachine(MemoryMachine):
         if how != "closed":
             self.forget_the_last_delivery()
 
-    def forget_the_last_delivery(self) -> None:
-        """Only the time of the last delivery may be lost: it is saved now and then, by a clock that no test turns."""
-        for id, record in self.model.registrations.items():
-            found, known = self.ask("find_registration", id).last_delivery_at, record["last_delivery_at"]
-            assert found is None or found <= known or self.was_set_back  # then an earlier one may be later
-            record["last_delivery_at"] = found
-
 
 class LongMachine(SQLiteMachine):
     """The same for a minute."""
+
+
+class PostgresMachine(MemoryMachine):
+    """The same in PostgreSQL, in which other processes take over now and then."""
+
+    url: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.schema = f"model_{secrets.token_hex(8)}"
+        self.box = BOXES[0]
+        super().__init__()
+
+    def make_store(self) -> Store:
+        return PostgresStore(self.url, schema=self.schema, clock=self.clock, secret_box=self.box, connections=2)
+
+    @rule(closed=st.booleans(), box=st.sampled_from(BOXES))
+    def reopen(self, closed: bool, box: FernetBox) -> None:
+        """Go on with another store; the one before is closed, or hangs while this one takes over."""
+        if closed:
+            self.runner.run(self.store.aclose())
+        else:
+            self.abandoned.append(self.store)
+        self.box = box
+        self.store = self.make_store()
+        if not closed:
+            self.forget_the_last_delivery()
+
+
+class LongPostgresMachine(PostgresMachine):
+    """The same for minutes."""
+
+
+@pytest.fixture(name="postgres_machines")
+def _postgres_machines(postgres_url: str) -> None:
+    """Where the machines keep their tables; each has a schema of its own."""
+    PostgresMachine.url = postgres_url
 
 
 TestMemory = MemoryMachine.TestCase
@@ -327,3 +364,8 @@ TestSQLite = SQLiteMachine.TestCase
 TestSQLite.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
 TestForLong = pytest.mark.long(pytest.mark.timeout(300)(LongMachine.TestCase))
 TestForLong.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestPostgres = pytest.mark.usefixtures("postgres_machines")(PostgresMachine.TestCase)
+TestPostgres.settings = settings(max_examples=5, stateful_step_count=30, deadline=None)
+TestPostgresForLong = pytest.mark.usefixtures("postgres_machines")(LongPostgresMachine.TestCase)
+TestPostgresForLong = pytest.mark.long(pytest.mark.timeout(600)(TestPostgresForLong))
+TestPostgresForLong.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
