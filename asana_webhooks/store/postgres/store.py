@@ -58,8 +58,9 @@ OLD_TRANSACTION: Final = 600.0
 """Seconds after which an open transaction is a problem: vacuum cannot remove what was deleted since it began."""
 OLDEST_TRANSACTION = """
     SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age FROM pg_stat_activity
-    WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()
+    WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
         AND xact_start < clock_timestamp() - $1 * interval '1 second'
+        AND pid <> pg_backend_pid() AND datname = current_database()
     ORDER BY xact_start LIMIT 1
 """
 # The oldest secret of the next key: it fails even if newer ones are sealed with another key of the same id.
