@@ -28,12 +28,12 @@ from yarl import URL
 from asana_webhooks.models import Secret
 from tests.helpers.ports import free_port
 
-__all__ = ["PostgresServer", "owner", "postgres_server", "run_sql", "why_no_server"]
+__all__ = ["PostgresServer", "drop_schemas", "owner", "postgres_server", "run_sql", "why_no_server"]
 
 IS_POSIX = sys.platform != "win32"
 GUARD = """
 read _
-pid=$(head -n 1 "$1/data/postmaster.pid") && kill -CONT "$pid" && kill -INT "$pid"
+pid=$(head -n 1 "$1/data/postmaster.pid") && kill -CONT "$pid" && kill -QUIT "$pid"
 tries=0
 while [ -e "$1/data/postmaster.pid" ] && [ $((tries += 1)) -le 100 ]; do sleep 0.1; done
 rm -rf "$1"
@@ -172,12 +172,12 @@ class PostgresServer:
         self._process.wait(30)
 
     def stop(self) -> None:
-        """Break all connections and end, as a machine does that shuts down; dead and stopped ones are fine."""
+        """End it for good, without a last checkpoint; dead and stopped ones are fine."""
         if self._process is None or self._process.poll() is not None:
             (self.data / "postmaster.pid").unlink(missing_ok=True)  # of one that was killed
             return
         self.signal(signal.SIGCONT)
-        self.signal(signal.SIGINT)
+        self.signal(signal.SIGQUIT)
         self.wait()
 
 
@@ -236,6 +236,12 @@ async def run_sql(url: str, *statements: str) -> list[Any]:
         await connection.close()
 
 
+async def drop_schemas(url: str) -> None:
+    """Empty a database; what still uses it has ten seconds to end."""
+    drops = [f'DROP SCHEMA "{name}" CASCADE' for (name,) in await run_sql(url, ADDED_SCHEMAS)]
+    await run_sql(url, "SET lock_timeout = '10s'", *drops)
+
+
 @pytest.fixture(scope="session", name="postgres_database")
 def _postgres_database() -> Iterator[str]:
     """The URL of a database that the tests of this process share, on a server of their own or on the one given."""
@@ -253,7 +259,4 @@ async def _postgres_url(postgres_database: str) -> AsyncIterator[str]:
     """The URL of an empty database; every schema that the test adds is dropped at its end."""
     Secret(URL(postgres_database).password or "")  # no test may show it
     yield postgres_database
-    schemas = await run_sql(postgres_database, ADDED_SCHEMAS)
-    drops = [f'DROP SCHEMA "{name}" CASCADE' for (name,) in schemas]
-    if drops:
-        await run_sql(postgres_database, "SET lock_timeout = '10s'", *drops)
+    await drop_schemas(postgres_database)

@@ -17,7 +17,6 @@ STORES: dict[str, Callable[[Any, Clock], Store]] = {
     "sqlite": lambda path, clock: SQLiteStore(path, clock=clock),
     "sqlite with a box": lambda path, clock: SQLiteStore(path, clock=clock, secret_box=BOX),
     "postgres": lambda url, clock: PostgresStore(url, clock=clock),
-    "postgres with a box": lambda url, clock: PostgresStore(url, clock=clock, secret_box=BOX),
 }
 """How to make each of them at a place: the path of a file, or the URL of a database."""
 
