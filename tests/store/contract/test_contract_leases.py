@@ -23,7 +23,7 @@ from tests.store.contract.tools import (
 )
 
 pytestmark = pytest.mark.parametrize(
-    "make_store", ["memory", "sqlite"], indirect=True
+    "make_store", ["memory", "sqlite", "postgres"], indirect=True
 )  # a box makes no difference here
 
 AGES = 400 * 86_400.0
