@@ -63,6 +63,8 @@ def check_texts(*values: str | Secret | None) -> None:
 
 def explained(error: Exception) -> Exception:
     """Return the error to raise for an error of the driver, without its text, which may quote rows or the DSN."""
+    if isinstance(error, AsanaError):
+        return error
     code = str(getattr(error, "sqlstate", None) or "")
     kind = type(error).__name__
     name = f"{kind}, {code}" if code else kind

@@ -179,7 +179,7 @@ async def prepare(connection: Any, *, schema: str) -> None:
             await connection.fetch(_LOCK, f"asana_webhooks schema {schema}")
             for step in _missing(await _applied(connection, schema)):
                 # IF NOT EXISTS would want the right to create schemas even where there is one.
-                if await connection.first("SELECT 1 WHERE to_regnamespace($1) IS NULL", schema):
+                if not await connection.first("SELECT 1 FROM pg_namespace WHERE nspname = $1", schema):
                     await connection.fetch(f'CREATE SCHEMA "{schema}"')
                 await connection.run(_sql(step))
     except Exception as error:
@@ -193,8 +193,9 @@ async def prepare(connection: Any, *, schema: str) -> None:
 
 async def _applied(connection: Any, schema: str) -> dict[int, str]:
     """Return the steps that were run, with their kind."""
-    found = await connection.first("SELECT to_regclass($1)::text AS steps", f'"{schema}".steps')
-    if found["steps"] is None:
+    # to_regclass would answer from a cache that does not know what was created while this transaction waited.
+    there = "SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'steps'"
+    if not await connection.first(there, schema):
         return {}
     return {row["number"]: row["kind"] for row in await connection.fetch("SELECT number, kind FROM @steps")}
 
