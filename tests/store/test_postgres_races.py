@@ -5,7 +5,7 @@ starts. Each of these fails with a statement that looks right.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -94,7 +94,9 @@ async def test_no_quarantined_delivery_is_lost(stores: Stores, postgres_url: str
 
 
 @pytest.mark.parametrize("second", [open_one, adopt_one])
-async def test_one_of_two_opens(stores: Stores, postgres_url: str, second: Callable[..., Awaitable[bool]]) -> None:
+async def test_one_of_two_opens(
+    stores: Stores, postgres_url: str, second: Callable[..., Coroutine[Any, Any, bool]]
+) -> None:
     """Two that look for a live registration at the same moment do not both add one."""
     one, other = stores
     async with holding(postgres_url, "LOCK TABLE asana_webhooks.registrations IN SHARE MODE"):  # they can look, not add

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -112,7 +112,7 @@ async def test_a_commit_must_be_durable(postgres_url: str) -> None:
             await PostgresStore(server.url).__aenter__()
 
 
-WRONG = {
+WRONG: dict[str, tuple[Callable[[URL], URL], str]] = {
     "a password": (lambda url: url.with_password("hunter2"), "rejects the user or the password"),
     "a database": (lambda url: url.with_path("/hunter2"), "the database does not exist"),
     "a port": (lambda url: url.with_port(free_port()), "cannot be reached"),
@@ -129,7 +129,7 @@ async def test_what_is_wrong_with_a_dsn(what: str, postgres_url: str, caplog: py
     store = open_store(str(url))
     caplog.set_level(logging.DEBUG)
     with pytest.raises((ConfigurationError, StoreUnavailableError), match=words) as caught:
-        await store.find_registration(ID)
+        await store.close_registration(ID)
     password = URL(postgres_url).password
     for shown in (str(caught.value), repr(caught.value.__context__), repr(store), caplog.text):
         assert "hunter2" not in shown

@@ -160,7 +160,7 @@ class Batch(Generic[R, T]):
         self._gathered.append((request, answer))
         if not self._busy:
             self._busy = True
-            loop.call_soon(lambda: self._start(self._work()))  # others that are ready in this turn of the loop join
+            self._start(self._work())  # in the next turn of the loop, so others that are ready in this one join
         return answer
 
     async def _work(self) -> None:
@@ -228,6 +228,7 @@ class Database:
         self._pool: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._ended = False
         self._operations = 0
         self._bytes = 0
 
@@ -321,6 +322,8 @@ class Database:
         """Return the pool. The first call connects, checks the server, and creates the tables if they are missing."""
         if self._pool is None:
             async with self._opening:
+                if self._ended:
+                    raise ConfigurationError("this store is closed; create a new one")
                 if self._pool is None:
                     self._pool = await self._open()
         return self._pool
@@ -358,6 +361,7 @@ class Database:
         """Wait for the calls in flight, which all have a time limit, and close the pool unless it is lent."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._ended = True
         pool, self._pool = self._pool, None
         if pool is not None and self._lent is None:
             try:

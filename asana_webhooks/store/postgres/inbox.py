@@ -68,6 +68,8 @@ ADD_SEEN = """
 """
 ADD = "INSERT INTO @inbox (registration, state, received_at, candidate, body) VALUES ($1, $2, $3, $4, $5)"
 WAITING = "state = 'open' AND due_at IS NULL"
+# The same for one that was waiting a moment ago, so that PostgreSQL looks it up by its id, and not among all that wait.
+STILL_WAITING = "state <> 'dead' AND due_at IS NULL"
 LATEST = f"({NOW} + {MAX_SKEW})"
 # What ended, and what began in the future: the clock was set back. Some at a time, so that a claim is short.
 WAKE = f"""
@@ -101,7 +103,7 @@ TURNS = f"""
 # By turn first; then the oldest ones fill the limit $3.
 CHOOSE = f"""
     {TURNS}, by_turn AS (
-        SELECT id, registration, unanswered FROM @inbox WHERE {WAITING} AND id = ANY(ARRAY(SELECT id FROM turns))
+        SELECT id, registration, unanswered FROM @inbox WHERE {STILL_WAITING} AND id = ANY(ARRAY(SELECT id FROM turns))
         FOR UPDATE SKIP LOCKED
     ), oldest AS (
         SELECT id, registration, unanswered FROM @inbox WHERE {WAITING} AND id NOT IN (SELECT id FROM by_turn)
@@ -131,7 +133,7 @@ LOCK = """
     ORDER BY place LIMIT $2 FOR NO KEY UPDATE OF registrations SKIP LOCKED
 """
 HEADS = f"""
-    SELECT id, registration, unanswered, true AS is_turn FROM @inbox WHERE {WAITING} AND id = ANY(ARRAY(
+    SELECT id, registration, unanswered, true AS is_turn FROM @inbox WHERE {STILL_WAITING} AND id = ANY(ARRAY(
         SELECT head.id FROM unnest($1::bigint[]) AS locked (number) CROSS JOIN LATERAL (
             SELECT id, registration FROM @inbox WHERE {WAITING} AND registration = number ORDER BY id LIMIT 1
         ) AS head WHERE {{}}

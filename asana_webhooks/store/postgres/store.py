@@ -173,24 +173,29 @@ class PostgresStore(Registrations, Inbox):
         self._closed = True
         await self._close_pool()
 
-    async def _prepare(self, db: Connection) -> None:
-        await super()._prepare(db)
+    async def _open(self) -> Any:
+        pool = await super()._open()
         if self._sealer.key_id is None:
             _log.warning("the PostgreSQL store has no secret_box: webhooks' secrets are plain text in the database")
-        for problem in await self._unreadable(db):
+        for problem in await self._unreadable(await self._attempt(pool, self._one_of_each_key)):
             _log.error(
                 "secrets in PostgreSQL cannot be opened, so deliveries of their webhooks are answered 503: %.300r "
                 "(a process that only runs workers may ignore this)",
                 problem,
             )
+        return pool
 
-    async def _unreadable(self, db: Connection) -> Sequence[str]:
-        """Open one secret of each key in use; return the text of the error for each key that fails."""
+    async def _one_of_each_key(self, db: Connection) -> Sequence[StoredSecret]:
+        found: list[StoredSecret] = []
+        while row := await db.first(OLDEST_OF_KEY, self._now(), found[-1].key_id if found else ""):
+            found.append(from_row(*row))
+        return found
+
+    async def _unreadable(self, secrets: Sequence[StoredSecret]) -> Sequence[str]:
+        """Open these secrets; return the text of the error for each that fails."""
         failed: dict[str | None, str] = {}
-        key = ""
-        while row := await db.first(OLDEST_OF_KEY, self._now(), key):
-            key = row["key_id"]
-            await self._with_box(partial(self._sealer.open_or_note, from_row(*row), failed))
+        for one in secrets:
+            await self._with_box(partial(self._sealer.open_or_note, one, failed))
         return list(failed.values())
 
     async def health(self) -> StoreHealth:
@@ -199,34 +204,37 @@ class PostgresStore(Registrations, Inbox):
         It writes one row, and opens one secret of each key in use. It reports a transaction that has been open for ten
         minutes, if the role may see it (``GRANT pg_read_all_stats``).
         """
-        refused: tuple[str, ...] = ()
+        self._check_usable()
+        problems: list[str] = []
         try:
-            self._check_usable()
             self._check_room(1)  # like a delivery of one byte
             await self._do(self._probe)
-        except StoreError as error:
-            refused = (str(error),)
-        return await self._do(lambda db: self._look(db, refused))
+        except (StoreError, ConfigurationError) as error:
+            problems.append(str(error))
+        writable = not problems
+        found, secrets, silent, problem = await self._do(self._look)
+        unreadable = await self._unreadable(secrets)
+        first = found.pop("first")
+        now = found.pop("now")
+        return StoreHealth(
+            waiting=min(sum(map(found.pop, ("ready", "delayed", "expired"))), MAX_COUNT),
+            **found,
+            oldest_age=None if first is None else max(0.0, now - first),
+            writable=writable,
+            secrets_readable=not unreadable,
+            silent=silent,
+            problems=(*problems, *unreadable, *problem),
+        )
 
     async def _probe(self, db: Connection) -> None:
         await check_settings(db)
         await db.run(PROBE, self._now())
 
-    async def _look(self, db: Connection, refused: tuple[str, ...]) -> StoreHealth:
-        count = dict(await db.first(LOOK, self._now()))
-        now, first = count.pop("now"), count.pop("first")
-        silent = tuple(row["webhook_gid"] for row in await db.fetch(SILENT, now - SILENT_AFTER))
-        oldest = await db.first(OLDEST_TRANSACTION, OLD_TRANSACTION)
-        unreadable = await self._unreadable(db)
-        return StoreHealth(
-            waiting=min(sum(map(count.pop, ("ready", "delayed", "expired"))), MAX_COUNT),
-            **count,
-            oldest_age=None if first is None else max(0.0, now - first),
-            writable=not refused,
-            secrets_readable=not unreadable,
-            silent=silent,
-            problems=(*refused, *unreadable, *([] if oldest is None else [_old(oldest["pid"], oldest["age"])])),
-        )
+    async def _look(self, db: Connection) -> tuple[dict[str, Any], Sequence[StoredSecret], Any, Sequence[str]]:
+        found = dict(await db.first(LOOK, self._now()))
+        silent = tuple(row["webhook_gid"] for row in await db.fetch(SILENT, found["now"] - SILENT_AFTER))
+        problems = [_old(row["pid"], row["age"]) for row in await db.fetch(OLDEST_TRANSACTION, OLD_TRANSACTION)]
+        return found, await self._one_of_each_key(db), silent, problems
 
     async def purge(self, *, older_than: float, dead: bool = False) -> int:
         """See `Store.purge`. It takes several transactions if there is much to delete."""
