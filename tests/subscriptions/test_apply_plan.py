@@ -101,6 +101,18 @@ async def test_what_was_done_meanwhile() -> None:
         await clean(here, wanted)
 
 
+async def test_a_lost_answer() -> None:
+    """The webhook of a create call without an answer is found by the plan's workspace, and deleted."""
+    async with scene(MemoryStore()) as here:
+        wanted = projects(here, 3)
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        result = await apply(here, await plan(here, wanted))
+
+        assert result.counts == {"created": 3}
+        assert [one.ensured.orphans for one in result.results] == [0, 0, 0]
+        await clean(here, wanted)
+
+
 async def test_a_step_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """It does not stop the others: it is logged, told and returned with its error."""
     async with scene(MemoryStore()) as here:
@@ -108,10 +120,11 @@ async def test_a_step_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         deleted, team = "404", here.fake.add_resource("team")
         bad = [WantedWebhook(forbidden), WantedWebhook(deleted), WantedWebhook(team)]
         told = list[StepResult]()
-        planned = await plan(here, [*bad, *good])
+        planned = await plan(here, [*good, *bad])
         result = await apply(here, planned, on_step=told.append)
 
-        assert [one.action for one in result.results] == ["failed"] * 3 + ["created"] * 3
+        # What fails does so first; the results are in the plan's order.
+        assert [one.action for one in result.results] == ["created"] * 3 + ["failed"] * 3
         errors = {one.step.resource: str(one.error) for one in result.failed}
         assert "403 after 1 attempt: You do not have access to this project" in errors[forbidden]
         assert "400 after 1 attempt: resource: Unknown object: 404" in errors[deleted]

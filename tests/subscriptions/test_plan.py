@@ -146,6 +146,12 @@ async def moving_elsewhere(here: Scene) -> None:
     await moved(here, old="?old=1", new="?new=1")
 
 
+async def rotating(here: Scene) -> None:
+    """Both have the wanted URL: the new one counts."""
+    old, _ = await moved(here, old="", new="")
+    here.fake.webhook(old).filters = ()
+
+
 async def moved_and_gone(here: Scene) -> None:
     del here.fake.webhooks[(await moved(here, old="", new="?new=1"))[1]]
 
@@ -187,6 +193,7 @@ CASES = [
     Case(half_replaced, [], "replace", "replacing it was begun, and not finished", "unchanged"),
     Case(pending, [], "in progress", "another process is creating it", "created"),
     Case(moving_here, [TASKS], "unchanged", "it is as wanted", left=2),
+    Case(rotating, [TASKS], "unchanged", "it is as wanted", left=2),
     Case(moving_away, [STORIES], "update", "it has other filters", "updated", left=2),
     Case(moved_long_ago, [TASKS], "replace", "it has been moved, and the old webhook can go", "unchanged"),
     Case(moved_and_gone, [TASKS], "replace", "one of the two webhooks is gone", "unchanged"),
