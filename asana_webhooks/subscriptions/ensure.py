@@ -89,9 +89,8 @@ async def ensure_webhook(
     what became of the first. To replace, the new webhook is created first. The old one is deleted when it has no
     failed delivery to send again; this waits for that for at most a minute, and then logs what may be lost.
 
-    If it is cancelled while it creates a webhook, that one is deleted, which may take 20 seconds; if no answer has named
-    it yet, its deliveries are answered 404. If it was replacing one, both may stay, and the next call deletes the old
-    one.
+    If it is cancelled while it creates a webhook, that is deleted, which may take 20 seconds; if no answer has named it
+    yet, its deliveries are answered 404. If it was replacing one, both may stay, and the next call deletes the old one.
 
     ::
 

@@ -242,6 +242,8 @@ class Refusal:
 
 
 MOVED = "webhook {old} on 8675309 is being moved to webhook {new} on 8675309, and neither has this public_url"
+MOVING = "webhook {new} on 8675309 is being moved, so it cannot be replaced to have no filters"
+FILTERED = change("new", filters=(DUE,))
 NOT_VISIBLE = r"The store has webhook {old} \(registration .*\), which is left as it is. Use a token"
 REFUSALS = [
     Refusal("not visible", (one(),), WebhookNotVisibleError, [GET], (NO_GET,), says=NOT_VISIBLE),
@@ -253,6 +255,7 @@ REFUSALS = [
     Refusal("refused", (one(url=""),), TargetRejectedError, [GET, POST], (Fault(at="handshake", do="drop"),)),
     Refusal("unknown", (), CreateOutcomeUnknownError, [POST] * 2, (Fault(at=POST, do="lose_answer", times=2),)),
     Refusal("move", (two(retire=9),), ConfigurationError, [GET] * 2, wanted={"url": "?else"}, says=MOVED),
+    Refusal("move, no filters", (two(retire=9), FILTERED), ConfigurationError, [GET] * 2, says=MOVING),
 ]  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from tests.helpers.cancelling import cancel_at_every_step, pass_turns
 from tests.helpers.ports import free_port
 from tests.helpers.stores import Clock
 from tests.helpers.virtual import jumping_clock
-from tests.subscriptions.scenes import Dawdling, Remembering, Scene, arrived, live, scene
+from tests.subscriptions.scenes import Dawdling, Remembering, Scene, Stuck, arrived, live, scene
 
 RENAMED = WebhookFilter(resource_type="project", action="changed")
 ELSEWHERE = "?at=elsewhere"
@@ -183,7 +183,7 @@ async def test_deleted_between_its_requests() -> None:
         async with scene(MemoryStore()) as here:
             old = await here.ensure()
             hold = here.fake.hold(at, when="before" if how == "at Asana" else "before_answer")
-            ensuring = asyncio.create_task(here.ensure(filters=[RENAMED]))
+            ensuring = asyncio.create_task(here.ensure(filters=[] if how == "here" else [RENAMED]))
             await hold.reached()
             if how == "here":
                 assert await remove_webhook(here.asana, here.store, webhook_gid=old.webhook_gid)
@@ -194,6 +194,21 @@ async def test_deleted_between_its_requests() -> None:
 
             assert ensured.action == "created"
             assert await live(here.fake) == {ensured.webhook_gid}
+
+
+async def test_removed_before_it_is_replaced() -> None:
+    """What was to be replaced is closed when its replacement is opened: a new one is created in place of nothing."""
+    async with scene(MemoryStore()) as here:
+        await here.ensure(public_url=here.public_url + ELSEWHERE)
+        opening = Stuck(here.store, "open_registration")
+        ensuring = asyncio.create_task(evolve(here, store=cast("Store", opening)).ensure())
+        await opening.reached.wait()
+        assert await remove_webhook(here.asana, here.store, resource="8675309")
+        opening.released.set()
+        ensured = await ensuring
+
+        assert ensured.action == "created"
+        assert await live(here.fake) == set(here.fake.webhooks) == {ensured.webhook_gid}
 
 
 async def test_a_changed_url_loses_nothing() -> None:
