@@ -154,8 +154,12 @@ async def test_after_a_kill_it_waits_until_the_deadline(replacing: bool) -> None
 
 
 async def test_one_call_creates_twice_at_most() -> None:
-    """The second time after an unknown outcome. A webhook that is refused later is an error, and not tried again."""
+    """The second time after an unknown outcome, whose webhook counts as left over; after two of them it is an error."""
     async with scene(MemoryStore()) as here:
+        here.fake.script(Fault(at="createWebhook", do="lose_answer"))
+        assert (await here.ensure(label="other")).orphans == 1
+        assert asked(here)["createWebhook"] == 2
+        here.fake.requests.clear()
         here.fake.script(Fault(at="createWebhook", do="lose_answer", times=None))
         with pytest.raises(CreateOutcomeUnknownError):
             await here.ensure()

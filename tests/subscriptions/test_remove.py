@@ -107,6 +107,7 @@ CASES: list[Case] = [
     (gone, {"webhook_gid": "a", "label": "tenant"}, True, 1, ""),
     (closed, TENANT, False, 0, "a"),
     (closed, {"webhook_gid": "a", "label": "tenant"}, False, 1, ""),
+    (closed, {"webhook_gid": "a"}, False, 0, "a"),
 ]
 
 
@@ -189,6 +190,19 @@ async def test_confirmed_while_it_is_removed(stage: Stage, caplog: pytest.LogCap
     assert await stage.states() == {"a": RegistrationState.CLOSED}
     gid = stage.made["a"].webhook_gid
     assert f"removed webhook {gid} on 8675309 (label 'tenant')" in caplog.text
+
+
+async def test_replaced_while_it_is_removed(stage: Stage) -> None:
+    """The new one is removed, too: what is live is looked up again until there is none."""
+    await one(stage)
+    hold = stage.here.fake.hold("deleteWebhook")
+    removing = asyncio.create_task(stage.remove(**TENANT))
+    await hold.reached()
+    await stage.here.establish(label="tenant", replaces=stage.made["a"].registration)
+    hold.release()
+
+    assert await removing
+    assert stage.here.fake.webhooks == {}
 
 
 @pytest.mark.slow
