@@ -214,16 +214,17 @@ async def test_a_slow_server(postgres_url: str) -> None:
         await adopt_one(store)
         locker = await asyncpg.connect(postgres_url)
         await locker.execute("BEGIN; LOCK TABLE asana_webhooks.inbox")
-        late = [asyncio.create_task(store.put(new_delivery(number))) for number in range(2)]
-        await later(0)
-        with pytest.raises(StoreFullError, match="too many operations"):
-            await store.put(new_delivery(3))
-        health = asyncio.create_task(store.health())
-        for call in late:
+        async with asyncio.timeout(10):
+            late = [asyncio.create_task(store.put(new_delivery(number))) for number in range(2)]
+            await later(0)
+            with pytest.raises(StoreFullError, match="too many operations"):
+                await store.put(new_delivery(3))
+            health = asyncio.create_task(store.health())
+            for call in late:
+                with pytest.raises(StoreUnavailableError, match="did not answer in time"):
+                    await call
             with pytest.raises(StoreUnavailableError, match="did not answer in time"):
-                await call
-        with pytest.raises(StoreUnavailableError, match="did not answer in time"):
-            await health
+                await health
         await locker.close()
         await put(store, 4)
 
