@@ -38,6 +38,7 @@ from tests.store.contract.tools import (
     new_delivery,
     open_one,
     put,
+    put_many,
 )
 
 
@@ -245,6 +246,32 @@ async def test_a_cancelled_claim_holds_nothing(postgres_url: str) -> None:
     async with PostgresStore(postgres_url) as store:  # what was begun has ended
         leases = await store.claim(9, lease=LEASE)
         assert ([lease.attempt for lease in leases], bodies_of(leases)) == ([1, 1], bodies(1, 2))
+
+
+async def test_a_statement_keeps_the_order(postgres_url: str) -> None:
+    """Deliveries that are put at once share a statement, and are claimed in the order they came; copies are found."""
+    async with PostgresStore(postgres_url) as store:
+        await confirm_one(store)
+        numbers = (5, 3, 9, 3, 1, 5)
+        answers = await asyncio.gather(*(store.put(new_delivery(number)) for number in numbers))
+        assert answers == ["stored", "stored", "stored", "duplicate", "stored", "duplicate"]
+        assert bodies_of(await store.claim(9, lease=LEASE)) == bodies(5, 3, 9, 1)
+
+
+async def test_what_must_run_alone_is_not_passed_over(postgres_url: str) -> None:
+    """Between two webhooks with much to do, what must run alone is claimed before long."""
+    clock = Clock()
+    async with PostgresStore(postgres_url, clock=clock) as store:
+        for id in ("1", "2", "3"):
+            await adopt_one(store, id)
+        await put(store, 1, registration="2")
+        for _ in range(2):
+            await claim_one(store)
+            clock.advance(LEASE)
+        for id in ("1", "3"):
+            await put_many(store, range(60), id)
+        claims = [await store.claim(limit, lease=LEASE) for limit in (1, 9, 9, 9)]  # the last turn is the third one's
+        assert [len(claimed) for claimed in claims if any(lease.alone for lease in claimed)] == [1]
 
 
 async def test_blocked_webhooks_hide_no_other(postgres_url: str) -> None:
