@@ -167,10 +167,11 @@ class Batch(Generic[R, T]):
         try:
             while self._gathered:
                 some, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
-                outcomes = await self._outcomes([request for request, _ in some])
+                try:
+                    outcomes: Sequence[Any] = await self._run([request for request, _ in some])
+                except Exception as error:  # noqa: BLE001 - it reaches every caller
+                    outcomes = [error] * len(some)
                 for (_, answer), outcome in zip(some, outcomes, strict=True):
-                    if answer.done():
-                        continue
                     if isinstance(outcome, Exception):
                         answer.set_exception(_copied(outcome))
                     else:
@@ -179,17 +180,9 @@ class Batch(Generic[R, T]):
         finally:
             self._busy = False
 
-    async def _outcomes(self, requests: Sequence[R]) -> Sequence[T | Exception]:
-        try:
-            return await self._run(requests)
-        except Exception as error:  # noqa: BLE001 - it reaches every caller
-            return [error] * len(requests)
-
 
 def _copied(error: Exception) -> Exception:
     """Return a copy of an error; one raised in several tasks would collect all their tracebacks."""
-    if not isinstance(error, AsanaError):
-        return error
     copied = copy.copy(error)
     copied.args = error.args
     return copied
@@ -340,16 +333,19 @@ class Database:
             reset=_reset_nothing,  # calls leave no state in a connection
         )
         try:
-            await self._attempt(pool, self._prepare)
+            await self._prepare(pool)
         except BaseException:
             if self._lent is None:
                 pool.terminate()
             raise
         return pool
 
-    async def _prepare(self, db: Connection) -> None:
-        await check_settings(db)
-        await prepare(db, schema=self._schema)
+    async def _prepare(self, pool: Any) -> None:
+        async def check(db: Connection) -> None:
+            await check_settings(db)
+            await prepare(db, schema=self._schema)
+
+        await self._attempt(pool, check)
 
     async def _with_box(self, call: Callable[[], T]) -> T:
         """Run what seals or opens secrets: in a thread, because a box may block."""

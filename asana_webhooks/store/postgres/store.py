@@ -173,8 +173,8 @@ class PostgresStore(Registrations, Inbox):
         self._closed = True
         await self._close_pool()
 
-    async def _open(self) -> Any:
-        pool = await super()._open()
+    async def _prepare(self, pool: Any) -> None:
+        await super()._prepare(pool)
         if self._sealer.key_id is None:
             _log.warning("the PostgreSQL store has no secret_box: webhooks' secrets are plain text in the database")
         for problem in await self._unreadable(await self._attempt(pool, self._one_of_each_key)):
@@ -183,7 +183,6 @@ class PostgresStore(Registrations, Inbox):
                 "(a process that only runs workers may ignore this)",
                 problem,
             )
-        return pool
 
     async def _one_of_each_key(self, db: Connection) -> Sequence[StoredSecret]:
         found: list[StoredSecret] = []
@@ -241,7 +240,7 @@ class PostgresStore(Registrations, Inbox):
         check_seconds("older_than", older_than)
         ((now,),) = await self._fetch(f"SELECT {NOW}", self._now())
         before: float = now - older_than
-        values = max(0, math.ceil(before * 1000)), before, KEYS_AT_ONCE  # times of events are not negative
+        values = math.ceil(max(before, 0.0) * 1000), before, KEYS_AT_ONCE
         last: list[Any] = [-1, b"", 0]
         count = 0
         while rows := await self._fetch(PURGE_SEEN, *last, *values):
