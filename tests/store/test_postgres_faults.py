@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -79,7 +80,10 @@ async def assert_nothing_is_lost(store: Store, load: Load) -> None:
     """What was answered 200 is stored, once, and so is nothing else: the rest was sent until it was answered."""
     await load.acknowledge(load.senders)
     await load.stop()
-    assert sorted(await stored(store)) == sorted(load.acknowledged)
+    found = Counter(await stored(store))
+    assert len(load.acknowledged - set(found)) == 0, "what is lost"
+    assert len(set(found) - load.acknowledged) == 0, "what was not acknowledged in the end"
+    assert found.total() == len(found), "stored twice"
 
 
 async def kill_again_and_again(server: PostgresServer, *, kills: int) -> list[float]:
