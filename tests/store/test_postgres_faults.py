@@ -175,8 +175,12 @@ async def test_a_frozen_server(server: PostgresServer) -> None:
     async with PostgresStore(server.url, timeout=1) as impatient:
         assert await impatient.put(new_delivery()) == "stored"
         with frozen_server(server):
+            putting = asyncio.create_task(impatient.put(new_delivery()))
+            await later(0)
             async with asyncio.timeout(5):
                 await impatient.aclose()
+                with pytest.raises(StoreUnavailableError):
+                    await putting
 
 
 async def test_through_pgbouncer(server: PostgresServer) -> None:
@@ -210,7 +214,9 @@ async def test_a_standby_that_takes_over() -> None:
             sending(public_url, resend=True) as load,
         ):
             await load.acknowledge(300)
-            primary.kill()
+            with frozen_server(standby):
+                await later(0.5)  # what is acknowledged now would be lost
+                primary.kill()
             await run_sql(standby.url, "SELECT pg_promote()")
             begun = time.monotonic()
             await load.acknowledge(1)
