@@ -43,7 +43,17 @@ from asana_webhooks.subscriptions.rules import (
     normal_filters,
 )
 
-__all__ = ["EnsuredWebhook", "delete_and_close", "ensure_wanted", "ensure_webhook", "look_at", "not_visible", "retire"]
+__all__ = [
+    "EnsuredWebhook",
+    "Run",
+    "delete_and_close",
+    "delete_webhook_of",
+    "ensure_wanted",
+    "ensure_webhook",
+    "look_at",
+    "not_visible",
+    "retire",
+]
 
 _POLL_SECONDS: Final = 0.25
 """How often the store is asked whether another process has finished creating."""
@@ -133,7 +143,7 @@ async def ensure_webhook(
 
 async def ensure_wanted(wanted: Wanted) -> EnsuredWebhook:
     """Do what `ensure_webhook` does before it deals with orphans."""
-    run = _Run(wanted)
+    run = Run(wanted)
     while (ensured := await run.step()) is None:
         _log.debug("going through the steps again for resource %s", wanted.resource)
     return ensured
@@ -179,7 +189,11 @@ async def retire(asana: AsanaSession, store: Store, old: Registration) -> None:
             break
         await asyncio.sleep(_RETIRE_POLL_SECONDS)
     await delete_and_close(asana, store, old)
-    _log.info("deleted %s, which has been replaced", named(old))
+    _log.warning(
+        "deleted %s, which has been replaced; events of the last minutes that Asana had not sent yet may be lost "
+        "(replace_webhook moves a webhook without losing any)",
+        named(old),
+    )
 
 
 async def delete_and_close(asana: AsanaSession, store: Store, registration: Registration) -> None:
@@ -187,15 +201,20 @@ async def delete_and_close(asana: AsanaSession, store: Store, registration: Regi
 
     Killed in between, it leaves a live registration, so the next call does the rest.
     """
+    await delete_webhook_of(asana, registration)
+    await store.close_registration(registration.id)
+
+
+async def delete_webhook_of(asana: AsanaSession, registration: Registration) -> None:
+    """Delete a registration's webhook at Asana, if it exists."""
     try:
         await ensure_deleted(asana, registration.webhook_gid or "")
     except ForbiddenError as error:
         raise not_visible(error, registration) from error
-    await store.close_registration(registration.id)
 
 
 @define
-class _Run:
+class Run:
     """One run of `ensure_webhook`. Each step looks at the live registrations anew, and does one thing about them."""
 
     wanted: Wanted

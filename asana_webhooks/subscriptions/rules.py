@@ -1,6 +1,7 @@
 """What subscriptions decide, as pure functions: targets, filters, what to do with a webhook, when one may retire."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Final, Literal
 from urllib.parse import unquote
 
@@ -10,6 +11,7 @@ from asana_webhooks._checks import parse_url
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Webhook, WebhookFilter
 from asana_webhooks.store.base import Registration
+from asana_webhooks.store.rules import last_sign
 
 __all__ = [
     "LONGEST_WAIT",
@@ -21,6 +23,7 @@ __all__ = [
     "endpoint_below",
     "judge",
     "judge_move",
+    "lost_since",
     "may_retire",
     "named",
     "normal_filters",
@@ -169,6 +172,24 @@ def may_retire(
         return True
     succeeded = webhook.last_success_at
     return webhook.next_attempt_after is None and succeeded is not None and succeeded.timestamp() > since
+
+
+def lost_since(old: Registration, webhook: Webhook | None, *, since: float, forced: bool) -> datetime | None:
+    """Return from when on events may be lost although another webhook has replaced *old*; ``None``: none are.
+
+    Args:
+        old: the registration of the old webhook.
+        webhook: Asana's last record of it; ``None`` if it was gone.
+        since: when the new webhook was created, in seconds since the epoch.
+        forced: whether the old one was deleted without waiting for it.
+    """
+    if webhook is None:
+        seen = last_sign(old)
+        return None if seen > since else datetime.fromtimestamp(seen, UTC)
+    succeeded = webhook.last_success_at
+    if forced or webhook.next_attempt_after is not None or succeeded is None or succeeded.timestamp() <= since:
+        return succeeded or datetime.fromtimestamp(last_sign(old), UTC)
+    return None
 
 
 def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhook]], *, now: float) -> str | None:
