@@ -95,8 +95,12 @@ from asana_webhooks.subscriptions.adopt import adopt_webhook
 from asana_webhooks.subscriptions.apply import PlanResult, StepResult, apply_plan
 from asana_webhooks.subscriptions.ensure import EnsuredWebhook, ensure_webhook
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
+from asana_webhooks.subscriptions.health import WebhookHealth, check_webhooks
+from asana_webhooks.subscriptions.move import ReplacedWebhook, replace_webhook
 from asana_webhooks.subscriptions.plan import PlanStep, WantedWebhook, WebhookPlan, plan_webhooks
 from asana_webhooks.subscriptions.remove import remove_webhook, remove_webhooks
+from asana_webhooks.subscriptions.rules import Verdict
+from asana_webhooks.subscriptions.watch import Gap, WebhookChange, watch_webhooks
 from asana_webhooks.worker.processing import Backoff
 from asana_webhooks.worker.retention import Retention
 from asana_webhooks.worker.router import EventRouter
@@ -123,6 +127,7 @@ __all__ = [
     "Event",
     "EventRouter",
     "ForbiddenError",
+    "Gap",
     "GetProjectsRequest",
     "GetWebhookRequest",
     "GetWebhooksRequest",
@@ -148,6 +153,7 @@ __all__ = [
     "Registration",
     "RegistrationClosedError",
     "RegistrationState",
+    "ReplacedWebhook",
     "Reply",
     "ResourceRef",
     "ResponseError",
@@ -173,10 +179,13 @@ __all__ = [
     "UnreadableEvent",
     "UnusableHandlerError",
     "UpdateWebhookRequest",
+    "Verdict",
     "WantedWebhook",
     "Webhook",
+    "WebhookChange",
     "WebhookExistsError",
     "WebhookFilter",
+    "WebhookHealth",
     "WebhookNotVisibleError",
     "WebhookPage",
     "WebhookPager",
@@ -186,6 +195,7 @@ __all__ = [
     "__version__",
     "adopt_webhook",
     "apply_plan",
+    "check_webhooks",
     "create_webhook",
     "delete_webhook",
     "ensure_webhook",
@@ -199,7 +209,9 @@ __all__ = [
     "read_resource",
     "remove_webhook",
     "remove_webhooks",
+    "replace_webhook",
     "sign_body",
     "update_webhook",
     "verify_signature",
+    "watch_webhooks",
 ]

@@ -12,16 +12,16 @@ import time
 from datetime import datetime
 from typing import Final
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from asana_webhooks._checks import check_seconds, check_session_and_store
 from asana_webhooks.client.operations import get_webhook
 from asana_webhooks.client.requests import WEBHOOK_FIELDS, GetWebhookRequest
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import ConfigurationError
+from asana_webhooks.errors import ConfigurationError, ForbiddenError, WebhookExistsError
 from asana_webhooks.models import Webhook
 from asana_webhooks.store.base import Registration, RegistrationState, Store
-from asana_webhooks.subscriptions.ensure import Run, delete_webhook_of, look_at
+from asana_webhooks.subscriptions.ensure import Run, delete_webhook_of, look_at, not_visible
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, Wanted, create_established
 from asana_webhooks.subscriptions.rules import (
     LONGEST_WAIT,
@@ -35,8 +35,8 @@ from asana_webhooks.subscriptions.rules import (
 
 __all__ = ["ReplacedWebhook", "replace_webhook"]
 
-_POLL_SECONDS: Final = 30.0
-"""How often Asana is asked about both webhooks, at most."""
+_POLL_SECONDS: Final = 60.0
+"""How often Asana is asked about both webhooks, once the overlap is over."""
 _ACCEPT_SECONDS: Final = 60.0
 """How long deliveries are accepted that Asana sent before it deleted the old webhook."""
 
@@ -50,8 +50,8 @@ class ReplacedWebhook(EstablishedWebhook):
     old_webhook_gid: str
     """The gid of the webhook that was deleted."""
     lost_since: datetime | None = None
-    """Events from then until `webhook` was created may be lost; ``None``: none are. It is set with *now*, if
-    *longest_wait* was over, or if Asana had deleted the old webhook."""
+    """Events from then until `webhook` was created may be lost, and those of a few minutes before; ``None``: none are.
+    It may be set with *now*, if *longest_wait* was over, or if Asana or someone had deleted the old webhook."""
 
 
 async def replace_webhook(
@@ -72,8 +72,12 @@ async def replace_webhook(
     closed a minute later.
 
     If this is cancelled or its process is killed, both webhooks stay. Call it again with the same *webhook_gid*, or
-    call `ensure_webhook`: both go on. It waits for another process that is creating a webhook for the same resource and
-    label, as `ensure_webhook` does.
+    call `ensure_webhook`: both go on, and `ensure_webhook` does not wait. If another process is creating a webhook for
+    the same resource and label, this waits for it, as `ensure_webhook` does.
+
+    ::
+
+        replaced = await replace_webhook(asana, store, webhook_gid=gid, public_url="https://new.example.com/asana")
 
     Args:
         asana: the session to ask and create with.
@@ -82,12 +86,14 @@ async def replace_webhook(
         public_url: where Asana reaches the receivers; ``None``: where it reaches them now. Receivers must listen at
             both.
         overlap: seconds for which both exist at least. Asana delivers most events within ten minutes.
-        longest_wait: seconds after which the old one is deleted in any case. A heartbeat comes every eight hours.
-        now: delete the old one at once, because its secret has leaked. `ReplacedWebhook.lost_since` says what may be
-            lost.
+        longest_wait: seconds from the creation of the new one after which the old one is deleted in any case, if
+            *overlap* is over. A heartbeat comes every eight hours.
+        now: delete the old one as soon as there is a new one, because its secret has leaked: first its registration is
+            closed, so that no more deliveries with that secret are accepted. `ReplacedWebhook.lost_since` says what may
+            be lost.
 
     Returns:
-        The new webhook.
+        The new webhook. If another call or `ensure_webhook` has replaced it already, that one.
 
     Raises:
         NotFoundError: Asana has deleted the webhook already: use `ensure_webhook`.
@@ -111,9 +117,9 @@ async def replace_webhook(
         workspace=None,
         label=old.label,
     )
-    move = _Move(wanted, old, overlap, longest_wait, now, Run(wanted))
+    move = _Move(wanted, old, public_url, overlap, longest_wait, now, Run(wanted))
     while (replaced := await move.step()) is None:
-        _log.debug("%s is still being moved", named(old))
+        _log.debug("%s is still being replaced", named(old))
     return replaced
 
 
@@ -131,10 +137,13 @@ class _Move:
 
     wanted: Wanted
     old: Registration
+    public_url: str | None = field(repr=False)
+    """What the caller gave; ``None``: a move goes on, wherever it leads."""
     overlap: float
     longest_wait: float
     now: bool
     waiting: Run
+    orphans: int = 0
 
     async def step(self) -> ReplacedWebhook | None:
         """Take one step. Return the new webhook when the old one is gone; ``None`` to look again."""
@@ -151,58 +160,87 @@ class _Move:
         if live and live[0].id == self.old.id:
             await self.create()
             return None
-        if live and live[0].replaces == self.old.id:  # another process has finished the move
-            webhook = await look_at(self.wanted.asana, live[0])
-            return None if webhook is None else self.replaced(live[0], webhook, lost_since=None)
+        if live and live[0].replaces == self.old.id:
+            return await self.finish(live[0])
         raise ConfigurationError(f"{named(self.old)} is not live any more: it was removed, or Asana deleted it")
 
     async def create(self) -> None:
         """Create the new webhook, with the filters of the old one."""
-        asana, store = self.wanted.asana, self.wanted.store
-        webhook = await get_webhook(asana, self.old.webhook_gid or "", opt_fields=WEBHOOK_FIELDS)
-        # Before and after: if this is killed in between, no other process takes it for done, nor for too short.
-        await store.retire_registration(self.old.id, after=self.overlap)
-        new = await create_established(evolve(self.wanted, filters=webhook.filters or ()), replaces=self.old.id)
-        await store.retire_registration(self.old.id, after=self.overlap)
+        webhook = await self.get(self.old)
+        await self.keep_both()  # before, too: or `ensure_webhook` in another process deletes the old one at once
+        try:
+            new = await create_established(evolve(self.wanted, filters=webhook.filters or ()), replaces=self.old.id)
+        except WebhookExistsError:
+            return  # another process was faster
+        except ConfigurationError:
+            if self.old.id in {one.id for one in await self.wanted.live()}:
+                raise
+            return  # another process has replaced or removed it
+        await self.keep_both()
+        self.orphans = new.orphans
         _log.info("%s is being replaced by webhook %.40s", named(self.old), new.webhook_gid)
+
+    async def keep_both(self) -> None:
+        """Let the overlap begin now."""
+        if not self.now:
+            await self.wanted.store.retire_registration(self.old.id, after=self.overlap)
 
     async def settle(self, old: Registration, new: Registration) -> ReplacedWebhook | None:
         """Delete the old webhook if it may go; else wait."""
+        if self.public_url is not None and not reaches(new, None, self.public_url):
+            raise ConfigurationError(f"{named(old)} is being moved to another public_url; finish that, with that one")
+        if old.retire_after is None:
+            await self.keep_both()  # the pair was not made by this function
+        now = time.time()
+        left = (old.retire_after or 0.0) - now
+        if left > 0 and not self.now:
+            await asyncio.sleep(min(left, _POLL_SECONDS))
+            return None
         asana, store = self.wanted.asana, self.wanted.store
-        webhook = await look_at(asana, new)
-        if webhook is None:
+        if (webhook := await look_at(asana, new)) is None:
             _log.warning("%s is gone: Asana or someone has deleted it; closing its registration", named(new))
             await store.close_registration(new.id)
             return None
-        if not reaches(new, webhook.target, self.wanted.public_url):
-            raise ConfigurationError(f"{named(old)} is being moved to another public_url; finish that, with that one")
-        old_webhook = await look_at(asana, old)
-        since = created_at(new, webhook)
-        now, longest = time.time(), self.longest_wait
-        may_go = (
-            self.now or old_webhook is None or may_retire(old, old_webhook, since=since, now=now, longest_wait=longest)
+        old_webhook, since = await look_at(asana, old), created_at(new, webhook)
+        may_go = old_webhook is None or may_retire(
+            old, old_webhook, since=since, now=now, longest_wait=self.longest_wait
         )
-        if not may_go:
-            await asyncio.sleep(min(_POLL_SECONDS, max(1.0, (old.retire_after or 0.0) - now)))
+        if not may_go and not self.now:
+            await asyncio.sleep(_POLL_SECONDS)
             return None
+        if self.now:
+            await store.close_registration(old.id)
         await delete_webhook_of(asana, old)
         if not self.now:
             await asyncio.sleep(_ACCEPT_SECONDS)
-        await store.close_registration(old.id)
-        lost = lost_since(old, old_webhook, since=since, forced=self.now)
-        _log.info("%s has been replaced by %s; events may be lost: %s", named(old), named(new), lost or "none")
-        return self.replaced(new, webhook, lost_since=lost)
+            await store.close_registration(old.id)
+        return self.replaced(new, webhook, lost_since(old, old_webhook, since=since, now=now))
 
-    def may_go(self, old: Registration, webhook: Webhook, *, since: float, now: float) -> bool:
-        """Return whether the old webhook may be deleted; see `may_retire`."""
-        return may_retire(old, webhook, since=since, now=now, longest_wait=self.longest_wait)
+    async def finish(self, new: Registration) -> ReplacedWebhook:
+        """Return the new webhook when another call has closed the old registration."""
+        webhook, old = await self.get(new), await _find(self.wanted.store, self.old.webhook_gid or "")
+        await delete_webhook_of(self.wanted.asana, old)  # that call may have been killed before it did
+        return self.replaced(new, webhook, lost_since(old, None, since=created_at(new, webhook), now=time.time()))
 
-    def replaced(self, new: Registration, webhook: Webhook, *, lost_since: datetime | None) -> ReplacedWebhook:
-        """Return the result."""
+    async def get(self, one: Registration) -> Webhook:
+        """Return Asana's record of a webhook that must exist."""
+        try:
+            return await get_webhook(self.wanted.asana, one.webhook_gid or "", opt_fields=WEBHOOK_FIELDS)
+        except ForbiddenError as error:
+            raise not_visible(error, one) from error
+
+    def replaced(self, new: Registration, webhook: Webhook, lost: datetime | None) -> ReplacedWebhook:
+        """Log and return the result."""
+        _log.log(
+            logging.INFO if lost is None else logging.WARNING,
+            "%s has been replaced by %s; events may be lost: %s",
+            *(named(self.old), named(new), "none" if lost is None else f"from {lost} on"),
+        )
         return ReplacedWebhook(
             webhook=webhook,
             webhook_gid=webhook.gid,
             registration=new.id,
+            orphans=self.orphans,
             old_webhook_gid=self.old.webhook_gid or "",
-            lost_since=lost_since,
+            lost_since=lost,
         )

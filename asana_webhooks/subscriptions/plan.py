@@ -26,7 +26,7 @@ from asana_webhooks.subscriptions.ensure import look_at
 from asana_webhooks.subscriptions.establish import Wanted, live_registrations
 from asana_webhooks.subscriptions.orphans import is_orphan
 from asana_webhooks.subscriptions.rules import (
-    Verdict,
+    Judgement,
     as_pair,
     check_public_url,
     endpoint_below,
@@ -49,7 +49,7 @@ _NEARLY: Final = 0.9
 
 Filters = tuple[WebhookFilter, ...]
 Action = Literal["create", "update", "replace", "delete", "in progress", "unchanged"]
-_STEPS: Final[Mapping[Verdict, tuple[Action, str]]] = {
+_STEPS: Final[Mapping[Judgement, tuple[Action, str]]] = {
     "unchanged": ("unchanged", "it is as wanted"),
     "updated": ("update", "it has other filters"),
     "replaced": ("replace", "it has filters, and shall have none"),

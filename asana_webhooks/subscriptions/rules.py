@@ -1,5 +1,9 @@
-"""What subscriptions decide, as pure functions: targets, filters, what to do with a webhook, when one may retire."""
+"""What subscriptions decide, as pure functions: targets, filters, what to do with a webhook, when one may retire, and
+how well it is.
+"""
 
+import enum
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -10,11 +14,12 @@ from yarl import URL
 from asana_webhooks._checks import parse_url
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Webhook, WebhookFilter
-from asana_webhooks.store.base import Registration
+from asana_webhooks.store.base import Registration, RegistrationState
 from asana_webhooks.store.rules import last_sign
 
 __all__ = [
     "LONGEST_WAIT",
+    "Judgement",
     "NormalFilter",
     "Verdict",
     "as_pair",
@@ -29,6 +34,8 @@ __all__ = [
     "normal_filters",
     "reaches",
     "split_target",
+    "verdict_of",
+    "verdict_of_stranger",
     "why_unfinished",
 ]
 
@@ -36,7 +43,7 @@ LONGEST_WAIT: Final = 32_400.0
 """Seconds after which a replaced webhook is deleted, whatever it still has to send: a heartbeat's eight hours, and one
 more. Source: https://developers.asana.com/docs/webhooks-guide"""
 
-Verdict = Literal["unchanged", "updated", "replaced"]
+Judgement = Literal["unchanged", "updated", "replaced"]
 NormalFilter = tuple[str | None, str | None, str | None, frozenset[str]]
 
 
@@ -105,7 +112,7 @@ def normal_filters(filters: Iterable[WebhookFilter] | None) -> frozenset[NormalF
 
 def judge(
     registration: Registration, webhook: Webhook, *, public_url: str, filters: Iterable[WebhookFilter]
-) -> Verdict:
+) -> Judgement:
     """Return what has to be done with a webhook that exists, to have it as wanted."""
     wanted = normal_filters(filters)
     if not reaches(registration, webhook.target, public_url):
@@ -124,7 +131,7 @@ def as_pair(live: Iterable[Registration]) -> tuple[Registration, Registration]:
 
 def judge_move(
     pair: Iterable[tuple[Registration, Webhook]], *, public_url: str, filters: Iterable[WebhookFilter]
-) -> tuple[Registration, Webhook, Verdict]:
+) -> tuple[Registration, Webhook, Judgement]:
     """Return which webhook of a move is the wanted one, and what has to be done with it.
 
     Raises:
@@ -174,22 +181,20 @@ def may_retire(
     return webhook.next_attempt_after is None and succeeded is not None and succeeded.timestamp() > since
 
 
-def lost_since(old: Registration, webhook: Webhook | None, *, since: float, forced: bool) -> datetime | None:
+def lost_since(old: Registration, webhook: Webhook | None, *, since: float, now: float) -> datetime | None:
     """Return from when on events may be lost although another webhook has replaced *old*; ``None``: none are.
 
     Args:
         old: the registration of the old webhook.
         webhook: Asana's last record of it; ``None`` if it was gone.
         since: when the new webhook was created, in seconds since the epoch.
-        forced: whether the old one was deleted without waiting for it.
+        now: when the old one was deleted, in seconds since the epoch.
     """
-    if webhook is None:
-        seen = last_sign(old)
-        return None if seen > since else datetime.fromtimestamp(seen, UTC)
-    succeeded = webhook.last_success_at
-    if forced or webhook.next_attempt_after is not None or succeeded is None or succeeded.timestamp() <= since:
-        return succeeded or datetime.fromtimestamp(last_sign(old), UTC)
-    return None
+    seen = last_sign(old)
+    if webhook is not None and webhook.last_success_at is not None:
+        seen = webhook.last_success_at.timestamp()
+    safe = seen > since if webhook is None else may_retire(old, webhook, since=since, now=now, longest_wait=math.inf)
+    return None if safe else datetime.fromtimestamp(min(seen, since), UTC)
 
 
 def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhook]], *, now: float) -> str | None:
@@ -208,6 +213,81 @@ def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhoo
     if may_retire(old, webhook, since=created_at(new, new_webhook), now=now):
         return "it has been moved, and the old webhook can go"
     return None
+
+
+class Verdict(enum.StrEnum):
+    """How well a webhook is."""
+
+    OK = "ok"
+    """It exists, and its last delivery or heartbeat was accepted."""
+    NEW = "new"
+    """It exists, and nothing has come through it yet, because it was made a short while ago."""
+    FAILING = "failing"
+    """Asana's deliveries fail. Asana deletes it 24 hours after the first of them, unless one succeeds before."""
+    SILENT = "silent"
+    """It exists, but for hours no delivery and no heartbeat was stored."""
+    DEAF = "deaf"
+    """It posts below the public URL, but the store cannot verify what it sends: its registration is closed or unknown.
+    Its deliveries are refused."""
+    GONE = "gone"
+    """The store has it, and Asana has not: Asana or someone has deleted it."""
+    INACTIVE = "inactive"
+    """It exists, and Asana sends nothing. Only Asana can change that."""
+    UNKNOWN = "unknown"
+    """Asana could not be asked, or this token may not see it."""
+
+
+def verdict_of(
+    registration: Registration, webhook: Webhook | None, *, now: float, silent_after: float
+) -> tuple[Verdict, str]:
+    """Return how well a webhook of the store is, and why.
+
+    Args:
+        registration: its confirmed registration.
+        webhook: Asana's record of it; ``None`` if Asana has none.
+        now: the time, in seconds since the epoch.
+        silent_after: seconds without a delivery or heartbeat after which it is silent.
+    """
+    if webhook is None:
+        return Verdict.GONE, "Asana or someone has deleted it"
+    if webhook.active is False:
+        return Verdict.INACTIVE, "Asana sends no deliveries"
+    until = webhook.failure_deletion_timestamp
+    if until is not None or webhook.next_attempt_after is not None:
+        end = "" if until is None else f"; Asana deletes it at {_shown(until)} unless one succeeds before"
+        return Verdict.FAILING, f"deliveries fail{end}"
+    seen, succeeded = last_sign(registration), webhook.last_success_at
+    if now - seen >= silent_after:
+        reason = f"nothing was stored since {_shown(datetime.fromtimestamp(seen, UTC))}"
+        if succeeded is not None and now - succeeded.timestamp() < silent_after:
+            reason += ", but Asana says that one succeeded: something else answers in the receivers' place"
+        return Verdict.SILENT, f"{reason}; Asana's last successful delivery was at {_shown(succeeded)}"
+    if registration.last_heartbeat_at is None and registration.last_delivery_at is None:
+        return Verdict.NEW, "nothing has come through it yet"
+    return Verdict.OK, f"Asana's last successful delivery was at {_shown(succeeded)}"
+
+
+def verdict_of_stranger(known: Registration | None, webhook: Webhook, *, label: str) -> tuple[Verdict, str] | None:
+    """Return the verdict on a webhook below the public URL that is none of the label's live ones; ``None``: skip it.
+
+    Args:
+        known: the registration of its endpoint, without those that cannot be read; ``None`` if there is none.
+        webhook: Asana's record of it.
+        label: the label of the check.
+    """
+    if known is None:
+        return Verdict.DEAF, "this store does not know its endpoint: another one does, or it was restored from a backup"
+    if known.label != label or known.state is RegistrationState.PENDING:
+        return None
+    if known.state is RegistrationState.CLOSED:
+        return Verdict.DEAF, "its registration is closed, so its deliveries are answered 404"
+    if known.webhook_gid != webhook.gid:
+        return Verdict.DEAF, f"its endpoint belongs to webhook {known.webhook_gid}, so its deliveries are answered 401"
+    return None  # it was confirmed a moment ago
+
+
+def _shown(moment: datetime | None) -> str:
+    return "no known time" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def named(registration: Registration) -> str:
