@@ -1,0 +1,492 @@
+"""replace_webhook: a webhook moves or gets a new secret, and no event is lost.
+
+While it sleeps, the fake's clock goes on.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from asana_webhooks import (
+    AsanaError,
+    ConfigurationError,
+    EnsuredWebhook,
+    NotFoundError,
+    Receiver,
+    RegistrationState,
+    ReplacedWebhook,
+    Reply,
+    Verdict,
+    WebhookFilter,
+    WebhookHealth,
+    WebhookNotVisibleError,
+    check_webhooks,
+    ensure_webhook,
+    remove_webhook,
+    replace_webhook,
+)
+from asana_webhooks.store.base import Registration
+from asana_webhooks.subscriptions import move
+from asana_webhooks.testing import Fault, serve_receiver
+from tests.subscriptions.scenes import Scene, arrived, live
+from tests.subscriptions.times import HOUR, Turned, earlier
+
+FILTERS = (WebhookFilter(resource_type="task", action="changed"), WebhookFilter(action="deleted"))
+
+
+class Door(Receiver):
+    """A receiver that a test may turn down: it then answers 503."""
+
+    down = False
+
+    async def receive(self, *args: Any) -> Reply:
+        return Reply(status=503) if self.down else await super().receive(*args)
+
+
+def ending(timeout: asyncio.Timeout) -> Callable[[float], Any]:
+    """Return what ends a block in place of a sleep."""
+
+    async def end(_: float) -> None:
+        timeout.reschedule(0)
+        await asyncio.Event().wait()
+
+    return end
+
+
+@define
+class Moving:
+    """A scene with receivers at two public URLs, and a webhook at the first."""
+
+    here: Scene
+    time: Turned
+    doors: tuple[Door, Door]
+    new_url: str
+    old: EnsuredWebhook
+
+    async def replace(self, **options: Any) -> ReplacedWebhook:
+        usual = {"webhook_gid": self.old.webhook_gid, "public_url": self.new_url}
+        return await replace_webhook(self.here.asana, self.here.store, **(usual | options))
+
+    async def ensure(self, **options: Any) -> EnsuredWebhook:
+        usual = {"resource": self.here.fake.projects[0], "public_url": self.new_url, "filters": FILTERS}
+        return await ensure_webhook(self.here.asana, self.here.store, **(usual | options))
+
+    def sends(self) -> None:
+        """Let something happen about which both webhooks tell."""
+        self.here.fake.change(self.here.fake.add_task(), field="name")
+
+    async def busily(self, seconds: float) -> None:
+        """Let time pass in which something happens."""
+        self.sends()
+        await self.here.fake.advance(seconds)
+
+    async def begin(self) -> None:
+        """Begin the move, and cancel it when it waits for the first time."""
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(None) as timeout:
+                self.time.advance = ending(timeout)
+                await self.replace()
+        self.time.advance = None
+
+    async def check(self) -> tuple[WebhookHealth, ...]:
+        here = self.here
+        return await check_webhooks(here.asana, here.store, public_url=here.public_url, workspace=here.fake.workspace)
+
+    async def registrations(self) -> list[Registration]:
+        """Return those of the webhook's label, the old one first."""
+        found = await self.here.store.list_registrations()
+        return sorted(found, key=lambda one: one.id != self.old.registration)
+
+    async def states(self) -> list[RegistrationState]:
+        return [one.state for one in await self.registrations()]
+
+
+CLOSED, CONFIRMED = RegistrationState.CLOSED, RegistrationState.CONFIRMED
+
+
+@asynccontextmanager
+async def moving(monkeypatch: pytest.MonkeyPatch, *, hours: float = 30) -> AsyncIterator[Moving]:
+    """Set the scene. While `replace_webhook` sleeps, the fake's clock goes on."""
+    async with (
+        earlier(hours) as (past, _),
+        serve_receiver(one := Door(past.store)) as old_url,
+        serve_receiver(other := Door(past.store)) as new_url,
+    ):
+        here = Scene(past.fake, past.asana, past.store, old_url)
+        time = Turned(here.fake)
+        monkeypatch.setattr(move, "asyncio", time)
+        monkeypatch.setattr(move, "time", time)
+        old = await ensure_webhook(
+            here.asana, here.store, resource=here.fake.projects[0], public_url=here.public_url, filters=FILTERS
+        )
+        await here.fake.advance(60)
+        yield Moving(here, time, (one, other), new_url, old)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("busy", "same_url"), [(True, False), (True, True), (False, False)])
+async def test_a_move(monkeypatch: pytest.MonkeyPatch, busy: bool, same_url: bool) -> None:
+    """The old webhook is deleted after the overlap if it is busy, or else after its next heartbeat, within eight hours.
+
+    Its registration is closed a minute later. The new one has the same filters, and another secret.
+    """
+    async with moving(monkeypatch) as here:
+        fake, began = here.here.fake, here.here.fake.clock.now()
+        secret = fake.secret(here.old.webhook_gid)
+        ended: list[datetime] = []
+
+        async def advance(seconds: float) -> None:
+            if here.old.webhook_gid not in fake.webhooks and not ended:
+                ended.append(fake.clock.now())
+                assert await here.states() == [CONFIRMED, CONFIRMED]
+                assert seconds == 60
+            await (here.busily if busy else fake.advance)(seconds)
+
+        here.time.advance = advance
+        replaced = await here.replace(**({"public_url": None} if same_url else {}))
+        [new] = fake.webhooks.values()
+        assert (replaced.webhook_gid, replaced.old_webhook_gid) == (new.gid, here.old.webhook_gid)
+        assert (replaced.lost_since, replaced.orphans) == (None, 0)
+        assert (new.filters, new.target.startswith(f"{here.here.public_url}/")) == (FILTERS, same_url)
+        assert new.secret != secret
+        assert await here.states() == [CLOSED, CONFIRMED]
+        seconds = (ended[0] - began).total_seconds()
+        assert 900 <= seconds < 962 if busy else 8 * HOUR - 61 < seconds < 8 * HOUR + 61
+        again = await here.replace(public_url=None)
+        assert (again.webhook_gid, again.registration) == (replaced.webhook_gid, replaced.registration)
+
+
+async def test_how_much_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks Asana nothing during the overlap, and about both webhooks once a minute from then on."""
+    async with moving(monkeypatch) as here:
+        here.here.fake.requests.clear()
+        await here.replace(overlap=2 * HOUR, longest_wait=3 * HOUR)
+        gets = [one for one in here.here.fake.requests if one.operation == "getWebhook"]
+        assert 120 < len(gets) < 126
+        assert max(here.time.slept) == 60
+
+
+async def test_what_is_to_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Asana has something of the old webhook to send again, it is not deleted, however long the overlap is over.
+
+    So what happened before the new one was created arrives.
+    """
+    async with moving(monkeypatch) as here:
+        fake, began = here.here.fake, here.here.fake.clock.time()
+        here.doors[0].down = True
+        here.sends()
+        await fake.settle()
+
+        async def advance(seconds: float) -> None:
+            await fake.advance(seconds)
+            here.doors[0].down = fake.clock.time() < began + 5 * HOUR
+
+        here.time.advance = advance
+        replaced = await here.replace()
+        assert replaced.lost_since is None
+        assert fake.clock.time() - began > 5 * HOUR
+        assert [len(one.events) for one in await arrived(here.here.store)] == [1]
+
+
+async def test_a_success_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A webhook that succeeded after the new one was created, and fails now, stays until it succeeds again."""
+    async with moving(monkeypatch) as here:
+        fake = here.here.fake
+        await here.begin()
+        here.sends()
+        await fake.settle()
+        here.doors[0].down = True
+        here.sends()
+        await fake.advance(2 * HOUR)
+        await here.begin()
+        assert len(fake.webhooks) == 2
+
+
+async def test_the_longest_wait(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """After it, the old webhook is deleted in any case, and the result says from when on events may be lost."""
+    async with moving(monkeypatch) as here:
+        fake = here.here.fake
+        began = fake.webhook(here.old.webhook_gid).last_success_at
+        here.doors[0].down = True
+        here.sends()
+        created = fake.clock.time()
+        replaced = await here.replace(longest_wait=2 * HOUR)
+        assert 2 * HOUR <= fake.clock.time() - created < 2 * HOUR + 180
+        assert replaced.lost_since is not None
+        assert began is not None
+        assert abs(replaced.lost_since - began) < timedelta(milliseconds=1)
+    assert f"events may be lost: from {replaced.lost_since} on" in caplog.text
+
+
+async def test_a_leaked_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With *now* nothing is accepted any more with the old secret, not even while the old webhook cannot be deleted."""
+    async with moving(monkeypatch) as here:
+        fake = here.here.fake
+        seen = fake.webhook(here.old.webhook_gid).last_success_at
+        hold = fake.hold("deleteWebhook")
+        replacing = asyncio.create_task(here.replace(now=True, public_url=None))
+        await hold.reached()
+        assert await here.states() == [CLOSED, CONFIRMED]
+        assert (await here.registrations())[0].retire_after is None
+        assert len(fake.webhooks) == 2
+        replacing.cancel()
+        await asyncio.wait({replacing})
+        hold.release()
+        await fake.settle()
+        replaced = await here.replace(now=True, public_url=None)
+        assert list(fake.webhooks) == [replaced.webhook_gid]
+        assert replaced.lost_since == seen
+        assert here.time.slept == []
+
+
+@pytest.mark.parametrize("goes_on", ["replace", "without url", "now", "ensure"])
+async def test_an_interrupted_move(monkeypatch: pytest.MonkeyPatch, goes_on: str) -> None:
+    """Both webhooks stay, with either URL; the next call goes on with them, and begins no new overlap."""
+    async with moving(monkeypatch, hours=0) as here:
+        fake = here.here.fake
+        await here.begin()
+        assert await here.states() == [CONFIRMED, CONFIRMED]
+        both = list(fake.webhooks)
+        assert len(both) == 2
+        for url, gid in zip((here.here.public_url, here.new_url), both, strict=True):
+            ensured = await here.ensure(public_url=url)
+            assert (ensured.webhook_gid, ensured.action) == (gid, "unchanged")
+        assert {one.verdict for one in await here.check()} == {Verdict.OK}
+        assert list(fake.webhooks) == both
+
+        await fake.advance(800)
+        here.sends()
+        await fake.settle()
+        began = fake.clock.time()
+        if goes_on == "ensure":
+            await fake.advance(101)
+            monkeypatch.setattr("asana_webhooks.subscriptions.ensure.time", here.time)
+            assert (await here.ensure()).action == "unchanged"
+        elif goes_on == "now":
+            assert (await here.replace(now=True)).lost_since is not None
+            assert fake.clock.time() - began < 1
+        else:
+            replaced = await here.replace(**({} if goes_on == "replace" else {"public_url": None}))
+            assert (replaced.webhook_gid, replaced.lost_since) == (both[1], None)
+            assert 160 <= fake.clock.time() - began < 170
+        assert list(fake.webhooks) == both[1:]
+        assert await here.states() == [CLOSED, CONFIRMED]
+
+
+async def test_a_pair_of_another_making(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair that `establish_webhook` made gets an overlap, and then goes the same way."""
+    async with moving(monkeypatch) as here:
+        new = await here.here.establish(public_url=here.new_url, replaces=here.old.registration)
+        began = here.here.fake.clock.time()
+        here.time.advance = here.busily
+        replaced = await here.replace()
+        assert (replaced.webhook_gid, replaced.lost_since) == (new.webhook_gid, None)
+        assert here.here.fake.clock.time() - began > 900
+
+
+@pytest.mark.parametrize("gone", ["new", "old"])
+async def test_one_is_gone(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+    """If the new webhook is gone, another one is created. If the old one is, the result says what may be lost."""
+    async with moving(monkeypatch) as here:
+        fake = here.here.fake
+        seen = (await here.registrations())[0].last_heartbeat_at
+        await here.begin()
+        both = list(fake.webhooks)
+        del fake.webhooks[both[gone == "new"]]
+        here.time.advance = here.busily
+        replaced = await here.replace()
+        assert list(fake.webhooks) == [replaced.webhook_gid]
+        assert (replaced.webhook_gid in both) is (gone == "old")
+        lost = replaced.lost_since.timestamp() if replaced.lost_since is not None else None
+        assert lost == (pytest.approx(seen, abs=0.001) if gone == "old" else None)
+
+
+async def test_two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that replace the same webhook make one new one, and both return it."""
+    async with moving(monkeypatch) as here:
+        hold = here.here.fake.hold("createWebhook", when="before_answer")
+        first = asyncio.create_task(here.replace())
+        await hold.reached()
+        second = asyncio.create_task(here.replace())
+        hold.release()
+        here.time.advance = here.busily
+        replaced = [await first, await second]
+        assert {one.webhook_gid for one in replaced} == set(here.here.fake.webhooks)
+        assert len(here.here.fake.webhooks) == 1
+        creates = [one for one in here.here.fake.requests if one.operation == "createWebhook"]
+        assert len(creates) == 2  # with that of the old one
+        assert await here.states() == [CLOSED, CONFIRMED]
+
+
+async def test_two_begin_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower one waits for the other, although it had seen no other before it began to create."""
+    async with moving(monkeypatch) as here:
+        hold = here.here.fake.hold("getWebhook", times=2)
+        both = [asyncio.create_task(here.replace()) for _ in range(2)]
+        await hold.reached(2)
+        hold.release()
+        here.time.advance = here.busily
+        assert {(await one).webhook_gid for one in both} == set(here.here.fake.webhooks)
+        assert len(here.here.fake.webhooks) == 1
+
+
+async def unknown(here: Moving) -> None:
+    here.old = await here.ensure(label="other")
+    await here.here.store.close_registration(here.old.registration)
+
+
+async def removed(here: Moving) -> None:
+    await remove_webhook(here.here.asana, here.here.store, webhook_gid=here.old.webhook_gid)
+
+
+async def deleted(here: Moving) -> None:
+    del here.here.fake.webhooks[here.old.webhook_gid]
+
+
+async def hidden(here: Moving) -> None:
+    here.here.fake.script(Fault(at="getWebhook", status=403, times=None))
+
+
+async def moved_elsewhere(here: Moving) -> None:
+    await here.begin()
+    here.new_url = here.here.public_url
+
+
+async def is_the_new_one(here: Moving) -> None:
+    await here.begin()
+    here.old = await here.ensure()
+
+
+async def replaced_and_gone(here: Moving) -> None:
+    await here.replace(now=True)
+    here.here.fake.webhooks.clear()
+
+
+MISTAKES: dict[str, tuple[Callable[[Moving], Any], type[Exception], str]] = {
+    "removed": (removed, ConfigurationError, "is not live any more"),
+    "closed": (unknown, ConfigurationError, "is not live any more"),
+    "deleted": (deleted, NotFoundError, "Not a recognized ID"),
+    "hidden": (hidden, WebhookNotVisibleError, "this token|Use a token"),
+    "moved elsewhere": (moved_elsewhere, ConfigurationError, "being moved to another public_url"),
+    "the new one": (is_the_new_one, ConfigurationError, "is replacing another one"),
+    "replaced, and gone": (replaced_and_gone, NotFoundError, "Not a recognized ID"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+async def test_what_cannot_be_moved(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The error says why; nothing is created or deleted."""
+    make, error, message = MISTAKES[name]
+    async with moving(monkeypatch, hours=0) as here:
+        await make(here)
+        before = set(here.here.fake.webhooks)
+        with pytest.raises(error, match=message):
+            await here.replace()
+        assert set(here.here.fake.webhooks) == before
+
+
+async def test_wrong_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused before anything is sent."""
+    async with moving(monkeypatch) as here:
+        here.here.fake.requests.clear()
+        wrong = {"webhook_gid": "77", "public_url": "asana", "overlap": -1, "longest_wait": float("inf")}
+        for name, value in wrong.items():
+            with pytest.raises(ConfigurationError, match="adopt_webhook" if name == "webhook_gid" else name):
+                await here.replace(**{name: value})
+        with pytest.raises(ConfigurationError, match="session first"):
+            await replace_webhook(here.here.store, here.here.asana, webhook_gid="1")  # type: ignore[arg-type]
+        assert here.here.fake.requests == []
+
+
+class Killed(Exception):  # noqa: N818 - no error: the process ends
+    """Ends a move wherever it waits."""
+
+
+@define
+class Schedule:
+    """What happens at which second, at random: changes, receivers that fail, lost answers, and kills."""
+
+    here: Moving
+    random: random.Random
+    todo: list[tuple[float, Callable[[], None]]] = field(factory=list)
+    tasks: set[str] = field(factory=set)
+    """The gids of the tasks that changed."""
+
+    @classmethod
+    def of(cls, here: Moving, seed: int) -> "Schedule":
+        made = cls(here, random.Random(seed))
+        chance, began = made.random, here.here.fake.clock.time()
+        todo = [(chance.uniform(0, 10 * HOUR), made.change) for _ in range(chance.choice([3, 30]))]
+        todo += [(chance.uniform(0, HOUR), made.change) for _ in range(10)]
+        todo += [(chance.uniform(1, 4 * HOUR), made.kill) for _ in range(chance.randrange(4))]
+        todo += [(chance.uniform(0, 4 * HOUR), made.lose) for _ in range(3)]
+        for door in here.doors:
+            # They recover an hour before the longest wait is over: Asana sends again within the hour.
+            ends = sorted(chance.uniform(0, 7 * HOUR) for _ in range(2 * chance.randrange(4)))
+            for number, moment in enumerate(ends):
+                todo.append((moment, made.turn(door, down=number % 2 == 0)))
+        made.todo = sorted(((began + after, do) for after, do in todo), key=lambda one: one[0])
+        return made
+
+    def change(self) -> None:
+        task = self.here.here.fake.add_task()
+        self.tasks.add(task)
+        self.here.here.fake.change(task, field="name")
+
+    def kill(self) -> None:
+        raise Killed
+
+    def lose(self) -> None:
+        at = self.random.choice(["createWebhook", "getWebhook", "deleteWebhook"])
+        self.here.here.fake.script(Fault(at=at, do=self.random.choice(["lose_answer", "truncate"])))
+        self.here.here.fake.script(Fault(at="delivery", do=self.random.choice(["duplicate", "tamper", "forge"])))
+
+    def turn(self, door: "Door", *, down: bool) -> Callable[[], None]:
+        def turn() -> None:
+            door.down = down
+
+        return turn
+
+    async def advance(self, seconds: float) -> None:
+        clock, advance = self.here.here.fake.clock, self.here.here.fake.advance
+        end = clock.time() + seconds
+        while self.todo and self.todo[0][0] <= end:
+            at, do = self.todo.pop(0)
+            await advance(max(0.0, at - clock.time()))
+            do()
+        await advance(max(0.0, end - clock.time()))
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_event_is_lost(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Whatever fails at whichever time, each event is handled at least once; its copies have one fingerprint."""
+    async with moving(monkeypatch) as here:
+        schedule = Schedule.of(here, seed)
+        here.time.advance = schedule.advance
+        replaced = None
+        while replaced is None:
+            try:
+                await schedule.advance(schedule.random.uniform(0, HOUR))
+                replaced = await here.replace()
+            except (Killed, AsanaError):
+                continue
+        while schedule.todo:
+            with suppress(Killed):
+                await schedule.advance(HOUR)
+        await here.here.fake.advance(2 * HOUR)
+
+        fingerprints = defaultdict[str, set[str]](set)
+        for delivery in await arrived(here.here.store):
+            for event in delivery.events:
+                fingerprints[event.resource.gid].add(event.fingerprint)
+        assert set(fingerprints) == schedule.tasks
+        assert {len(one) for one in fingerprints.values()} == {1}
+        assert replaced.lost_since is None
+        assert await live(here.here.fake) == {replaced.webhook_gid}
