@@ -205,7 +205,7 @@ class Sealer:
         if stored.key_id not in failed:  # opening more secrets of a failed key would only take time
             try:
                 return self.open(stored)
-            except StoreUnavailableError as error:
+            except SecretUnavailableError as error:
                 failed[stored.key_id] = str(error)
         return None
 
