@@ -102,6 +102,12 @@ class Connection:
         self._prefix = f'"{schema}".'
         self._timeout = math.ceil(timeout * 1000)
 
+    async def is_pooled(self) -> bool:
+        """Return whether a pooler such as PgBouncer is in between: it names another process than the server does."""
+        pid: int = await self._raw.fetchval("SELECT pg_backend_pid()")
+        own: int = self._raw.get_server_pid()
+        return pid != own
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """Run the block in a transaction.
@@ -322,23 +328,25 @@ class Database:
         return self._pool
 
     async def _open(self) -> Any:
-        pool: Any = self._lent or await _driver().create_pool(
-            self._dsn.reveal(),
-            min_size=0,
-            max_size=self._connections,
-            timeout=self._timeout,
-            # No prepared statement is kept: behind a pooler it would be gone in the next transaction, and a plan made
-            # while a table was empty is slow when it is full.
-            statement_cache_size=0,
-            reset=_reset_nothing,  # calls leave no state in a connection
-        )
+        pool: Any = self._lent
         try:
+            if self._lent is None:
+                pool = await self._create(statement_cache_size=0)  # behind a pooler, the next transaction has lost them
+                if not await self._attempt(pool, Connection.is_pooled):
+                    await _close(pool)
+                    # A plan that was made while a table was empty would be slow when it is full.
+                    pool = await self._create(server_settings={"plan_cache_mode": "force_custom_plan"})
             await self._prepare(pool)
         except BaseException:
-            if self._lent is None:
+            if self._lent is None and pool is not None:
                 pool.terminate()
             raise
         return pool
+
+    async def _create(self, **options: Any) -> Any:
+        size, dsn = self._connections, self._dsn.reveal()
+        options |= {"min_size": 0, "max_size": size, "timeout": self._timeout}
+        return await _driver().create_pool(dsn, reset=_reset_nothing, **options)  # calls leave no state in a connection
 
     async def _prepare(self, pool: Any) -> None:
         async def check(db: Connection) -> None:
@@ -360,10 +368,7 @@ class Database:
         self._ended = True
         pool, self._pool = self._pool, None
         if pool is not None and self._lent is None:
-            try:
-                await asyncio.wait_for(pool.close(), 1)
-            except Exception:  # noqa: BLE001 - a frozen server, for one
-                pool.terminate()
+            await _close(pool)
         if self._thread is not None:
             self._thread.shutdown(wait=False)
 
@@ -371,6 +376,13 @@ class Database:
 def _terminate(raw: Any) -> None:
     with suppress(Exception):  # it is closed, and back in its pool
         raw.terminate()
+
+
+async def _close(pool: Any) -> None:
+    try:
+        await asyncio.wait_for(pool.close(), 1)
+    except Exception:  # noqa: BLE001 - a frozen server, for one
+        pool.terminate()
 
 
 async def _reset_nothing(_: object) -> None:

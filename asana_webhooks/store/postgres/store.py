@@ -121,8 +121,8 @@ class PostgresStore(Registrations, Inbox):
 
     A commit waits for the server's disk: the store refuses a server with ``fsync`` or ``synchronous_commit`` off.
     Deliveries that wait share a statement, so they share a commit. TLS is as the DSN says
-    (``?sslmode=verify-full&sslrootcert=…``). It works behind PgBouncer; a lent pool behind one needs
-    ``statement_cache_size=0``.
+    (``?sslmode=verify-full&sslrootcert=…``). It works behind PgBouncer, too. Create a pool that you lend with
+    ``statement_cache_size=0``: behind a pooler it must be so, and elsewhere plans then follow the size of the tables.
 
     ::
 
