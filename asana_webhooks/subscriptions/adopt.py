@@ -9,7 +9,7 @@ from typing import Final
 
 from asana_webhooks._checks import check_session_and_store
 from asana_webhooks.client.operations import get_webhook
-from asana_webhooks.client.requests import WEBHOOK_FIELDS, GetWebhookRequest
+from asana_webhooks.client.requests import WEBHOOK_FIELDS
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import ConfigurationError, WebhookExistsError
 from asana_webhooks.models import Secret
@@ -65,7 +65,6 @@ async def adopt_webhook(
     """
     check_session_and_store(asana, store)
     check_label(label)
-    GetWebhookRequest(webhook_gid=webhook_gid)
     text: object = secret.reveal() if isinstance(secret, Secret) else secret
     if not isinstance(text, str) or not _SECRET.fullmatch(text):
         raise ConfigurationError("secret must be the webhook's X-Hook-Secret: 1 to 256 visible ASCII characters")
