@@ -80,6 +80,11 @@ def run() -> None:
     except AsanaError as problem:
         _print_error(str(problem))
         raise SystemExit(1) from None
+    except ModuleNotFoundError as missing:
+        if missing.name != "asyncpg":
+            raise
+        _print_error(str(missing))
+        raise SystemExit(1) from None
 
 
 def _print_error(problem: str) -> None:
@@ -89,7 +94,10 @@ def _print_error(problem: str) -> None:
 @app.command
 async def demo(
     *,
-    store: Annotated[str | None, Parameter(help="The store to use: a path, sqlite:///path, or memory:.")] = None,
+    store: Annotated[
+        str | None,
+        Parameter(help="The store to use: a path, sqlite:///path, postgresql://user@host/database, or memory:."),
+    ] = None,
     json: Annotated[bool, Parameter(negative=(), help="Print only the summary, as one JSON object.")] = False,
 ) -> int:
     """See everything this package does, in a few seconds, on this machine only.
@@ -98,7 +106,8 @@ async def demo(
     filter and makes 1,000 changes. Also sends duplicate, forged and tampered deliveries, and an attacker's handshake.
     Then it checks that each expected change was handled once. The exit status is 0 if so, else 1.
 
-    Without --store it uses SQLite in a temporary folder.
+    Without --store it uses SQLite in a temporary folder. PostgreSQL needs the extra `postgres`, and may take the
+    password from PGPASSWORD. Nothing else may use the store.
     """
     quiet, log = logging.NullHandler(), logging.getLogger("asana_webhooks")
     log.addHandler(quiet)  # the demo's own attacks would be logged as warnings

@@ -64,7 +64,7 @@ async def show_demo(store: str | None, *, json: bool) -> int:
     with choose_store(store) as url, _progress(console, quiet=json) as say:
         async with open_store(url) as opened:
             summary = await run_demo(opened, say)
-    summary.store = url if store else "SQLite, in a temporary folder (now deleted)"
+    summary.store = _described(url) if store else "SQLite, in a temporary folder (now deleted)"
     if json:
         sys.stdout.write(json_module.dumps({"ok": summary.ok, **asdict(summary)}, indent=2) + "\n")
     else:
@@ -80,6 +80,12 @@ def choose_store(named: str | None) -> Iterator[str]:
             yield f"sqlite:///{Path(folder, 'demo.db')}"
     else:
         yield named if ":" in named.partition("/")[0] else f"sqlite:///{named}"
+
+
+def _described(url: str) -> str:
+    """Return what the summary says of a store: not PostgreSQL's URL, which may contain a password."""
+    is_postgres = url.startswith(("postgresql://", "postgres://"))
+    return "PostgreSQL, in the schema asana_webhooks (still there)" if is_postgres else url
 
 
 @contextmanager

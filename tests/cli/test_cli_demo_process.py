@@ -6,8 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from tests.cli.cli_process import MODULE, ended, run_cli, started
+from tests.helpers.ports import free_port
 
 STRICT = ("-W", "error", "-X", "dev", *MODULE)
 
@@ -52,3 +54,35 @@ async def test_interrupted(tmp_path: Path) -> None:
     assert end.status == 130
     assert [line for line in end.err.splitlines() if "took" not in line] == []
     assert (await run_cli("demo", *store)).status == 0
+
+
+@pytest.mark.slow
+async def test_postgres(postgres_url: str) -> None:
+    """On PostgreSQL every check passes, too, and the password is printed nowhere."""
+    end = await run_cli("demo", "--json", "--store", postgres_url, python=STRICT)
+    assert end.status == 0, end.err
+    summary = json.loads(end.out)
+    assert (summary["ok"], len(summary["checks"]), summary["store"][:10]) == (True, 12, "PostgreSQL")
+    assert (URL(postgres_url).password or "") not in end.out + end.err
+
+
+@pytest.mark.slow
+async def test_postgres_out_of_reach(postgres_url: str) -> None:
+    """A server that cannot be reached, or rejects the user, is one sentence and status 1; so is a missing driver.
+
+    The password may be in PGPASSWORD.
+    """
+    url = URL(postgres_url)
+    without = "import sys; sys.modules['asyncpg'] = None; from asana_webhooks.cli import main; main()"
+    mistakes = (
+        (url.with_port(free_port()), MODULE, "PostgreSQL cannot be reached"),
+        (url.with_password("hunter2"), MODULE, "rejects the user or the password"),
+        (url.with_password(None).with_path("/nowhere"), MODULE, "the database does not exist"),
+        (url, ("-c", without), "pip install 'asana-webhooks[postgres]'"),
+    )
+    for store, python, expected in mistakes:
+        end = await run_cli("demo", "--json", "--store", str(store), python=python, PGPASSWORD=url.password or "")
+        assert (end.status, end.out, len(end.err.splitlines())) == (1, "", 1), end.err
+        assert end.err.startswith("asana-webhooks: ")
+        assert expected in end.err
+        assert str(store.password) not in end.err
