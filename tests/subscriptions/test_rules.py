@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asana_webhooks.models import Webhook, WebhookFilter
@@ -187,6 +187,7 @@ def test_a_pair() -> None:
     assert as_pair([old, new]) == as_pair([new, old]) == (old, new)
 
 
+@example(retire_after=0, next_attempt=True, succeeded=1, waited=1)
 @given(
     retire_after=st.none() | st.integers(-2, 2),
     next_attempt=st.booleans(),
