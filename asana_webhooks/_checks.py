@@ -81,9 +81,10 @@ def check_count(name: str, value: Any, *, zero: bool = False) -> int:
 
 
 def parse_url(value: Any) -> URL:
-    """Return *value* as a URL; if it is invalid, the empty URL, which has neither scheme nor host."""
+    """Return *value* as a URL; if it is invalid or has no host, the empty URL."""
     try:
-        return URL(value)
+        url = URL(value)
+        return url if url.host else URL()  # ValueError: an IDNA host that cannot be decoded
     except (TypeError, ValueError):
         return URL()
 

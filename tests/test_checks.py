@@ -195,9 +195,9 @@ def test_proxies() -> None:
 
 def test_what_is_no_url_is_the_empty_one() -> None:
     """Neither a wrong type nor a wrong text raises."""
-    assert [parse_url(value).host for value in (5, None, "http://[::1", "https://a.example")] == [None] * 3 + [
-        "a.example"
-    ]
+    assert [parse_url(value).host for value in (5, None, "http://[::1", "https://xn--", "https://a.example")] == [
+        None
+    ] * 4 + ["a.example"]
 
 
 def test_half_a_surrogate_pair_cannot_be_encoded() -> None:

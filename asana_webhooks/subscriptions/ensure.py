@@ -99,8 +99,9 @@ async def ensure_webhook(
     what became of the first. To replace, the new webhook is created first. The old one is deleted when it has no
     failed delivery to send again; this waits for that for at most a minute, and then logs what may be lost.
 
-    If it is cancelled while it creates a webhook, that is deleted, which may take 20 seconds; if no answer has named it
-    yet, its deliveries are answered 404. If it was replacing one, both may stay, and the next call deletes the old one.
+    If it is cancelled while it creates a webhook, that one is deleted, which may take 20 seconds; if no answer has
+    named it yet, its deliveries are answered 404. If it was replacing one, both may stay, and the next call deletes the
+    old one.
 
     ::
 
@@ -154,13 +155,15 @@ async def look_at(asana: AsanaSession, registration: Registration) -> Webhook | 
 
     Raises:
         WebhookNotVisibleError: this token may not see it.
-        AsanaError: any other error of `get_webhook`.
+        AsanaError: any other error of `get_webhook`, also a 404 that does not say that the webhook is missing.
     """
     gid = registration.webhook_gid or ""
     try:
         # Every field is asked for by name: what is compared must not be missing.
         return await get_webhook(asana, gid, opt_fields=WEBHOOK_FIELDS)
-    except NotFoundError:
+    except NotFoundError as error:
+        if error.base_url:  # a wrong base URL, or a proxy's page: the webhook may exist
+            raise
         return None
     except ForbiddenError as error:
         raise not_visible(error, registration) from error
@@ -274,6 +277,8 @@ class Run:
         try:
             webhook = await update_webhook(wanted.asana, gid, filters=wanted.filters, opt_fields=WEBHOOK_FIELDS)
         except NotFoundError:
+            if await self.look_at(registration) is not None:
+                raise  # or this would go on forever
             return None
         if normal_filters(webhook.filters) != normal_filters(wanted.filters):
             # Not repeated: Asana may write filters in its own way.

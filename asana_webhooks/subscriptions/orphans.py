@@ -103,7 +103,9 @@ async def ensure_deleted(asana: AsanaSession, gid: str) -> bool:
     """Delete a webhook, if it exists. Always returns True."""
     try:
         await delete_webhook(asana, gid)
-    except NotFoundError:
+    except NotFoundError as error:
+        if error.base_url:  # a wrong base URL, or a proxy's page: the webhook may exist
+            raise
         _log.info("webhook %.40r was already deleted", gid)
     return True
 

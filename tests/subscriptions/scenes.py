@@ -24,6 +24,9 @@ from asana_webhooks.models import Delivery
 from asana_webhooks.store.base import Registration, RegistrationState, Store
 from asana_webhooks.testing import FakeAsana, serve_receiver
 
+GONE = '{"errors": [{"message": "webhook: Unknown object: 43214"}]}'
+"""What Asana says in a 404 for an object that does not exist."""
+
 
 @frozen
 class Scene:

@@ -19,6 +19,7 @@ from asana_webhooks import (
     ForbiddenError,
     MemoryStore,
     NotAuthorizedError,
+    NotFoundError,
     RetryPolicy,
     ServerError,
     TargetRejectedError,
@@ -29,7 +30,7 @@ from asana_webhooks.client.requests import WEBHOOK_FIELDS
 from asana_webhooks.store.base import RegistrationState
 from asana_webhooks.testing import Fault
 from asana_webhooks.testing.records import WebhookRecord
-from tests.subscriptions.scenes import Scene, live, no_wait, scene, shown
+from tests.subscriptions.scenes import GONE, Scene, live, no_wait, scene, shown
 
 QUERY = "?code=k3y-of-the-gateway"
 GET, PUT, POST, DELETE, LIST = "getWebhook", "updateWebhook", "createWebhook", "deleteWebhook", "getWebhooks"
@@ -250,6 +251,9 @@ REFUSALS = [
     Refusal("old one not visible", (two(),), WebhookNotVisibleError, [GET, GET], (evolve(NO_GET, after=1),)),
     Refusal("may not delete", (two(),), WebhookNotVisibleError, [GET, GET, DELETE], (Fault(at=DELETE, status=403),)),
     Refusal("may not update", (one(),), ForbiddenError, [GET, PUT], (Fault(at=PUT, status=403),), WITH),
+    Refusal("a page says 404", (one(),), NotFoundError, [GET], (Fault(at=GET, status=404, body="<h1>404</h1>"),)),
+    Refusal("wrong base URL", (two(),), NotFoundError, [GET], (Fault(at=GET, status=404),)),
+    Refusal("404 of a PUT", (one(),), NotFoundError, [GET, PUT, GET], (Fault(at=PUT, status=404, body=GONE),), WITH),
     Refusal("500", (one(),), ServerError, [GET] * 4, (Fault(at=GET, times=4),)),
     Refusal("401", (one(),), NotAuthorizedError, [GET], (Fault(at=GET, status=401),)),
     Refusal("refused", (one(url=""),), TargetRejectedError, [GET, POST], (Fault(at="handshake", do="drop"),)),

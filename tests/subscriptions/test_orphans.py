@@ -24,7 +24,7 @@ from asana_webhooks.testing import Fault, serve_receiver
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.ports import free_port
 from tests.helpers.stores import Clock
-from tests.subscriptions.scenes import LoopClock, Scene, live, no_wait, scene, troubled
+from tests.subscriptions.scenes import GONE, LoopClock, Scene, live, no_wait, scene, troubled
 
 
 @frozen
@@ -189,15 +189,17 @@ async def test_a_search_that_fails(after: Aftermath, trouble: str, caplog: pytes
 
 
 async def test_a_webhook_that_cannot_be_deleted_is_counted(after: Aftermath, caplog: pytest.LogCaptureFixture) -> None:
-    """The others are deleted all the same, and one that is gone meanwhile counts as deleted."""
-    gone, stays, goes = [await after.die() for _ in range(3)]
+    """The others are deleted all the same. One that Asana no longer knows counts as deleted; a proxy's 404 does not."""
+    gone, stays, stays_too, goes = [await after.die() for _ in range(4)]
     after.here.fake.script(
-        Fault(at="deleteWebhook", webhook=gone, status=404), Fault(at="deleteWebhook", webhook=stays, status=403)
+        Fault(at="deleteWebhook", webhook=gone, status=404, body=GONE),
+        Fault(at="deleteWebhook", webhook=stays, status=403),
+        Fault(at="deleteWebhook", webhook=stays_too, status=404, body="<h1>Not Found</h1>"),
     )
 
-    assert (await after.ensure()).orphans == 1
+    assert (await after.ensure()).orphans == 2
     assert goes not in after.here.fake.webhooks
-    assert caplog.text.count("an orphaned webhook may remain on resource 8675309") == 1
+    assert caplog.text.count("an orphaned webhook may remain on resource 8675309") == 2
     assert "Asana deletes it after 24 hours of 404 replies. Reason: deleting it failed" in caplog.text
 
 

@@ -15,6 +15,7 @@ from asana_webhooks import (
     EstablishedWebhook,
     MemoryStore,
     NotAuthorizedError,
+    NotFoundError,
     RetryPolicy,
     Secret,
     ServerError,
@@ -148,7 +149,8 @@ async def test_which_one(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(403, WebhookNotVisibleError), (500, ServerError), (401, NotAuthorizedError)]
+    ("status", "kind"),
+    [(403, WebhookNotVisibleError), (500, ServerError), (401, NotAuthorizedError), (404, NotFoundError)],
 )
 async def test_asana_does_not_delete_it(stage: Stage, status: int, kind: type[AsanaError]) -> None:
     """Its registration stays, so that its deliveries are accepted and the next call removes it."""

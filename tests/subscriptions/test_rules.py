@@ -59,6 +59,7 @@ SPLIT = {
     "ftp://example.com/asana/b": None,
     "/asana/b": None,
     "http://[::1/asana/b": None,
+    "https://xn--/asana/b": None,
     "": None,
     None: None,
 }
