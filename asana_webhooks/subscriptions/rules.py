@@ -15,7 +15,7 @@ from asana_webhooks._checks import parse_url
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Webhook, WebhookFilter
 from asana_webhooks.store.base import Registration, RegistrationState
-from asana_webhooks.store.rules import last_sign
+from asana_webhooks.store.rules import last_sign, minute_of
 
 __all__ = [
     "LONGEST_WAIT",
@@ -193,7 +193,10 @@ def lost_since(old: Registration, webhook: Webhook | None, *, since: float, now:
     seen = last_sign(old)
     if webhook is not None and webhook.last_success_at is not None:
         seen = webhook.last_success_at.timestamp()
-    safe = seen > since if webhook is None else may_retire(old, webhook, since=since, now=now, longest_wait=math.inf)
+    if webhook is None:
+        safe = seen >= minute_of(since)  # stores note deliveries by the minute
+    else:
+        safe = may_retire(old, webhook, since=since, now=now, longest_wait=math.inf)
     return None if safe else datetime.fromtimestamp(min(seen, since), UTC)
 
 

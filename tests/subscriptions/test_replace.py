@@ -200,8 +200,10 @@ async def test_a_success_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     async with moving(monkeypatch) as here:
         fake = here.here.fake
         await here.begin()
+        await fake.advance(1)
         here.sends()
         await fake.settle()
+        assert len([one for one in fake.deliveries if one.events and one.status == 200]) == 2
         here.doors[0].down = True
         here.sends()
         await fake.advance(2 * HOUR)
@@ -335,6 +337,26 @@ async def test_two_begin_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> 
         here.time.advance = here.busily
         assert {(await one).webhook_gid for one in both} == set(here.here.fake.webhooks)
         assert len(here.here.fake.webhooks) == 1
+
+
+async def test_another_process_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that sleeps while another one ends the move returns the new webhook, and sees that nothing is lost."""
+    async with moving(monkeypatch) as here:
+        asleep, wake = asyncio.Event(), asyncio.Event()
+
+        async def sleep(_: float) -> None:
+            asleep.set()
+            await wake.wait()
+
+        here.time.advance = sleep
+        first = asyncio.create_task(here.replace())
+        await asleep.wait()
+        here.time.advance = here.busily
+        second = await here.replace()
+        wake.set()
+        for one in (await first, second):
+            assert [one.webhook_gid] == list(here.here.fake.webhooks)
+            assert one.lost_since is None
 
 
 async def unknown(here: Moving) -> None:

@@ -186,9 +186,10 @@ async def test_while_asana_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is repaired then, not even what was gone before, and nothing is called removed."""
     async with earlier(0) as (here, _):
         established, wanted = await ensure(here), WantedWebhook(here.fake.projects[0])
-        await here.store.close_registration((await here.establish(label="other")).registration)
+        deaf = await here.establish(resource=here.fake.add_project())
+        await here.store.close_registration(deaf.registration)
         async with watching(here, monkeypatch, wanted, repair=True) as watched:
-            assert await watched.next() == []
+            assert await watched.texts() == ["None deaf"]
             here.fake.script(Fault(at="*", status=503, times=None))
             assert await watched.texts() == ["ok unknown"]
             del here.fake.webhooks[established.webhook_gid]
@@ -206,14 +207,32 @@ async def test_while_asana_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
             assert change.ensured is not None
 
 
-async def test_a_repair_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told once, tried again in each round in which Asana can be asked, and told when it has succeeded."""
+async def test_a_repair_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Asana can be asked nothing more about a webhook while it is repaired, that waits until it is gone again."""
     async with earlier(1) as (here, _):
         established, wanted = await ensure(here), WantedWebhook(here.fake.projects[0])
         await here.fake.advance(HOUR)
         del here.fake.webhooks[established.webhook_gid]
-        here.fake.script(Fault(at="createWebhook", status=403, times=2))
+        here.fake.script(Fault(at="getWebhook", status=503, after=1, times=None))
         async with watching(here, monkeypatch, wanted, repair=True) as watched:
+            [change] = await watched.next()
+            assert "getWebhook: Asana answered 503" in str(change.error)
+            here.fake.requests.clear()
+            assert await watched.texts() == ["gone unknown"]
+            assert [one.operation for one in here.fake.requests] == ["getWebhooks", "getWebhook", "getWebhook"]
+            here.fake.faults.clear()
+            [change] = await watched.next()
+            assert (change.before, change.resolved, change.gap is not None) == ("unknown", True, True)
+
+
+async def test_a_repair_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once, tried again in each round in which Asana can be asked, and told when it has succeeded."""
+    async with earlier(1) as (here, _):
+        established, wanted = await ensure(here, label="seven"), WantedWebhook(here.fake.projects[0])
+        await here.fake.advance(HOUR)
+        del here.fake.webhooks[established.webhook_gid]
+        here.fake.script(Fault(at="createWebhook", status=403, times=2))
+        async with watching(here, monkeypatch, wanted, repair=True, label="seven") as watched:
             [change] = await watched.next()
             assert (change.before, change.health.verdict, change.resolved) == (None, "gone", False)
             assert "createWebhook: Asana answered 403" in str(change.error)
@@ -228,6 +247,7 @@ async def test_a_repair_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
             [again] = await watched.next()
             assert again.ensured is not None
+            assert {one.label for one in await here.store.list_registrations()} == {"seven"}
             assert again.gap is not None
             assert (again.health, again.error, again.resolved) == (change.health, None, True)
             assert await watched.next() == []
