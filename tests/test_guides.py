@@ -50,14 +50,15 @@ def test_no_program_is_hidden() -> None:
     """Code is in blocks of a language that the other tests know, or of none."""
     for path in GUIDES.values():
         fences = re.findall(r"^ *(```.*|~~~.*)$", path.read_text(), re.MULTILINE)
-        assert set(fences) <= {"```", "```python", "```sh", "```nginx"}, path
+        assert set(fences) <= {"```", "```python", "```sh", "```sql", "```nginx"}, path
 
 
 def test_every_public_name_is_explained() -> None:
-    """README or a guide mentions each name that can be imported from the top."""
+    """README or a guide mentions each name that can be imported from the top, or from the store's rooms."""
     words = set(re.findall(r"\w+", "".join(path.read_text() for path in GUIDES.values())))
 
-    assert sorted(set(asana_webhooks.__all__) - words - {"__version__"}) == []
+    names = {*asana_webhooks.__all__, *asana_webhooks.store.__all__, *asana_webhooks.store.postgres.__all__}
+    assert sorted(names - words - {"__version__"}) == []
 
 
 @pytest.mark.parametrize("guide", GUIDES)
