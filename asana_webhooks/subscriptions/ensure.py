@@ -138,8 +138,7 @@ async def ensure_webhook(
     ensured = await ensure_wanted(wanted)
     # At the end: the registration of a killed process that this waited for has expired by now.
     await close_overdue(store)
-    left = set[str]() if workspace is None else await wanted.delete_orphans()
-    return attrs.evolve(ensured, orphans=ensured.orphans + len(left))
+    return ensured if workspace is None else attrs.evolve(ensured, orphans=len(await wanted.delete_orphans()))
 
 
 async def ensure_wanted(wanted: Wanted) -> EnsuredWebhook:

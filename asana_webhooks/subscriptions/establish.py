@@ -149,6 +149,8 @@ class Wanted:
     filters: tuple[WebhookFilter, ...]
     workspace: str | None
     label: str
+    left: set[str] = field(factory=set, eq=False)
+    """The closed registrations that may still have a webhook, as the latest search for orphans left them."""
 
     @classmethod
     def checked(
@@ -204,14 +206,17 @@ class Wanted:
 
     async def delete_orphans(self, expected: Collection[str] = ()) -> set[str]:
         """Delete orphaned webhooks if there is a workspace to search; see `orphans.delete_orphans`."""
-        return await delete_orphans(
+        left = await delete_orphans(
             self.asana,
             self.store,
             resource=self.resource,
             workspace=self.workspace,
             public_url=self.public_url,
-            expected=expected,
+            expected=self.left.union(expected),
         )
+        self.left.clear()
+        self.left.update(left)
+        return left
 
 
 async def live_registrations(store: Store, *, label: str, resource: str | None = None) -> list[Registration]:

@@ -203,6 +203,22 @@ async def test_a_webhook_that_cannot_be_deleted_is_counted(after: Aftermath, cap
     assert "Asana deletes it after 24 hours of 404 replies. Reason: deleting it failed" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("trouble", "orphans"),
+    [
+        (Fault(at="getWebhooks", status=403, times=2), 0),
+        (Fault(at="deleteWebhook", status=403), 0),
+        (Fault(at="deleteWebhook", status=403, times=None), 1),
+    ],
+)
+async def test_its_own_orphan_counts_once(after: Aftermath, trouble: Fault, orphans: int) -> None:
+    """An answer was lost: what counts is what the last search left, however many found it before."""
+    after.here.fake.script(Fault(at="createWebhook", do="lose_answer"), trouble)
+    ensured = await after.ensure()
+
+    assert ensured.orphans == orphans == len(after.here.fake.webhooks) - 1
+
+
 async def test_a_store_that_fails_is_an_error(after: Aftermath) -> None:
     """It is not kept quiet, whether it fails at the start or while a webhook is looked up."""
     await after.die()
