@@ -42,7 +42,13 @@ async def for_each(items: Iterable[ItemT], do: Callable[[ItemT], Awaitable[None]
 
     async def work() -> None:
         for item in left:
-            await do(item)
+            try:
+                await do(item)
+            except asyncio.CancelledError as error:
+                if is_being_cancelled():
+                    raise
+                # The group would take the task for one that was meant to end, and leave out its items.
+                raise RuntimeError("something that was awaited has been cancelled elsewhere") from error
 
     try:
         async with asyncio.TaskGroup() as group:

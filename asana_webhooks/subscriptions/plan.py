@@ -52,7 +52,7 @@ Action = Literal["create", "update", "replace", "delete", "in progress", "unchan
 _STEPS: Final[Mapping[Judgement, tuple[Action, str]]] = {
     "unchanged": ("unchanged", "it is as wanted"),
     "updated": ("update", "it has other filters"),
-    "replaced": ("replace", "it has filters, and shall have none"),
+    "replaced": ("replace", "it has filters, and none are wanted"),
 }
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ _log = logging.getLogger(__name__)
 
 @frozen
 class WantedWebhook:
-    """A webhook that shall exist: the gid of the resource it watches, and its filters; see `ensure_webhook`."""
+    """A webhook that you want: the gid of the resource it watches, and its filters; see `ensure_webhook`."""
 
     resource: str
     filters: Filters = field(default=(), converter=filters_of)
@@ -128,8 +128,8 @@ async def plan_webhooks(
     """Return what has to be done to have exactly the wanted webhooks for *label*. Nothing is changed.
 
     It sends one list call per 100 webhooks, and one GET for each webhook of the store that the list lacks. Webhooks
-    with another label, and targets that are not below *public_url*, are left alone. A webhook below *public_url* whose
-    registration is closed, such as that of a killed process, is to be deleted.
+    with another label, and those of other programs, are left alone. A webhook below *public_url* whose registration is
+    closed, such as that of a killed process, is to be deleted.
 
     ::
 
@@ -141,12 +141,13 @@ async def plan_webhooks(
     Args:
         asana: the session to ask with.
         store: the store the receivers use.
-        wanted: the webhooks that shall exist, one for each resource.
+        wanted: the webhooks that you want, one for each resource.
         public_url: the URL where Asana reaches the receivers; see `establish_webhook`.
         workspace: the workspace whose webhooks are listed. All wanted resources must be in it.
         label: their label; see `ensure_webhook`.
         prune: True to delete also this label's webhooks on resources that are not wanted, if they are in this workspace
-            or Asana has deleted them already.
+            or Asana has deleted them already. Their public URL does not matter: services that share a store and want
+            different resources need different labels.
 
     Returns:
         The plan. A webhook that the token may not see, whose secret cannot be opened, or that is being moved from and
@@ -163,6 +164,8 @@ async def plan_webhooks(
     base, query = check_public_url(public_url)
     planning = _Planning(asana, store, f"{base}{query}", check_label(label))
     todo = dict[str, Wanted]()
+    if not isinstance(wanted, Iterable):
+        raise ConfigurationError(f"wanted must be a list of WantedWebhook objects, not {type(wanted).__name__}")
     for one in wanted:
         if not isinstance(one, WantedWebhook):
             raise ConfigurationError(f"wanted must be WantedWebhook objects, not {type(one).__name__}")

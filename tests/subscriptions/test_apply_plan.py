@@ -230,6 +230,16 @@ async def test_what_ends_it(end: Any, error: type[BaseException], created: int) 
         await clean(here, wanted)
 
 
+async def test_a_result_of_a_cancelled_task() -> None:
+    """Read in on_step, it raises a CancelledError, which must not end the apply as if it had done everything."""
+    cancelled = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    async with scene(MemoryStore()) as here:
+        planned = await plan(here, projects(here, 10))
+        with pytest.raises(RuntimeError, match="cancelled elsewhere"):
+            await apply(here, planned, at_once=3, on_step=lambda _: cancelled.result())
+
+
 async def test_what_is_broken_ends_it() -> None:
     """A store that fails, and a session or a store that is closed, end it at once."""
     store = Remembering()

@@ -186,7 +186,7 @@ CASES = [
     Case(tasks, [STORIES, TASKS, TASKS], "unchanged", "it is as wanted"),
     Case(tasks, [STORIES], "update", "it has other filters", "updated"),
     Case(established, [TASKS], "update", "it has other filters", "updated"),
-    Case(tasks, [], "replace", "it has filters, and shall have none", "replaced"),
+    Case(tasks, [], "replace", "it has filters, and none are wanted", "replaced"),
     Case(elsewhere, [TASKS], "replace", "it has another public URL", "replaced"),
     Case(gone, [], "create", "Asana or someone has deleted it", "created"),
     Case(lost_key_and_gone, [], "create", "Asana or someone has deleted it"),
@@ -364,6 +364,7 @@ async def test_nearly_too_many(existing: Iterable[int], new: int, warning: str |
     ("changes", "message"),
     [
         ({"wanted": [WantedWebhook("1"), WantedWebhook("2"), WantedWebhook("1")]}, "resource 1 is wanted twice"),
+        ({"wanted": WantedWebhook("1")}, "wanted must be a list of WantedWebhook objects, not WantedWebhook"),
         ({"wanted": ["1"]}, "must be WantedWebhook objects, not str"),
         ({"wanted": [WantedWebhook("one")]}, "resource must be a gid"),
         ({"wanted": [WantedWebhook("1", [WebhookFilter(fields=("name",))])]}, "needs action='changed'"),
