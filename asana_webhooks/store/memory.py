@@ -128,7 +128,9 @@ class MemoryStore:
         if known := self._registrations.get(id):
             same = (resource, label, RegistrationState.CONFIRMED, webhook_gid, secret)
             if (known.resource, known.label, known.state, known.webhook_gid, known.secret) != same:
-                raise ConfigurationError("this endpoint already has a registration, and not for this webhook")
+                raise ConfigurationError(
+                    "this endpoint already has a registration: a closed one, or with another webhook, label or secret"
+                )
             return True
         new = Registration(
             id=id,

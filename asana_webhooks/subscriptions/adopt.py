@@ -49,7 +49,7 @@ async def adopt_webhook(
         store: the store the receivers use.
         webhook_gid: the webhook's gid.
         secret: the ``X-Hook-Secret`` of its handshake. It cannot be checked before a delivery arrives: with a wrong one
-            every delivery is answered 401.
+            every delivery is answered 401. Then call `remove_webhook` and `ensure_webhook`, which creates another one.
         label: your own word for the webhook; at most 200 characters.
 
     Returns:

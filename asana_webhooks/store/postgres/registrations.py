@@ -100,7 +100,9 @@ class Registrations(Database):
             await _lock_pair(db, resource, label)
             known = [tuple(row) for row in await db.fetch(KNOWN, id)]
             if known and known != [(resource, label, "confirmed", webhook_gid, name)]:
-                raise ConfigurationError("this endpoint already has a registration, and not for this webhook")
+                raise ConfigurationError(
+                    "this endpoint already has a registration: a closed one, or with another webhook, label or secret"
+                )
             if known:
                 return True
             rest = "confirmed", 0.0, True, webhook_gid, None

@@ -77,7 +77,9 @@ class Registrations(Database):
         def adopt(db: sqlite3.Connection) -> bool:
             known = db.execute(KNOWN, (id,)).fetchall()
             if known and known != [(resource, label, "confirmed", webhook_gid, name)]:
-                raise ConfigurationError("this endpoint already has a registration, and not for this webhook")
+                raise ConfigurationError(
+                    "this endpoint already has a registration: a closed one, or with another webhook, label or secret"
+                )
             if not known and not _add(db, {**values, "ttl": 0, "now": self._clock()}):
                 return False
             if not known:
