@@ -17,7 +17,7 @@ from asana_webhooks.store.sqlite.file import sqlite3
 from benchmarks.filled import Waiting, arriving, fill
 from benchmarks.harness import Case, Goal, Round
 from benchmarks.processes import apart
-from benchmarks.stores import put_all
+from benchmarks.stores import finish, put_all
 
 TITLE: Final = "Putting deliveries of six events beside what is stored already"
 
@@ -73,20 +73,11 @@ def use(path: str, registrations: int, count: int) -> Round:
             written, some = WrittenPages(path), arriving(count // 4, registrations=registrations, events=EVENTS)
             await put_all(store.put, some, AT_ONCE)
             pages = written.close() / len(some)
-            finished, seconds = await _finish(store, len(new) + len(some))
+            finished, seconds = await finish(store, len(new) + len(some), AT_ONCE)
         extras = {"pages a put": pages, "puts a second": puts, "claimed and done a second": finished / seconds}
         return Round(value=cpu / count * 1e6, extras=extras, work=finished)
 
     return asyncio.run(main())
-
-
-async def _finish(store: SQLiteStore, count: int) -> tuple[int, float]:
-    """Claim and acknowledge so many deliveries; return how many it were, and how many seconds that took."""
-    finished, began = 0, time.perf_counter()
-    while finished < count:
-        leases = await store.claim(min(AT_ONCE, count - finished), lease=60)
-        finished += sum(await asyncio.gather(*map(store.ack, leases)))
-    return finished, time.perf_counter() - began
 
 
 def fill_one_table(path: str, done: int) -> None:

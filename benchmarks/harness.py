@@ -19,6 +19,10 @@ class UnequalWorkError(AssertionError):
     """The competitors of a case did not do the same."""
 
 
+class SkippedError(Exception):
+    """A benchmark cannot run on this machine; the text says why."""
+
+
 @frozen(kw_only=True)
 class Round:
     """What one round of one competitor came to."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 from asana_webhooks import Secret, Store
 from asana_webhooks.store.base import NewDelivery, registration_id
@@ -12,12 +12,15 @@ from benchmarks.harness import percentile
 
 ID: Final = registration_id(ENDPOINT)
 
+T = TypeVar("T")
 
-async def register(store: Store) -> None:
-    """Have the store know the webhook."""
-    assert await store.open_registration(ID, resource="1331", public_url="https://example.com/asana", ttl=60)
-    assert await store.add_candidate(ID, Secret(SECRET))
-    assert await store.confirm_registration(ID, webhook_gid="43214", secret=Secret(SECRET))
+
+async def register(store: Store, id: str = ID, label: str = "") -> None:
+    """Have the store know a webhook."""
+    url = "https://example.com/asana"
+    assert await store.open_registration(id, resource="1331", label=label, public_url=url, ttl=60)
+    assert await store.add_candidate(id, Secret(SECRET))
+    assert await store.confirm_registration(id, webhook_gid=f"43214{label}", secret=Secret(SECRET))
 
 
 def new_deliveries(count: int) -> list[NewDelivery]:
@@ -27,7 +30,7 @@ def new_deliveries(count: int) -> list[NewDelivery]:
 
 
 async def put_all(
-    put: Callable[[NewDelivery], Awaitable[object]], new: list[NewDelivery], waiting: int
+    put: Callable[[T], Awaitable[object]], new: Sequence[T], waiting: int
 ) -> tuple[float, dict[str, float]]:
     """Return deliveries a second and how long each took, with *waiting* on their way at any time."""
     left, latencies = iter(new), list[float]()
@@ -43,3 +46,12 @@ async def put_all(
     seconds = time.perf_counter() - began
     shares = {"p50 ms": 0.5, "p99 ms": 0.99}
     return len(new) / seconds, {name: percentile(latencies, share) * 1e3 for name, share in shares.items()}
+
+
+async def finish(store: Store, count: int, at_once: int, *, ordered: bool = False) -> tuple[int, float]:
+    """Claim and acknowledge so many deliveries; return how many it were, and how many seconds that took."""
+    finished, began = 0, time.perf_counter()
+    while finished < count:
+        leases = await store.claim(min(at_once, count - finished), lease=60, ordered=ordered)
+        finished += sum(await asyncio.gather(*map(store.ack, leases)))
+    return finished, time.perf_counter() - began
