@@ -9,7 +9,8 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final, cast
 
@@ -151,10 +152,9 @@ def more(url: str, schema: str, count: int) -> Round:
     return asyncio.run(main())
 
 
-def together(url: str, schema: str, receivers: Sequence[Callable[[], Round]]) -> Round:
+def together(url: str, schema: str, threads: Executor, receivers: Sequence[Callable[[], Round]]) -> Round:
     """Have receivers put at the same time, each in its process; leave nothing of that but a few keys."""
-    with ThreadPoolExecutor(len(receivers)) as threads:
-        done = list(threads.map(lambda receiver: receiver(), receivers))
+    done = list(threads.map(lambda receiver: receiver(), receivers))
     asyncio.run(run_sql(url, f"TRUNCATE {schema}.inbox"))
     began, ended = min(one.extras["began"] for one in done), max(one.extras["ended"] for one in done)
     count = sum(cast("int", one.work) for one in done)
@@ -201,7 +201,11 @@ def fill(url: str, schema: str, done: int) -> None:
 
 def cases(*, quick: bool, large: bool = False) -> Iterator[Case]:
     """Compare puts, then look at history, at two receivers, and at claims; *large*: a million in that history."""
-    with postgres_database() as url, apart(quick) as own, tempfile.TemporaryDirectory() as directory:
+    with ExitStack() as stack:
+        url = stack.enter_context(postgres_database())
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        threads = stack.enter_context(ThreadPoolExecutor(2))  # the processes they start end with them
+        own = stack.enter_context(apart(quick))
 
         def case(name: str, competitors: dict[str, Callable[[], Round]], reference: str, **options: Any) -> Case:
             return Case(
@@ -224,7 +228,7 @@ def cases(*, quick: bool, large: bool = False) -> Iterator[Case]:
             yield case(f"put, {waiting} waiting", competitors, EACH, goals=goals)
 
         def receivers(schema: str, *counts: int) -> Callable[[], Round]:
-            return partial(together, url, schema, [own(more, url, schema, count) for count in counts])
+            return partial(together, url, schema, threads, [own(more, url, schema, count) for count in counts])
 
         count = 50 if quick else 6_000
         history: dict[str, Callable[[], Round]] = {}

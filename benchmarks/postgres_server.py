@@ -14,7 +14,7 @@ from yarl import URL
 
 from benchmarks.harness import SkippedError
 
-POOL: Final = {"min_size": 20, "max_size": 20}
+POOL: Final[dict[str, Any]] = {"min_size": 20, "max_size": 20}
 SYNCS: Final = 50
 """How often a file is synced to see how fast the disk is."""
 
