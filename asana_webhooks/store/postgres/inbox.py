@@ -33,6 +33,7 @@ NOTE = f"""
     ))
 """  # noqa: S608 - made of constants, as the ones below
 # The duplicate keys are inserted in their order, so that two of these statements never wait for each other in a circle.
+# PostgreSQL expects one row here and would join with nested loops; it looks up what is IN … IS TRUE in a hash table.
 PUT = f"""
     WITH new AS (
         SELECT place, number, event_at, signature, body
@@ -47,14 +48,15 @@ PUT = f"""
         SELECT event_at, signature, number, {NOW} FROM first ORDER BY event_at, signature, number
         ON CONFLICT DO NOTHING RETURNING event_at, signature, registration AS number
     ), stored AS (
-        SELECT place, number FROM first JOIN fresh USING (event_at, signature, number)
+        SELECT place, number FROM first
+        WHERE ((event_at, signature, number) IN (SELECT event_at, signature, number FROM fresh)) IS TRUE
     ), noted AS (
         {NOTE.format("ARRAY(SELECT number FROM stored)")}
     ), added AS (
         INSERT INTO @inbox (registration, received_at, body)
-        SELECT new.number, {NOW}, body FROM new JOIN stored USING (place) ORDER BY place
+        SELECT number, {NOW}, body FROM new WHERE (place IN (SELECT place FROM stored)) IS TRUE ORDER BY place
     )
-    SELECT place, stored.place IS NOT NULL AS is_stored FROM new LEFT JOIN stored USING (place)
+    SELECT place, place IN (SELECT place FROM stored) AS is_stored FROM new
 """  # noqa: S608
 # The lock waits for a confirmation or closing that has begun, and they wait for this put: else a delivery that is put
 # into quarantine meanwhile would stay there for ever.
