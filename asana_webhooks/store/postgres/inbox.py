@@ -134,11 +134,13 @@ LOCK = """
     JOIN @registrations AS registrations USING (number)
     ORDER BY place LIMIT $2 FOR NO KEY UPDATE OF registrations SKIP LOCKED
 """
+# Not "registration = number ORDER BY id", for which PostgreSQL may look through all that wait, by age.
 HEADS = f"""
     SELECT id, registration, unanswered, true AS is_turn FROM @inbox WHERE {STILL_WAITING} AND id = ANY(ARRAY(
         SELECT head.id FROM unnest($1::bigint[]) AS locked (number) CROSS JOIN LATERAL (
-            SELECT id, registration FROM @inbox WHERE {WAITING} AND registration = number ORDER BY id LIMIT 1
-        ) AS head WHERE {{}}
+            SELECT id, registration FROM @inbox WHERE {WAITING} AND registration >= number
+            ORDER BY registration, id LIMIT 1
+        ) AS head WHERE head.registration = number AND {{}}
     )) FOR UPDATE SKIP LOCKED
 """  # noqa: S608
 LEASE = f"""
