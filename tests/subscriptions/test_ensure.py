@@ -146,6 +146,7 @@ class Case:
 WITH = {"filters": [DUE, ADDED]}
 AGAIN = change("old", next_attempt_after=lambda record: record.created_at + timedelta(hours=1))
 LONG_AGO = change("new", created_at=lambda record: record.created_at - timedelta(hours=10))
+LOST = "that Asana had not sent yet may be lost"
 CASES = [
     Case("nothing", (), WITH, "created", [POST]),
     Case("nothing, and orphans are looked for", (), {"workspace": "1331"}, "created", [POST, LIST]),
@@ -159,20 +160,22 @@ CASES = [
     Case("other filters", (one(DUE),), WITH, "updated", [GET, PUT]),
     Case("filters, from none", (one(),), {"filters": [DUE]}, "updated", [GET, PUT]),
     Case("inactive, other filters", (one(), change("old", active=False)), WITH, "updated", [GET, PUT], says="inactive"),
-    Case("no filters, from some", (one(DUE),), {}, "replaced", [GET, POST, GET, DELETE]),
-    Case("other query", (one(url=""),), {}, "replaced", [GET, POST, GET, DELETE]),
-    Case("other URL and filters", (one(DUE, url=""),), WITH, "replaced", [GET, POST, GET, DELETE]),
+    Case("no filters, from some", (one(DUE),), {}, "replaced", [GET, POST, GET, DELETE], says=LOST),
+    Case("other query", (one(url=""),), {}, "replaced", [GET, POST, GET, DELETE], says=LOST),
+    Case("other URL and filters", (one(DUE, url=""),), WITH, "replaced", [GET, POST, GET, DELETE], says=LOST),
     Case("gone", (one(), gone("old")), WITH, "created", [GET, POST], says="is gone"),
     Case("another label", (one(label="other"),), {"label": "mine"}, "created", [POST], left="old, it"),
     Case("another resource", (one(),), {"resource": "1331", "filters": [WebhookFilter(resource_type="project",
          action="added")]}, "created", [POST], left="old, it"),
     # A killed process had replaced it, and not deleted the old one.
-    Case("both", (two(),), {}, "unchanged", [GET, GET, DELETE, GET]),
-    Case("both, other filters", (two(),), WITH, "updated", [GET, GET, DELETE, GET, PUT]),
+    Case("both", (two(),), {}, "unchanged", [GET, GET, DELETE, GET], says=LOST),
+    Case("both, other filters", (two(),), WITH, "updated", [GET, GET, DELETE, GET, PUT], says=LOST),
     Case("both, the new one gone", (two(), gone("new")), {}, "unchanged", [GET, GET], left="old", says="is gone"),
-    Case("both, the old one gone", (two(), gone("old")), {}, "unchanged", [GET, GET, DELETE, GET], left="new"),
+    Case("both, the old one gone", (two(), gone("old")), {}, "unchanged", [GET, GET, DELETE, GET], left="new",
+         says=LOST),
     Case("both, both gone", (two(), gone("old"), gone("new")), {}, "created", [GET, GET, POST], says="is gone"),
-    Case("both, at another URL", (two(url=""),), {}, "replaced", [GET, GET, DELETE, GET, POST, GET, DELETE]),
+    Case("both, at another URL", (two(url=""),), {}, "replaced", [GET, GET, DELETE, GET, POST, GET, DELETE],
+         says=LOST),
     # A move is under way.
     Case("move", (two(url="", retire=60),), {}, "unchanged", [GET, GET], left="old, new"),
     Case("move, new URL", (two(url="", retire=60),), {"url": ""}, "unchanged", [GET, GET], left="old, new"),
