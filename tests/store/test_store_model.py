@@ -347,6 +347,11 @@ class PostgresMachine(MemoryMachine):
         if not closed:
             self.forget_the_last_delivery()
 
+    @rule(later=SECONDS, older_than=SECONDS, dead=st.booleans())
+    def purge(self, later: int, older_than: int, dead: bool) -> None:
+        """It keeps what was closed in the last minute, for which a put may be under way."""
+        super().purge(later + 61 + (HOUR if self.was_set_back else 0), older_than, dead)
+
 
 class LongPostgresMachine(PostgresMachine):
     """The same for minutes."""
