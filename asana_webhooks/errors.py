@@ -24,7 +24,7 @@
     │   ├── DeadlineExceededError      the call's deadline passed
     │   └── CreateOutcomeUnknownError  the webhook may or may not exist now
     ├── HandshakeMismatchError         the 201 does not fit the handshakes
-    ├── RegistrationClosedError        the 201 came after its registration was closed or expired
+    ├── RegistrationClosedError        Asana answered after the registration was closed or expired
     ├── WebhookExistsError             the store has a live webhook for this resource and label
     ├── InvalidSignatureError          the signature of a delivery is missing or wrong
     ├── PayloadError                   invalid JSON, or JSON of the wrong shape
@@ -411,17 +411,19 @@ class HandshakeMismatchError(AsanaError):
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class RegistrationClosedError(AsanaError):
-    """Asana's 201 arrived after the webhook's registration was closed or its deadline passed."""
+    """Asana's handshake or 201 arrived after the webhook's registration was closed or its deadline passed."""
 
-    webhook_gid: str
-    """The gid of the webhook Asana created."""
+    webhook_gid: str | None
+    """The gid of the webhook Asana created; ``None`` if it created none, because its handshake was refused."""
     deleted: bool
-    """Whether the webhook has been deleted."""
+    """Whether the webhook has been deleted, or was not created."""
 
     def __str__(self) -> str:
+        created = f"webhook {self.webhook_gid}" if self.webhook_gid else "no webhook was created"
         return (
-            f"webhook {self.webhook_gid}: its registration was closed or expired before Asana's answer arrived. "
-            f"Another process closed it, this one was suspended, or the clock was set forward. {_deleted(self.deleted)}"
+            f"{created}: its registration was closed or expired before Asana's answer arrived. Another process closed "
+            "it, this one was suspended, or the clock was set forward. "
+            f"{_deleted(self.deleted) if self.webhook_gid else 'Retry.'}"
         )
 
 

@@ -29,6 +29,7 @@ from asana_webhooks.errors import (
     HandshakeMismatchError,
     RegistrationClosedError,
     StoreUnavailableError,
+    TargetRejectedError,
     WebhookExistsError,
 )
 from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
@@ -308,6 +309,11 @@ class _Create:
         if self.id:
             self.echoed = await finish(self.wanted.store.close_registration(self.id))
 
+    async def is_closed(self) -> bool:
+        """Return whether somebody has closed the latest registration, or it has expired."""
+        found = await self.wanted.store.find_registration(self.id)
+        return found is None or found.state is RegistrationState.CLOSED
+
     async def discard(self) -> None:
         """Close the registration of a request that created nothing; the next attempt opens another."""
         # An error ends the call: while this one may be live, no other can be opened.
@@ -331,8 +337,11 @@ async def _create(call: _Create) -> EstablishedWebhook:
                 heartbeat_at=None if first is None else first.timestamp(),
             )
             if not confirmed:
-                found = await store.find_registration(call.id)
-                closed = found is None or found.state is RegistrationState.CLOSED
+                closed = await call.is_closed()
+    except TargetRejectedError as error:
+        if await call.is_closed():  # so the receiver refused the handshake
+            raise RegistrationClosedError(webhook_gid=None, deleted=True) from error
+        raise
     finally:
         if not confirmed:
             await _undo(call)
