@@ -423,6 +423,6 @@ class Store(Protocol):
 
         A duplicate key goes when both the first event of its delivery and its arrival are that old. With *dead*, dead
         letters received that long ago go too. Closed registrations without deliveries go, uncounted, once their
-        deadline is as long ago. Waiting deliveries stay. A store may use several transactions, so that other calls run
-        in between. If it raises, some may be gone already.
+        deadline is as long ago; a store may keep them for a minute after they were closed. Waiting deliveries stay. A
+        store may use several transactions, so that other calls run in between. If it raises, some may be gone already.
         """

@@ -21,9 +21,8 @@ from asana_webhooks import (
     AsanaSession,
     Delivery,
     Receiver,
-    WebhookExistsError,
     Worker,
-    establish_webhook,
+    ensure_webhook,
     open_store,
 )
 from asana_webhooks.receiver.web import serve
@@ -51,16 +50,13 @@ async def receive() -> None:
         await told_to_go_on()
 
 
-async def establish(*, token: str, base_url: str, public_url: str, resource: str) -> None:
-    """Establish a webhook when told to, and print which one is live."""
+async def ensure(*, token: str, base_url: str, public_url: str, resource: str) -> None:
+    """Ensure a webhook when told to, and print which one it is."""
     async with open_store(os.environ[STORE]) as store, AsanaSession(token, base_url=base_url) as asana:
         say(ready=True)
         await told_to_go_on()
-        try:
-            established = await establish_webhook(asana, store, public_url=public_url, resource=resource)
-            say(webhook_gid=established.webhook_gid)
-        except WebhookExistsError:
-            say(webhook_gid=None)
+        ensured = await ensure_webhook(asana, store, public_url=public_url, resource=resource)
+        say(action=ensured.action, webhook_gid=ensured.webhook_gid)
 
 
 async def work(*, handling: float = 0.0, **options: Any) -> None:
@@ -158,5 +154,5 @@ async def machine(program: str, store: str, **options: Any) -> AsyncIterator[Mac
 
 
 if __name__ == "__main__":
-    programs: dict[str, Any] = {"receive": receive, "establish": establish, "work": work}
+    programs: dict[str, Any] = {"receive": receive, "ensure": ensure, "work": work}
     asyncio.run(programs[sys.argv[1]](**json.loads(sys.argv[2])))
