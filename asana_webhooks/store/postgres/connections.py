@@ -4,9 +4,9 @@ import asyncio
 import copy
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -160,7 +160,7 @@ class Batch(Generic[R, T]):
         self._busy = False
 
     def submit(self, request: R) -> "asyncio.Future[T]":
-        """Return the future outcome of a request. Shield it: a cancelled one loses its outcome."""
+        """Return the future outcome of a request, which goes on if that is cancelled."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         self._gathered.append((request, answer))
@@ -178,6 +178,8 @@ class Batch(Generic[R, T]):
                 except Exception as error:  # noqa: BLE001 - it reaches every caller
                     outcomes = [error] * len(some)
                 for (_, answer), outcome in zip(some, outcomes, strict=True):
+                    if answer.done():
+                        continue  # cancelled
                     if isinstance(outcome, Exception):
                         answer.set_exception(_copied(outcome))
                     else:
@@ -254,17 +256,28 @@ class Database:
             advice = "Look why PostgreSQL is slow, or raise max_operations and max_bytes."
             raise StoreFullError(problem="too many operations or bytes are waiting", advice=advice)
 
-    async def _counted(self, future: "asyncio.Future[T]", adds: int = 0) -> T:
-        """Await what is already started, and count it towards the limits until it ends."""
-
-        def uncount(_: object) -> None:
-            self._operations -= 1
+    @contextmanager
+    def _uncounting(self, count: int, adds: int = 0) -> Iterator[None]:
+        """Run the block, which ends so many operations that are counted towards the limits."""
+        try:
+            yield
+        finally:
+            self._operations -= count
             self._bytes -= adds
 
+    def _count(self, adds: int = 0) -> None:
         self._operations += 1
         self._bytes += adds
-        future.add_done_callback(uncount)
-        return await asyncio.shield(future)
+
+    async def _counted(self, call: Coroutine[Any, Any, T], adds: int = 0) -> T:
+        """Run a call that goes on if this is cancelled, and count it towards the limits until it ends."""
+
+        async def run() -> T:
+            with self._uncounting(1, adds):
+                return await call
+
+        self._count(adds)
+        return await asyncio.shield(self._spawn(run()))
 
     def _spawn(self, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Start a call that a cancelled caller leaves running: the driver must not be cancelled inside a statement."""
@@ -279,7 +292,7 @@ class Database:
         if not limited:
             return await asyncio.shield(self._spawn(self._run(operation, transaction=transaction)))
         self._check_room(0)
-        return await self._counted(self._spawn(self._run(operation, transaction=transaction)))
+        return await self._counted(self._run(operation, transaction=transaction))
 
     async def _fetch(self, statement: str, *values: object, limited: bool = False) -> Sequence[Any]:
         """Return the rows of one statement."""

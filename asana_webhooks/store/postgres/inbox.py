@@ -212,20 +212,22 @@ class Inbox(Database):
         size = len(delivery.body)
         self._check_room(size)
         if delivery.candidate is None:
-            result = await self._counted(self._puts.submit(delivery), size)
+            self._count(size)
+            result = await self._puts.submit(delivery)
             if result is not None:
                 return result
 
         async def put(db: Connection) -> PutResult:
             return await self._put_apart(db, delivery)
 
-        return await self._counted(self._spawn(self._run(put, transaction=True)), size)
+        return await self._counted(self._run(put, transaction=True), size)
 
     async def _put(self, new: Sequence[NewDelivery]) -> Sequence[PutResult | None]:
         """Put deliveries of confirmed registrations; return ``None`` for those of others."""
-        keys = [(one.registration, *_key(one), one.body) for one in new]
-        ids, times, signatures, bodies = map(list, zip(*keys, strict=True))
-        rows = await self._run(lambda db: db.fetch(PUT, self._now(), ids, times, signatures, bodies))
+        with self._uncounting(len(new), sum(len(one.body) for one in new)):
+            keys = [(one.registration, *_key(one), one.body) for one in new]
+            ids, times, signatures, bodies = map(list, zip(*keys, strict=True))
+            rows = await self._run(lambda db: db.fetch(PUT, self._now(), ids, times, signatures, bodies))
         results: list[PutResult | None] = [None] * len(new)
         for place, is_stored in rows:
             results[place - 1] = "stored" if is_stored else "duplicate"
@@ -317,7 +319,7 @@ class Inbox(Database):
     async def ack(self, lease: Lease) -> bool:
         """See `Store.ack`. All that wait share a statement."""
         self._check_usable()
-        return await asyncio.shield(self._acks.submit(lease))
+        return await self._acks.submit(lease)
 
     async def _ack(self, leases: Sequence[Lease]) -> Sequence[bool]:
         ids, fences = [lease.id for lease in leases], [lease.fence for lease in leases]

@@ -217,9 +217,14 @@ class Registrations(Database):
         self._check_usable()
         check_texts(id)
         self._check_room(0)
-        return await self._counted(self._finds.submit(id))
+        self._count()
+        return await self._finds.submit(id)
 
     async def _find(self, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
+        with self._uncounting(len(ids)):
+            return await self._find_all(ids)
+
+    async def _find_all(self, ids: Sequence[str]) -> Sequence[Registration | StoreError | None]:
         """Find several; equal ids share one lookup, and open their secrets once."""
         wanted = list(set(ids))
         rows = await self._run(lambda db: db.fetch(f"{FIND} WHERE id = ANY($2)", self._now(), wanted))
