@@ -22,7 +22,7 @@ from asana_webhooks.store.base import NewDelivery
 from benchmarks.filled import KEPT, arriving, numbered_id
 from benchmarks.harness import OURS, Case, Goal, Round
 from benchmarks.postgres_queues import pgqueuer_batches, pgqueuer_each, procrastinate_batches, procrastinate_each
-from benchmarks.postgres_server import empty, empty_pool, postgres_database, run_sql, syncs_a_second
+from benchmarks.postgres_server import benchmark_database, empty, empty_pool, run_sql, syncs_a_second
 from benchmarks.processes import apart
 from benchmarks.stores import finish, new_deliveries, put_all, register
 
@@ -202,7 +202,7 @@ def fill(url: str, schema: str, done: int) -> None:
 def cases(*, quick: bool, large: bool = False) -> Iterator[Case]:
     """Compare puts, then look at history, at two receivers, and at claims; *large*: a million in that history."""
     with ExitStack() as stack:
-        url = stack.enter_context(postgres_database())
+        url = stack.enter_context(benchmark_database())
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         threads = stack.enter_context(ThreadPoolExecutor(2))  # the processes they start end with them
         own = stack.enter_context(apart(quick))

@@ -20,7 +20,7 @@ SYNCS: Final = 50
 
 
 @contextmanager
-def postgres_database() -> Iterator[str]:
+def benchmark_database() -> Iterator[str]:
     """Yield the URL of a database on the server that the tests would use.
 
     Raises:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from asana_webhooks import Secret, SQLiteStore
@@ -17,7 +18,8 @@ from asana_webhooks.store.sqlite.file import sqlite3
 from benchmarks.bodies import SECRET
 from benchmarks.filled import DAY, KEPT, Waiting, arriving, fill, numbered_id
 from benchmarks.growth import WrittenPages
-from benchmarks.harness import OURS, Case, Goal, Round, Spread, UnequalWorkError, compare, percentile
+from benchmarks.harness import OURS, Case, Goal, Round, SkippedError, Spread, UnequalWorkError, compare, percentile
+from benchmarks.postgres_server import benchmark_database, empty, run_sql
 
 
 def rounds(*values: float, work: object = 7, **extras: float) -> Callable[[], Round]:
@@ -141,6 +143,27 @@ def test_a_page_counts_for_each_transaction_that_writes_it(tmp_path: Path) -> No
             for _ in range(transactions):
                 db.execute("INSERT INTO rows DEFAULT VALUES")
             assert written.close() == pytest.approx(transactions, rel=0.01)
+
+
+def test_benchmarks_of_postgresql_touch_nothing_else(postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They empty a database of their own, which is gone after them, and leave the one they were given as it is."""
+    monkeypatch.setenv("ASANA_WEBHOOKS_TEST_POSTGRES", postgres_database)
+    asyncio.run(run_sql(postgres_database, "CREATE SCHEMA asana_webhooks"))
+    with benchmark_database() as url:
+        asyncio.run(run_sql(url, "CREATE TABLE deliveries ()"))
+        asyncio.run(empty(url))
+        asyncio.run(run_sql(url, "CREATE TABLE deliveries ()"))
+    asyncio.run(run_sql(postgres_database, "DROP SCHEMA asana_webhooks"))
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        asyncio.run(run_sql(url))
+
+
+def test_a_benchmark_without_a_server_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PostgreSQL cannot be started, its benchmark is skipped for a reason, and the others run."""
+    monkeypatch.delenv("ASANA_WEBHOOKS_TEST_POSTGRES", raising=False)
+    monkeypatch.setattr("tests.helpers.postgres.why_no_server", lambda: "no PostgreSQL here")
+    with pytest.raises(SkippedError, match="no PostgreSQL here"), benchmark_database():
+        pass
 
 
 STARTING = """
