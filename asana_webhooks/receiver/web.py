@@ -105,7 +105,7 @@ def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = T
         return await _respond(request, reply)
 
     base, answer = path.rstrip("/"), _handler(receiver)
-    routes = [web.post(f"{base}/{{endpoint}}{slash}", answer) for slash in ("", "/")]
+    routes = [web.post(f"{base}/{{endpoint:[^/]+}}{slash}", answer) for slash in ("", "/")]
     if health:
         routes += [web.get(f"{base}/health{slash}", answer_health) for slash in ("", "/")]
     return routes
