@@ -180,7 +180,7 @@ async def retire(asana: AsanaSession, store: Store, old: Registration) -> None:
     It waits, for at most a minute, while Asana has deliveries of it to send again: deleting it would lose them.
     """
     loop = asyncio.get_running_loop()
-    until = loop.time() + _RETIRE_SECONDS
+    until, is_told = loop.time() + _RETIRE_SECONDS, False
     while (webhook := await look_at(asana, old)) is not None and webhook.next_attempt_after is not None:
         if loop.time() >= until:
             _log.warning(
@@ -189,6 +189,13 @@ async def retire(asana: AsanaSession, store: Store, old: Registration) -> None:
                 *(named(old), webhook.last_failure_at),
             )
             break
+        if not is_told:
+            is_told = True
+            _log.warning(
+                "waiting for at most %.0f seconds to delete %s, which has been replaced: Asana has deliveries of it to "
+                "send again",
+                *(_RETIRE_SECONDS, named(old)),
+            )
         await asyncio.sleep(_RETIRE_POLL_SECONDS)
     await delete_and_close(asana, store, old)
     _log.warning(

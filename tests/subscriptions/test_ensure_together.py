@@ -246,7 +246,10 @@ async def test_a_changed_url_loses_nothing() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 11, 58, None])
 async def test_an_old_webhook_with_something_to_resend(seconds: int | None, caplog: pytest.LogCaptureFixture) -> None:
-    """It is deleted when Asana has nothing to send again, after a minute in any case; then a warning names the loss."""
+    """It is deleted when Asana has nothing to send again, after a minute in any case; then a warning names the loss.
+
+    That it waits is logged at once.
+    """
     caplog.set_level(logging.INFO, "asana_webhooks")
     async with scene(MemoryStore()) as here:
         old = await here.ensure(public_url=here.public_url + ELSEWHERE, label="tenant a")
@@ -266,6 +269,7 @@ async def test_an_old_webhook_with_something_to_resend(seconds: int | None, capl
         assert (ensured.action, list(here.fake.webhooks)) == ("replaced", [ensured.webhook_gid])
         least = 60 if seconds is None else seconds
         assert least <= took < least + 3
+        assert caplog.text.count("waiting for at most 60 seconds to delete webhook") == (seconds != 0)
         lost = [one.getMessage() for one in caplog.records if "may be lost" in one.getMessage()]
         assert len(lost) == (seconds is None)
         for text in lost:
