@@ -144,6 +144,9 @@ def one_or_none(world: World) -> None:
     assert not errors, errors
     assert len(world.live) <= 1
     assert world.live == world.alive
+    if not any(call.killed for call in world.calls):
+        created = {gid for gid, webhook in world.asana.webhooks.items() if not (webhook.target or "").endswith(FIRST)}
+        assert created <= {found.webhook_gid for found in world.live}, "one of its own is left at Asana"
 
 
 def nothing_is_left(world: World) -> None:
