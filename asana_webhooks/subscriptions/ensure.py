@@ -126,8 +126,7 @@ async def ensure_webhook(
         SecretUnavailableError: the webhook's secret cannot be opened. Nothing is replaced, because the key service may
             only be down. If its key is lost for good, call `remove_webhook` and then this.
         RegistrationClosedError: `remove_webhook` was called while this created the webhook. The error says whether the
-            webhook was deleted. (If it was called before Asana's handshake arrived, that was answered 404, and this
-            raises `TargetRejectedError`.)
+            webhook was deleted.
         ConfigurationError: an argument is invalid; or the webhook is being moved, and neither the old one nor the new
             one has *public_url*.
         StoreError: the store failed.

@@ -36,9 +36,8 @@ async def remove_webhook(
     """Delete the webhook of a resource and label at Asana, and close its registration. It needs no secret.
 
     If one is replacing another, both are removed. If another process is creating it, its registration is closed; that
-    process then deletes its webhook and raises `RegistrationClosedError`, or `TargetRejectedError` because Asana's
-    handshake was refused. If this is cancelled or killed half way, call it again. Deliveries that are stored already
-    are still handled.
+    process then deletes its webhook and raises `RegistrationClosedError`. If this is cancelled or killed half way, call
+    it again. Deliveries that are stored already are still handled.
 
     ::
 
