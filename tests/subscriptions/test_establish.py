@@ -22,7 +22,7 @@ from asana_webhooks.store.base import RegistrationState, Store, registration_id
 from asana_webhooks.testing import Fault
 from tests.helpers.cancelling import pass_turns
 from tests.helpers.stores import Clock
-from tests.subscriptions.scenes import LoopClock, Remembering, Scene, arrived, scene
+from tests.subscriptions.scenes import GONE, LoopClock, Remembering, Scene, arrived, scene
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -107,7 +107,9 @@ async def test_a_mismatch_that_cannot_be_undone_says_so(caplog: pytest.LogCaptur
     """If deleting fails, the error and the log tell; that the webhook is gone is no failure."""
     for status in (404, 500):
         async with scene(MemoryStore(), retry=RetryPolicy(attempts=1)) as here:
-            here.fake.script(Fault(at="createWebhook", do="wrong_secret"), Fault(at="deleteWebhook", status=status))
+            here.fake.script(
+                Fault(at="createWebhook", do="wrong_secret"), Fault(at="deleteWebhook", status=status, body=GONE)
+            )
             with pytest.raises(HandshakeMismatchError) as caught:
                 await here.establish()
 
