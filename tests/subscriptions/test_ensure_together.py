@@ -270,7 +270,7 @@ async def test_an_old_webhook_with_something_to_resend(seconds: int | None, capl
         least = 60 if seconds is None else seconds
         assert least <= took < least + 3
         assert caplog.text.count("waiting for at most 60 seconds to delete webhook") == (seconds != 0)
-        lost = [one.getMessage() for one in caplog.records if "may be lost" in one.getMessage()]
+        lost = [one.getMessage() for one in caplog.records if "their events may be lost" in one.getMessage()]
         assert len(lost) == (seconds is None)
         for text in lost:
             assert f"deleting webhook {old.webhook_gid} on 8675309 (label 'tenant a'), which has been replaced" in text
