@@ -119,6 +119,20 @@ async def test_a_late_confirmation_and_a_new_one(stores: Stores, postgres_url: s
     assert (await confirming, await opening) == (True, False)
 
 
+async def test_a_handshake_that_ends_after_the_deadline(stores: Stores, postgres_url: str, clock: Clock) -> None:
+    """Whoever expires a registration learns of a candidate that was added within the deadline, and is committed now."""
+    one, other = stores
+    await open_one(one)
+    async with holding(postgres_url, "LOCK TABLE asana_webhooks.secrets IN SHARE MODE"):
+        adding = asyncio.create_task(one.add_candidate(ID, SECRET))
+        await stopped(postgres_url, adding)
+        clock.advance(TTL)
+        expiring = asyncio.create_task(other.expire_registrations())
+        await stopped(postgres_url, adding, expiring)
+    (expired,) = await expiring
+    assert (await adding, expired.echoed, expired.candidates) == (True, True, (SECRET,))
+
+
 async def test_order_beside_a_put_that_is_not_committed(stores: Stores, postgres_url: str) -> None:
     """With *ordered* an earlier delivery that is committed later waits for the one that was claimed before."""
     one, other = stores

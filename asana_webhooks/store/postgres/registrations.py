@@ -63,7 +63,13 @@ FORGET = (
     "DELETE FROM @secrets WHERE registration = ANY($1)",
     "DELETE FROM @inbox WHERE registration = ANY($1) AND state <> 'open' AND state = 'quarantined'",
 )
-OVERDUE = "state <> 'confirmed' AND state = 'pending' AND deadline <= {}"
+# A handshake that came within the deadline may have locked one. What it adds is visible to the next statement.
+EXPIRE = f"""
+    UPDATE @registrations SET state = 'closed' WHERE number = ANY(ARRAY(
+        SELECT number FROM @registrations WHERE state <> 'confirmed' AND state = 'pending' AND deadline <= {NOW}
+        ORDER BY number FOR NO KEY UPDATE
+    )) RETURNING number
+"""  # noqa: S608
 
 
 class Registrations(Database):
@@ -187,30 +193,24 @@ class Registrations(Database):
 
     async def expire_registrations(self) -> Sequence[Registration]:
         """See `Store.expire_registrations`."""
-        find = f"{FIND} WHERE {OVERDUE.format(NOW)} ORDER BY number"
-        rows = await self._fetch(find, self._now(), limited=True)
+
+        async def close(db: Connection) -> Sequence[Any]:
+            numbers = [row["number"] for row in await db.fetch(EXPIRE, self._now())]
+            rows = await db.fetch(f"{FIND} WHERE number = ANY($2) ORDER BY number", self._now(), numbers)
+            await _forget(db, numbers)
+            return rows
+
+        rows = await self._do(close, transaction=True, limited=True)
         failed: dict[str | None, str] = {}
 
-        def open_all() -> dict[int, Registration]:
-            return {
-                row["number"]: self._with_secrets(row, lambda one: self._sealer.open_or_note(one, failed))
-                for row in rows
-            }
+        def open_all() -> list[Registration]:
+            before = [{**row, "state": "pending"} for row in rows]
+            return [self._with_secrets(row, lambda one: self._sealer.open_or_note(one, failed)) for row in before]
 
-        found = await self._with_box(open_all) if rows else {}
+        found = await self._with_box(open_all) if rows else ()
         for problem in failed.values():
-            _log.warning("cannot open candidates of expired registrations; closing these anyway: %.300r", problem)
-        end = f"""
-            UPDATE @registrations SET state = 'closed' WHERE number = ANY($2) AND {OVERDUE.format(NOW)} RETURNING number
-        """  # noqa: S608
-
-        async def close(db: Connection) -> Sequence[int]:
-            numbers = [row["number"] for row in await db.fetch(end, self._now(), sorted(found))]
-            await _forget(db, numbers)
-            return numbers
-
-        closed = await self._do(close, transaction=True) if found else ()
-        return [found[number] for number in sorted(closed)]
+            _log.warning("cannot open candidates of expired registrations; these are closed anyway: %.300r", problem)
+        return found
 
     async def find_registration(self, id: str) -> Registration | None:
         """See `Store.find_registration`. All that wait share a statement."""
