@@ -1,7 +1,9 @@
 """What `PostgresStore` promises beyond the contract: opening, roles, migrations, lent pools, what it says and hides."""
 
 import asyncio
+import gc
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -39,6 +41,7 @@ from tests.store.contract.tools import (
     open_one,
     put,
     put_many,
+    strange_lease,
 )
 
 
@@ -209,8 +212,10 @@ async def test_nul_characters(postgres_url: str) -> None:
         assert letter.error == "a\\x00b"
 
 
-async def test_a_slow_server(postgres_url: str) -> None:
-    """A call that waits longer than *timeout* fails in words, and counts until then even if its caller has gone."""
+async def test_a_slow_server(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A call that waits longer than *timeout* fails in words, and counts until then even if its caller has gone; the
+    server stops waiting, too; later ones succeed, and closing does not hang. asyncio logs no error that nobody read.
+    """
     async with PostgresStore(postgres_url, timeout=0.3, max_operations=2, connections=2) as store:
         await adopt_one(store)
         locker = await asyncpg.connect(postgres_url)
@@ -227,8 +232,25 @@ async def test_a_slow_server(postgres_url: str) -> None:
                 with pytest.raises(StoreUnavailableError, match="did not answer in time"):
                     await call
             assert gone.cancelled()
+            calls = [asyncio.create_task(call) for call in (store.put(new_delivery(3)), store.ack(strange_lease()))]
+            await later(0.1)
+            assert [call.cancel() for call in calls] == [True, True]
+            while (await run_sql(postgres_url, "SELECT count(*) FROM pg_locks WHERE NOT granted"))[0][0]:
+                await later(0.01)
         await locker.close()
         await put(store, 4)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_server_that_never_answers(postgres_url: str) -> None:
+    """Calls that wait for the first connection all fail after one *timeout*, and not one after the other."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = PostgresStore(str(URL(postgres_url).with_port(silent.getsockname()[1])), timeout=0.3)
+        async with asyncio.timeout(5):
+            failures = await asyncio.gather(*map(store.delivery, range(30)), return_exceptions=True)
+            await store.aclose()
+    assert {str(failure)[:38] for failure in failures} == {"PostgreSQL did not answer in time (Tim"}
 
 
 async def test_a_cancelled_claim_holds_nothing(postgres_url: str) -> None:

@@ -17,7 +17,7 @@ from asana_webhooks.store import rules
 from asana_webhooks.store.postgres.schema import DEFAULT_SCHEMA, check_schema, check_settings, prepare
 from asana_webhooks.store.secret_box import Sealer, SecretBox
 
-__all__ = ["NOW", "Batch", "Connection", "Database", "Pool", "check_texts"]
+__all__ = ["NOW", "Batch", "Connection", "Database", "Pool", "check_texts", "shielded"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -87,6 +87,11 @@ def explained(error: Exception) -> Exception:
     return StoreUnavailableError(problem=f"{problem} ({name})", advice=advice)
 
 
+def _milliseconds(timeout: float) -> int:
+    """Return a time limit as PostgreSQL takes it."""
+    return min(math.ceil(timeout * 1000), 2**31 - 1)
+
+
 class Pool(Protocol):
     """An ``asyncpg.Pool``, which has no types of its own."""
 
@@ -100,7 +105,7 @@ class Connection:
     def __init__(self, raw: Any, schema: str, *, timeout: float) -> None:
         self._raw = raw
         self._prefix = f'"{schema}".'
-        self._timeout = math.ceil(timeout * 1000)
+        self._timeout = _milliseconds(timeout)
 
     async def is_pooled(self) -> bool:
         """Return whether a pooler such as PgBouncer is in between: it names another process than the server does."""
@@ -176,7 +181,7 @@ class Batch(Generic[R, T]):
                 try:
                     outcomes: Sequence[Any] = await self._run([request for request, _ in some])
                 except Exception as error:  # noqa: BLE001 - it reaches every caller
-                    outcomes = [error] * len(some)
+                    outcomes = [explained(error)] * len(some)
                 for (_, answer), outcome in zip(some, outcomes, strict=True):
                     if answer.done():
                         continue  # cancelled
@@ -187,6 +192,12 @@ class Batch(Generic[R, T]):
                 await asyncio.sleep(0)  # the callers wake, and what they submit then joins the next call
         finally:
             self._busy = False
+
+
+def shielded(future: "asyncio.Future[T]") -> "asyncio.Future[T]":
+    """Return what a caller awaits: if it is cancelled, the call goes on, and asyncio logs no error that nobody read."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return asyncio.shield(future)
 
 
 def _copied(error: Exception) -> Exception:
@@ -225,7 +236,7 @@ class Database:
         self._sealer = Sealer(secret_box)
         self._thread = None if secret_box is None else ThreadPoolExecutor(1, "asana-webhooks-secret-box")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._opening = asyncio.Lock()
+        self._opens: Batch[None, Any] = Batch(self._open_for, self._spawn)
         self._pool: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -277,7 +288,7 @@ class Database:
                 return await call
 
         self._count(adds)
-        return await asyncio.shield(self._spawn(run()))
+        return await shielded(self._spawn(run()))
 
     def _spawn(self, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Start a call that a cancelled caller leaves running: the driver must not be cancelled inside a statement."""
@@ -290,7 +301,7 @@ class Database:
         """Run an operation. If it is *limited*, raise `StoreFullError` if too many are waiting."""
         self._check_usable()
         if not limited:
-            return await asyncio.shield(self._spawn(self._run(operation, transaction=transaction)))
+            return await shielded(self._spawn(self._run(operation, transaction=transaction)))
         self._check_room(0)
         return await self._counted(self._run(operation, transaction=transaction))
 
@@ -332,13 +343,15 @@ class Database:
 
     async def _opened(self) -> Any:
         """Return the pool. The first call connects, checks the server, and creates the tables if they are missing."""
+        return await self._opens.submit(None) if self._pool is None else self._pool
+
+    async def _open_for(self, waiting: Sequence[None]) -> Sequence[Any]:
+        """Open for all that wait, who share its failure, too: else each would wait for a time limit after the other."""
+        if self._ended:
+            raise ConfigurationError("this store is closed; create a new one")
         if self._pool is None:
-            async with self._opening:
-                if self._ended:
-                    raise ConfigurationError("this store is closed; create a new one")
-                if self._pool is None:
-                    self._pool = await self._open()
-        return self._pool
+            self._pool = await self._open()
+        return [self._pool] * len(waiting)
 
     async def _open(self) -> Any:
         pool: Any = self._lent
@@ -347,8 +360,11 @@ class Database:
                 pool = await self._create(statement_cache_size=0)  # behind a pooler, the next transaction has lost them
                 if not await self._attempt(pool, Connection.is_pooled):
                     await _close(pool)
-                    # A plan that was made while a table was empty would be slow when it is full.
-                    pool = await self._create(server_settings={"plan_cache_mode": "force_custom_plan"})
+                    # A plan that was made while a table was empty would be slow when it is full. And the server does
+                    # not notice that a connection is closed while it waits for a lock: those would use it up.
+                    limit = str(_milliseconds(self._timeout))
+                    settings = {"plan_cache_mode": "force_custom_plan", "statement_timeout": limit}
+                    pool = await self._create(server_settings=settings)
             await self._prepare(pool)
         except BaseException:
             if self._lent is None and pool is not None:

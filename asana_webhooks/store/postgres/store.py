@@ -193,8 +193,7 @@ class PostgresStore(Registrations, Inbox):
     async def _unreadable(self, secrets: Sequence[StoredSecret]) -> Sequence[str]:
         """Open these secrets; return the text of the error for each that fails."""
         failed: dict[str | None, str] = {}
-        for one in secrets:
-            await self._with_box(partial(self._sealer.open_or_note, one, failed))
+        await self._with_box(lambda: [self._sealer.open_or_note(one, failed) for one in secrets])
         return list(failed.values())
 
     async def health(self) -> StoreHealth:
