@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from yarl import URL
 
 from asana_webhooks.store import PostgresStore
 from tests.helpers.postgres import run_sql
@@ -56,8 +57,13 @@ def _clock() -> Clock:
 
 @pytest.fixture(name="stores")
 async def _stores(postgres_url: str, clock: Clock) -> AsyncIterator[Stores]:
-    """Two machines' stores on one database."""
-    async with PostgresStore(postgres_url, clock=clock) as one, PostgresStore(postgres_url, clock=clock) as other:
+    """Two machines' stores on one database, where transactions are isolated more than the store needs."""
+    url = str(URL(postgres_url).update_query(default_transaction_isolation="repeatable read"))
+    async with (
+        asyncpg.create_pool(url, min_size=0) as pool,
+        PostgresStore(url, clock=clock) as one,
+        PostgresStore(pool, clock=clock) as other,
+    ):
         yield one, other
 
 

@@ -119,7 +119,8 @@ class Connection:
 
         The server ends that of a machine that has vanished. Otherwise it would keep its locks for hours.
         """
-        await self._raw.execute(f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {self._timeout}")
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED"  # the next statement must see what a lock has waited for
+        await self._raw.execute(f"{begin}; SET LOCAL idle_in_transaction_session_timeout = {self._timeout}")
         try:
             yield
         except BaseException:
@@ -360,17 +361,21 @@ class Database:
                 pool = await self._create(statement_cache_size=0)  # behind a pooler, the next transaction has lost them
                 if not await self._attempt(pool, Connection.is_pooled):
                     await _close(pool)
-                    # A plan that was made while a table was empty would be slow when it is full. And the server does
-                    # not notice that a connection is closed while it waits for a lock: those would use it up.
-                    limit = str(_milliseconds(self._timeout))
-                    settings = {"plan_cache_mode": "force_custom_plan", "statement_timeout": limit}
-                    pool = await self._create(server_settings=settings)
+                    pool = await self._create(server_settings=self._settings())
             await self._prepare(pool)
         except BaseException:
             if self._lent is None and pool is not None:
                 pool.terminate()
             raise
         return pool
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "plan_cache_mode": "force_custom_plan",  # one made while a table was empty would be slow when it is full
+            "default_transaction_isolation": "read committed",
+            # The server does not notice that a connection is closed while that waits for a lock: these would use it up.
+            "statement_timeout": str(_milliseconds(self._timeout)),
+        }
 
     async def _create(self, **options: Any) -> Any:
         size, dsn = self._connections, self._dsn.reveal()
