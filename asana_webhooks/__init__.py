@@ -99,7 +99,6 @@ from asana_webhooks.subscriptions.health import WebhookHealth, check_webhooks
 from asana_webhooks.subscriptions.move import ReplacedWebhook, replace_webhook
 from asana_webhooks.subscriptions.plan import PlanStep, WantedWebhook, WebhookPlan, plan_webhooks
 from asana_webhooks.subscriptions.remove import remove_webhook, remove_webhooks
-from asana_webhooks.subscriptions.rules import Verdict
 from asana_webhooks.subscriptions.watch import Gap, WebhookChange, watch_webhooks
 from asana_webhooks.worker.processing import Backoff
 from asana_webhooks.worker.retention import Retention
@@ -179,7 +178,6 @@ __all__ = [
     "UnreadableEvent",
     "UnusableHandlerError",
     "UpdateWebhookRequest",
-    "Verdict",
     "WantedWebhook",
     "Webhook",
     "WebhookChange",

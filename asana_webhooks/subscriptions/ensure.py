@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Final, Literal
 
 import attrs
@@ -38,6 +39,7 @@ from asana_webhooks.subscriptions.rules import (
     created_at,
     judge,
     judge_move,
+    lost_since,
     may_retire,
     named,
     normal_filters,
@@ -46,10 +48,12 @@ from asana_webhooks.subscriptions.rules import (
 __all__ = [
     "EnsuredWebhook",
     "Run",
+    "create_beside",
     "delete_and_close",
     "delete_webhook_of",
     "ensure_wanted",
     "ensure_webhook",
+    "log_moved",
     "look_at",
     "not_visible",
     "retire",
@@ -222,6 +226,27 @@ async def delete_webhook_of(asana: AsanaSession, registration: Registration) -> 
         raise not_visible(error, registration) from error
 
 
+async def create_beside(wanted: Wanted, replaces: Registration | None) -> EstablishedWebhook | None:
+    """Create the webhook, beside the one that it replaces. ``None``: another process was faster, so look again."""
+    try:
+        return await create_established(wanted, replaces=replaces.id if replaces is not None else None)
+    except WebhookExistsError:
+        return None
+    except ConfigurationError:
+        if replaces is None or replaces.id in {one.id for one in await wanted.live()}:
+            raise
+        return None  # another process has replaced or removed it
+
+
+def log_moved(old: Registration, new: Registration, lost: datetime | None) -> None:
+    """Say that a move is done, and since when events may be lost."""
+    _log.log(
+        logging.INFO if lost is None else logging.WARNING,
+        "%s has been replaced by %s; events may be lost: %s",
+        *(named(old), named(new), "none" if lost is None else f"from {lost:%Y-%m-%d %H:%M:%S} UTC on"),
+    )
+
+
 @define
 class Run:
     """One run of `ensure_webhook`. Each step looks at the live registrations anew, and does one thing about them."""
@@ -297,16 +322,13 @@ class Run:
         self, action: Literal["created", "replaced"], *, replaces: Registration | None
     ) -> EnsuredWebhook | None:
         """Create the webhook, and delete the one it replaces."""
-        try:
-            new = await create_established(self.wanted, replaces=replaces.id if replaces else None)
-        except WebhookExistsError:
-            return None  # another process was faster
-        except ConfigurationError:
-            if replaces is None or replaces.id in {one.id for one in await self.wanted.live()}:
-                raise
-            return None  # another process has replaced or removed it
+        if (new := await create_beside(self.wanted, replaces)) is None:
+            return None
         if replaces is not None:
-            await retire(self.wanted.asana, self.wanted.store, replaces)
+            # Looked up anew: `replace_webhook` may have begun meanwhile, and then both stay for a while.
+            live = {one.id: one for one in await self.wanted.live()}
+            if (old := live.get(replaces.id)) is not None and old.retire_after is None:
+                await retire(self.wanted.asana, self.wanted.store, old)
         return EnsuredWebhook(
             webhook=new.webhook,
             webhook_gid=new.webhook_gid,
@@ -325,8 +347,10 @@ class Run:
             return None
         if (old_webhook := await self.look_at(old)) is None:
             return None
-        if may_retire(old, old_webhook, since=created_at(new, new_webhook), now=time.time()):
+        since, now = created_at(new, new_webhook), time.time()
+        if may_retire(old, old_webhook, since=since, now=now):
             await delete_and_close(asana, store, old)
+            log_moved(old, new, lost_since(old, old_webhook, since=since, now=now))
             return None
         pair = ((new, new_webhook), (old, old_webhook))
         one, webhook, _ = judge_move(pair, public_url=self.wanted.public_url, filters=self.wanted.filters)

@@ -30,7 +30,7 @@ from asana_webhooks.subscriptions.rules import (
     verdict_of_stranger,
 )
 
-__all__ = ["Check", "WebhookHealth", "check_webhooks"]
+__all__ = ["WebhookHealth", "check_webhooks", "look_at_all"]
 
 _AT_ONCE: Final = 10
 """How many webhooks are asked for at the same time."""
@@ -41,20 +41,22 @@ class WebhookHealth:
     """How well one webhook is. Its `str` is a line to show."""
 
     verdict: Verdict
+    """``ok``: its last delivery or heartbeat was accepted. ``new``: nothing has come through it yet. ``failing``: its
+    deliveries fail. ``silent``: for hours nothing of it was stored. ``deaf``: it posts below the public URL, but the
+    store cannot verify what it sends. ``gone``: the store has it, and Asana has not. ``inactive``: Asana sends nothing.
+    ``unknown``: Asana could not be asked, or this token may not see it."""
     reason: str
     """Why, in words."""
     webhook_gid: str
     resource: str
     """The gid of the resource it watches."""
     label: str
-    registration: str
-    """The id of its registration in the store; empty if the store has none."""
     last_sign_at: datetime
     """When a delivery or heartbeat of it was last stored, or else when it was created."""
     deleted_at: datetime | None = None
-    """If it is failing: when Asana deletes it, unless a delivery succeeds before."""
+    """When Asana deletes it, unless a delivery succeeds before; ``None``: its deliveries do not fail."""
     last_failure: str = field(default="", repr=False)
-    """If it is failing: what its target said last, which may be the page of a proxy and show the target's path."""
+    """What its target said when a delivery failed last. It may be the page of a proxy and show the target's path."""
 
     def __str__(self) -> str:
         label = f" (label {self.label!r:.40})" if self.label else ""
@@ -70,11 +72,11 @@ async def check_webhooks(
     label: str = "",
     silent_after: float = LONGEST_WAIT,
 ) -> tuple[WebhookHealth, ...]:
-    """Return how well each webhook with *label* is: one `Verdict` each. Nothing is changed.
+    """Return how well each webhook with *label* is. Nothing is changed.
 
     It sends one list call per 100 webhooks, and one GET for each webhook of the store that the list lacks. If Asana
-    cannot be asked, every webhook is ``unknown``; this is no error. Webhooks with another label, and those that post
-    elsewhere, are left out. So is one that was replaced and is gone.
+    cannot be asked, every webhook is ``unknown``; this is no error. Webhooks with another label are left out, and so
+    are those of other programs, and one that was replaced and is gone.
 
     ::
 
@@ -98,118 +100,94 @@ async def check_webhooks(
         ConfigurationError: an argument is invalid, or the session or the store is closed.
         StoreError: the store failed.
     """
-    check = Check.checked(
+    found, _ = await look_at_all(
         asana, store, public_url=public_url, workspace=workspace, label=label, silent_after=silent_after
     )
-    await check.run()
-    return check.healths
+    return tuple(sorted(found, key=lambda one: (one.resource, one.webhook_gid)))
+
+
+async def look_at_all(
+    asana: AsanaSession, store: Store, *, public_url: str, workspace: str, label: str, silent_after: float
+) -> tuple[list[WebhookHealth], AsanaError | None]:
+    """Return what `check_webhooks` does, and why Asana could not be asked; ``None``: it could."""
+    check_session_and_store(asana, store)
+    base, query = check_public_url(public_url)
+    check_seconds("silent_after", silent_after, zero=False)
+    pager = get_webhooks(asana, workspace=workspace)  # checks it
+    check = _Check(asana, store, f"{base}{query}", check_label(label), silent_after)
+    live = await live_registrations(store, label=label)
+    ours = {one.webhook_gid: one for one in live if one.state is RegistrationState.CONFIRMED}
+    listed = dict[str, Webhook]()
+    try:
+        async for webhook in pager:
+            listed[webhook.gid] = webhook
+    except (ConfigurationError, StoreError):
+        raise
+    except AsanaError as error:
+        for one in ours.values():
+            check.add(one, None, "unknown", f"Asana could not be asked: {error}")
+        return check.found, error
+    replaced = {one.replaces for one in ours.values()}
+    known = [(one, listed.pop(gid or "", None), one.id in replaced) for gid, one in ours.items()]
+    await for_each(known, check.look, at_once=_AT_ONCE)
+    await for_each(listed.values(), check.look_at_stranger, at_once=_AT_ONCE)
+    return check.found, None
 
 
 @define
-class Check:
-    """The arguments of a check, and what it found. It can run again."""
+class _Check:
+    """What a check needs to look at one webhook after another, and what it has found."""
 
     asana: AsanaSession
     store: Store = field(repr=False)
     public_url: str = field(repr=False)
-    workspace: str
     label: str
     silent_after: float
-    error: AsanaError | None = None
-    """Why Asana could not be asked."""
-    _found: list[WebhookHealth] = field(factory=list)
+    found: list[WebhookHealth] = field(factory=list)
 
-    @classmethod
-    def checked(
-        cls, asana: AsanaSession, store: Store, *, public_url: str, workspace: str, label: str, silent_after: float
-    ) -> "Check":
-        """Check the arguments before anything is sent; raise `ConfigurationError` if one is invalid."""
-        check_session_and_store(asana, store)
-        base, query = check_public_url(public_url)
-        get_webhooks(asana, workspace=workspace)  # checks it
-        check_seconds("silent_after", silent_after, zero=False)
-        return cls(asana, store, f"{base}{query}", workspace, check_label(label), silent_after)
-
-    @property
-    def healths(self) -> tuple[WebhookHealth, ...]:
-        """What was found."""
-        return tuple(sorted(self._found, key=lambda one: (one.resource, one.webhook_gid)))
-
-    async def run(self) -> None:
-        """Look at every webhook."""
-        live = await live_registrations(self.store, label=self.label)
-        ours = {one.webhook_gid or "": one for one in live if one.state is RegistrationState.CONFIRMED}
-        listed = dict[str, Webhook]()
-        self._found, self.error = [], None
+    async def look(self, known: tuple[Registration, Webhook | None, bool]) -> None:
+        """Look at a webhook of the store, as it is listed, that may have been replaced."""
+        one, webhook, replaced = known
         try:
-            async for webhook in get_webhooks(self.asana, workspace=self.workspace):
-                listed[webhook.gid] = webhook
+            webhook = webhook or await look_at(self.asana, one)
         except (ConfigurationError, StoreError):
             raise
         except AsanaError as error:
-            self.error = error
-            for one in ours.values():
-                self.add(one, None, (Verdict.UNKNOWN, f"Asana could not be asked: {error}"))
+            self.add(one, None, "unknown", str(error))
             return
-        replaced = {one.replaces for one in ours.values()}
-
-        async def look(one: Registration) -> None:
-            webhook = listed.get(one.webhook_gid or "")
-            try:
-                webhook = webhook or await look_at(self.asana, one)
-            except (ConfigurationError, StoreError):
-                raise
-            except AsanaError as error:
-                self.add(one, None, (Verdict.UNKNOWN, str(error)))
+        if webhook is None:
+            state = RegistrationState.CONFIRMED  # it may have been removed meanwhile
+            if replaced or not await self.store.list_registrations(webhook_gid=one.webhook_gid, state=state):
                 return
-            if webhook is None and (one.id in replaced or not await self.is_live(one)):
-                return
-            self.add(one, webhook, verdict_of(one, webhook, now=time.time(), silent_after=self.silent_after))
-
-        await for_each(ours.values(), look, at_once=_AT_ONCE)
-        strangers = [one for gid, one in listed.items() if gid not in ours]
-        await for_each(strangers, self.look_at_stranger, at_once=_AT_ONCE)
-
-    async def is_live(self, one: Registration) -> bool:
-        """Return whether the registration of a webhook that is gone was not closed meanwhile, as when it is removed."""
-        state = RegistrationState.CONFIRMED
-        found = await self.store.list_registrations(webhook_gid=one.webhook_gid, label=self.label, state=state)
-        return one.id in {other.id for other in found}
+        self.add(one, webhook, *verdict_of(one, webhook, now=time.time(), silent_after=self.silent_after))
 
     async def look_at_stranger(self, webhook: Webhook) -> None:
-        """Look whether a webhook that is none of ours is deaf."""
+        """Look whether a webhook that is none of the label's live ones is deaf."""
         endpoint = endpoint_below(webhook.target, self.public_url)
         if endpoint is None:
             return
         try:
-            known = await self.store.find_registration(registration_id(endpoint))
+            one = await self.store.find_registration(registration_id(endpoint))
         except SecretUnavailableError:  # only a live one has a secret, and this label's are known
             return
-        verdict = verdict_of_stranger(known, webhook, label=self.label)
-        if verdict is not None:
-            closed = known is not None and known.state is RegistrationState.CLOSED
-            self.add(known if closed else None, webhook, verdict)
+        if (judged := verdict_of_stranger(one, webhook, label=self.label, now=time.time())) is not None:
+            # A registration that belongs to another webhook says nothing about this one.
+            self.add(one if one is not None and one.webhook_gid in (None, webhook.gid) else None, webhook, *judged)
 
-    def add(self, one: Registration | None, webhook: Webhook | None, verdict: tuple[Verdict, str]) -> None:
+    def add(self, one: Registration | None, webhook: Webhook | None, verdict: Verdict, reason: str) -> None:
         """Note what was found about a webhook that the store knows, or Asana, or both."""
-        seen = last_sign(one) if one is not None else 0.0
-        resource, gid = (one.resource, one.webhook_gid or "") if one is not None else ("", "")
-        if webhook is not None:
-            resource, gid = webhook.resource.gid if webhook.resource is not None else resource, webhook.gid
-            if one is None:
-                known = webhook.last_success_at or webhook.created_at
-                seen = known.timestamp() if known is not None else 0.0
-        failing = webhook if verdict[0] is Verdict.FAILING else None
-        self._found.append(
-            WebhookHealth(
-                verdict=verdict[0],
-                reason=verdict[1],
-                webhook_gid=gid,
-                resource=resource,
-                label=self.label,
-                registration=one.id if one is not None else "",
-                last_sign_at=datetime.fromtimestamp(seen, UTC),
-                deleted_at=failing.failure_deletion_timestamp if failing is not None else None,
-                last_failure=(failing.last_failure_content or "") if failing is not None else "",
-            )
+        seen = None if webhook is None else webhook.last_success_at or webhook.created_at
+        if one is not None or seen is None:
+            seen = datetime.fromtimestamp(0.0 if one is None else last_sign(one), UTC)
+        resource = "" if one is None else one.resource
+        health = WebhookHealth(
+            verdict=verdict,
+            reason=reason,
+            webhook_gid=webhook.gid if webhook is not None else (one and one.webhook_gid) or "",
+            resource=webhook.resource.gid if webhook is not None and webhook.resource is not None else resource,
+            label=self.label,
+            last_sign_at=seen,
+            deleted_at=webhook.failure_deletion_timestamp if webhook is not None else None,
+            last_failure=(webhook.last_failure_content or "") if webhook is not None else "",
         )
+        self.found.append(health)

@@ -18,11 +18,18 @@ from asana_webhooks._checks import check_seconds, check_session_and_store
 from asana_webhooks.client.operations import get_webhook
 from asana_webhooks.client.requests import WEBHOOK_FIELDS, GetWebhookRequest
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import ConfigurationError, ForbiddenError, WebhookExistsError
+from asana_webhooks.errors import ConfigurationError, ForbiddenError
 from asana_webhooks.models import Webhook
 from asana_webhooks.store.base import Registration, RegistrationState, Store
-from asana_webhooks.subscriptions.ensure import Run, delete_webhook_of, look_at, not_visible
-from asana_webhooks.subscriptions.establish import EstablishedWebhook, Wanted, create_established
+from asana_webhooks.subscriptions.ensure import (
+    Run,
+    create_beside,
+    delete_webhook_of,
+    log_moved,
+    look_at,
+    not_visible,
+)
+from asana_webhooks.subscriptions.establish import EstablishedWebhook, Wanted
 from asana_webhooks.subscriptions.rules import (
     LONGEST_WAIT,
     as_pair,
@@ -35,7 +42,7 @@ from asana_webhooks.subscriptions.rules import (
 
 __all__ = ["ReplacedWebhook", "replace_webhook"]
 
-_POLL_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 300.0
 """How often Asana is asked about both webhooks, once the overlap is over."""
 _ACCEPT_SECONDS: Final = 60.0
 """How long deliveries are accepted that Asana sent before it deleted the old webhook."""
@@ -47,8 +54,6 @@ _log = logging.getLogger(__name__)
 class ReplacedWebhook(EstablishedWebhook):
     """The webhook that has taken the place of another one."""
 
-    old_webhook_gid: str
-    """The gid of the webhook that was deleted."""
     lost_since: datetime | None = None
     """Events from then until `webhook` was created may be lost, and those of a few minutes before; ``None``: none are.
     It may be set with *now*, if *longest_wait* was over, or if Asana or someone had deleted the old webhook."""
@@ -117,7 +122,7 @@ async def replace_webhook(
         workspace=None,
         label=old.label,
     )
-    move = _Move(wanted, old, public_url, overlap, longest_wait, now, Run(wanted))
+    move = _Move(Run(wanted), old, public_url, overlap, longest_wait, now)
     while (replaced := await move.step()) is None:
         _log.debug("%s is still being replaced", named(old))
     return replaced
@@ -135,28 +140,30 @@ async def _find(store: Store, webhook_gid: str) -> Registration:
 class _Move:
     """One run of `replace_webhook`. Each step looks at the live registrations anew, and does one thing about them."""
 
-    wanted: Wanted
+    run: Run
     old: Registration
     public_url: str | None = field(repr=False)
     """What the caller gave; ``None``: a move goes on, wherever it leads."""
     overlap: float
     longest_wait: float
     now: bool
-    waiting: Run
     orphans: int = 0
+    last: Webhook | None = None
+    """Asana's last record of the old webhook."""
 
     async def step(self) -> ReplacedWebhook | None:
         """Take one step. Return the new webhook when the old one is gone; ``None`` to look again."""
-        live = await self.wanted.live()
+        live = await self.run.wanted.live()
         for one in live:
             if one.state is RegistrationState.PENDING:
-                await self.waiting.wait(one)
+                await self.run.wait(one)
                 return None
         if len(live) > 1:
             old, new = as_pair(live)
-            if old.id == self.old.id:
-                return await self.settle(old, new)
-            raise ConfigurationError(f"{named(self.old)} is replacing another one; retry when that is done")
+            if old.id != self.old.id:
+                raise ConfigurationError(f"{named(self.old)} is replacing another one; retry when that is done")
+            await self.settle(old, new)
+            return None
         if live and live[0].id == self.old.id:
             await self.create()
             return None
@@ -168,79 +175,57 @@ class _Move:
         """Create the new webhook, with the filters of the old one."""
         webhook = await self.get(self.old)
         await self.keep_both()  # before, too: or `ensure_webhook` in another process deletes the old one at once
-        try:
-            new = await create_established(evolve(self.wanted, filters=webhook.filters or ()), replaces=self.old.id)
-        except WebhookExistsError:
-            return  # another process was faster
-        except ConfigurationError:
-            if self.old.id in {one.id for one in await self.wanted.live()}:
-                raise
-            return  # another process has replaced or removed it
-        await self.keep_both()
-        self.orphans = new.orphans
-        _log.info("%s is being replaced by webhook %.40s", named(self.old), new.webhook_gid)
+        new = await create_beside(evolve(self.run.wanted, filters=webhook.filters or ()), self.old)
+        if new is not None:
+            await self.keep_both()
+            self.orphans = new.orphans
+            _log.info("%s is being replaced by webhook %.40s", named(self.old), new.webhook_gid)
 
     async def keep_both(self) -> None:
         """Let the overlap begin now."""
         if not self.now:
-            await self.wanted.store.retire_registration(self.old.id, after=self.overlap)
+            await self.run.wanted.store.retire_registration(self.old.id, after=self.overlap)
 
-    async def settle(self, old: Registration, new: Registration) -> ReplacedWebhook | None:
-        """Delete the old webhook if it may go; else wait."""
+    async def settle(self, old: Registration, new: Registration) -> None:
+        """Delete the old webhook and close its registration if it may go; else wait."""
+        asana, store, now = self.run.wanted.asana, self.run.wanted.store, time.time()
         if self.public_url is not None and not reaches(new, None, self.public_url):
             raise ConfigurationError(f"{named(old)} is being moved to another public_url; finish that, with that one")
-        if old.retire_after is None:
+        if not self.now and old.retire_after is None:
             await self.keep_both()  # the pair was not made by this function
-        now = time.time()
-        left = (old.retire_after or 0.0) - now
-        if left > 0 and not self.now:
-            await asyncio.sleep(min(left, _POLL_SECONDS))
-            return None
-        asana, store = self.wanted.asana, self.wanted.store
-        if (webhook := await look_at(asana, new)) is None:
-            _log.warning("%s is gone: Asana or someone has deleted it; closing its registration", named(new))
-            await store.close_registration(new.id)
-            return None
-        old_webhook, since = await look_at(asana, old), created_at(new, webhook)
-        may_go = old_webhook is None or may_retire(
-            old, old_webhook, since=since, now=now, longest_wait=self.longest_wait
-        )
-        if not may_go and not self.now:
-            await asyncio.sleep(_POLL_SECONDS)
-            return None
-        if self.now:
+        elif not self.now and now < (old.retire_after or 0.0):
+            await asyncio.sleep(min((old.retire_after or 0.0) - now, _POLL_SECONDS))
+        elif (webhook := await self.run.look_at(new)) is None:
+            pass  # its registration is closed now
+        elif self.now:
             await store.close_registration(old.id)
-        await delete_webhook_of(asana, old)
-        if not self.now:
+        else:
+            self.last, since = await look_at(asana, old), created_at(new, webhook)
+            if self.last is not None and not may_retire(
+                old, self.last, since=since, now=now, longest_wait=self.longest_wait
+            ):
+                await asyncio.sleep(_POLL_SECONDS)
+                return
+            await delete_webhook_of(asana, old)
             await asyncio.sleep(_ACCEPT_SECONDS)
             await store.close_registration(old.id)
-        return self.replaced(new, webhook, lost_since(old, old_webhook, since=since, now=now))
 
     async def finish(self, new: Registration) -> ReplacedWebhook:
-        """Return the new webhook when another call has closed the old registration."""
-        webhook, old = await self.get(new), await _find(self.wanted.store, self.old.webhook_gid or "")
-        await delete_webhook_of(self.wanted.asana, old)  # that call may have been killed before it did
-        return self.replaced(new, webhook, lost_since(old, None, since=created_at(new, webhook), now=time.time()))
+        """Return the new webhook when the old registration is closed, by this call or by another one."""
+        asana, store = self.run.wanted.asana, self.run.wanted.store
+        webhook, old = await self.get(new), await _find(store, self.old.webhook_gid or "")
+        if (left := await look_at(asana, old)) is not None:
+            self.last = left
+            await delete_webhook_of(asana, old)
+        lost = lost_since(old, self.last, since=created_at(new, webhook), now=time.time())
+        log_moved(old, new, lost)
+        return ReplacedWebhook(
+            webhook=webhook, webhook_gid=webhook.gid, registration=new.id, orphans=self.orphans, lost_since=lost
+        )
 
     async def get(self, one: Registration) -> Webhook:
         """Return Asana's record of a webhook that must exist."""
         try:
-            return await get_webhook(self.wanted.asana, one.webhook_gid or "", opt_fields=WEBHOOK_FIELDS)
+            return await get_webhook(self.run.wanted.asana, one.webhook_gid or "", opt_fields=WEBHOOK_FIELDS)
         except ForbiddenError as error:
             raise not_visible(error, one) from error
-
-    def replaced(self, new: Registration, webhook: Webhook, lost: datetime | None) -> ReplacedWebhook:
-        """Log and return the result."""
-        _log.log(
-            logging.INFO if lost is None else logging.WARNING,
-            "%s has been replaced by %s; events may be lost: %s",
-            *(named(self.old), named(new), "none" if lost is None else f"from {lost} on"),
-        )
-        return ReplacedWebhook(
-            webhook=webhook,
-            webhook_gid=webhook.gid,
-            registration=new.id,
-            orphans=self.orphans,
-            old_webhook_gid=self.old.webhook_gid or "",
-            lost_since=lost,
-        )

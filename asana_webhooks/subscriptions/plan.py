@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from attrs import define, field, frozen
 
-from asana_webhooks._checks import check_session_and_store
+from asana_webhooks._checks import check_session_and_store, kind_of
 from asana_webhooks._tasks import for_each
 from asana_webhooks.client.operations import get_webhooks
 from asana_webhooks.client.requests import filters_of
@@ -38,7 +38,7 @@ from asana_webhooks.subscriptions.rules import (
     why_unfinished,
 )
 
-__all__ = ["PlanStep", "WantedWebhook", "WebhookPlan", "plan_webhooks"]
+__all__ = ["PlanStep", "WantedWebhook", "WebhookPlan", "check_wanted", "plan_webhooks"]
 
 _AT_ONCE: Final = 10
 """How many resources `plan_webhooks` looks at at the same time."""
@@ -163,16 +163,7 @@ async def plan_webhooks(
     check_session_and_store(asana, store)
     base, query = check_public_url(public_url)
     planning = _Planning(asana, store, f"{base}{query}", check_label(label))
-    todo = dict[str, Wanted]()
-    if not isinstance(wanted, Iterable):
-        raise ConfigurationError(f"wanted must be a list of WantedWebhook objects, not {type(wanted).__name__}")
-    for one in wanted:
-        if not isinstance(one, WantedWebhook):
-            raise ConfigurationError(f"wanted must be WantedWebhook objects, not {type(one).__name__}")
-        if one.resource in todo:
-            raise ConfigurationError(f"resource {one.resource:.40} is wanted twice; give the second one another label")
-        options = {"public_url": public_url, "workspace": workspace, "label": label}
-        todo[one.resource] = Wanted.checked(asana, store, resource=one.resource, filters=one.filters, **options)
+    todo = check_wanted(asana, store, wanted, public_url=public_url, workspace=workspace, label=label)
     pager = get_webhooks(asana, workspace=workspace)  # checks it
     for registration in await live_registrations(store, label=label):
         planning.live[registration.resource].append(registration)
@@ -185,6 +176,23 @@ async def plan_webhooks(
         await for_each(unwanted, planning.look_at_unwanted, at_once=_AT_ONCE)
     await for_each(todo.values(), planning.look_at_wanted, at_once=_AT_ONCE)
     return planning.finish(todo, workspace=workspace)
+
+
+def check_wanted(
+    asana: AsanaSession, store: Store, wanted: object, *, public_url: str, workspace: str, label: str
+) -> dict[str, Wanted]:
+    """Return the wanted webhooks by resource; raise `ConfigurationError` if one is invalid, or wanted twice."""
+    todo = dict[str, Wanted]()
+    if not isinstance(wanted, Iterable):
+        raise ConfigurationError(f"wanted must be a list of WantedWebhook objects, not {kind_of(wanted)}")
+    for one in wanted:
+        if not isinstance(one, WantedWebhook):
+            raise ConfigurationError(f"wanted must be WantedWebhook objects, not {kind_of(one)}")
+        if one.resource in todo:
+            raise ConfigurationError(f"resource {one.resource:.40} is wanted twice; give the second one another label")
+        options = {"public_url": public_url, "workspace": workspace, "label": label}
+        todo[one.resource] = Wanted.checked(asana, store, resource=one.resource, filters=one.filters, **options)
+    return todo
 
 
 @define

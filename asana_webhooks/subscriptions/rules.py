@@ -2,8 +2,6 @@
 how well it is.
 """
 
-import enum
-import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -15,7 +13,7 @@ from asana_webhooks._checks import parse_url
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Webhook, WebhookFilter
 from asana_webhooks.store.base import Registration, RegistrationState
-from asana_webhooks.store.rules import last_sign, minute_of
+from asana_webhooks.store.rules import last_sign
 
 __all__ = [
     "LONGEST_WAIT",
@@ -44,6 +42,7 @@ LONGEST_WAIT: Final = 32_400.0
 more. Source: https://developers.asana.com/docs/webhooks-guide"""
 
 Judgement = Literal["unchanged", "updated", "replaced"]
+Verdict = Literal["ok", "new", "failing", "silent", "deaf", "gone", "inactive", "unknown"]
 NormalFilter = tuple[str | None, str | None, str | None, frozenset[str]]
 
 
@@ -158,46 +157,37 @@ def created_at(registration: Registration, webhook: Webhook) -> float:
     return registration.opened_at if webhook.created_at is None else webhook.created_at.timestamp()
 
 
+def lost_since(old: Registration, webhook: Webhook | None, *, since: float, now: float) -> datetime | None:
+    """Return from when on events may be lost if the old webhook of a move ends now; ``None``: none are.
+
+    None are if its `Registration.retire_after` is over, it has nothing to send again, and something came through it
+    after the new one was created.
+
+    Args:
+        old: the registration of the old webhook.
+        webhook: Asana's last record of it; ``None``: there is none.
+        since: when the new webhook was created, in seconds since the epoch.
+        now: the time, in seconds since the epoch.
+    """
+    succeeded = None if webhook is None else webhook.last_success_at
+    seen = last_sign(old) if succeeded is None else succeeded.timestamp()
+    is_idle = webhook is None or webhook.next_attempt_after is None
+    if is_idle and seen > since and old.retire_after is not None and now >= old.retire_after:
+        return None
+    return datetime.fromtimestamp(min(seen, since), UTC)
+
+
 def may_retire(
     old: Registration, webhook: Webhook, *, since: float, now: float, longest_wait: float = LONGEST_WAIT
 ) -> bool:
-    """Return whether the old webhook of a move may be deleted without losing an event.
+    """Return whether the old webhook of a move may be deleted; see `lost_since` for the arguments.
 
-    It may when its `Registration.retire_after` is over, it has nothing to send again, and a delivery of it succeeded
-    after the new one was created; or *longest_wait* seconds after that, in any case.
-
-    Args:
-        old: the registration of the old webhook.
-        webhook: Asana's record of the old webhook.
-        since: when the new webhook was created, in seconds since the epoch.
-        now: the time, in seconds since the epoch.
-        longest_wait: seconds from *since*.
+    It may when `Registration.retire_after` is over, and nothing is lost by that or *longest_wait* seconds have passed
+    since the new one was created.
     """
     if old.retire_after is None or now < old.retire_after:
         return False
-    if now >= since + longest_wait:
-        return True
-    succeeded = webhook.last_success_at
-    return webhook.next_attempt_after is None and succeeded is not None and succeeded.timestamp() > since
-
-
-def lost_since(old: Registration, webhook: Webhook | None, *, since: float, now: float) -> datetime | None:
-    """Return from when on events may be lost although another webhook has replaced *old*; ``None``: none are.
-
-    Args:
-        old: the registration of the old webhook.
-        webhook: Asana's last record of it; ``None`` if it was gone.
-        since: when the new webhook was created, in seconds since the epoch.
-        now: when the old one was deleted, in seconds since the epoch.
-    """
-    seen = last_sign(old)
-    if webhook is not None and webhook.last_success_at is not None:
-        seen = webhook.last_success_at.timestamp()
-    if webhook is None:
-        safe = seen >= minute_of(since)  # stores note deliveries by the minute
-    else:
-        safe = may_retire(old, webhook, since=since, now=now, longest_wait=math.inf)
-    return None if safe else datetime.fromtimestamp(min(seen, since), UTC)
+    return now >= since + longest_wait or lost_since(old, webhook, since=since, now=now) is None
 
 
 def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhook]], *, now: float) -> str | None:
@@ -218,28 +208,6 @@ def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhoo
     return None
 
 
-class Verdict(enum.StrEnum):
-    """How well a webhook is."""
-
-    OK = "ok"
-    """It exists, and its last delivery or heartbeat was accepted."""
-    NEW = "new"
-    """It exists, and nothing has come through it yet, because it was made a short while ago."""
-    FAILING = "failing"
-    """Asana's deliveries fail. Asana deletes it 24 hours after the first of them, unless one succeeds before."""
-    SILENT = "silent"
-    """It exists, but for hours no delivery and no heartbeat was stored."""
-    DEAF = "deaf"
-    """It posts below the public URL, but the store cannot verify what it sends: its registration is closed or unknown.
-    Its deliveries are refused."""
-    GONE = "gone"
-    """The store has it, and Asana has not: Asana or someone has deleted it."""
-    INACTIVE = "inactive"
-    """It exists, and Asana sends nothing. Only Asana can change that."""
-    UNKNOWN = "unknown"
-    """Asana could not be asked, or this token may not see it."""
-
-
 def verdict_of(
     registration: Registration, webhook: Webhook | None, *, now: float, silent_after: float
 ) -> tuple[Verdict, str]:
@@ -252,40 +220,45 @@ def verdict_of(
         silent_after: seconds without a delivery or heartbeat after which it is silent.
     """
     if webhook is None:
-        return Verdict.GONE, "Asana or someone has deleted it"
+        return "gone", "Asana or someone has deleted it"
     if webhook.active is False:
-        return Verdict.INACTIVE, "Asana sends no deliveries"
+        return "inactive", "Asana sends no deliveries"
     until = webhook.failure_deletion_timestamp
     if until is not None or webhook.next_attempt_after is not None:
         end = "" if until is None else f"; Asana deletes it at {_shown(until)} unless one succeeds before"
-        return Verdict.FAILING, f"deliveries fail{end}"
+        return "failing", f"deliveries fail{end}"
     seen, succeeded = last_sign(registration), webhook.last_success_at
     if now - seen >= silent_after:
         reason = f"nothing was stored since {_shown(datetime.fromtimestamp(seen, UTC))}"
         if succeeded is not None and now - succeeded.timestamp() < silent_after:
             reason += ", but Asana says that one succeeded: something else answers in the receivers' place"
-        return Verdict.SILENT, f"{reason}; Asana's last successful delivery was at {_shown(succeeded)}"
+        return "silent", f"{reason}; Asana's last successful delivery was at {_shown(succeeded)}"
     if registration.last_heartbeat_at is None and registration.last_delivery_at is None:
-        return Verdict.NEW, "nothing has come through it yet"
-    return Verdict.OK, f"Asana's last successful delivery was at {_shown(succeeded)}"
+        return "new", "nothing has come through it yet"
+    return "ok", f"Asana's last successful delivery was at {_shown(succeeded)}"
 
 
-def verdict_of_stranger(known: Registration | None, webhook: Webhook, *, label: str) -> tuple[Verdict, str] | None:
+def verdict_of_stranger(
+    known: Registration | None, webhook: Webhook, *, label: str, now: float
+) -> tuple[Verdict, str] | None:
     """Return the verdict on a webhook below the public URL that is none of the label's live ones; ``None``: skip it.
 
     Args:
         known: the registration of its endpoint, without those that cannot be read; ``None`` if there is none.
         webhook: Asana's record of it.
         label: the label of the check.
+        now: the time, in seconds since the epoch.
     """
     if known is None:
-        return Verdict.DEAF, "this store does not know its endpoint: another one does, or it was restored from a backup"
-    if known.label != label or known.state is RegistrationState.PENDING:
+        return "deaf", "this store does not know its endpoint: another one does, or it was restored from a backup"
+    if known.label != label:
         return None
+    if known.state is RegistrationState.PENDING:
+        return None if now < known.deadline else ("deaf", "the process that created it was killed")
     if known.state is RegistrationState.CLOSED:
-        return Verdict.DEAF, "its registration is closed, so its deliveries are answered 404"
+        return "deaf", "its registration is closed, so its deliveries are answered 404"
     if known.webhook_gid != webhook.gid:
-        return Verdict.DEAF, f"its endpoint belongs to webhook {known.webhook_gid}, so its deliveries are answered 401"
+        return "deaf", f"its endpoint belongs to webhook {known.webhook_gid}, so its deliveries are answered 401"
     return None  # it was confirmed a moment ago
 
 

@@ -19,17 +19,14 @@ from asana_webhooks.errors import AsanaError, ConfigurationError, StoreError
 from asana_webhooks.store.base import Store
 from asana_webhooks.subscriptions.ensure import EnsuredWebhook, ensure_webhook
 from asana_webhooks.subscriptions.establish import Wanted
-from asana_webhooks.subscriptions.health import Check, WebhookHealth
-from asana_webhooks.subscriptions.plan import WantedWebhook
+from asana_webhooks.subscriptions.health import WebhookHealth, look_at_all
+from asana_webhooks.subscriptions.plan import WantedWebhook, check_wanted
 from asana_webhooks.subscriptions.rules import LONGEST_WAIT, Verdict
 
 __all__ = ["Gap", "WebhookChange", "watch_webhooks"]
 
 _AT_ONCE: Final = 10
 """How many webhooks are repaired at the same time."""
-_FINE: Final = (Verdict.OK, Verdict.NEW)
-_BROKEN: Final = (Verdict.GONE, Verdict.DEAF)
-"""What a repair can mend."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +66,7 @@ class WebhookChange:
     @property
     def resolved(self) -> bool:
         """Whether nothing is left to do: the webhook is ok or new, was repaired, or is no longer there."""
-        return self.health.verdict in _FINE or self.removed or self.ensured is not None
+        return self.health.verdict in ("ok", "new") or self.removed or self.ensured is not None
 
     def __str__(self) -> str:
         text = f"no longer there: {self.health}" if self.removed else str(self.health)
@@ -127,20 +124,15 @@ async def watch_webhooks(
     check_seconds("every", every, zero=False)
     if on_change is not None and not callable(on_change):
         raise ConfigurationError(f"on_change must be a function, not {kind_of(on_change)}")
-    check = Check.checked(
-        asana, store, public_url=public_url, workspace=workspace, label=label, silent_after=LONGEST_WAIT
-    )
-    todo = dict[str, WantedWebhook]()
-    for one in wanted:
-        if not isinstance(one, WantedWebhook):
-            raise ConfigurationError(f"wanted must be WantedWebhook objects, not {kind_of(one)}")
-        options = {"public_url": public_url, "workspace": workspace, "label": label}
-        Wanted.checked(asana, store, resource=one.resource, filters=one.filters, **options)
-        todo[one.resource] = one
-    watch = _Watch(check, todo if repair else {}, on_change)
+    todo = check_wanted(asana, store, wanted, public_url=public_url, workspace=workspace, label=label)
+    watch = _Watch(todo if repair else {}, on_change)
+    where = {"public_url": public_url, "workspace": workspace, "label": label}
     while True:
         try:
-            await watch.look()
+            healths, error = await look_at_all(asana, store, **where, silent_after=LONGEST_WAIT)
+            await watch.tell_changes(healths, complete=error is None)
+            if error is None:
+                await watch.repair_all()
         except StoreError as error:
             _log.error("checking the webhooks failed; retrying in %g s: %s", every, error)
         await asyncio.sleep(every)
@@ -148,76 +140,71 @@ async def watch_webhooks(
 
 @define
 class _Watch:
-    """What a watch knows from one round to the next. The keys are gids of webhooks."""
+    """What a watch knows from one round to the next."""
 
-    check: Check
-    wanted: Mapping[str, WantedWebhook]
+    wanted: Mapping[str, Wanted]
     """What to repair, by resource."""
     on_change: Callable[[WebhookChange], object] | None
-    seen: dict[str, WebhookHealth] = field(factory=dict)
-    """What the last check found."""
-    resolved: set[str] = field(factory=set)
-    """Webhooks about which there is nothing to tell if they are no longer there: repaired ones."""
-    broken: dict[str, WebhookChange] = field(factory=dict)
-    """Those to repair: what is to tell about them, or was told if it has an error."""
+    last: dict[str, WebhookChange] = field(factory=dict)
+    """The last change of each webhook, told or not, by its gid."""
     turn: asyncio.Lock = field(factory=asyncio.Lock)
     """Held while *on_change* runs."""
 
-    async def look(self) -> None:
-        """Check once; tell what has changed, and repair."""
-        await self.check.run()
-        before, self.seen = self.seen, {one.webhook_gid: one for one in self.check.healths}
-        if self.check.error is not None:
-            self.seen = before | self.seen  # which webhooks are deaf, only Asana knows
-        changes = list[WebhookChange]()
-        for gid in before.keys() - self.seen.keys() - self.resolved:
-            # What a failed repair has closed is no longer there, either; but that is still to be repaired.
-            if before[gid].verdict not in _FINE and gid not in self.broken:
-                changes.append(WebhookChange(health=before[gid], before=before[gid].verdict, removed=True))
-        for gid, health in self.seen.items():
-            old = before[gid].verdict if gid in before else None
-            if health.verdict is old:
+    def is_broken(self, change: WebhookChange) -> bool:
+        """Return whether the webhook is to be repaired."""
+        wanted = change.health.resource in self.wanted
+        return wanted and change.health.verdict in ("gone", "deaf") and change.ensured is None
+
+    async def tell_changes(self, healths: Iterable[WebhookHealth], *, complete: bool) -> None:
+        """Tell what has changed, but for what is to be repaired. *complete*: whether what is missing is gone."""
+        changes, found = list[WebhookChange](), set[str]()
+        for health in healths:
+            found.add(health.webhook_gid)
+            last = self.last.get(health.webhook_gid)
+            if last is not None and last.health.verdict == health.verdict:
                 continue
-            change = WebhookChange(health=health, before=old)
-            self.broken.pop(gid, None)
-            self.resolved.discard(gid)
-            if health.verdict in _BROKEN and health.resource in self.wanted:
-                self.broken[gid] = change
-            elif old is not None or health.verdict not in _FINE:
+            change = WebhookChange(health=health, before=last.health.verdict if last is not None else None)
+            self.last[health.webhook_gid] = change
+            if not self.is_broken(change) and (last is not None or not change.resolved):
                 changes.append(change)
+        for gid in self.last.keys() - found if complete else ():
+            # What a failed repair has closed is missing, too; but that is still to be repaired.
+            if not self.is_broken(self.last[gid]):
+                last = self.last.pop(gid)
+                if not last.resolved:
+                    changes.append(evolve(last, before=last.health.verdict, removed=True))
         for change in changes:
             await self.tell(change)
-        if self.check.error is None:
-            await for_each(tuple(self.broken), self.repair, at_once=_AT_ONCE)
 
-    async def repair(self, gid: str) -> None:
-        """Ensure the webhook of a resource again; tell that, or once that it failed."""
-        change, check = self.broken[gid], self.check
-        wanted = self.wanted[change.health.resource]
+    async def repair_all(self) -> None:
+        """Repair what is broken; tell each repair, or once that it failed."""
+        await for_each([one for one in self.last.values() if self.is_broken(one)], self.repair, at_once=_AT_ONCE)
+
+    async def repair(self, change: WebhookChange) -> None:
+        wanted, health = self.wanted[change.health.resource], change.health
         try:
             ensured = await ensure_webhook(
-                check.asana,
-                check.store,
+                wanted.asana,
+                wanted.store,
                 resource=wanted.resource,
-                public_url=check.public_url,
+                public_url=wanted.public_url,
                 filters=wanted.filters,
-                label=check.label,
-                workspace=check.workspace,
+                label=wanted.label,
+                workspace=wanted.workspace,
             )
         except AsanaError as error:
-            first, self.broken[gid] = change.error is None, evolve(change, error=error)
-            if first:
-                await self.tell(self.broken[gid])
-            return
-        del self.broken[gid]
-        self.resolved.add(gid)
-        since, until = change.health.last_sign_at, ensured.webhook.created_at or datetime.now(UTC)
-        gap = Gap(wanted.resource, since, until) if since < until else None
-        await self.tell(evolve(change, ensured=ensured, gap=gap, error=None))
+            told, change = change.error is not None, evolve(change, error=error)
+        else:
+            since, until = health.last_sign_at, ensured.webhook.created_at or datetime.now(UTC)
+            gap = Gap(wanted.resource, since, until) if since < until else None
+            told, change = False, evolve(change, ensured=ensured, gap=gap, error=None)
+        self.last[health.webhook_gid] = change
+        if not told:
+            await self.tell(change)
 
     async def tell(self, change: WebhookChange) -> None:
         """Log a change, and call *on_change*, once at a time."""
-        harmless = change.removed or change.health.verdict in _FINE
+        harmless = change.removed or change.health.verdict in ("ok", "new")
         _log.log(logging.INFO if harmless else logging.WARNING, "%s", change)
         if self.on_change is None:
             return
