@@ -13,6 +13,7 @@ Source: https://developers.asana.com/reference/createwebhook
 import logging
 import secrets
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Final, Self
 
 from attrs import define, evolve, field, frozen
@@ -28,6 +29,7 @@ from asana_webhooks.errors import (
     DuplicateWebhookError,
     HandshakeMismatchError,
     RegistrationClosedError,
+    StoreError,
     StoreUnavailableError,
     TargetRejectedError,
     WebhookExistsError,
@@ -339,8 +341,9 @@ async def _create(call: _Create) -> EstablishedWebhook:
             if not confirmed:
                 closed = await call.is_closed()
     except TargetRejectedError as error:
-        if await call.is_closed():  # so the receiver refused the handshake
-            raise RegistrationClosedError(webhook_gid=None, deleted=True) from error
+        with suppress(StoreError):  # the error at hand says more
+            if await call.is_closed():  # so the receiver refused the handshake
+                raise RegistrationClosedError(webhook_gid=None, deleted=True) from error
         raise
     finally:
         if not confirmed:

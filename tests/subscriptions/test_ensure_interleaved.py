@@ -23,7 +23,7 @@ URL, OTHER_URL = "https://example.com/asana", "https://old.example.com/asana"
 FILTERS = (WebhookFilter(resource_type="task", action="changed"),)
 OTHER_FILTERS = (WebhookFilter(resource_type="story"),)
 FIRST, SECOND = "endpoint-of-the-first", "endpoint-of-the-second"
-SECRET = Secret("0123456789abcdef")
+SECRET = Secret("c41f0e9a7b2d5863")
 
 
 async def ensure(asana: AsanaSession, store: Any) -> None:

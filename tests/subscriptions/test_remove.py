@@ -238,7 +238,7 @@ async def fill(stage: Stage, number: int, *, label: str) -> list[str]:
             public_url="https://example.com/receive-webhook",
             label=label,
             webhook_gid=gid,
-            secret=Secret("a" * 32),
+            secret=Secret("5f3a9c27d1e84b60a7c2f19e3d5b8046"),
         )
         assert adopted
         gids.append(gid)
