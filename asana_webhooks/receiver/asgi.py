@@ -9,7 +9,7 @@ Servers show paths in their access logs, endpoints included. If others read thes
 Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Final, Self
@@ -104,23 +104,19 @@ class _Chunks:
 
 
 async def _send_reply(send: _Send, scope: _Message, reply: Reply, *, is_read: bool) -> None:
-    start = {"type": "http.response.start", "status": reply.status}
+    headers = [(b"content-length", b"%d" % len(reply.body)), *[(name.lower(), value) for name, value in reply.headers]]
+    # Close if part of the body is unread: an endless one would hold the connection.
+    must_close = reply.close or (not is_read and _has_body(scope))
+    if must_close and scope.get("http_version", "1.1") < "2":  # HTTP/2 has no Connection header
+        headers.append((b"connection", b"close"))
     with suppress(OSError):  # the peer has disconnected
-        await send(start | {"headers": list(_response_headers(scope, reply, is_read=is_read))})
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else reply.body
         await send({"type": "http.response.body", "body": body})
 
 
-def _response_headers(scope: _Message, reply: Reply, *, is_read: bool) -> Iterator[tuple[bytes, bytes]]:
-    yield b"content-length", str(len(reply.body)).encode()
-    for name, value in reply.headers:
-        yield name.lower(), value
-    # Close if part of the body is unread: an endless one would hold the connection.
-    framing = [value for name, value in scope["headers"] if name in _FRAMING]
-    is_more_to_come = not is_read and framing not in ([], [b"0"])
-    is_old = scope.get("http_version", "1.1") < "2"  # HTTP/2 has no Connection header
-    if is_old and (reply.close or is_more_to_come):
-        yield b"connection", b"close"
+def _has_body(scope: _Message) -> bool:
+    return [value for name, value in scope["headers"] if name in _FRAMING] not in ([], [b"0"])
 
 
 async def _lifespan(receive: _Receive, send: _Send) -> None:

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.signature import verify_signature
+from asana_webhooks.receiver.signature import is_signature
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
 
 __all__ = [
@@ -157,7 +157,7 @@ class HookHeaders:
     @property
     def length(self) -> float:
         """The largest Content-Length in bytes: 0 without one, infinite if one is malformed."""
-        return max([int(one) if one.isdigit() and len(one) < 20 else math.inf for one in self.lengths], default=0)
+        return max(map(_length, self.lengths), default=0)
 
     @classmethod
     def of(cls, headers: Headers) -> "HookHeaders":
@@ -185,6 +185,10 @@ class HookHeaders:
         )
 
 
+def _length(text: bytes) -> float:
+    return int(text) if text.isdigit() and len(text) < 20 else math.inf
+
+
 def read_headers(registration: Registration, headers: HookHeaders, *, max_body: int = MAX_BODY) -> Handshake | Signed:
     """Return whether a request is a handshake or a delivery, before its body is read.
 
@@ -199,7 +203,7 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
     """
     if registration.state is RegistrationState.CLOSED:
         raise RefusedError(ReceiveResult.CLOSED)
-    if any(encoding.lower() not in (b"", b"identity") for encoding in headers.encodings):
+    if headers.encodings and not {b"", b"identity"}.issuperset(map(bytes.lower, headers.encodings)):
         # Servers may decode silently. The signature would then be checked over other bytes than Asana signed.
         raise RefusedError(ReceiveResult.ENCODED)
     if headers.lengths and headers.is_chunked:
@@ -238,8 +242,8 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
     confirmed = registration.secret
     secrets = registration.candidates if confirmed is None else (confirmed,)
     for secret in secrets:
-        # `verify_signature` raises for an empty secret. Only a broken store can hold one: refuse the delivery instead.
-        if secret.reveal() and verify_signature(body, signed.signature, secret=secret):
+        # An empty secret is an error. Only a broken store can hold one: refuse the delivery instead.
+        if secret.reveal() and is_signature(signed.signature, body, secret=secret):
             return NewDelivery(
                 registration=registration.id,
                 signature=signed.signature.decode("ascii").lower(),
