@@ -157,14 +157,15 @@ async def test_deaf_webhooks(case: str) -> None:
         assert [text for text, start in zip(found, expected, strict=True) if not text.startswith(start)] == []
 
 
-async def test_a_webhook_being_created() -> None:
-    """It is none yet, and neither deaf nor gone."""
-    async with earlier(0) as (here, _):
+@pytest.mark.parametrize(("hours", "expected"), [(0, []), (1, ["deaf"])])
+async def test_a_webhook_being_created(hours: float, expected: list[str]) -> None:
+    """It is none yet, and neither deaf nor gone; but if the process was killed, it is deaf when its time is over."""
+    async with earlier(hours) as (here, _):
         hold = here.fake.hold("createWebhook", when="before_answer")
         creating = asyncio.create_task(here.establish())
         await hold.reached()
         assert len(here.fake.webhooks) == 1
-        assert await verdicts(here) == []
+        assert await verdicts(here) == expected
         hold.release()
         await creating
         assert await verdicts(here) == ["ok"]

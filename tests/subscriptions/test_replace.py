@@ -34,6 +34,7 @@ from asana_webhooks import (
 from asana_webhooks.store.base import Registration
 from asana_webhooks.subscriptions import move
 from asana_webhooks.testing import Fault, serve_receiver
+from tests.helpers.raw import later
 from tests.subscriptions.scenes import Scene, arrived, live
 from tests.subscriptions.times import HOUR, Turned, earlier
 
@@ -194,22 +195,6 @@ async def test_what_is_to_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None
         assert [len(one.events) for one in await arrived(here.here.store)] == [1]
 
 
-async def test_a_success_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A webhook that succeeded after the new one was created, and fails now, stays until it succeeds again."""
-    async with moving(monkeypatch) as here:
-        fake = here.here.fake
-        await here.begin()
-        await fake.advance(1)
-        here.sends()
-        await fake.settle()
-        assert len([one for one in fake.deliveries if one.events and one.status == 200]) == 2
-        here.doors[0].down = True
-        here.sends()
-        await fake.advance(2 * HOUR)
-        await here.begin()
-        assert len(fake.webhooks) == 2
-
-
 async def test_the_longest_wait(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """After it, the old webhook is deleted in any case, and the result says from when on events may be lost."""
     async with moving(monkeypatch) as here:
@@ -226,25 +211,55 @@ async def test_the_longest_wait(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     assert f"events may be lost: from {replaced.lost_since:%Y-%m-%d %H:%M:%S} UTC on" in caplog.text
 
 
-async def test_a_leaked_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With *now* nothing is accepted any more with the old secret, not even while the old webhook cannot be deleted."""
+async def test_ensure_after_the_longest_wait(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """If `ensure_webhook` is the one that ends such a move, its log says from when on events may be lost."""
+    async with moving(monkeypatch) as here:
+        here.doors[0].down = True
+        here.sends()
+        await here.begin()
+        await here.here.fake.advance(9 * HOUR)
+        monkeypatch.setattr("asana_webhooks.subscriptions.ensure.time", here.time)
+        ensured = await here.ensure()
+        assert list(here.here.fake.webhooks) == [ensured.webhook_gid]
+    assert f"webhook {ensured.webhook_gid} on {here.here.fake.projects[0]}; events may be lost: from 20" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["before", "before_answer"])
+async def test_a_leaked_secret(monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
+    """With *now* nothing is accepted any more with the old secret, not even while the old webhook cannot be deleted.
+
+    If it is interrupted then, the next call says what may be lost, too.
+    """
     async with moving(monkeypatch) as here:
         fake = here.here.fake
+        here.sends()
+        await fake.settle()
         seen = fake.webhook(here.old.webhook_gid).last_success_at
-        hold = fake.hold("deleteWebhook")
+        hold = fake.hold("deleteWebhook", when=when)
         replacing = asyncio.create_task(here.replace(now=True, public_url=None))
         await hold.reached()
         assert await here.states() == [CLOSED, CONFIRMED]
         assert (await here.registrations())[0].retire_after is None
-        assert len(fake.webhooks) == 2
         replacing.cancel()
         await asyncio.wait({replacing})
         hold.release()
         await fake.settle()
         replaced = await here.replace(now=True, public_url=None)
         assert list(fake.webhooks) == [replaced.webhook_gid]
-        assert replaced.lost_since == seen
+        assert seen is not None
+        assert replaced.lost_since is not None
+        assert timedelta(0) <= seen - replaced.lost_since < timedelta(minutes=1)  # a store notes the minute
         assert here.time.slept == []
+
+
+async def test_a_leaked_secret_while_asana_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old secret is refused although Asana can be asked nothing about the old webhook."""
+    async with moving(monkeypatch) as here:
+        down = Fault(at="getWebhook", status=503, webhook=here.old.webhook_gid, after=1, times=None)
+        here.here.fake.script(down)
+        with pytest.raises(AsanaError, match="503"):
+            await here.replace(now=True)
+        assert await here.states() == [CLOSED, CONFIRMED]
 
 
 @pytest.mark.parametrize("goes_on", ["replace", "without url", "now", "ensure"])
@@ -309,33 +324,39 @@ async def test_one_is_gone(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
         assert lost == (pytest.approx(seen, abs=0.001) if gone == "old" else None)
 
 
-async def test_two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that replace the same webhook make one new one, and both return it."""
+@pytest.mark.parametrize(("operation", "calls"), [("createWebhook", 1), ("getWebhook", 2)])
+async def test_two_at_once(monkeypatch: pytest.MonkeyPatch, operation: str, calls: int) -> None:
+    """Two processes that replace the same webhook make one new one and return it, even if both begin together."""
     async with moving(monkeypatch) as here:
-        hold = here.here.fake.hold("createWebhook", when="before_answer")
-        first = asyncio.create_task(here.replace())
-        await hold.reached()
-        second = asyncio.create_task(here.replace())
+        hold = here.here.fake.hold(operation, when="before_answer", times=calls)
+        both = [asyncio.create_task(here.replace()) for _ in range(2)]
+        await hold.reached(calls)
         hold.release()
         here.time.advance = here.busily
-        replaced = [await first, await second]
-        assert {one.webhook_gid for one in replaced} == set(here.here.fake.webhooks)
-        assert len(here.here.fake.webhooks) == 1
+        assert {(await one).webhook_gid for one in both} == set(here.here.fake.webhooks)
         creates = [one for one in here.here.fake.requests if one.operation == "createWebhook"]
         assert len(creates) == 2  # with that of the old one
         assert await here.states() == [CLOSED, CONFIRMED]
 
 
-async def test_two_begin_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slower one waits for the other, although it had seen no other before it began to create."""
+async def test_ensure_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If `ensure_webhook` creates the new webhook just when a move begins, the old one stays as long as in any move."""
     async with moving(monkeypatch) as here:
-        hold = here.here.fake.hold("getWebhook", times=2)
-        both = [asyncio.create_task(here.replace()) for _ in range(2)]
-        await hold.reached(2)
-        hold.release()
+        fake, began = here.here.fake, here.here.fake.clock.time()
+        asked, created = fake.hold("getWebhook"), fake.hold("createWebhook", when="before_answer")
+        replacing = asyncio.create_task(here.replace())
+        await asked.reached()
+        ensuring = asyncio.create_task(here.ensure())
+        await created.reached()
+        asked.release()
+        while (await here.registrations())[0].retire_after is None:
+            await later(0.01)
         here.time.advance = here.busily
-        assert {(await one).webhook_gid for one in both} == set(here.here.fake.webhooks)
-        assert len(here.here.fake.webhooks) == 1
+        created.release()
+        ensured, replaced = await ensuring, await replacing
+        assert (ensured.action, ensured.webhook_gid, replaced.lost_since) == ("replaced", replaced.webhook_gid, None)
+        assert list(fake.webhooks) == [replaced.webhook_gid]
+        assert fake.clock.time() - began > 900
 
 
 async def test_another_process_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

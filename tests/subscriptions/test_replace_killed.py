@@ -32,18 +32,17 @@ async def main(path, token, base_url, gid):
 asyncio.run(main(*sys.argv[1:]))
 """
 POINTS = [
-    ("getWebhook", "before"),
-    ("createWebhook", "before"),
-    ("createWebhook", "after_handshake"),
-    ("createWebhook", "before_answer"),
-    ("deleteWebhook", "before"),
-    ("deleteWebhook", "before_answer"),
+    ("createWebhook", "before", "replace"),
+    ("createWebhook", "after_handshake", "ensure"),
+    ("createWebhook", "before_answer", "replace"),
+    ("deleteWebhook", "before", "replace"),
+    ("deleteWebhook", "before", "ensure"),
+    ("deleteWebhook", "before_answer", "ensure"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("goes_on", ["ensure", "replace"])
-@pytest.mark.parametrize(("operation", "when"), POINTS)
+@pytest.mark.parametrize(("operation", "when", "goes_on"), POINTS)
 async def test_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, when: str, goes_on: str) -> None:
     """Wherever it was killed, one webhook is accepted until there is another one, and one is left in the end."""
     path, late = tmp_path / "asana.db", 0.0
