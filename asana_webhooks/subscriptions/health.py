@@ -15,7 +15,7 @@ from asana_webhooks._checks import check_seconds, check_session_and_store
 from asana_webhooks._tasks import for_each
 from asana_webhooks.client.operations import get_webhooks
 from asana_webhooks.client.session import AsanaSession
-from asana_webhooks.errors import AsanaError, ConfigurationError, SecretUnavailableError, StoreError
+from asana_webhooks.errors import AsanaError, NetworkError, PaginationError, ResponseError, SecretUnavailableError
 from asana_webhooks.models import Webhook
 from asana_webhooks.store.base import Registration, RegistrationState, Store, registration_id
 from asana_webhooks.store.rules import check_label, last_sign
@@ -32,6 +32,8 @@ from asana_webhooks.subscriptions.rules import (
 
 __all__ = ["WebhookHealth", "check_webhooks", "look_at_all"]
 
+_FAILURES: Final = (ResponseError, NetworkError, PaginationError)
+"""What it means that Asana could not be asked."""
 _AT_ONCE: Final = 10
 """How many webhooks are asked for at the same time."""
 
@@ -121,9 +123,7 @@ async def look_at_all(
     try:
         async for webhook in pager:
             listed[webhook.gid] = webhook
-    except (ConfigurationError, StoreError):
-        raise
-    except AsanaError as error:
+    except _FAILURES as error:
         for one in ours.values():
             check.add(one, None, "unknown", f"Asana could not be asked: {error}")
         return check.found, error
@@ -150,9 +150,7 @@ class _Check:
         one, webhook, replaced = known
         try:
             webhook = webhook or await look_at(self.asana, one)
-        except (ConfigurationError, StoreError):
-            raise
-        except AsanaError as error:
+        except _FAILURES as error:
             self.add(one, None, "unknown", str(error))
             return
         if webhook is None:

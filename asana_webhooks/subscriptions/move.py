@@ -76,9 +76,9 @@ async def replace_webhook(
     it to send again, and a delivery or heartbeat of it has succeeded since the new one was created. Its registration is
     closed a minute later.
 
-    If this is cancelled or its process is killed, both webhooks stay. Call it again with the same *webhook_gid*, or
-    call `ensure_webhook`: both go on, and `ensure_webhook` does not wait. If another process is creating a webhook for
-    the same resource and label, this waits for it, as `ensure_webhook` does.
+    If this raises or is cancelled, or its process is killed, both webhooks stay. Call it again with the same
+    *webhook_gid*, or call `ensure_webhook`: both go on, and `ensure_webhook` does not wait. If another process is
+    creating a webhook for the same resource and label, this waits for it, as `ensure_webhook` does.
 
     ::
 

@@ -161,13 +161,7 @@ def lost_since(old: Registration, webhook: Webhook | None, *, since: float, now:
     """Return from when on events may be lost if the old webhook of a move ends now; ``None``: none are.
 
     None are if its `Registration.retire_after` is over, it has nothing to send again, and something came through it
-    after the new one was created.
-
-    Args:
-        old: the registration of the old webhook.
-        webhook: Asana's last record of it; ``None``: there is none.
-        since: when the new webhook was created, in seconds since the epoch.
-        now: the time, in seconds since the epoch.
+    after the new one was created, at *since*. *webhook* is Asana's last record of it, if there is one.
     """
     succeeded = None if webhook is None else webhook.last_success_at
     seen = last_sign(old) if succeeded is None else succeeded.timestamp()
@@ -191,12 +185,9 @@ def may_retire(
 
 
 def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhook]], *, now: float) -> str | None:
-    """Return why one of two live registrations has to go first; ``None`` if both stay, because one is being moved.
+    """Return why one of two live registrations has to go first; ``None`` if both stay, because *old* is being moved.
 
-    Args:
-        old: the one that is replaced.
-        alive: those whose webhook exists, the old one first.
-        now: the time, in seconds since the epoch.
+    *alive* are those whose webhook exists, the old one first.
     """
     if old.retire_after is None:
         return "replacing it was begun, and not finished"
@@ -211,14 +202,7 @@ def why_unfinished(old: Registration, alive: Sequence[tuple[Registration, Webhoo
 def verdict_of(
     registration: Registration, webhook: Webhook | None, *, now: float, silent_after: float
 ) -> tuple[Verdict, str]:
-    """Return how well a webhook of the store is, and why.
-
-    Args:
-        registration: its confirmed registration.
-        webhook: Asana's record of it; ``None`` if Asana has none.
-        now: the time, in seconds since the epoch.
-        silent_after: seconds without a delivery or heartbeat after which it is silent.
-    """
+    """Return how well a webhook with a confirmed registration is, and why. *webhook* is Asana's record, if any."""
     if webhook is None:
         return "gone", "Asana or someone has deleted it"
     if webhook.active is False:
@@ -243,11 +227,7 @@ def verdict_of_stranger(
 ) -> tuple[Verdict, str] | None:
     """Return the verdict on a webhook below the public URL that is none of the label's live ones; ``None``: skip it.
 
-    Args:
-        known: the registration of its endpoint, without those that cannot be read; ``None`` if there is none.
-        webhook: Asana's record of it.
-        label: the label of the check.
-        now: the time, in seconds since the epoch.
+    *known* is the registration of its endpoint, if the store has one.
     """
     if known is None:
         return "deaf", "this store does not know its endpoint: another one does, or it was restored from a backup"
