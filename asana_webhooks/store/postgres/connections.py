@@ -158,41 +158,36 @@ class Batch(Generic[R, T]):
     def __init__(
         self,
         run: Callable[[Sequence[R]], Coroutine[Any, Any, Sequence[T | AsanaError]]],
-        start: Callable[[Coroutine[Any, Any, None]], object],
+        start: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"],
     ) -> None:
         self._run = run
         self._start = start
         self._gathered: list[tuple[R, asyncio.Future[T]]] = []
-        self._busy = False
+        self._task: asyncio.Task[None] | None = None
 
     def submit(self, request: R) -> "asyncio.Future[T]":
         """Return the future outcome of a request, which goes on if that is cancelled."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._gathered.append((request, answer))
-        if not self._busy:
-            self._busy = True
-            self._start(self._work())  # in the next turn of the loop, so others that are ready in this one join
+        if self._task is None or self._task.done():
+            self._task = self._start(self._work())  # in the next turn, so others that are ready in this one join
         return answer
 
     async def _work(self) -> None:
-        try:
-            while self._gathered:
-                some, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
-                try:
-                    outcomes: Sequence[Any] = await self._run([request for request, _ in some])
-                except Exception as error:  # noqa: BLE001 - it reaches every caller
-                    outcomes = [explained(error)] * len(some)
-                for (_, answer), outcome in zip(some, outcomes, strict=True):
-                    if answer.done():
-                        continue  # cancelled
-                    if isinstance(outcome, Exception):
-                        answer.set_exception(_copied(outcome))
-                    else:
-                        answer.set_result(outcome)
-                await asyncio.sleep(0)  # the callers wake, and what they submit then joins the next call
-        finally:
-            self._busy = False
+        while self._gathered:
+            some, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
+            try:
+                outcomes: Sequence[Any] = await self._run([request for request, _ in some])
+            except Exception as error:  # noqa: BLE001 - it reaches every caller
+                outcomes = [explained(error)] * len(some)
+            for (_, answer), outcome in zip(some, outcomes, strict=True):
+                if answer.done():
+                    continue  # cancelled
+                if isinstance(outcome, Exception):
+                    answer.set_exception(_copied(outcome))
+                else:
+                    answer.set_result(outcome)
+            await asyncio.sleep(0)  # the callers wake, and what they submit then joins the next call
 
 
 def shielded(future: "asyncio.Future[T]") -> "asyncio.Future[T]":
