@@ -18,6 +18,7 @@ from asana_webhooks.errors import ConfigurationError, StoreFullError, StoreUnava
 from asana_webhooks.store import PostgresStore, open_store
 from asana_webhooks.store.base import DeliveryState, Registration
 from asana_webhooks.store.postgres import postgres_schema
+from asana_webhooks.store.postgres import schema as schema_module
 from asana_webhooks.store.postgres import store as store_module
 from asana_webhooks.store.secret_box import FernetBox
 from tests.helpers.ports import free_port
@@ -104,6 +105,22 @@ async def test_a_later_release_was_here(postgres_url: str) -> None:
     await run_sql(postgres_url, add.format(99, "post"))
     with pytest.raises(ConfigurationError, match="step 99, which only a later release understands; upgrade"):
         await PostgresStore(postgres_url).__aenter__()
+
+
+async def test_the_next_release(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store runs the ``pre`` steps that came with its release; the ``post`` ones are printed for the operator."""
+    async with PostgresStore(postgres_url):
+        pass
+    new = ("pre", "CREATE TABLE @extra ();"), ("post", "DROP TABLE @extra;")
+    monkeypatch.setattr(schema_module, "STEPS", (*schema_module.STEPS, *new))
+    async with PostgresStore(postgres_url) as store:
+        await use(store)
+    assert await run_sql(postgres_url, "SELECT number, kind FROM asana_webhooks.steps, asana_webhooks.extra") == []
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(postgres_schema(after=2))
+    await connection.close()
+    steps = await run_sql(postgres_url, "SELECT number, kind FROM asana_webhooks.steps ORDER BY number")
+    assert steps == [(1, "pre"), (2, "pre"), (3, "post")]
 
 
 async def test_a_commit_must_be_durable(postgres_url: str) -> None:

@@ -1,28 +1,13 @@
 """The tables of the PostgreSQL store, and the steps that create and migrate them."""
 
 import re
-from typing import Any, Final, Literal
-
-from attrs import frozen
+from typing import Any, Final
 
 from asana_webhooks.errors import ConfigurationError
 
-__all__ = ["DEFAULT_SCHEMA", "STEPS", "Step", "check_schema", "check_settings", "postgres_schema", "prepare"]
+__all__ = ["DEFAULT_SCHEMA", "STEPS", "check_schema", "check_settings", "postgres_schema", "prepare"]
 
 DEFAULT_SCHEMA: Final = "asana_webhooks"
-
-
-@frozen
-class Step:
-    """One step of the tables' history. In its statements ``@`` stands for the schema."""
-
-    number: int
-    """1 for the first one."""
-    when: Literal["pre", "post"]
-    """``pre``: the release before works with it, so it may run before the new one starts, and stores run it when they
-    open. ``post``: it may run only when no process of the release before is left; only an operator runs it."""
-    sql: str
-
 
 # The number of a forgotten registration or delivery is never used again. Ids of registrations sort as in Python.
 # `seen` and `inbox` have no foreign keys: each put would lock the row of its registration.
@@ -106,7 +91,10 @@ CREATE INDEX inbox_behind ON @inbox (registration, state, id) WHERE state <> 'op
 -- One row, which health writes to test that writing works.
 CREATE TABLE @probe (one integer PRIMARY KEY CHECK (one = 1), at float8 NOT NULL);
 """
-STEPS: Final = (Step(1, "pre", _TABLES),)
+STEPS: Final = (("pre", _TABLES),)
+"""The steps of the tables' history, counted from 1: when each may run, and its statements, where ``@`` stands for the
+schema. ``pre``: the release before works with it, so it may run before the new one starts, and stores run it when they
+open. ``post``: it may run only when no process of the release before is left; only an operator runs it."""
 
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 _SETTINGS: Final = """
@@ -141,12 +129,14 @@ def postgres_schema(*, schema: str = DEFAULT_SCHEMA, after: int = 0) -> str:
     """
     name = f'"{check_schema(schema)}"'
     parts = [] if after else [f"CREATE SCHEMA IF NOT EXISTS {name};"]
-    parts += [f"-- Step {step.number} ({step.when})\nBEGIN;{_sql(step)}COMMIT;" for step in STEPS[after:]]
+    for number, (kind, _) in list(enumerate(STEPS, 1))[after:]:
+        parts.append(f"-- Step {number} ({kind})\nBEGIN;{_sql(number)}COMMIT;")
     return "\n".join(parts).replace("@", f"{name}.") + "\n"
 
 
-def _sql(step: Step) -> str:
-    return f"{step.sql}INSERT INTO @steps (number, kind) VALUES ({step.number}, '{step.when}');\n"  # noqa: S608
+def _sql(number: int) -> str:
+    kind, sql = STEPS[number - 1]
+    return f"{sql}INSERT INTO @steps (number, kind) VALUES ({number}, '{kind}');\n"  # noqa: S608
 
 
 async def check_settings(connection: Any) -> None:
@@ -177,11 +167,11 @@ async def prepare(connection: Any, *, schema: str) -> None:
     try:
         async with connection.transaction():
             await connection.fetch(_LOCK, f"asana_webhooks schema {schema}")
-            for step in _missing(await _applied(connection, schema)):
+            for number in _missing(await _applied(connection, schema)):
                 # IF NOT EXISTS would want the right to create schemas even where there is one.
                 if not await connection.first("SELECT 1 FROM pg_namespace WHERE nspname = $1", schema):
                     await connection.fetch(f'CREATE SCHEMA "{schema}"')
-                await connection.run(_sql(step))
+                await connection.run(_sql(number))
     except Exception as error:
         if getattr(error, "sqlstate", None) != "42501":
             raise
@@ -200,12 +190,11 @@ async def _applied(connection: Any, schema: str) -> dict[int, str]:
     return {row["number"]: row["kind"] for row in await connection.fetch("SELECT number, kind FROM @steps")}
 
 
-def _missing(applied: dict[int, str]) -> list[Step]:
+def _missing(applied: dict[int, str]) -> list[int]:
     """Return the steps to run; raise `ConfigurationError` if this release cannot use the tables any more."""
-    known = {step.number for step in STEPS}
-    later = [number for number, kind in applied.items() if kind == "post" and number not in known]
+    later = [number for number, kind in applied.items() if kind == "post" and number > len(STEPS)]
     if later:
         raise ConfigurationError(
             f"the tables have step {max(later)}, which only a later release understands; upgrade asana-webhooks"
         )
-    return [step for step in STEPS if step.when == "pre" and step.number not in applied]
+    return [number for number, (kind, _) in enumerate(STEPS, 1) if kind == "pre" and number not in applied]
