@@ -80,6 +80,7 @@ def explained(error: Exception) -> Exception:
         problem = "PostgreSQL did not answer in time"
     elif isinstance(error, OSError):
         problem = "PostgreSQL cannot be reached"
+        advice = "Check that it runs, the host and port of the DSN, and that it offers TLS if sslmode wants it."
     elif type(error).__module__.startswith("asyncpg"):
         problem, advice = _LOST, "If it persists, check that a lent pool is open."
     else:
