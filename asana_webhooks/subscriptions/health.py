@@ -54,7 +54,8 @@ class WebhookHealth:
     """The gid of the resource it watches."""
     label: str
     last_sign_at: datetime
-    """When a delivery or heartbeat of it was last stored, or else when it was created."""
+    """When a delivery or heartbeat of it was last stored, or else when it was created. If it is ``deaf``: when Asana
+    says that one last succeeded."""
     deleted_at: datetime | None = None
     """When Asana deletes it, unless a delivery succeeds before; ``None``: its deliveries do not fail."""
     last_failure: str = field(default="", repr=False)
@@ -169,14 +170,14 @@ class _Check:
         except SecretUnavailableError:  # only a live one has a secret, and this label's are known
             return
         if (judged := verdict_of_stranger(one, webhook, label=self.label, now=time.time())) is not None:
-            # A registration that belongs to another webhook says nothing about this one.
-            self.add(one if one is not None and one.webhook_gid in (None, webhook.gid) else None, webhook, *judged)
+            self.add(None, webhook, *judged)
 
     def add(self, one: Registration | None, webhook: Webhook | None, verdict: Verdict, reason: str) -> None:
-        """Note what was found about a webhook that the store knows, or Asana, or both."""
-        seen = None if webhook is None else webhook.last_success_at or webhook.created_at
-        if one is not None or seen is None:
-            seen = datetime.fromtimestamp(0.0 if one is None else last_sign(one), UTC)
+        """Note what was found about a webhook that is live in the store, or listed by Asana, or both."""
+        if one is not None:
+            seen = datetime.fromtimestamp(last_sign(one), UTC)
+        else:
+            seen = (webhook and (webhook.last_success_at or webhook.created_at)) or datetime.fromtimestamp(0, UTC)
         resource = "" if one is None else one.resource
         health = WebhookHealth(
             verdict=verdict,

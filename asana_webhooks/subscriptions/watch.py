@@ -115,7 +115,8 @@ async def watch_webhooks(
         workspace: the workspace whose webhooks are listed. All wanted resources must be in it.
         label: their label; see `ensure_webhook`.
         every: seconds between two checks. Each check is one list call per 100 webhooks.
-        on_change: a plain or an async function. The next check waits for it. What it raises is logged.
+        on_change: a plain or an async function. Checks and repairs wait for it, so give it a timeout. What it raises is
+            logged.
         repair: whether to repair.
 
     Raises:

@@ -372,7 +372,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "every": ({"every": 0}, "every must be"),
     "on_change": ({"on_change": "print"}, "on_change must be a function, not str"),
     "wanted": ({"wanted": ["8675309"]}, "wanted must be WantedWebhook objects, not str"),
-    "resource": ({"wanted": [WantedWebhook("x")]}, "resource must be a gid"),
     "public_url": ({"public_url": "asana"}, "public_url must be"),
     "workspace": ({"workspace": ""}, "workspace must be a gid"),
 }
