@@ -1,133 +1,28 @@
-"""replace_webhook: a webhook moves or gets a new secret, and no event is lost.
+"""replace_webhook: a webhook moves or gets a new secret.
 
 While it sleeps, the fake's clock goes on.
 """
 
 import asyncio
-import random
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from attrs import define, field
 
 from asana_webhooks import (
     AsanaError,
     ConfigurationError,
-    EnsuredWebhook,
     NotFoundError,
-    Receiver,
-    RegistrationState,
-    ReplacedWebhook,
-    Reply,
-    WebhookFilter,
-    WebhookHealth,
     WebhookNotVisibleError,
-    check_webhooks,
-    ensure_webhook,
     remove_webhook,
     replace_webhook,
 )
-from asana_webhooks.store.base import Registration
-from asana_webhooks.subscriptions import move
-from asana_webhooks.testing import Fault, serve_receiver
+from asana_webhooks.testing import Fault
 from tests.helpers.raw import later
-from tests.subscriptions.scenes import Scene, arrived, live
-from tests.subscriptions.times import HOUR, Turned, earlier
-
-FILTERS = (WebhookFilter(resource_type="task", action="changed"), WebhookFilter(action="deleted"))
-
-
-class Door(Receiver):
-    """A receiver that a test may turn down: it then answers 503."""
-
-    down = False
-
-    async def receive(self, *args: Any) -> Reply:
-        return Reply(status=503) if self.down else await super().receive(*args)
-
-
-def ending(timeout: asyncio.Timeout) -> Callable[[float], Any]:
-    """Return what ends a block in place of a sleep."""
-
-    async def end(_: float) -> None:
-        timeout.reschedule(0)
-        await asyncio.Event().wait()
-
-    return end
-
-
-@define
-class Moving:
-    """A scene with receivers at two public URLs, and a webhook at the first."""
-
-    here: Scene
-    time: Turned
-    doors: tuple[Door, Door]
-    new_url: str
-    old: EnsuredWebhook
-
-    async def replace(self, **options: Any) -> ReplacedWebhook:
-        usual = {"webhook_gid": self.old.webhook_gid, "public_url": self.new_url}
-        return await replace_webhook(self.here.asana, self.here.store, **(usual | options))
-
-    async def ensure(self, **options: Any) -> EnsuredWebhook:
-        usual = {"resource": self.here.fake.projects[0], "public_url": self.new_url, "filters": FILTERS}
-        return await ensure_webhook(self.here.asana, self.here.store, **(usual | options))
-
-    def sends(self) -> None:
-        """Let something happen about which both webhooks tell."""
-        self.here.fake.change(self.here.fake.add_task(), field="name")
-
-    async def busily(self, seconds: float) -> None:
-        """Let time pass in which something happens."""
-        self.sends()
-        await self.here.fake.advance(seconds)
-
-    async def begin(self) -> None:
-        """Begin the move, and cancel it when it waits for the first time."""
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(None) as timeout:
-                self.time.advance = ending(timeout)
-                await self.replace()
-        self.time.advance = None
-
-    async def check(self) -> tuple[WebhookHealth, ...]:
-        here = self.here
-        return await check_webhooks(here.asana, here.store, public_url=here.public_url, workspace=here.fake.workspace)
-
-    async def registrations(self) -> list[Registration]:
-        """Return those of the webhook's label, the old one first."""
-        found = await self.here.store.list_registrations()
-        return sorted(found, key=lambda one: one.id != self.old.registration)
-
-    async def states(self) -> list[RegistrationState]:
-        return [one.state for one in await self.registrations()]
-
-
-CLOSED, CONFIRMED = RegistrationState.CLOSED, RegistrationState.CONFIRMED
-
-
-@asynccontextmanager
-async def moving(monkeypatch: pytest.MonkeyPatch, *, hours: float = 30) -> AsyncIterator[Moving]:
-    """Set the scene. While `replace_webhook` sleeps, the fake's clock goes on."""
-    async with (
-        earlier(hours) as (past, _),
-        serve_receiver(one := Door(past.store)) as old_url,
-        serve_receiver(other := Door(past.store)) as new_url,
-    ):
-        here = Scene(past.fake, past.asana, past.store, old_url)
-        time = Turned(here.fake)
-        monkeypatch.setattr(move, "asyncio", time)
-        monkeypatch.setattr(move, "time", time)
-        old = await ensure_webhook(
-            here.asana, here.store, resource=here.fake.projects[0], public_url=here.public_url, filters=FILTERS
-        )
-        await here.fake.advance(60)
-        yield Moving(here, time, (one, other), new_url, old)
+from tests.subscriptions.moves import CLOSED, CONFIRMED, FILTERS, Moving, moving
+from tests.subscriptions.scenes import arrived
+from tests.subscriptions.times import HOUR
 
 
 @pytest.mark.slow
@@ -161,6 +56,7 @@ async def test_a_move(monkeypatch: pytest.MonkeyPatch, busy: bool, same_url: boo
         assert 900 <= seconds < 962 if busy else 8 * HOUR - 61 < seconds < 8 * HOUR + 61
         again = await here.replace(public_url=None)
         assert (again.webhook_gid, again.registration) == (replaced.webhook_gid, replaced.registration)
+        assert again.lost_since is None
 
 
 async def test_how_much_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,26 +269,6 @@ async def test_ensure_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
         assert fake.clock.time() - began > 900
 
 
-async def test_another_process_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that sleeps while another one ends the move returns the new webhook, and sees that nothing is lost."""
-    async with moving(monkeypatch) as here:
-        asleep, wake = asyncio.Event(), asyncio.Event()
-
-        async def sleep(_: float) -> None:
-            asleep.set()
-            await wake.wait()
-
-        here.time.advance = sleep
-        first = asyncio.create_task(here.replace())
-        await asleep.wait()
-        here.time.advance = here.busily
-        second = await here.replace()
-        wake.set()
-        for one in (await first, second):
-            assert [one.webhook_gid] == list(here.here.fake.webhooks)
-            assert one.lost_since is None
-
-
 async def unknown(here: Moving) -> None:
     here.old = await here.ensure(label="other")
     await here.here.store.close_registration(here.old.registration)
@@ -459,90 +335,3 @@ async def test_wrong_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigurationError, match="session first"):
             await replace_webhook(here.here.store, here.here.asana, webhook_gid="1")  # type: ignore[arg-type]
         assert here.here.fake.requests == []
-
-
-class Killed(Exception):  # noqa: N818 - no error: the process ends
-    """Ends a move wherever it waits."""
-
-
-@define
-class Schedule:
-    """What happens at which second, at random: changes, receivers that fail, lost answers, and kills."""
-
-    here: Moving
-    random: random.Random
-    todo: list[tuple[float, Callable[[], None]]] = field(factory=list)
-    tasks: set[str] = field(factory=set)
-    """The gids of the tasks that changed."""
-
-    @classmethod
-    def of(cls, here: Moving, seed: int) -> "Schedule":
-        made = cls(here, random.Random(seed))
-        chance, began = made.random, here.here.fake.clock.time()
-        todo = [(chance.uniform(0, 10 * HOUR), made.change) for _ in range(chance.choice([3, 30]))]
-        todo += [(chance.uniform(0, HOUR), made.change) for _ in range(10)]
-        todo += [(chance.uniform(1, 4 * HOUR), made.kill) for _ in range(chance.randrange(4))]
-        todo += [(chance.uniform(0, 4 * HOUR), made.lose) for _ in range(3)]
-        for door in here.doors:
-            # They recover an hour before the longest wait is over: Asana sends again within the hour.
-            ends = sorted(chance.uniform(0, 7 * HOUR) for _ in range(2 * chance.randrange(4)))
-            for number, moment in enumerate(ends):
-                todo.append((moment, made.turn(door, down=number % 2 == 0)))
-        made.todo = sorted(((began + after, do) for after, do in todo), key=lambda one: one[0])
-        return made
-
-    def change(self) -> None:
-        task = self.here.here.fake.add_task()
-        self.tasks.add(task)
-        self.here.here.fake.change(task, field="name")
-
-    def kill(self) -> None:
-        raise Killed
-
-    def lose(self) -> None:
-        at = self.random.choice(["createWebhook", "getWebhook", "deleteWebhook"])
-        self.here.here.fake.script(Fault(at=at, do=self.random.choice(["lose_answer", "truncate"])))
-        self.here.here.fake.script(Fault(at="delivery", do=self.random.choice(["duplicate", "tamper", "forge"])))
-
-    def turn(self, door: "Door", *, down: bool) -> Callable[[], None]:
-        def turn() -> None:
-            door.down = down
-
-        return turn
-
-    async def advance(self, seconds: float) -> None:
-        clock, advance = self.here.here.fake.clock, self.here.here.fake.advance
-        end = clock.time() + seconds
-        while self.todo and self.todo[0][0] <= end:
-            at, do = self.todo.pop(0)
-            await advance(max(0.0, at - clock.time()))
-            do()
-        await advance(max(0.0, end - clock.time()))
-
-
-@pytest.mark.parametrize("seed", range(20))
-async def test_no_event_is_lost(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Whatever fails at whichever time, each event is handled at least once; its copies have one fingerprint."""
-    async with moving(monkeypatch) as here:
-        schedule = Schedule.of(here, seed)
-        here.time.advance = schedule.advance
-        replaced = None
-        while replaced is None:
-            try:
-                await schedule.advance(schedule.random.uniform(0, HOUR))
-                replaced = await here.replace()
-            except (Killed, AsanaError):
-                continue
-        while schedule.todo:
-            with suppress(Killed):
-                await schedule.advance(HOUR)
-        await here.here.fake.advance(2 * HOUR)
-
-        fingerprints = defaultdict[str, set[str]](set)
-        for delivery in await arrived(here.here.store):
-            for event in delivery.events:
-                fingerprints[event.resource.gid].add(event.fingerprint)
-        assert set(fingerprints) == schedule.tasks
-        assert {len(one) for one in fingerprints.values()} == {1}
-        assert replaced.lost_since is None
-        assert await live(here.here.fake) == {replaced.webhook_gid}
