@@ -207,24 +207,6 @@ async def test_while_asana_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
             assert change.ensured is not None
 
 
-async def test_a_repair_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If Asana can be asked nothing more about a webhook while it is repaired, that waits until it is gone again."""
-    async with earlier(1) as (here, _):
-        established, wanted = await ensure(here), WantedWebhook(here.fake.projects[0])
-        await here.fake.advance(HOUR)
-        del here.fake.webhooks[established.webhook_gid]
-        here.fake.script(Fault(at="getWebhook", status=503, after=1, times=None))
-        async with watching(here, monkeypatch, wanted, repair=True) as watched:
-            [change] = await watched.next()
-            assert "getWebhook: Asana answered 503" in str(change.error)
-            here.fake.requests.clear()
-            assert await watched.texts() == ["gone unknown"]
-            assert [one.operation for one in here.fake.requests] == ["getWebhooks", "getWebhook", "getWebhook"]
-            here.fake.faults.clear()
-            [change] = await watched.next()
-            assert (change.before, change.resolved, change.gap is not None) == ("unknown", True, True)
-
-
 async def test_a_repair_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """It is told once, tried again in each round in which Asana can be asked, and told when it has succeeded."""
     async with earlier(1) as (here, _):
