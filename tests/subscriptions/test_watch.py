@@ -308,7 +308,7 @@ async def test_cancelling(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
             await asyncio.Event().wait()
 
         hold = here.fake.hold("getWebhooks") if when == "checking" else None
-        options = {"on_change": on_change} if when == "telling" else {}
+        options = {"on_change": on_change if when == "telling" else None}
         async with watching(here, monkeypatch, **options) as watched:
             if when == "asleep":
                 await watched.next()
