@@ -145,9 +145,10 @@ class DatabaseFile:
 
     def claim(self) -> None:
         """Bind this object to the process that uses it first; raise `ConfigurationError` in every other one."""
-        if self.is_inherited():
+        process = os.getpid()
+        self._process = self._process or process
+        if self._process != process:
             raise ConfigurationError(_FORKED)
-        self._process = os.getpid()
 
     def connect(self) -> sqlite3.Connection:
         """Open the database for writing in this thread. The first call creates the file and its tables if missing.
