@@ -34,14 +34,14 @@ def serve(listening: socket.socket, pipe: Connection) -> None:
     async def nothing() -> int:
         return 0
 
-    asyncio.run(_serve(receive, nothing, listening, pipe))
+    asyncio.run(serve_handler(receive, nothing, listening, pipe))
 
 
 def serve_with_sqlite(listening: socket.socket, pipe: Connection, path: str) -> None:
     """Look at the signature, store the body, answer."""
 
     async def main() -> None:
-        table = _Table(path)
+        table = Table(path)
 
         async def receive(request: web.Request) -> web.Response:
             body, signature = await request.read(), request.headers["X-Hook-Signature"]
@@ -50,14 +50,15 @@ def serve_with_sqlite(listening: socket.socket, pipe: Connection, path: str) -> 
             await table.add((bytes.fromhex(signature), time.time(), body))
             return web.Response()
 
-        await _serve(receive, table.count, listening, pipe)
+        await serve_handler(receive, table.count, listening, pipe)
 
     asyncio.run(main())
 
 
-async def _serve(
+async def serve_handler(
     receive: _Handler, stored: Callable[[], Awaitable[int]], listening: socket.socket, pipe: Connection
 ) -> None:
+    """Serve one handler, until the process is ended."""
     app = web.Application()
     app.router.add_post("/asana/{endpoint}", receive)
     runner = web.AppRunner(app, access_log=None)
@@ -67,7 +68,9 @@ async def _serve(
     await asyncio.Event().wait()
 
 
-class _Table:
+class Table:
+    """The one table: what all peers that store a delivery by hand have behind them."""
+
     def __init__(self, path: str) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
