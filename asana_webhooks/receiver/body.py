@@ -89,8 +89,6 @@ class Chunks:
         return None
 
     async def _next(self) -> bytes:
-        if self.is_over:
-            raise StopAsyncIteration
         try:
             chunk: object = await anext(self._chunks)
         except StopAsyncIteration:
