@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from asana_webhooks.errors import ConfigurationError
 from asana_webhooks.models import Secret
-from asana_webhooks.receiver.signature import is_signature
+from asana_webhooks.receiver.signature import verify_signature
 from asana_webhooks.store.base import NewDelivery, Registration, RegistrationState, candidate_id
 
 __all__ = [
@@ -242,8 +242,8 @@ def verify_delivery(registration: Registration, signed: Signed, body: bytes) -> 
     confirmed = registration.secret
     secrets = registration.candidates if confirmed is None else (confirmed,)
     for secret in secrets:
-        # An empty secret is an error. Only a broken store can hold one: refuse the delivery instead.
-        if secret.reveal() and is_signature(signed.signature, body, secret=secret):
+        # `verify_signature` raises for an empty secret. Only a broken store can hold one: refuse the delivery instead.
+        if secret.reveal() and verify_signature(body, signed.signature, secret=secret):
             return NewDelivery(
                 registration=registration.id,
                 signature=signed.signature.decode("ascii").lower(),
