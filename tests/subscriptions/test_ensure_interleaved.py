@@ -176,7 +176,9 @@ def test_two_that_want_the_same(scene: str) -> None:
     assert explored.ends
 
 
-@pytest.mark.parametrize("scene", ["nothing", "as wanted", "other filters", "pair, old one gone"])
+@pytest.mark.parametrize(
+    "scene", [pytest.param("nothing", marks=pytest.mark.long), "as wanted", "other filters", "pair, old one gone"]
+)
 def test_a_kill_at_any_step(scene: str) -> None:
     """Whichever of two is killed, wherever: the other one and a third one return, and one webhook is live."""
     explored = explore(
@@ -192,7 +194,7 @@ def test_a_kill_at_any_step(scene: str) -> None:
     assert explored.ends > 1
 
 
-@pytest.mark.parametrize("scene", ["nothing", "as wanted"])
+@pytest.mark.parametrize("scene", [pytest.param("nothing", marks=pytest.mark.long), "as wanted"])
 @pytest.mark.parametrize("other", [ensure_other_url, ensure_other_filters])
 def test_two_that_want_different_webhooks(scene: str, other: Call) -> None:
     """Both return, and one webhook is left."""

@@ -149,7 +149,7 @@ async def handled_by_one(here: Stage, services: list[Service]) -> None:
     assert [await one.end() for one in services] == [[]] * len(services)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_three_starts(tmp_path: Path) -> None:
     """However often a service is started, there is one webhook, one create request, and one handling of each event."""
     async with stage(tmp_path / "asana.db", serves=False) as here:
@@ -212,7 +212,10 @@ async def survives(path: Path, seed: int, kills: int, *, serves: bool, faults: b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("serves", [True, False], ids=["with its receiver", "beside a receiver"])
+@pytest.mark.parametrize(
+    "serves",
+    [pytest.param(True, id="with its receiver"), pytest.param(False, id="beside a receiver", marks=pytest.mark.long)],
+)
 async def test_killed_a_few_times(tmp_path: Path, serves: bool) -> None:
     """Two are live at most; once a service has started well, one webhook is alive, and its events are handled once."""
     await survives(tmp_path / "asana.db", 4, 4, serves=serves)

@@ -36,7 +36,7 @@ def test_one_of_two_establishes() -> None:
     assert explored.runs > 50
 
 
-@pytest.mark.parametrize(("kills", "faults"), [(1, 0), (0, 1)])
+@pytest.mark.parametrize(("kills", "faults"), [(1, 0), pytest.param(0, 1, marks=pytest.mark.long)])
 def test_one_is_live_at_most(kills: int, faults: int) -> None:
     """Also if one is killed at any step and another one comes, or if a create request gets no answer or a 429."""
     explored = explore(
