@@ -38,6 +38,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert found.ratios == {OURS: Spread(0.5, 0.5, 0.5), "peer": Spread(1, 1, 1)}
 
 
+@pytest.mark.long
 def test_another_competitor_begins_each_round() -> None:
     """Nobody always runs right after the same neighbour."""
     ran: list[str] = []
@@ -89,6 +90,7 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert [percentile(values, share) for share in (0, 0.5, 0.99, 1)] == [1, 51, 100, 100]
 
 
+@pytest.mark.long
 def test_the_best_comes_first() -> None:
     """What is shown is sorted by its figures, but for sizes, which are shown as they grow."""
     orders: list[tuple[dict[str, Any], list[str]]] = [

@@ -64,8 +64,10 @@ def service_on(port: int, fake: FakeAsana) -> dict[str, str]:
     return access(fake) | where
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("busy", ["creating", "told to wait", "waiting for another"])
+@pytest.mark.parametrize(
+    ("busy", "number"),
+    [("creating", signal.SIGTERM), ("told to wait", signal.SIGINT), ("waiting for another", signal.SIGTERM)],
+)
 async def test_signals_before_it_is_ready(tmp_path: Path, number: signal.Signals, busy: str) -> None:
     """README's service ends at once while Asana creates its webhook or makes it wait, and while it waits for another
     process that creates the webhook. The next start has one webhook.
@@ -221,6 +223,7 @@ async def test_oauth(tmp_path: Path) -> None:
         assert json.loads(tokens.read_text())["access_token"] != answered["access_token"]
 
 
+@pytest.mark.long
 async def test_oauth_in_two_processes(tmp_path: Path) -> None:
     """The program whose calls have a loop each runs twice at once: both processes send the same refresh token, which is
     good for one of them, and the other uses what that one saves.

@@ -73,6 +73,7 @@ async def test_fastapi_ensures_at_each_start(tmp_path: Path) -> None:
         assert [one.operation for one in fake.requests] == ["createWebhook", "getWebhook"]
 
 
+@pytest.mark.long
 async def test_fastapi_without_a_way_in(tmp_path: Path) -> None:
     """While nothing answers at the public URL, the FastAPI service asks Asana for nothing, and ends when told to."""
     (tmp_path / "service.py").write_text(program("subscriptions", "FastAPI: ensure at each start"))
@@ -86,6 +87,7 @@ async def test_fastapi_without_a_way_in(tmp_path: Path) -> None:
         assert fake.requests == []
 
 
+@pytest.mark.long
 async def test_fastapi_refused_by_asana(tmp_path: Path) -> None:
     """If Asana refuses the webhook, the FastAPI service says why, and goes on receiving."""
     port = free_port()
@@ -101,6 +103,7 @@ async def test_fastapi_refused_by_asana(tmp_path: Path) -> None:
             assert await fake.stranger_handshake(f"{where['PUBLIC_URL']}/unknown") == 404
 
 
+@pytest.mark.long
 async def test_hundreds_of_webhooks(tmp_path: Path) -> None:
     """The program shows what it would do and does nothing; with --apply it does it, deletes what is not wanted, and
     names what failed.
@@ -152,6 +155,7 @@ async def test_every_project_of_a_workspace(tmp_path: Path) -> None:
         assert watched == sorted(["1", "2", "3", "4", fake.workspace])
 
 
+@pytest.mark.long
 async def test_a_saas_app(tmp_path: Path) -> None:
     """Two tenants watch one project, each through its own webhook and token; when one leaves, only its webhook goes.
     A new start finds the other's.
@@ -194,6 +198,7 @@ async def test_a_saas_app(tmp_path: Path) -> None:
         assert len(fake.webhooks) == 1
 
 
+@pytest.mark.long
 async def test_a_tunnel_in_development(tmp_path: Path) -> None:
     """The service asks the tunnel for its URL, and has one webhook there at each start, whatever the URL was before."""
     code = program("subscriptions", "A tunnel in development")

@@ -196,6 +196,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 async def test_a_delivery_that_kills_its_workers(store: SQLiteStore, path: Path) -> None:
     """Of 200 deliveries for two workers at a time, one kills its process whenever it runs: it alone becomes a dead
     letter, after its three attempts, and all the others are handled.

@@ -56,7 +56,7 @@ async def test_interrupted(tmp_path: Path) -> None:
     assert (await run_cli("demo", *store)).status == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_postgres(postgres_url: str) -> None:
     """On PostgreSQL every check passes, too, and the password is printed nowhere."""
     end = await run_cli("demo", "--json", "--store", postgres_url, python=STRICT)
@@ -66,7 +66,7 @@ async def test_postgres(postgres_url: str) -> None:
     assert (URL(postgres_url).password or "") not in end.out + end.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_postgres_out_of_reach(postgres_url: str) -> None:
     """A server that cannot be reached, or rejects the user, is one sentence and status 1; so is a missing driver.
 

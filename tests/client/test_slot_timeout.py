@@ -52,6 +52,7 @@ class TestManyAtOnce:
         assert len(arrivals) == 1000
         assert arrivals[-1] == pytest.approx(850 / 150 * 60, rel=0.05)
 
+    @pytest.mark.long
     async def test_a_server_that_allows_150_a_minute(self) -> None:
         """Whoever comes too often is told to wait for the next minute, up to six times."""
         minute: list[float] = []

@@ -108,7 +108,7 @@ async def test_what_asana_gave_up_is_stored_once(door: str) -> None:
         assert lease.body == content
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_senders_that_give_up_soon(tmp_path: Path) -> None:
     """All senders give up more than once while the database is locked, and afterwards each body is in it once."""
     path = tmp_path / "store.db"

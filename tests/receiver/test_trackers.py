@@ -150,6 +150,7 @@ async def deliver(fake: FakeAsana) -> None:
     await fake.settle()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("door", ["aiohttp", "fastapi"])
 async def test_without_the_recipes(tmp_path: Path, door: str) -> None:
     """Set up as usual, both hold endpoints, secrets and signatures: what the recipes are for."""
@@ -172,6 +173,7 @@ async def test_with_the_recipes(tmp_path: Path, door: str) -> None:
     assert seen.spans() == {(SPANS[door], status) for status in STATUSES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("door", ["fastapi", "asgi"])
 async def test_other_settings(tmp_path: Path, door: str) -> None:
     """Sentry gets no secret if it collects all but variables, and a tracer that excludes the path has no span."""

@@ -333,6 +333,7 @@ class Machine:
 
 @settings(max_examples=30)
 @given(st.lists(STEPS, min_size=12, max_size=25))
+@pytest.mark.long
 def test_turns(steps: list[tuple[Any, ...]]) -> None:
     """After any calls, the first open delivery of each registration has a turn, and no other one has."""
 

@@ -66,6 +66,7 @@ async def clean(here: Scene, wanted: list[WantedWebhook]) -> None:
     assert await live(here.fake) == set(here.fake.webhooks)
 
 
+@pytest.mark.long
 async def test_three_hundred() -> None:
     """All are created, so many at a time, in the plan's order; each result is told at once, and returned in order."""
     async with scene(MemoryStore()) as here:

@@ -23,7 +23,7 @@ from tests.subscriptions.scenes import arrived
 TENANTS, EACH = 20, 50
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_twenty_tenants() -> None:
     """Each of 20 tokens creates, sees and prunes its own 50 webhooks only; deliveries carry the tenant's label."""
     tokens = dict[str, str]()
