@@ -145,7 +145,7 @@ def place_of(task: Any) -> tuple[Any, ...]:
     """Return where a task is: the functions it is in, with what they wait for and their variables."""
     found, waiting = [], task.get_coro()
     while (frame := getattr(waiting, "cr_frame", None)) is not None:
-        found.append((frame.f_code.co_name, frame.f_lasti, value_of(frame.f_locals)))
+        found.append((frame.f_code.co_name, frame.f_lasti, value_of(dict(frame.f_locals))))
         waiting = waiting.cr_await
     return tuple(found)
 
