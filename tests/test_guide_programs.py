@@ -64,10 +64,8 @@ def service_on(port: int, fake: FakeAsana) -> dict[str, str]:
     return access(fake) | where
 
 
-@pytest.mark.parametrize(
-    ("busy", "number"),
-    [("creating", signal.SIGTERM), ("told to wait", signal.SIGINT), ("waiting for another", signal.SIGTERM)],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.parametrize("busy", ["creating", "told to wait", "waiting for another"])
 async def test_signals_before_it_is_ready(tmp_path: Path, number: signal.Signals, busy: str) -> None:
     """README's service ends at once while Asana creates its webhook or makes it wait, and while it waits for another
     process that creates the webhook. The next start has one webhook.

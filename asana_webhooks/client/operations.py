@@ -205,7 +205,7 @@ def get_projects(
     ::
 
         async for project in get_projects(asana, workspace="1331"):
-            await establish_webhook(asana, store, resource=project.gid, public_url=url)
+            await ensure_webhook(asana, store, resource=project.gid, public_url=url)
 
     It fetches 100 projects at a time. Nothing is sent until it is iterated; arguments are checked at once. No project
     comes twice. One that is created, deleted or archived meanwhile may or may not appear. Leaving or cancelling the

@@ -184,7 +184,7 @@ async def kill(here: Stage, chance: random.Random, kills: int, *, serves: bool, 
             "filters": chance.choice(FILTERS),
             "workspace": chance.choice([None, here.fake.workspace]),
         }
-        async with here.service(serves=serves, dies_at=chance.randrange(1, 90), **wanted) as service:
+        async with here.service(serves=serves, dies_at=chance.randrange(1, 60), **wanted) as service:
             ended[await service.dies(within=3)] += 1
         assert await here.live() <= 2
         if chance.random() < 0.8:
@@ -229,10 +229,11 @@ async def test_killed_at_twenty_points(tmp_path: Path, faults: bool, serves: boo
     """The same after twenty kills, while requests are refused for now, cut, or executed without an answer."""
     ended = await survives(tmp_path / "asana.db", 1, 20, serves=serves, faults=faults)
 
-    assert ended[False] >= 5, ended  # killed before it had ensured; the others got through before their turn
+    assert ended[False] >= 8, ended  # killed before it had ensured; the others got through before their turn
 
 
-@pytest.mark.parametrize("count", [pytest.param(3, marks=pytest.mark.long), pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [3, 10])
 async def test_many_at_once(tmp_path: Path, count: int) -> None:
     """One of them creates the webhook, in one request; the others wait for it, and all go on with it."""
     async with stage(tmp_path / "asana.db", serves=True) as here, AsyncExitStack() as stack:
