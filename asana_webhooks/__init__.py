@@ -95,11 +95,10 @@ from asana_webhooks.subscriptions.adopt import adopt_webhook
 from asana_webhooks.subscriptions.apply import PlanResult, StepResult, apply_plan
 from asana_webhooks.subscriptions.ensure import EnsuredWebhook, ensure_webhook
 from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish_webhook
-from asana_webhooks.subscriptions.health import WebhookHealth, check_webhooks
+from asana_webhooks.subscriptions.health import Gap, WebhookChange, WebhookHealth, check_webhooks, watch_webhooks
 from asana_webhooks.subscriptions.move import ReplacedWebhook, replace_webhook
 from asana_webhooks.subscriptions.plan import PlanStep, WantedWebhook, WebhookPlan, plan_webhooks
 from asana_webhooks.subscriptions.remove import remove_webhook, remove_webhooks
-from asana_webhooks.subscriptions.watch import Gap, WebhookChange, watch_webhooks
 from asana_webhooks.worker.processing import Backoff
 from asana_webhooks.worker.retention import Retention
 from asana_webhooks.worker.router import EventRouter

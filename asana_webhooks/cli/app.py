@@ -10,9 +10,9 @@ from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
-from rich.console import Console
 
-from asana_webhooks import AsanaError, ConfigurationError, __version__
+from asana_webhooks import AsanaError, ConfigurationError, NotAuthorizedError, __version__
+from asana_webhooks.cli.common import FAILED, UNAUTHORIZED, USAGE, discard_output, fail
 from asana_webhooks.cli.demo import show_demo
 from asana_webhooks.testing import DEFAULT_TOKEN, FakeAsana
 from asana_webhooks.testing.control import serve_control
@@ -63,7 +63,7 @@ the members of a change, a resource and an app.
 
 app = App(
     name="asana-webhooks",
-    help="Try Asana's webhooks without an Asana account.",
+    help="Work with Asana's webhooks, and try them without an Asana account.",
     version=__version__,
     help_format="markdown",
 )
@@ -72,23 +72,27 @@ app = App(
 def run() -> None:
     """Run the command line with this process's arguments, and exit."""
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        try:
+            app(sys.argv[1:], exit_on_error=False, print_error=False)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+        raise SystemExit(0) from None
     except CycloptsError as mistake:
         mistake.verbose = False  # a message without Python types
-        _print_error(f"{mistake} See asana-webhooks --help.")
-        raise SystemExit(2) from None
-    except AsanaError as problem:
-        _print_error(str(problem))
-        raise SystemExit(1) from None
+        problem, status = f"{mistake} See asana-webhooks --help.", USAGE
+    except NotAuthorizedError as error:
+        problem, status = str(error), UNAUTHORIZED
+    except ConfigurationError as error:
+        problem, status = str(error), USAGE
+    except AsanaError as error:
+        problem, status = str(error), FAILED
     except ModuleNotFoundError as missing:
-        if missing.name != "asyncpg":
+        if missing.name not in ("asyncpg", "cryptography"):
             raise
-        _print_error(str(missing))
-        raise SystemExit(1) from None
-
-
-def _print_error(problem: str) -> None:
-    Console(stderr=True).print(f"asana-webhooks: {problem}", markup=False, highlight=False, soft_wrap=True)
+        problem, status = str(missing), FAILED
+    fail(problem, status)  # here, where no error hangs on to it, with options that may be secret
 
 
 @app.command

@@ -75,19 +75,19 @@ MISTAKES: list[tuple[int, tuple[str, ...], str]] = [
     (2, ("demo", "--store"), "--store"),
     (2, ("dmo",), '"demo"'),
     # what cannot work
-    (1, ("fake", "--token", ""), "token is empty"),
-    (1, ("fake", "--token", "a b"), "token has a space"),
-    (1, ("fake", "--project", "1a"), "digits, not '1a'"),
-    (1, ("fake", "--workspace", "x"), "digits, not 'x'"),
-    (1, ("fake", "--project", "7", "7"), "the fake already has a resource 7: project"),
-    (1, ("fake", "--project"), "--project needs at least one gid"),
-    (1, ("demo", "--store", "ftp://x"), "the store URL is not supported"),
-    (1, ("demo", "--store", "/nowhere/at/all/demo.db"), "the directory /nowhere/at/all does not exist"),
+    (2, ("fake", "--token", ""), "token is empty"),
+    (2, ("fake", "--token", "a b"), "token has a space"),
+    (2, ("fake", "--project", "1a"), "digits, not '1a'"),
+    (2, ("fake", "--workspace", "x"), "digits, not 'x'"),
+    (2, ("fake", "--project", "7", "7"), "the fake already has a resource 7: project"),
+    (2, ("fake", "--project"), "--project needs at least one gid"),
+    (2, ("demo", "--store", "ftp://x"), "the store URL is not supported"),
+    (2, ("demo", "--store", "/nowhere/at/all/demo.db"), "the directory /nowhere/at/all does not exist"),
 ]
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Wrong options are one sentence on standard error; the exit status is 2 if they cannot be understood, else 1."""
+    """Wrong options are one sentence on standard error, and the exit status is 2."""
     for status, arguments, expected in MISTAKES:
         assert call(monkeypatch, *arguments) == status
         printed = capsys.readouterr()

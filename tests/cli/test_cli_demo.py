@@ -23,8 +23,7 @@ from asana_webhooks import (
     get_webhooks,
 )
 from asana_webhooks.cli import demo
-from asana_webhooks.cli.demo import LABEL, PROJECTS, choose_store, run_demo
-from asana_webhooks.cli.demo_summary import Check, Summary
+from asana_webhooks.cli.demo import LABEL, PROJECTS, Check, Summary, choose_store, run_demo
 from asana_webhooks.store.base import NewDelivery, PutResult
 from asana_webhooks.testing import FakeAsana
 from tests.cli.cli_process import call

@@ -126,13 +126,13 @@ async def test_targets_on_this_machine_refused() -> None:
 
 
 async def test_end() -> None:
-    """A port somebody else has is one sentence and status 1; either signal ends the fake quietly, with status 0."""
+    """A port somebody else has is one sentence and status 2; either signal ends the fake quietly, with status 0."""
     for number in (signal.SIGTERM, signal.SIGINT):
         async with fake_process() as fake:
             if number == signal.SIGTERM:
                 port = fake.url.removesuffix("/api/1.0").rpartition(":")[2]
                 other = await run_cli("fake", "--port", port)
-                assert (other.status, other.out, len(other.err.splitlines())) == (1, "", 1)
+                assert (other.status, other.out, len(other.err.splitlines())) == (2, "", 1)
                 assert f"cannot listen on 127.0.0.1:{port}" in other.err
             fake.process.send_signal(number)
             end = await ended(fake.process)

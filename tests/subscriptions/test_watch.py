@@ -22,7 +22,7 @@ from asana_webhooks import (
     remove_webhook,
     watch_webhooks,
 )
-from asana_webhooks.subscriptions import watch
+from asana_webhooks.subscriptions import health
 from asana_webhooks.testing import Fault, serve_receiver
 from tests.subscriptions.scenes import Scene, arrived, live, troubled
 from tests.subscriptions.times import HOUR, Rounds, earlier, port_of
@@ -62,7 +62,7 @@ async def watching(
     rounds, told = Rounds(), list[WebhookChange]()
     usual: dict[str, Any] = {"public_url": here.public_url, "workspace": here.fake.workspace, "on_change": told.append}
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "asyncio", rounds)
+        patch.setattr(health, "asyncio", rounds)
         task = asyncio.create_task(watch_webhooks(here.asana, here.store, wanted, **(usual | options)))
         try:
             yield Watching(here, rounds, task, told)
@@ -332,7 +332,7 @@ async def test_two_watches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await here.fake.advance(HOUR)
         here.fake.webhooks.clear()
         rounds, told = Rounds(), (list[WebhookChange](), list[WebhookChange]())
-        monkeypatch.setattr(watch, "asyncio", rounds)
+        monkeypatch.setattr(health, "asyncio", rounds)
         where: dict[str, Any] = {"public_url": here.public_url, "workspace": here.fake.workspace}
         async with asyncio.TaskGroup() as group:
             watches = [

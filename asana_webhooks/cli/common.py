@@ -1,0 +1,288 @@
+"""What all commands share: options and their environment variables, output, progress, questions and exit statuses."""
+
+import json as json_module
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, NoReturn
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from asana_webhooks import AsanaSession, ConfigurationError, SecretBox, Store, WebhookFilter, open_store
+from asana_webhooks.client.auth import token_provider
+from asana_webhooks.subscriptions.rules import split_target
+
+__all__ = [
+    "DIFFERENT",
+    "FAILED",
+    "INTERRUPTED",
+    "UNAUTHORIZED",
+    "USAGE",
+    "AtOnce",
+    "BaseUrl",
+    "Filters",
+    "Json",
+    "Label",
+    "Output",
+    "PublicUrl",
+    "Reveal",
+    "StoreName",
+    "Workspace",
+    "Yes",
+    "confirm",
+    "discard_output",
+    "fail",
+    "filter_text",
+    "masked",
+    "named_store",
+    "parse_filters",
+    "progress",
+    "session",
+    "store_url",
+]
+
+FAILED: Final = 1
+USAGE: Final = 2
+DIFFERENT: Final = 3
+UNAUTHORIZED: Final = 4
+INTERRUPTED: Final = 130
+
+
+# Options
+
+
+def parse_filters(texts: Iterable[str]) -> tuple[WebhookFilter, ...]:
+    """Return the filters that *texts* mean: ``type[/subtype][:action[:field,...]]``, such as ``task:changed:due_on``.
+
+    Raises:
+        ConfigurationError: one means none.
+    """
+    return tuple(map(_parse_filter, texts))
+
+
+def _parse_filter(text: str) -> WebhookFilter:
+    kind, *rest = text.split(":")
+    resource_type, *subtype = kind.split("/")
+    action, fields = [*rest, None, None][:2]
+    names = None if fields is None else tuple(fields.split(","))
+    if len(rest) > 2 or len(subtype) > 1 or not all((resource_type, *subtype, *rest, *(names or ()))):
+        raise ConfigurationError(
+            f"the filter {text!r:.80} must look like type[/subtype][:action[:field,...]], such as task:changed:due_on"
+        )
+    return WebhookFilter(
+        resource_type=resource_type, resource_subtype=subtype[0] if subtype else None, action=action, fields=names
+    )
+
+
+def filter_text(one: WebhookFilter) -> str:
+    """Return a filter as `parse_filters` reads it; ``*`` stands for any type or action."""
+    kind = "/".join(part for part in (one.resource_type or "*", one.resource_subtype) if part)
+    fields = ",".join(one.fields or ())
+    return ":".join(part for part in (kind, one.action or ("*" if fields else ""), fields) if part)
+
+
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one object on a line.")]
+Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative=(), help="Do not ask.")]
+Reveal = Annotated[
+    bool, Parameter(name="--reveal", negative=(), help="Show endpoints and secrets, which are *** otherwise.")
+]
+BaseUrl = Annotated[
+    str | None, Parameter(name="--base-url", env_var="ASANA_BASE_URL", help="Asana's API, if it is not the real one.")
+]
+Workspace = Annotated[
+    str, Parameter(name="--workspace", env_var="ASANA_WORKSPACE", help="The workspace's gid; see `workspaces`.")
+]
+StoreName = Annotated[
+    str,
+    Parameter(
+        name="--store",
+        env_var="ASANA_WEBHOOKS_STORE",
+        help="The store of the service: a path, sqlite:///path, or postgresql://user@host/database.",
+    ),
+]
+PublicUrl = Annotated[
+    str,
+    Parameter(
+        name="--public-url",
+        env_var="ASANA_WEBHOOKS_PUBLIC_URL",
+        help="Where Asana reaches the receivers, such as https://example.com/asana.",
+    ),
+]
+Label = Annotated[str, Parameter(name="--label", help="The label of the webhooks.")]
+AtOnce = Annotated[
+    int, Parameter(name="--at-once", validator=Number(gte=1, lte=100), help="How many are worked on at the same time.")
+]
+Filters = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--filter",
+        negative=(),
+        help="type[/subtype][:action[:field,...]], such as task:changed:due_on,due_at. Repeat it for several.",
+    ),
+]
+
+
+def session(base_url: str | None) -> AsanaSession:
+    """Return a session with the access token of the environment.
+
+    Raises:
+        SystemExit: there is none, or it cannot be sent.
+        ConfigurationError: *base_url* is invalid.
+    """
+    try:
+        token_provider(os.environ.get("ASANA_ACCESS_TOKEN", ""))
+    except ConfigurationError as error:
+        fail(f"ASANA_ACCESS_TOKEN: {error}", UNAUTHORIZED)
+    return AsanaSession(base_url=base_url)
+
+
+def store_url(named: str) -> str:
+    """Return the URL of the store *named* by a URL or a path."""
+    return named if ":" in named.partition("/")[0] else f"sqlite:///{named}"
+
+
+def named_store(named: str, *, create: bool = False) -> Store:
+    """Return the store *named* by a URL or a path, with the keys in ``ASANA_WEBHOOKS_STORE_KEYS``, if any.
+
+    They are Fernet keys by id, ``2026-11=KEY,2026-05=KEY``, the first of which seals.
+
+    Raises:
+        ConfigurationError: *named* is no store's; a key is invalid; or the file does not exist, unless *create*.
+    """
+    url, keys = store_url(named), os.environ.get("ASANA_WEBHOOKS_STORE_KEYS")
+    path = url.removeprefix("sqlite:///")
+    if not create and path != url and path and not os.path.exists(path):  # noqa: PTH110 - as SQLite takes it
+        raise ConfigurationError(f"there is no store at {path}; give the file of the service with --store")
+    box: SecretBox | None = None
+    if keys:
+        from asana_webhooks.store.secret_box import FernetBox  # noqa: PLC0415 - needs the extra fernet
+
+        pairs = (one.partition("=") for one in keys.split(","))
+        box = FernetBox({key_id.strip(): key.strip() for key_id, _, key in pairs})
+    return open_store(url, secret_box=box)
+
+
+# Output
+
+
+def masked(target: str | None, *, reveal: bool = False) -> str:
+    """Return a webhook's target with ``***`` for its endpoint and its query, unless *reveal*."""
+    if reveal or not target:
+        return target or ""
+    split = split_target(target)
+    if split is None:
+        return "***"
+    url, mark, _ = split[0].partition("?")
+    return f"{url}/***{'?***' if mark else ''}"
+
+
+class Output:
+    """Where a command prints. Data goes to standard output, progress and talk to standard error.
+
+    Standard output closed early, as by ``| head``, ends the command with status 0.
+
+    Args:
+        json: whether data is JSON, one object on each line.
+        keep_going: for commands that change things: print nothing more, and go on.
+    """
+
+    def __init__(self, *, json: bool, keep_going: bool = False) -> None:
+        self.json = json
+        self._keep_going = keep_going
+        self._out = Console(highlight=False, markup=False, emoji=False)
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether standard output takes ASCII only."""
+        return self._out.options.ascii_only
+
+    def show(self, data: Mapping[str, Any], text: str | Text) -> None:
+        """Print *data* as a line of JSON, or *text*."""
+        if self.json:
+            self._write(json_module.dumps(data, ensure_ascii=False, default=str))
+        else:
+            self.line(text)
+
+    def line(self, text: str | Text) -> None:
+        """Print text, in full."""
+        self._print(text, soft_wrap=True)
+
+    def talk(self, text: str | Text) -> None:
+        """Print text for a person to standard error."""
+        self._err.print(text, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+        """Print a table that fits a terminal; elsewhere lines with tabs, without a heading and in full."""
+        if not self._out.is_terminal:
+            for row in rows:
+                self._write("\t".join(str(cell) for cell in row))
+            return
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*row)
+        self._print(table)
+
+    def _print(self, what: RenderableType, *, soft_wrap: bool = False) -> None:
+        with self._out.capture() as captured:
+            self._out.print(what, soft_wrap=soft_wrap)
+        self._write(captured.get().removesuffix("\n"))
+
+    def _write(self, line: str) -> None:
+        try:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
+            if not self._keep_going:
+                raise SystemExit(0) from None
+
+
+def fail(problem: str, status: int) -> NoReturn:
+    """Say what is wrong in one line on standard error, and exit with *status*."""
+    Console(stderr=True).print(f"asana-webhooks: {problem}", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(status)
+
+
+def discard_output() -> None:
+    """Write nothing more to standard output, which was closed; not when Python exits, either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Progress | None]:
+    """Show a progress bar on standard error, if it is a terminal, while the block runs.
+
+    Yields the bar, for its one task ``bar.task_ids[0]``; ``None`` if there is none.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=total)
+        yield bar
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal, unless *yes*. Without a terminal nothing is asked: then it takes ``--yes``.
+
+    Raises:
+        ConfigurationError: there is no terminal, and not *yes*.
+        SystemExit: the answer is no; the status is 1.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigurationError(f"{question} There is no terminal to ask on: pass --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise SystemExit(FAILED)
