@@ -15,6 +15,7 @@ from asana_webhooks.client.operations import (
     get_projects,
     get_webhook,
     get_webhooks,
+    get_workspaces,
     read_resource,
     update_webhook,
 )
@@ -25,6 +26,7 @@ from asana_webhooks.client.requests import (
     GetProjectsRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
+    GetWorkspacesRequest,
     ReadResourceRequest,
     UpdateWebhookRequest,
 )
@@ -129,6 +131,7 @@ __all__ = [
     "GetProjectsRequest",
     "GetWebhookRequest",
     "GetWebhooksRequest",
+    "GetWorkspacesRequest",
     "HandlerExitError",
     "HandshakeMismatchError",
     "InvalidSignatureError",
@@ -200,6 +203,7 @@ __all__ = [
     "get_projects",
     "get_webhook",
     "get_webhooks",
+    "get_workspaces",
     "open_store",
     "parse_delivery",
     "plan_webhooks",

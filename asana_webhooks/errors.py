@@ -313,7 +313,7 @@ class PaginationError(AsanaError):
     """``expired``: the offset of the next page has expired. ``repeated``: the server sent the same offset twice.
     ``endless``: 100 pages in a row had no new item, or 100,000 pages were read, and the server offers more."""
     items_so_far: int
-    """How many webhooks or projects the iteration had received."""
+    """How many webhooks, projects or workspaces the iteration had received."""
     offset: str | None = attrs.field(default=None, repr=False)
     """The offset of the page that cannot be fetched."""
     operation: str = "getWebhooks"

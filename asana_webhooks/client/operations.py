@@ -1,4 +1,4 @@
-"""Functions for Asana's five webhook operations, for listing projects and for reading one resource.
+"""Functions for Asana's five webhook operations, for listing projects and workspaces, and for reading one resource.
 
 Each sends its request through a session. All of them raise the errors of `AsanaSession.send`, and `ConfigurationError`
 for invalid arguments before anything is sent. *opt_fields* names the fields to return. By default Asana's answers for
@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from asana_webhooks._checks import check_reachable
-from asana_webhooks.client.pages import WebhookPager, iterate_projects
+from asana_webhooks.client.pages import WebhookPager, iterate_resources
 from asana_webhooks.client.requests import (
     CreateWebhookRequest,
     DeleteWebhookRequest,
     GetProjectsRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
+    GetWorkspacesRequest,
     ReadResourceRequest,
     UpdateWebhookRequest,
     filters_of,
@@ -33,6 +34,7 @@ __all__ = [
     "get_projects",
     "get_webhook",
     "get_webhooks",
+    "get_workspaces",
     "read_resource",
     "update_webhook",
 ]
@@ -225,7 +227,25 @@ def get_projects(
 
     Source: https://developers.asana.com/reference/getprojects
     """
-    return iterate_projects(session, GetProjectsRequest(workspace=workspace, team=team, archived=archived))
+    return iterate_resources(session, GetProjectsRequest(workspace=workspace, team=team, archived=archived))
+
+
+def get_workspaces(session: AsanaSession) -> AsyncIterator[ResourceRef]:
+    """Return an async iterator over the workspaces and organizations of the token's user, each with its name.
+
+    ::
+
+        async for workspace in get_workspaces(asana):
+            print(workspace.gid, workspace.name)
+
+    It works, and fails, as `get_projects` does. Asana's OAuth scope is ``workspaces:read``.
+
+    Args:
+        session: the session to send with.
+
+    Source: https://developers.asana.com/reference/getworkspaces
+    """
+    return iterate_resources(session, GetWorkspacesRequest())
 
 
 async def read_resource(

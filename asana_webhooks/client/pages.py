@@ -1,4 +1,4 @@
-"""Pagination of getWebhooks and getProjects.
+"""Pagination of getWebhooks, getProjects and getWorkspaces.
 
 Each page carries an offset, the only way to request the next page. Offsets expire (after 15 minutes, as observed).
 There is no snapshot: items created or deleted during an iteration may or may not appear in it.
@@ -12,13 +12,13 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from asana_webhooks.client.requests import GetProjectsRequest, GetWebhooksRequest, ListRequest
+from asana_webhooks.client.requests import GetWebhooksRequest, ListRequest
 from asana_webhooks.client.session import AsanaSession
 from asana_webhooks.errors import BadRequestError, ConfigurationError, PaginationError
 from asana_webhooks.models import ResourceRef, Webhook
 from asana_webhooks.wire import ListPage
 
-__all__ = ["WebhookPage", "WebhookPager", "iterate_projects"]
+__all__ = ["WebhookPage", "WebhookPager", "iterate_resources"]
 
 ItemT = TypeVar("ItemT")
 PageT = TypeVar("PageT", bound="_Page[Any]")
@@ -46,7 +46,7 @@ class WebhookPage(_Page[Webhook]):
 
 
 @frozen(kw_only=True)
-class _ProjectPage(_Page[ResourceRef]):
+class _ResourcePage(_Page[ResourceRef]):
     pass
 
 
@@ -91,9 +91,9 @@ class WebhookPager:
         return _Pages(WebhookPage, self._session, self._request, self._prefetching if self._prefetch else None)
 
 
-def iterate_projects(session: AsanaSession, request: GetProjectsRequest) -> AsyncIterator[ResourceRef]:
-    """Return an async iterator over projects, fetched page by page."""
-    return _Items(_Pages(_ProjectPage, session, request))
+def iterate_resources(session: AsanaSession, request: ListRequest[ResourceRef]) -> AsyncIterator[ResourceRef]:
+    """Return an async iterator over projects or workspaces, fetched page by page."""
+    return _Items(_Pages(_ResourcePage, session, request))
 
 
 @define

@@ -1,6 +1,6 @@
 """Asana's operations as request objects: method, path, query, body, and how to read the answer.
 
-Five are about webhooks. The others list projects, and read a resource of any type, such as an event's.
+Five are about webhooks. The others list projects and workspaces, and read a resource of any type, such as an event's.
 
 The classes are public: log them, queue them (`asana_webhooks.wire.encode` and `decode` convert them to and from JSON),
 and send them later with `AsanaSession.send`. Constructing an invalid request raises `ConfigurationError`, before
@@ -26,6 +26,7 @@ __all__ = [
     "GetProjectsRequest",
     "GetWebhookRequest",
     "GetWebhooksRequest",
+    "GetWorkspacesRequest",
     "ListRequest",
     "ReadResourceRequest",
     "Request",
@@ -278,14 +279,13 @@ class ListRequest(_WithFields[wire.ListPage[ItemT]]):
 
     method = "GET"
 
-    workspace: str = field(validator=_check_gid)
     page_size: int = field(default=100, validator=_check_page_size)
     offset: str | None = field(default=None, validator=_check_offset, repr=False)
 
     def query(self) -> dict[str, str]:
         """The query parameters."""
         offset = {} if self.offset is None else {"offset": self.offset}
-        return {"workspace": self.workspace, "limit": str(self.page_size), **offset} | super().query()
+        return {"limit": str(self.page_size), **offset} | super().query()
 
     def decode(self, body: bytes) -> wire.ListPage[ItemT]:
         """Decode the page."""
@@ -300,7 +300,16 @@ class ListRequest(_WithFields[wire.ListPage[ItemT]]):
 
 
 @frozen(kw_only=True)
-class GetWebhooksRequest(ListRequest[Webhook]):
+class _InWorkspace(ListRequest[ItemT]):
+    workspace: str = field(validator=_check_gid)
+
+    def query(self) -> dict[str, str]:
+        """The query parameters."""
+        return {"workspace": self.workspace} | super().query()
+
+
+@frozen(kw_only=True)
+class GetWebhooksRequest(_InWorkspace[Webhook]):
     """getWebhooks, one page. Source: https://developers.asana.com/reference/getwebhooks"""
 
     operation = "getWebhooks"
@@ -319,7 +328,7 @@ class GetWebhooksRequest(ListRequest[Webhook]):
 
 
 @frozen(kw_only=True)
-class GetProjectsRequest(ListRequest[ResourceRef]):
+class GetProjectsRequest(_InWorkspace[ResourceRef]):
     """getProjects, one page. Source: https://developers.asana.com/reference/getprojects"""
 
     operation = "getProjects"
@@ -333,6 +342,18 @@ class GetProjectsRequest(ListRequest[ResourceRef]):
         team = {} if self.team is None else {"team": self.team}
         archived = {} if self.archived is None else {"archived": str(self.archived).lower()}
         return super().query() | team | archived
+
+    def decode(self, body: bytes) -> wire.ListPage[ResourceRef]:
+        """Decode the page."""
+        return wire.decode_resource_list(body)
+
+
+@frozen(kw_only=True)
+class GetWorkspacesRequest(ListRequest[ResourceRef]):
+    """getWorkspaces, one page. Source: https://developers.asana.com/reference/getworkspaces"""
+
+    operation = "getWorkspaces"
+    path_template = "/workspaces"
 
     def decode(self, body: bytes) -> wire.ListPage[ResourceRef]:
         """Decode the page."""

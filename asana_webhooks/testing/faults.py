@@ -15,7 +15,7 @@ __all__ = ["TOKEN_REQUEST", "Fault", "FaultScript", "Hold", "Plan"]
 
 OPERATIONS: Final = (
     *("createWebhook", "getWebhook", "getWebhooks", "updateWebhook", "deleteWebhook"),
-    *("getProjects", "readResource"),
+    *("getProjects", "getWorkspaces", "readResource"),
 )
 """Asana's operation ids; ``readResource`` stands for getTask, getProject and so on."""
 

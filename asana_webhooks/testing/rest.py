@@ -48,15 +48,17 @@ _ON_LIST: Final = {
     ("GET", "webhooks"): "getWebhooks",
     ("POST", "webhooks"): "createWebhook",
     ("GET", "projects"): "getProjects",
+    ("GET", "workspaces"): "getWorkspaces",
 }
 _COMPACT: Final = (("resource_type",), ("name",))
-"""What a list has of each project, beside the gid."""
+"""What a list has of each project or workspace, beside the gid."""
 _ON_ONE: Final = {"GET": "getWebhook", "PUT": "updateWebhook", "DELETE": "deleteWebhook"}
 _SCOPES: Final = {
     **dict.fromkeys(("getWebhooks", "getWebhook"), "webhooks:read"),
     **dict.fromkeys(("createWebhook", "updateWebhook"), "webhooks:write"),
     "deleteWebhook": "webhooks:delete",
     "getProjects": "projects:read",
+    "getWorkspaces": "workspaces:read",
 }
 """The scope each operation needs. Source: https://developers.asana.com/docs/oauth-scopes"""
 # https://developers.asana.com/reference/rest-api-reference: what GET reads by its gid
@@ -254,7 +256,9 @@ class RestApi:
         if route.operation == "getWebhooks":
             return self._list_webhooks(query, given, caller)
         if route.operation == "getProjects":
-            return self._list_projects(query, given)
+            return self._list_resources("project", query, given)
+        if route.operation == "getWorkspaces":
+            return self._list_resources("workspace", query, given)
         if route.operation == "readResource":
             return {"data": self._resource(route, given)}
         webhook = find_in_path("webhook", route.gid, self._world.webhooks)
@@ -349,8 +353,8 @@ class RestApi:
         page, following = self._offsets.page(found, query, base_url=self.base_url, path="/webhooks", list_of=list_of)
         return {"data": [_chosen(one, given, full=False) for one in page], **following}
 
-    def _list_projects(self, query: Mapping[str, str], given: Input) -> dict[str, Any]:
-        """Execute getProjects: compact records, in pages if ``limit`` is given.
+    def _list_resources(self, resource_type: str, query: Mapping[str, str], given: Input) -> dict[str, Any]:
+        """Execute getProjects or getWorkspaces: compact records, in pages if ``limit`` is given.
 
         Asana does not say that a workspace or a team is needed; without both, this lists every project.
         """
@@ -361,12 +365,12 @@ class RestApi:
         found = [
             one
             for one in self._world.resources.values()
-            if (one.resource_type, one.deleted, one.accessible) == ("project", False, True)
+            if (one.resource_type, one.deleted, one.accessible) == (resource_type, False, True)
             and archived in (None, str(one.archived).lower())
             and all(self._is_in(one, scope) for scope in scopes)
         ]
-        list_of = (*(scope.gid for scope in scopes), archived or "")
-        page, following = self._offsets.page(found, query, base_url=self.base_url, path="/projects", list_of=list_of)
+        list_of, path = (*(scope.gid for scope in scopes), archived or ""), f"/{plural_of(resource_type)}"
+        page, following = self._offsets.page(found, query, base_url=self.base_url, path=path, list_of=list_of)
         fields = given.fields or _COMPACT
         return {"data": [select(one.full(), fields) for one in page], **following}
 

@@ -1,4 +1,7 @@
-"""get_projects: which projects come, over pages, and what ends the walk. The pages themselves are those of webhooks."""
+"""get_projects: which projects come, over pages, and what ends the walk. The pages themselves are those of webhooks.
+
+get_workspaces is the same walk over another list.
+"""
 
 import asyncio
 from typing import Any
@@ -9,11 +12,13 @@ from asana_webhooks import (
     AsanaSession,
     ConfigurationError,
     ForbiddenError,
+    NotAuthorizedError,
     NotFoundError,
     PaginationError,
     ResourceRef,
     UnexpectedResponseError,
     get_projects,
+    get_workspaces,
 )
 from asana_webhooks.client.retry import RetryPolicy
 from asana_webhooks.testing import FakeAsana, Fault
@@ -60,6 +65,24 @@ async def test_pages() -> None:
         fake.script(Fault(at="getProjects", after=1, status=503))
         assert tuple([one.gid async for one in get_projects(asana, workspace=fake.workspace)]) == projects
         assert [request.status for request in fake.requests] == [200, 503, 200, 200]
+
+
+async def test_workspaces() -> None:
+    """All that the user may see come, each with its name, over pages; an app needs the scope for it."""
+    async with FakeAsana(workspace="1") as fake, session(fake.url, fake.token) as asana:
+        fake.add_resource("workspace", "2", name="Hidden", accessible=False)
+        assert [one async for one in get_workspaces(asana)] == [
+            ResourceRef(gid="1", resource_type="workspace", name="Workspace")
+        ]
+        for gid in range(3, 103):
+            fake.add_resource("workspace", str(gid))
+        assert [one.gid async for one in get_workspaces(asana)] == ["1", *map(str, range(3, 103))]
+        assert [(one.operation, one.status) for one in fake.requests] == [("getWorkspaces", 200)] * 3
+        tokens = [fake.register_app(one, scopes=[one]).access_token for one in ("workspaces:read", "projects:read")]
+        async with session(fake.url, tokens[0]) as allowed, session(fake.url, tokens[1]) as refused:
+            assert (await anext(get_workspaces(allowed))).gid == "1"
+            with pytest.raises(NotAuthorizedError, match=r"^getWorkspaces"):
+                await anext(get_workspaces(refused))
 
 
 async def test_empty_and_repeated_pages() -> None:

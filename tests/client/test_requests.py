@@ -18,6 +18,7 @@ from asana_webhooks.client.requests import (
     GetProjectsRequest,
     GetWebhookRequest,
     GetWebhooksRequest,
+    GetWorkspacesRequest,
     ReadResourceRequest,
     Request,
     UpdateWebhookRequest,
@@ -34,6 +35,7 @@ CREATE = CreateWebhookRequest(resource="21", target=TARGET)
 GET = GetWebhookRequest(webhook_gid="7")
 LIST = GetWebhooksRequest(workspace="1331")
 PROJECTS = GetProjectsRequest(workspace="1331")
+WORKSPACES = GetWorkspacesRequest()
 UPDATE = UpdateWebhookRequest(webhook_gid="7", filters=())
 DELETE = DeleteWebhookRequest(webhook_gid="7")
 READ = ReadResourceRequest(resource_type="story", gid="31")
@@ -89,12 +91,13 @@ TABLE: list[Row] = [
         {"workspace": "1331", "limit": "100", "team": "5", "offset": "eyJ"},
         None,
     ),
+    (WORKSPACES, "getWorkspaces", "GET", "/workspaces", "/workspaces", {"limit": "100"}, None),
     (READ, "readResource", "GET", "/stories/31", "/{resource_types}/{gid}", {}, None),
 ]
 REQUESTS = [row[0] for row in TABLE]
 EACH = pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.operation)
 WITH_FIELDS = pytest.mark.parametrize(
-    "request_", [CREATE, GET, LIST, PROJECTS, UPDATE, READ], ids=lambda one: one.operation
+    "request_", [CREATE, GET, LIST, PROJECTS, WORKSPACES, UPDATE, READ], ids=lambda one: one.operation
 )
 
 
