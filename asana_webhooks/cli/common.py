@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from asana_webhooks import AsanaSession, ConfigurationError, SecretBox, Store, WebhookFilter, open_store
@@ -199,6 +199,11 @@ class Output:
         self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     @property
+    def is_terminal(self) -> bool:
+        """Whether standard output is a terminal."""
+        return self._out.is_terminal
+
+    @property
     def is_ascii(self) -> bool:
         """Whether standard output takes ASCII only."""
         return self._out.options.ascii_only
@@ -224,7 +229,9 @@ class Output:
             for row in rows:
                 self._write("\t".join(str(cell) for cell in row))
             return
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        first, *others = columns  # what is too long is folded, and never cut; the first column, a gid or so, is neither
+        heads = (Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others))
+        table = Table(*heads, box=None, pad_edge=False, header_style="bold")
         for row in rows:
             table.add_row(*row)
         self._print(table)
@@ -266,7 +273,8 @@ def progress(what: str, total: int | None = None) -> Iterator[Progress | None]:
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    # What is redirected goes where the bar is, above it: right for another terminal, wrong for a file or a pipe.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         bar.add_task(what, total=total)
         yield bar
 

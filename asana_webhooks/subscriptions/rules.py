@@ -30,6 +30,7 @@ __all__ = [
     "may_retire",
     "named",
     "normal_filters",
+    "normal_url",
     "reaches",
     "split_target",
     "verdict_of",
@@ -81,25 +82,25 @@ def split_target(target: str | None) -> tuple[str, str] | None:
     return f"{url.scheme}://{url.raw_authority}{before}{mark}{query}", endpoint
 
 
-def _same_url(one: str, other: str) -> bool:
-    def normal(text: str) -> tuple[object, ...]:
-        path, _, query = text.partition("?")
-        url = parse_url(path)
-        return url.scheme, url.user, url.password, url.host, url.port, url.raw_path.rstrip("/"), query
-
-    return normal(one) == normal(other)
+def normal_url(text: str) -> tuple[object, ...]:
+    """Return a public URL in a form to compare."""
+    path, _, query = text.partition("?")
+    url = parse_url(path)
+    return url.scheme, url.user, url.password, url.host, url.port, url.raw_path.rstrip("/"), query
 
 
 def endpoint_below(target: str | None, public_url: str) -> str | None:
     """Return the endpoint of a target that is *public_url* and one more segment, with the same query; else ``None``."""
     split = split_target(target)
-    return split[1] if split is not None and _same_url(split[0], public_url) else None
+    return split[1] if split is not None and normal_url(split[0]) == normal_url(public_url) else None
 
 
 def reaches(registration: Registration, target: str | None, public_url: str) -> bool:
     """Return whether a webhook posts below *public_url*: it was created with it, or its target says so."""
     # Both are asked, so that a target which Asana returns in another spelling is not replaced at every start.
-    return _same_url(registration.public_url, public_url) or endpoint_below(target, public_url) is not None
+    return (
+        normal_url(registration.public_url) == normal_url(public_url) or endpoint_below(target, public_url) is not None
+    )
 
 
 def normal_filters(filters: Iterable[WebhookFilter] | None) -> frozenset[NormalFilter]:
