@@ -38,7 +38,7 @@ from asana_webhooks.models import CreatedWebhook, Webhook, WebhookFilter
 from asana_webhooks.store.base import Registration, RegistrationState, Store, registration_id
 from asana_webhooks.store.rules import check_label
 from asana_webhooks.subscriptions.orphans import delete_orphans, ensure_deleted
-from asana_webhooks.subscriptions.rules import check_public_url
+from asana_webhooks.subscriptions.rules import split_public_url
 
 __all__ = [
     "EstablishedWebhook",
@@ -169,7 +169,7 @@ class Wanted:
     ) -> Self:
         """Check the arguments before anything is sent or stored; raise `ConfigurationError` if one is invalid."""
         check_session_and_store(asana, store)
-        base, query = check_public_url(public_url)
+        base, query = split_public_url(public_url)
         check_reachable("public_url", public_url, base_url=asana.base_url)
         checked = filters_of(filters)
         CreateWebhookRequest(resource=resource, target=str(base), filters=checked)
@@ -297,13 +297,13 @@ class _Create:
         self.id, self.echoed = registration_id(endpoint), None
         await self.wanted.open(self.id, replaces=self.replaces)
         # Joined as text: yarl drops the query of a URL that grows, and would encode it anew.
-        base, query = check_public_url(self.wanted.public_url)
+        base, query = split_public_url(self.wanted.public_url)
         return evolve(self.request, target=f"{base / endpoint}{query}")
 
     @property
     def request(self) -> CreateWebhookRequest:
         """The request to send, before `open` gives it its endpoint."""
-        base, _ = check_public_url(self.wanted.public_url)
+        base, _ = split_public_url(self.wanted.public_url)
         return CreateWebhookRequest(resource=self.wanted.resource, target=str(base), filters=self.wanted.filters)
 
     async def close(self) -> None:

@@ -38,8 +38,8 @@ from asana_webhooks.subscriptions.plan import WantedWebhook, check_wanted
 from asana_webhooks.subscriptions.rules import (
     LONGEST_WAIT,
     Verdict,
-    check_public_url,
     endpoint_below,
+    split_public_url,
     verdict_of,
     verdict_of_stranger,
 )
@@ -130,7 +130,7 @@ async def _look_at_all(
 ) -> tuple[list[WebhookHealth], AsanaError | None]:
     """Return what `check_webhooks` does, and why Asana could not be asked; ``None``: it could."""
     check_session_and_store(asana, store)
-    base, query = check_public_url(public_url)
+    base, query = split_public_url(public_url)
     check_seconds("silent_after", silent_after, zero=False)
     pager = get_webhooks(asana, workspace=workspace)  # checks it
     check = _Check(asana, store, f"{base}{query}", check_label(label), silent_after)

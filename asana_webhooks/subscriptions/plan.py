@@ -28,13 +28,13 @@ from asana_webhooks.subscriptions.orphans import is_orphan
 from asana_webhooks.subscriptions.rules import (
     Judgement,
     as_pair,
-    check_public_url,
     endpoint_below,
     judge,
     judge_move,
     named,
     normal_filters,
     reaches,
+    split_public_url,
     why_unfinished,
 )
 
@@ -161,7 +161,7 @@ async def plan_webhooks(
         AsanaError: any other error of `get_webhooks` or `get_webhook`.
     """
     check_session_and_store(asana, store)
-    base, query = check_public_url(public_url)
+    base, query = split_public_url(public_url)
     planning = _Planning(asana, store, f"{base}{query}", check_label(label))
     todo = check_wanted(asana, store, wanted, public_url=public_url, workspace=workspace, label=label)
     pager = get_webhooks(asana, workspace=workspace)  # checks it

@@ -21,7 +21,6 @@ __all__ = [
     "NormalFilter",
     "Verdict",
     "as_pair",
-    "check_public_url",
     "created_at",
     "endpoint_below",
     "judge",
@@ -32,6 +31,7 @@ __all__ = [
     "normal_filters",
     "normal_url",
     "reaches",
+    "split_public_url",
     "split_target",
     "verdict_of",
     "verdict_of_stranger",
@@ -47,7 +47,7 @@ Verdict = Literal["ok", "new", "failing", "silent", "deaf", "gone", "inactive", 
 NormalFilter = tuple[str | None, str | None, str | None, frozenset[str]]
 
 
-def check_public_url(public_url: str) -> tuple[URL, str]:
+def split_public_url(public_url: str) -> tuple[URL, str]:
     """Return the URL without its query, and the query as it is written, with its question mark.
 
     Raises:

@@ -14,13 +14,13 @@ from asana_webhooks.store.base import Registration, RegistrationState
 from asana_webhooks.subscriptions.rules import (
     LONGEST_WAIT,
     as_pair,
-    check_public_url,
     endpoint_below,
     judge,
     may_retire,
     named,
     normal_filters,
     reaches,
+    split_public_url,
     split_target,
 )
 
@@ -85,7 +85,7 @@ NAMES = st.text(string.ascii_letters + string.digits + "-._~%\u00e4 ", min_size=
 def test_any_public_url_and_endpoint(path: list[str], query: str, slash: bool, endpoint: str) -> None:
     """A target made of a public URL, as establish_webhook makes it, is below it, and below no other."""
     given_url = "/".join(["https://example.com", *(quote(one) for one in path)]) + "/" * slash + query
-    base, kept = check_public_url(given_url)
+    base, kept = split_public_url(given_url)
     target = f"{base / endpoint}{kept}"
 
     assert endpoint_below(target, given_url) == endpoint
