@@ -79,7 +79,7 @@ from asana_webhooks.models import (
     WebhookFilter,
 )
 from asana_webhooks.receiver.receiver import Receiver, Reply
-from asana_webhooks.receiver.signature import parse_delivery, sign_body, verify_signature
+from asana_webhooks.receiver.signature import explain_signature, parse_delivery, sign_body, verify_signature
 from asana_webhooks.store import open_store
 from asana_webhooks.store.base import (
     DeliveryState,
@@ -100,6 +100,7 @@ from asana_webhooks.subscriptions.establish import EstablishedWebhook, establish
 from asana_webhooks.subscriptions.health import Gap, WebhookChange, WebhookHealth, check_webhooks, watch_webhooks
 from asana_webhooks.subscriptions.move import ReplacedWebhook, replace_webhook
 from asana_webhooks.subscriptions.plan import PlanStep, WantedWebhook, WebhookPlan, plan_webhooks
+from asana_webhooks.subscriptions.public_url import PublicUrlFinding, PublicUrlReport, check_public_url
 from asana_webhooks.subscriptions.remove import remove_webhook, remove_webhooks
 from asana_webhooks.worker.processing import Backoff
 from asana_webhooks.worker.retention import Retention
@@ -148,6 +149,8 @@ __all__ = [
     "PlanResult",
     "PlanStep",
     "PostgresStore",
+    "PublicUrlFinding",
+    "PublicUrlReport",
     "RateLimitedError",
     "ReadResourceRequest",
     "Receiver",
@@ -195,11 +198,13 @@ __all__ = [
     "__version__",
     "adopt_webhook",
     "apply_plan",
+    "check_public_url",
     "check_webhooks",
     "create_webhook",
     "delete_webhook",
     "ensure_webhook",
     "establish_webhook",
+    "explain_signature",
     "get_projects",
     "get_webhook",
     "get_webhooks",

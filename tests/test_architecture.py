@@ -27,7 +27,7 @@ parsed = functools.cache(ast.parse)
 
 # Rooms from the bottom to the top, and which other rooms each may import.
 WORDS = {"errors", "models", "wire", "_checks", "_tasks"}
-ROOMS = WORDS | {"client", "store", "store.base", "receiver", "worker", "subscriptions"}
+ROOMS = WORDS | {"client", "store", "store.base", "receiver.signature", "receiver", "worker", "subscriptions"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_tasks": set(),
     "errors": set(),
@@ -37,9 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": WORDS,
     "store.base": {"errors", "models", "wire"},
     "store": WORDS | {"store.base"},
-    "receiver": WORDS | {"store.base"},
+    "receiver.signature": {"errors", "models", "wire"},
+    "receiver": WORDS | {"store.base", "receiver.signature"},
     "worker": WORDS | {"store.base"},
-    "subscriptions": WORDS | {"client", "store", "store.base"},
+    # It signs what it sends to the service's own URL, as Asana does.
+    "subscriptions": WORDS | {"client", "store", "store.base", "receiver.signature"},
     "receiver.web": WORDS | {"receiver", "store.base"},
     "receiver.asgi": WORDS | {"receiver", "store.base"},
     "": ROOMS,  # the public names
@@ -149,13 +151,15 @@ class TestFloors:
                 ("receiver.receiver", "store.rules"),
             ],
             *[("receiver.protocol", "receiver.web"), ("receiver.web", "receiver.asgi"), ("worker.worker", "store")],
-            *[("subscriptions.establish", "worker.worker"), ("subscriptions.establish", "receiver.receiver")],
+            *[("subscriptions.establish", "worker.worker"), ("subscriptions.public_url", "receiver.receiver")],
+            ("worker.worker", "receiver.signature"),
             *[("", "receiver.web"), ("testing.fake", "cli"), ("testing.fake", "testing.control")],
             *[("testing.world", "testing.fake"), ("cli", "__main__"), ("__main__", "testing")],
         ]
         allowed = [
             *[("models", "errors"), ("client.pages", "client.session"), ("store.sqlite.store", "store.rules")],
             *[("receiver.asgi", "receiver.receiver"), ("subscriptions.establish", "store.base"), ("", "worker.worker")],
+            *[("receiver.receiver", "receiver.signature"), ("subscriptions.public_url", "receiver.signature")],
             *[("testing.serving", "receiver.web"), ("testing.control", "testing.fake"), ("cli.app", "testing.fake")],
         ]
         assert [pair for pair in forbidden if goes_down(*map(absolute, pair))] == []
@@ -189,6 +193,7 @@ FOREIGN: dict[str, set[str]] = {
         "client.token_endpoint",
         "client.oauth",
         "receiver.web",
+        "subscriptions.public_url",
         "testing",
     },
     "attr": set(),  # the old name of attrs

@@ -1,4 +1,4 @@
-"""The guide's programs that check, watch and move webhooks, run as printed."""
+"""The guide's programs that check URLs, and check, watch and move webhooks, run as printed."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -40,6 +40,19 @@ async def test_check(tmp_path: Path) -> None:
         line, said = await run(tmp_path, code, **access(fake), PUBLIC_URL=where)
         assert line.startswith(f"failing: webhook {gid} on {fake.projects[0]}: deliveries fail; Asana deletes it at ")
         assert said.strip() == "what the target said last: The target could not be reached"
+
+
+async def test_check_the_public_url(tmp_path: Path) -> None:
+    """Beside a receiver the program prints a line for each finding, without one it says so and ends with status 1."""
+    code, port = program("subscriptions", "Check the public URL"), free_port()
+    where = f"http://127.0.0.1:{port}/asana"
+    async with SQLiteStore(tmp_path / "asana.db") as store, serve_receiver(Receiver(store), port=port):
+        lines = await run(tmp_path, code, PUBLIC_URL=where)
+        assert [line.partition(":")[0] for line in lines] == ["warning", "ok", "ok", "ok", "ok", "ok"]
+    program_without = await start(tmp_path, "-c", code, PUBLIC_URL=where)
+    output, errors = await program_without.communicate()
+    assert (program_without.returncode, errors) == (1, b"")
+    assert b"failed: handshake: cannot connect to 127.0.0.1:" in output
 
 
 async def test_watch(tmp_path: Path) -> None:
