@@ -14,6 +14,7 @@ from cyclopts.validators import Number
 from asana_webhooks import AsanaError, ConfigurationError, NotAuthorizedError, __version__
 from asana_webhooks.cli.common import FAILED, UNAUTHORIZED, USAGE, discard_output, fail
 from asana_webhooks.cli.demo import show_demo
+from asana_webhooks.cli.doctor import doctor
 from asana_webhooks.cli.webhooks import create, delete, get, list_webhooks, projects, update, workspaces
 from asana_webhooks.testing import DEFAULT_TOKEN, FakeAsana
 from asana_webhooks.testing.control import serve_control
@@ -68,9 +69,8 @@ app = App(
     version=__version__,
     help_format="markdown",
 )
-
 app.command(list_webhooks, name="list")
-for _command in (get, create, update, delete, workspaces, projects):
+for _command in (get, create, update, delete, workspaces, projects, doctor):
     app.command(_command)
 
 
