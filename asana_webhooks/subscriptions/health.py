@@ -264,7 +264,7 @@ async def watch_webhooks(
     public_url: str,
     workspace: str,
     label: str = "",
-    every: float = 300.0,
+    every: float | None = 300.0,
     on_change: Callable[[WebhookChange], object] | None = None,
     repair: bool = False,
 ) -> None:
@@ -291,15 +291,18 @@ async def watch_webhooks(
         public_url: the URL where Asana reaches the receivers; see `establish_webhook`.
         workspace: the workspace whose webhooks are listed. All wanted resources must be in it.
         label: their label; see `ensure_webhook`.
-        every: seconds between two checks. Each check is one list call per 100 webhooks.
+        every: seconds between two checks; ``None`` to check, and repair, once and return. Each check is one list call
+            per 100 webhooks.
         on_change: a plain or an async function. Checks and repairs wait for it, so give it a timeout. What it raises is
             logged.
         repair: whether to repair.
 
     Raises:
         ConfigurationError: an argument is invalid, or the session or the store is closed.
+        StoreError: the store failed, and *every* is ``None``.
     """
-    check_seconds("every", every, zero=False)
+    if every is not None:
+        check_seconds("every", every, zero=False)
     if on_change is not None and not callable(on_change):
         raise ConfigurationError(f"on_change must be a function, not {kind_of(on_change)}")
     todo = check_wanted(asana, store, wanted, public_url=public_url, workspace=workspace, label=label)
@@ -312,7 +315,11 @@ async def watch_webhooks(
             if error is None:
                 await watch.repair_all()
         except StoreError as error:
+            if every is None:
+                raise
             _log.error("checking the webhooks failed; retrying in %g s: %s", every, error)
+        if every is None:
+            return
         await asyncio.sleep(every)
 
 

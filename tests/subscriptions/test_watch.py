@@ -15,6 +15,7 @@ from asana_webhooks import (
     EnsuredWebhook,
     Gap,
     Receiver,
+    StoreUnavailableError,
     WantedWebhook,
     WebhookChange,
     WebhookFilter,
@@ -348,6 +349,25 @@ async def test_two_watches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for changes in told:
             assert {one.health.resource for one in changes} == {one.resource for one in wanted}
             assert all(one.gap is not None and one.resolved for one in changes)
+
+
+async def test_one_round() -> None:
+    """Without *every* it checks and repairs once, and returns. A failing store is raised then."""
+    async with earlier(1) as (here, _):
+        old = await ensure(here)
+        await here.fake.advance(HOUR / 2)
+        here.fake.webhooks.clear()
+        told = list[WebhookChange]()
+        where: dict[str, Any] = {"public_url": here.public_url, "workspace": here.fake.workspace, "every": None}
+        wanted = [WantedWebhook(here.fake.projects[0])]
+        await watch_webhooks(here.asana, here.store, wanted, on_change=told.append, repair=True, **where)
+        [change] = told
+        assert (change.health.webhook_gid, change.health.verdict) == (old.webhook_gid, "gone")
+        assert change.ensured is not None
+        assert list(here.fake.webhooks) == [change.ensured.webhook_gid]
+        assert change.gap is not None
+        with pytest.raises(StoreUnavailableError):
+            await watch_webhooks(here.asana, troubled(here.store, "list_registrations"), wanted, **where)
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
