@@ -15,6 +15,8 @@ from asana_webhooks import AsanaError, ConfigurationError, NotAuthorizedError, _
 from asana_webhooks.cli.common import FAILED, UNAUTHORIZED, USAGE, discard_output, fail
 from asana_webhooks.cli.demo import show_demo
 from asana_webhooks.cli.doctor import doctor
+from asana_webhooks.cli.health import health, move, rotate
+from asana_webhooks.cli.plans import apply, plan
 from asana_webhooks.cli.webhooks import create, delete, get, list_webhooks, projects, update, workspaces
 from asana_webhooks.testing import DEFAULT_TOKEN, FakeAsana
 from asana_webhooks.testing.control import serve_control
@@ -70,7 +72,7 @@ app = App(
     help_format="markdown",
 )
 app.command(list_webhooks, name="list")
-for _command in (get, create, update, delete, workspaces, projects, doctor):
+for _command in (get, create, update, delete, workspaces, projects, plan, apply, health, move, rotate, doctor):
     app.command(_command)
 
 

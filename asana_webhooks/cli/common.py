@@ -2,9 +2,11 @@
 
 import json as json_module
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NoReturn
 
 from cyclopts import Parameter
@@ -211,7 +213,7 @@ class Output:
     def show(self, data: Mapping[str, Any], text: str | Text) -> None:
         """Print *data* as a line of JSON, or *text*."""
         if self.json:
-            self._write(json_module.dumps(data, ensure_ascii=False, default=str))
+            self._write(json_module.dumps(data, ensure_ascii=False, default=_plain))
         else:
             self.line(text)
 
@@ -251,6 +253,10 @@ class Output:
                 raise SystemExit(0) from None
 
 
+def _plain(value: object) -> str:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+
+
 def fail(problem: str, status: int) -> NoReturn:
     """Say what is wrong in one line on standard error, and exit with *status*."""
     Console(stderr=True).print(f"asana-webhooks: {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -285,12 +291,18 @@ def confirm(question: str, *, yes: bool) -> None:
     Raises:
         ConfigurationError: there is no terminal, and not *yes*.
         SystemExit: the answer is no; the status is 1.
+        KeyboardInterrupt: the answer is Ctrl-C.
     """
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigurationError(f"{question} There is no terminal to ask on: pass --yes")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the answer
+    try:
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if answer.strip().lower() not in ("y", "yes"):
         raise SystemExit(FAILED)
