@@ -47,9 +47,11 @@ def draw(results: Mapping[str, Report], directory: Path) -> None:
 
 def _draw(report: Report, colours: _Colours, path: Path) -> None:
     with mpl.rc_context(_SETTINGS):  # type: ignore[arg-type]
-        if all(case.is_series for case in report.cases):
-            figure = Figure(figsize=(8, 4), layout="constrained")
-            _lines(figure.subplots(), report.cases, colours)
+        if series := [case for case in report.cases if case.is_series]:
+            units = list(dict.fromkeys(case.unit for case in series))
+            figure = Figure(figsize=(8, 4 * len(units)), layout="constrained")
+            for axes, unit in zip(figure.subplots(len(units), squeeze=False)[:, 0], units, strict=True):
+                _lines(axes, [case for case in series if case.unit == unit], colours)
         else:
             heights = [len(case.values) * _BAR + _MARGINS for case in report.cases]
             figure = Figure(figsize=(8, sum(heights)), layout="constrained")
@@ -61,7 +63,7 @@ def _draw(report: Report, colours: _Colours, path: Path) -> None:
 
 def _lines(axes: Axes, cases: Sequence[Comparison], colours: _Colours) -> None:
     """Draw a line for each case; the competitors' names begin with how much there is."""
-    for case, style in zip(cases, ("-", "--", ":", "-."), strict=True):
+    for case, style in zip(cases, ("-", "--", ":", "-."), strict=False):
         colour = colours.others if "by hand" in case.name else colours.ours
         amounts = [int(name.split()[0].replace(",", "")) for name in case.names]
         spreads = [case.values[name] for name in case.names]

@@ -99,7 +99,12 @@ def fill(
 
 def numbered_id(number: int) -> str:
     """Return the id of one of the registrations in a filled file, counted from 0."""
-    return registration_id(f"endpoint {number}")
+    return registration_id(numbered_endpoint(number))
+
+
+def numbered_endpoint(number: int) -> str:
+    """Return the endpoint of this registration."""
+    return f"endpoint-{number}"
 
 
 def body_at(events: int, at: float) -> bytes:

@@ -1,30 +1,42 @@
-"""Whether putting costs more the more a store holds: the same calls on files with ever more in them.
+"""Whether putting and receiving cost more the more a store holds: the same calls on files with ever more in them.
 
 A round puts as many deliveries as it finishes, and leaves what waits as it was. It counts the pages that are written
-by SQLite's log, which gets each of them.
+by SQLite's log, which gets each of them. A receiver's round is what its process takes until all is answered; what it
+has stored is finished after that.
 """
 
 import asyncio
+import random
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import cycle
 from typing import Any, Final
+
+from attrs import evolve
 
 from asana_webhooks import SQLiteStore
 from asana_webhooks.store.sqlite.file import sqlite3
-from benchmarks.filled import Waiting, arriving, fill
+from benchmarks.filled import Waiting, arriving, body_at, fill, numbered_endpoint
 from benchmarks.harness import Case, Goal, Round
-from benchmarks.processes import apart
+from benchmarks.load import WARM_UP, request, send_requests
+from benchmarks.processes import apart, server
+from benchmarks.receivers import ours
+from benchmarks.receivers.telling import ask, watched
 from benchmarks.stores import finish, put_all
 
-TITLE: Final = "Putting deliveries of six events beside what is stored already"
+TITLE: Final = "Putting and receiving deliveries of six events beside what is stored already"
 
 AT_ONCE: Final = 50
 """How many calls are under way at once."""
 EVENTS: Final = 6
 """In each delivery: 1.6 kB."""
+
+CACHED: Final = 10_000
+"""How many registrations a receiver keeps in memory."""
 
 ONE_TABLE: Final = (
     "CREATE TABLE deliveries (id INTEGER PRIMARY KEY, key BLOB NOT NULL, state TEXT NOT NULL, at REAL NOT NULL)",
@@ -116,6 +128,14 @@ def _add(db: Any, bodies: Sequence[bytes]) -> None:
         db.execute("COMMIT")
 
 
+def deliver(port: int, turns: Iterator[int], count: int) -> Round:
+    """Send so many deliveries, each to the registration whose turn it is."""
+    now, gid = time.time(), time.time_ns() // 1000
+    bodies = [body_at(EVENTS, now + number / 1000) for number in range(WARM_UP + count)]
+    endpoints = map(numbered_endpoint, turns)
+    return send_requests(port, [request(next(endpoints), body, gid + one) for one, body in enumerate(bodies)])
+
+
 def cases(*, quick: bool, large: bool = False) -> Iterator[Case]:
     """Compare files that hold more and more of one thing; *large*: also ten million that are done."""
     count = 100 if quick else 1_600
@@ -149,18 +169,53 @@ def cases(*, quick: bool, large: bool = False) -> Iterator[Case]:
         yield _case("beside deliveries that wait", waiting, _fast(waiting))
         by_hand = {f"{n} done": one_table(f"{n} done", amount) for n, amount in amounts(3, 7).items()}
         yield _case("by hand, one table with random keys", by_hand)
+    yield from _receiving(count, top)
 
 
-def _case(name: str, competitors: dict[str, Callable[[], Round]], goals: Sequence[Goal] = ()) -> Case:
-    return Case(
-        name=name,
-        unit="CPU µs a put",
-        competitors=competitors,
-        reference=next(iter(competitors)),
-        is_series=True,
-        rounds=5,
-        goals=goals,
-    )
+def _receiving(count: int, top: int) -> Iterator[Case]:
+    """Compare receivers behind our routes on aiohttp: with ever more webhooks, with ever more history."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+
+        def receiver(name: str, numbers: range, **held: Any) -> Callable[[], Round]:
+            path = f"{directory}/{name}.db"
+            fill(path, **held)
+            port, pipe = stack.enter_context(server(ours.serve_and_finish, path, core=0))
+            turns = cycle(random.sample(numbers, len(numbers)))
+            deliver(port, turns, min(len(numbers), CACHED))  # from now on the cache is full, or knows all
+            ask(pipe)
+            return partial(_cost, watched(partial(deliver, port, turns, count), pipe))
+
+        options: dict[str, Any] = {"unit": "CPU µs a delivery", "rounds": 7}
+        amounts = [10**power for power in range(1, min(top, 4) + 1)]
+        used = {f"{n:,} registrations": receiver(f"{n}", range(n), registrations=n) for n in amounts}
+        yield _case("received by so many registrations", used, _within(used), **options)
+        amounts = [10**power for power in (3, 5, 6) if power <= top]
+        done = {f"{n:,} done": receiver(f"{n} done", range(100), done=n) for n in amounts}
+        yield _case("received beside deliveries that are done", done, _within(done), **options)
+        many = 10 ** min(top, 5)
+        cached = {
+            "a tenth in use, all cached": receiver("hits", range(0, many, 10), registrations=many),
+            "all in use, none cached": receiver("misses", range(many), registrations=many),
+        }
+        yield _case(f"received with {many:,} registrations", cached, **options | {"is_series": False})
+
+
+def _cost(load: Callable[[], Round]) -> Round:
+    done = load()
+    return evolve(done, value=done.extras["CPU µs a request"], extras={})
+
+
+def _case(name: str, competitors: dict[str, Callable[[], Round]], goals: Sequence[Goal] = (), **options: Any) -> Case:
+    defaults: dict[str, Any] = {"unit": "CPU µs a put", "is_series": True, "rounds": 5}
+    first = next(iter(competitors))
+    return Case(name=name, competitors=competitors, reference=first, goals=goals, **defaults | options)
+
+
+def _within(names: dict[str, Any]) -> list[Goal]:
+    """Return the goals of a series that may grow by 15 % at most."""
+    first, *others = names
+    return [Goal(competitor=name, against=first, at_most=1.15) for name in others]
 
 
 def _flat(names: dict[str, Any]) -> list[Goal]:

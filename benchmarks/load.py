@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, cast
 
 import uvloop
@@ -24,24 +24,28 @@ def send_deliveries(port: int, events: int, count: int, rate: float = math.inf) 
     second. No two calls send the same delivery. The work is how often each status was answered, some requests
     to warm up included.
     """
-    requests = list(_requests(events, WARM_UP + count))
-    return uvloop.run(_send(port, requests, CONNECTIONS / rate))
+    body, now = delivery(events), time.time_ns() // 1000
+    requests = [request(ENDPOINT, body, now + number) for number in range(WARM_UP + count)]
+    return send_requests(port, requests, CONNECTIONS / rate)
 
 
-def _requests(events: int, count: int) -> Iterator[bytes]:
-    template, first_gid = delivery(events), b'"1200000000000000"'
-    gid_at = template.index(b'"gid":"') + len(b'"gid":')
-    now = time.time_ns() // 1000  # as long as a gid of Asana's
-    for number in range(count):
-        body = template[:gid_at] + b'"%d"' % (now + number) + template[gid_at + len(first_gid) :]
-        head = (
-            f"POST /asana/{ENDPOINT} HTTP/1.1\r\nHost: example.com\r\nX-Hook-Signature: {signature(body)}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nAccept: */*\r\n\r\n"
-        )
-        yield head.encode() + body
+def request(endpoint: str, body: bytes, number: int) -> bytes:
+    """Return a request that delivers a body, with this *number* (as long as a gid of Asana's) as its first gid."""
+    gid_at = body.index(b'"gid":"') + len(b'"gid":"')
+    body = body[:gid_at] + b"%d" % number + body[body.index(b'"', gid_at) :]
+    head = (
+        f"POST /asana/{endpoint} HTTP/1.1\r\nHost: example.com\r\nX-Hook-Signature: {signature(body)}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nAccept: */*\r\n\r\n"
+    )
+    return head.encode() + body
 
 
-async def _send(port: int, requests: list[bytes], pause: float) -> Round:
+def send_requests(port: int, requests: Sequence[bytes], pause: float = 0) -> Round:
+    """Send requests, each connection one every *pause* seconds; the first `WARM_UP` of them only warm up."""
+    return uvloop.run(_send(port, requests, pause))
+
+
+async def _send(port: int, requests: Sequence[bytes], pause: float) -> Round:
     statuses = Counter[int]()
     async with asyncio.timeout(60):  # a receiver that answers no more ends the benchmark
         await _send_all(port, requests[:WARM_UP], statuses, pause)
@@ -55,7 +59,7 @@ async def _send(port: int, requests: list[bytes], pause: float) -> Round:
     )
 
 
-async def _send_all(port: int, requests: list[bytes], statuses: Counter[int], pause: float) -> list[float]:
+async def _send_all(port: int, requests: Sequence[bytes], statuses: Counter[int], pause: float) -> list[float]:
     """Return how many seconds each answer took."""
     left, latencies = iter(requests), list[float]()
     now = time.perf_counter()

@@ -91,6 +91,16 @@ def serving(
         here.close()
 
 
+@contextmanager
+def server(main: Callable[..., None], *args: Any, core: int | None = None) -> Iterator[tuple[int, Connection]]:
+    """Run ``main(listening, pipe, *args)`` in a process while the block runs; yield its port and the pipe."""
+    listening = listener()
+    port = int(listening.getsockname()[1])
+    with serving(main, listening, *args, core=core) as pipe:
+        listening.close()  # the process has it, or wants one of its own
+        yield port, pipe
+
+
 def _pinned(core: int | None, main: Callable[..., None], *args: Any) -> None:
     _begin(core)
     main(*args)

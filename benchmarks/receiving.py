@@ -9,15 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
-from typing import Final, cast
+from typing import Final
 
-from attrs import evolve
-
-from benchmarks.harness import OURS, Case, Goal, Round, UnequalWorkError
+from benchmarks.harness import OURS, Case, Goal, Round
 from benchmarks.load import CONNECTIONS, send_deliveries
-from benchmarks.processes import apart, listener, serving
+from benchmarks.processes import apart, server
 from benchmarks.receivers import on_aiohttp, on_flask, on_granian, on_huey, on_uvicorn, ours
-from benchmarks.receivers.telling import ask, poking
+from benchmarks.receivers.telling import ask, poking, watched
 
 TITLE: Final = f"Receiving deliveries on one core, {CONNECTIONS} connections"
 
@@ -42,12 +40,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
         paths = (f"{directory}/{number}.db" for number in itertools.count())
 
         def start(main: Callable[..., None], *args: str) -> tuple[int, Connection]:
-            listening = stack.enter_context(listener())
-            port = int(listening.getsockname()[1])
-            pipe = stack.enter_context(serving(main, listening, *args, core=0))
-            if main is on_granian.serve_with_sqlite:
-                listening.close()  # it wants a socket of its own
-            return port, pipe
+            return stack.enter_context(server(main, *args, core=0))
 
         flask, _ = start(on_flask.serve, directory)
         doors = {
@@ -66,7 +59,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
                 competitors={
                     FLASK: own(send_deliveries, flask, events, count),
                     **{
-                        name: _watched(own(send_deliveries, port, events, count), pipe, keeps=name != BARE)
+                        name: watched(own(send_deliveries, port, events, count), pipe, keeps=name != BARE)
                         for name, (port, pipe) in doors.items()
                     },
                 },
@@ -82,35 +75,18 @@ def cases(*, quick: bool) -> Iterator[Case]:
                     Goal(extra="p99 ms", against=BARE, at_most=2),
                 ],
             )
-        watched = {BARE: doors[BARE], OURS: doors[OURS], SLOW: start(ours.serve_on_slow_disk, next(paths))}
+        poked = {BARE: doors[BARE], OURS: doors[OURS], SLOW: start(ours.serve_on_slow_disk, next(paths))}
         yield Case(
             name=f"lateness of the event loop at {RATE:,} deliveries of 1 event a second",
             unit="milliseconds, p99",
             competitors={
                 name: _lateness(own(send_deliveries, port, 1, count, RATE), pipe)
-                for name, (port, pipe) in watched.items()
+                for name, (port, pipe) in poked.items()
             },
             reference=BARE,
             rounds=5,
             goals=[Goal(competitor=name, against=BARE, at_most=3) for name in (OURS, SLOW)],
         )
-
-
-def _watched(load: Callable[[], Round], pipe: Connection, *, keeps: bool) -> Callable[[], Round]:
-    """Have a round tell what it has cost; it counts only if all was stored that was answered, or nothing by design."""
-
-    def run() -> Round:
-        before = ask(pipe)
-        done = load()
-        after = ask(pipe)
-        requests = sum(cast("dict[int, int]", done.work).values())
-        stored = after.stored - before.stored
-        if {200: stored if keeps else requests} != done.work:
-            raise UnequalWorkError(f"{done.work} were answered, and {stored} stored")
-        cpu = (after.cpu - before.cpu) / requests * 1e6
-        return evolve(done, extras={**done.extras, "CPU µs a request": cpu})
-
-    return run
 
 
 def _lateness(load: Callable[[], Round], pipe: Connection) -> Callable[[], Round]:

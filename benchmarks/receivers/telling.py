@@ -6,11 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Final, cast
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from benchmarks.harness import percentile
+from benchmarks.harness import Round, UnequalWorkError, percentile
 from benchmarks.processes import pin
 
 _PAUSE: Final = 0.005
@@ -55,6 +55,23 @@ def ask(pipe: Connection) -> Told:
     told = pipe.recv()
     assert isinstance(told, Told)
     return told
+
+
+def watched(load: Callable[[], Round], pipe: Connection, *, keeps: bool = True) -> Callable[[], Round]:
+    """Have a round tell what it has cost; it counts only if all was stored that was answered, or nothing by design."""
+
+    def run() -> Round:
+        before = ask(pipe)
+        done = load()
+        after = ask(pipe)
+        requests = sum(cast("dict[int, int]", done.work).values())
+        stored = after.stored - before.stored
+        if {200: stored if keeps else requests} != done.work:
+            raise UnequalWorkError(f"{done.work} were answered, and {stored} stored")
+        cpu = (after.cpu - before.cpu) / requests * 1e6
+        return evolve(done, extras={**done.extras, "CPU µs a request": cpu})
+
+    return run
 
 
 @contextmanager
