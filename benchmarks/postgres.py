@@ -1,7 +1,7 @@
 """`PostgresStore` beside code by hand, beside queues in PostgreSQL, beside `SQLiteStore`, and beside itself.
 
 All use the same server, which waits for its disk at each commit. Each round begins with an empty database, but for
-those beside what is done. A round tells how fast the disk was just before it.
+those of receivers, and those beside what is done. A round tells how fast the disk was just before it.
 """
 
 import asyncio
@@ -21,16 +21,22 @@ from asana_webhooks import PostgresStore, SQLiteStore, Store
 from asana_webhooks.store.base import NewDelivery
 from benchmarks.filled import KEPT, arriving, numbered_id
 from benchmarks.harness import OURS, Case, Goal, Round
+from benchmarks.load import send_deliveries
 from benchmarks.postgres_queues import pgqueuer_batches, pgqueuer_each, procrastinate_batches, procrastinate_each
 from benchmarks.postgres_server import benchmark_database, empty, empty_pool, run_sql, syncs_a_second
-from benchmarks.processes import apart
+from benchmarks.processes import apart, server
+from benchmarks.receivers import on_aiohttp
+from benchmarks.receivers import ours as our_receivers
+from benchmarks.receivers.telling import watched
 from benchmarks.stores import finish, new_deliveries, put_all, register
 
-TITLE: Final = "Putting deliveries of one event into PostgreSQL, and working through them"
+TITLE: Final = "Putting deliveries of one event into PostgreSQL, working through them, and receiving"
 
 SQLITE: Final = f"{OURS}, SQLiteStore"
 EACH: Final = "asyncpg, a transaction each, 20 connections"
 GROUPED: Final = "asyncpg, a bare insert for all that wait"
+BARE: Final = "aiohttp.web, stores nothing"
+BY_HAND: Final = "aiohttp.web, PostgreSQL by hand"
 ONE_BY_ONE: Final = {"pgqueuer": pgqueuer_each, "procrastinate": procrastinate_each}
 IN_BATCHES: Final = {"pgqueuer, batches": pgqueuer_batches, "procrastinate, batches": procrastinate_batches}
 AT_ONCE: Final = 50
@@ -250,6 +256,21 @@ def cases(*, quick: bool, large: bool = False) -> Iterator[Case]:
             for name, work, where in ((OURS, claims, url), (SQLITE, sqlite_claims, directory))
         }
         yield case(f"claimed, {AT_ONCE} at once, and acknowledged", working, SQLITE)
+
+        asyncio.run(empty(url))
+        load = stack.enter_context(apart(quick, 1))
+        doors = {
+            BARE: stack.enter_context(server(on_aiohttp.serve, core=0)),
+            BY_HAND: stack.enter_context(server(on_aiohttp.serve_with_postgres, url, core=0)),
+            OURS: stack.enter_context(server(our_receivers.serve_with_postgres, url, core=0)),
+        }
+        for events in (1, 20):
+            receiving = {
+                name: watched(load(send_deliveries, port, events, 100 if quick else 1_200), pipe, keeps=name != BARE)
+                for name, (port, pipe) in doors.items()
+            }
+            name = f"received, {events} event{'s' * (events > 1)}"
+            yield case(name, receiving, BY_HAND, rounds=7)
 
 
 def _noting_the_disk(directory: str, run: Callable[[], Round]) -> Round:
