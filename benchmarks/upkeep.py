@@ -14,7 +14,7 @@ from benchmarks.processes import apart
 
 TITLE: Final = "Purging, health and idling"
 
-STEP: Final = "asana_webhooks.store.sqlite.purge._purge_seen"
+STEP: Final = "asana_webhooks.store.sqlite.store._purge_seen"
 """What a purge does in one transaction."""
 
 
