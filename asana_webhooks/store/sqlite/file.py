@@ -32,7 +32,7 @@ __all__ = ["LONG_LOG", "DatabaseFile", "is_transient", "sqlite3", "unavailable"]
 _log = logging.getLogger(__name__)
 
 LONG_LOG = 64 * 1024**2
-"""Target size of the write-ahead log in bytes. SQLite shrinks the file to it; `Maintenance` empties a longer log."""
+"""Target size of the write-ahead log in bytes. SQLite shrinks the file to it; `Writer` empties a longer log."""
 
 _PROBLEMS = {
     sqlite3.SQLITE_BUSY: "another connection locks the database for too long",

@@ -23,8 +23,8 @@ from asana_webhooks.store.rules import (
     minute_of,
     readable,
 )
-from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
+from asana_webhooks.store.sqlite.maintenance import Database, named
 
 __all__ = ["IN_STATE", "WAITING", "Inbox", "Key", "delete"]
 

@@ -1,22 +1,32 @@
-"""Maintenance of the database file: keep the log and the file short, detect other writers, and make backups."""
+"""One database with two threads: one reads; one writes, and maintains the file.
 
+Maintenance keeps the log and the file short, detects other writers, and makes backups.
+"""
+
+import asyncio
 import logging
 import os
 import secrets
 import shutil
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
+from asana_webhooks.store.rules import QuarantineLimits
+from asana_webhooks.store.secret_box import Sealer, SecretBox
 from asana_webhooks.store.sqlite.file import LONG_LOG, DatabaseFile, create_private, sqlite3, unavailable
-from asana_webhooks.store.sqlite.transactions import TransactionQueue
+from asana_webhooks.store.sqlite.transactions import Operation, TransactionQueue
 
-__all__ = ["Writer", "back_up", "is_affected"]
+__all__ = ["Database", "back_up", "is_affected", "named"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RETRY_INTERVAL = 5.0
 """Seconds between two attempts to empty the log while a reader prevents it."""
@@ -149,6 +159,69 @@ class Writer(TransactionQueue):
         """Problems for an operator to fix. Safe to read in any thread."""
         stuck = (_STUCK,) if self._is_stuck else ()
         return (*stuck, _SHARED % sqlite3.sqlite_version) if self._is_shared else stuck
+
+
+class Database:
+    """What the parts of `SQLiteStore` share; it documents the arguments."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        secret_box: SecretBox | None = None,
+        clock: Callable[[], float] = time.time,
+        # Timeouts
+        busy_timeout: float = 5.0,
+        # Limits
+        max_operations: int = 10_000,
+        max_bytes: int = 64 * 1024**2,
+        max_quarantined: int = 1_000,
+        max_quarantined_bytes: int = 16 * 1024**2,
+    ) -> None:
+        check_count("max_operations", max_operations)
+        check_count("max_bytes", max_bytes)
+        self._file = DatabaseFile(path, busy_timeout=check_seconds("busy_timeout", busy_timeout))
+        self._clock = clock
+        self._quarantine = QuarantineLimits(max_quarantined, max_quarantined_bytes)
+        self._sealer = Sealer(secret_box)
+        self._writer = Writer(self._file, max_operations=max_operations, max_bytes=max_bytes)
+        self._reader = TransactionQueue(self._file, self._connect_to_read, max_operations=max_operations)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._recent: dict[int, float] = {}
+        """When the last deliveries of registrations were stored, by number, until that is saved."""
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        if self._file.opened is None:
+            self._writer.connect()  # a reader cannot create tables, and would leave a log behind
+        return self._file.connect_to_read()
+
+    def _check_loop(self) -> None:
+        self._file.claim()
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise ConfigurationError("this store belongs to another event loop; create one in each loop")
+
+    def _check_usable(self) -> None:
+        self._check_loop()
+        if self._closed:
+            raise ConfigurationError("this store is closed; create a new one")
+
+    def _write(self, operation: Operation[T], *, adds: int | None = None) -> asyncio.Future[T]:
+        """Run a write. If it *adds* data, so many bytes, raise `StoreFullError` if too many are waiting."""
+        self._check_usable()
+        return self._writer.submit(operation, adds=adds)
+
+    def _read(self, operation: Operation[T]) -> asyncio.Future[T]:
+        self._check_usable()
+        return self._reader.submit(operation, adds=0)
+
+
+def named(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
+    """Yield the rows with the names of their columns."""
+    names = [column[0] for column in cursor.description]
+    return (dict(zip(names, row, strict=True)) for row in cursor)
 
 
 def _read(connection: sqlite3.Connection, pragma: str) -> int:

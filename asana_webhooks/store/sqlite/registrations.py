@@ -10,9 +10,9 @@ from asana_webhooks.models import Secret
 from asana_webhooks.store.base import MAX_CANDIDATES, Registration, RegistrationState, candidate_id
 from asana_webhooks.store.rules import as_found, check_integer, check_label, check_texts, effective_state, may_open
 from asana_webhooks.store.secret_box import StoredSecret
-from asana_webhooks.store.sqlite.database import Database, named
 from asana_webhooks.store.sqlite.file import sqlite3
 from asana_webhooks.store.sqlite.inbox import delete
+from asana_webhooks.store.sqlite.maintenance import Database, named
 
 __all__ = ["LIVE", "Registrations"]
 
