@@ -206,10 +206,8 @@ class DatabaseFile:
             if identity is not None:
                 what, advice = "replaced by another", "Restart to use the new file."
             raise StoreUnavailableError(problem=f"the database file was {what}", advice=advice)
-        if self.log_bytes() and not _size(
-            self._path
-        ):  # in this order: a process that creates both creates the log last
-            # SQLite would delete the log, and all the deliveries in it.
+        # In this order: a process that creates both creates the log last. SQLite would delete the log, and all in it.
+        if self.log_bytes() and not _size(self._path):
             raise StoreUnavailableError(
                 problem="the database file is missing or empty, but its write-ahead log exists",
                 advice="Put the file back beside its log, or delete the log to start with an empty store.",
