@@ -195,6 +195,7 @@ FOREIGN: dict[str, set[str]] = {
         "receiver.web",
         "subscriptions.public_url",
         "testing",
+        "cli.listen",
     },
     "attr": set(),  # the old name of attrs
     "cattrs": {"wire"},

@@ -16,6 +16,7 @@ from asana_webhooks.cli.common import FAILED, UNAUTHORIZED, USAGE, discard_outpu
 from asana_webhooks.cli.demo import show_demo
 from asana_webhooks.cli.doctor import doctor
 from asana_webhooks.cli.health import health, move, rotate
+from asana_webhooks.cli.listen import listen
 from asana_webhooks.cli.plans import apply, plan
 from asana_webhooks.cli.webhooks import create, delete, get, list_webhooks, projects, update, workspaces
 from asana_webhooks.testing import DEFAULT_TOKEN, FakeAsana
@@ -72,7 +73,7 @@ app = App(
     help_format="markdown",
 )
 app.command(list_webhooks, name="list")
-for _command in (get, create, update, delete, workspaces, projects, plan, apply, health, move, rotate, doctor):
+for _command in (get, create, update, delete, workspaces, projects, plan, apply, health, move, rotate, doctor, listen):
     app.command(_command)
 
 

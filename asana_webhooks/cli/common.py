@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn, TextIO
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -222,8 +222,14 @@ class Output:
         self._print(text, soft_wrap=True)
 
     def talk(self, text: str | Text) -> None:
-        """Print text for a person to standard error."""
-        self._err.print(text, soft_wrap=True)
+        """Print text for a person to standard error. If that was closed, nothing is printed, and nothing ends."""
+        with self._err.capture() as captured:
+            self._err.print(text, soft_wrap=True)
+        try:
+            sys.stderr.write(captured.get())
+            sys.stderr.flush()
+        except BrokenPipeError:
+            discard_output(sys.stderr)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
         """Print a table that fits a terminal; elsewhere lines with tabs, without a heading and in full."""
@@ -263,9 +269,9 @@ def fail(problem: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def discard_output() -> None:
-    """Write nothing more to standard output, which was closed; not when Python exits, either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard_output(stream: TextIO | None = None) -> None:
+    """Write nothing more to a stream that was closed, standard output by default; not when Python exits, either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 @contextmanager
