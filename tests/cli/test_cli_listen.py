@@ -99,9 +99,12 @@ class Place:
 
 @define
 class Target:
-    """A service that deliveries are forwarded to. It echoes, and answers with *statuses*; the last one stays."""
+    """A service that deliveries are forwarded to."""
 
-    statuses: list[int] = field(factory=lambda: [200])
+    statuses: list[int]
+    """Of its answers to deliveries; the last one stays."""
+    greetings: list[int] = field(factory=lambda: [200])
+    """The same for handshakes."""
     echoes: bool = True
     port: int = field(factory=free_port)
     secrets: list[str] = field(factory=list)
@@ -124,9 +127,14 @@ class Target:
             self.changed.notify_all()
             if secret is not None:
                 self.secrets.append(secret)
-                return web.Response(headers={"X-Hook-Secret": secret} if self.echoes else {})
+                headers = {"X-Hook-Secret": secret} if self.echoes else {}
+                return web.Response(status=self._next(self.greetings), headers=headers)
             self.deliveries.append((body, request.headers["X-Hook-Signature"]))
-            return web.Response(status=self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0])
+            return web.Response(status=self._next(self.statuses))
+
+    @staticmethod
+    def _next(statuses: list[int]) -> int:
+        return statuses.pop(0) if len(statuses) > 1 else statuses[0]
 
     async def got(self, number: int) -> None:
         """Wait for so many deliveries."""
@@ -252,17 +260,19 @@ async def test_forwarding(fake: FakeAsana, place: Place) -> None:
     assert f"-> 503 POST http://127.0.0.1:{target.port}/*** (delivery 1)" in said
     assert not any(one in said for one in (secret, "key", "k=3", "Traceback"))
 
-    target.echoes = False
+    target.echoes, target.greetings, target.statuses = False, [503, 200], [503]
     async with target.serving(), place.listening(*forward, "--reveal") as listener:
         said = "".join(listener.said)
-        assert "did not echo X-Hook-Secret" in said
-        assert f"-> 200 POST {forward[-1]} (handshake)" in said
         assert f"signed with the secret {secret}\n" in said
+        assert f"-> 503 POST {forward[-1]} (handshake)" in said
         fake.change(task, field="notes")
         await fake.settle()
         await target.got(4)
-        listener.process.kill()
-    assert target.secrets == [secret, secret]
+        end = await listener.end()
+    assert target.secrets == [secret] * 3
+    assert "did not echo X-Hook-Secret" in "".join(listener.said) + end.err
+    assert "deliveries left for the next start: 1" in end.err
+    assert len(target.deliveries) > 4  # it was tried again before the end
     files = [path for path in place.state.rglob("*") if path.is_file()]
     assert [oct(path.stat().st_mode & 0o777) for path in files if path.suffix != ".lock"].count("0o600") >= 2
     assert (place.state / "asana-webhooks").stat().st_mode & 0o777 == 0o700
