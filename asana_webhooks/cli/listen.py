@@ -58,7 +58,6 @@ __all__ = ["Listening", "listen"]
 _LABEL: Final = "listen"
 _PROOF: Final = "X-Listen-Proof"
 """The header by which this process recognizes its own answer."""
-_ATTEMPTS: Final = 100
 _POLL: Final = 0.2
 _REMOVE_SECONDS: Final = 30.0
 _FINISH_SECONDS: Final = 3.0
@@ -142,7 +141,7 @@ class Listening:
         # As Asana does, it goes on sending what the target did not take, and the webhook's later deliveries wait.
         backoff = Backoff(longest_wait=30.0)
         worker = Worker(
-            self.store, self._handle, ordered=True, attempts=_ATTEMPTS, backoff=backoff, poll=_POLL, stop_timeout=1.0
+            self.store, self._handle, ordered=True, attempts=100, backoff=backoff, poll=_POLL, stop_timeout=1.0
         )
         async with worker:
             async with serve(receiver, host=self.host, port=self.port, path=path) as local:
@@ -252,8 +251,6 @@ class Listening:
         signed = {"X-Hook-Signature": sign_body(delivery.body, secret=self.secret)}
         status, _ = await self._forward(f"delivery {delivery.id}", signed, delivery.body)
         if status not in (200, 204):
-            if delivery.attempt == _ATTEMPTS:
-                self.out.talk(f"delivery {delivery.id} is given up after {_ATTEMPTS} attempts")
             raise ConnectionError("the target did not take the delivery")
 
     async def _shake_hands(self) -> None:
@@ -384,12 +381,12 @@ def _locked(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Log nothing of retries, which this command tells itself, and nothing of aiohttp's, which quotes endpoints."""
-    loggers = [logging.getLogger(name) for name in ("asana_webhooks.worker.processing", "aiohttp.server")]
-    for one in loggers:
-        one.disabled = True
+    """Log no retries, which this command tells itself, and nothing of aiohttp's server, which quotes endpoints."""
+    levels = {"asana_webhooks.worker.processing": logging.ERROR, "aiohttp.server": logging.CRITICAL}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        for one in loggers:
-            one.disabled = False
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.NOTSET)

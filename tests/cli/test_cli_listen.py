@@ -214,9 +214,12 @@ async def test_what_is_left(fake: FakeAsana, place: Place) -> None:
     async with place.listening("--resource", "7") as second:
         assert len(fake.webhooks) == 2
         assert not left & set(fake.webhooks)
+        fake.script(
+            Fault(at="deleteWebhook", status=503, times=None)
+        )  # what is held is not executed when it is released
         held = fake.hold("deleteWebhook", times=None)
         second.process.send_signal(signal.SIGINT)
-        await held.reached()
+        await held.reached(2)
         end = await second.end(signal.SIGINT)
     assert end.status == 130
     assert "the next start deletes the webhooks that are left" in end.err
