@@ -21,6 +21,8 @@ from tests.cli.test_cli_fake import fake_process
 from tests.helpers.ports import free_port
 from tests.helpers.tcp_proxy import Loss, tcp_proxy
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WITHOUT_POSIX = ("-m", "tests.helpers.without_posix", "asana_webhooks")
 PROJECT = "8675309"
