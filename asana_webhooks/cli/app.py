@@ -71,7 +71,9 @@ app = App(
     help="Work with Asana's webhooks, and try them without an Asana account.",
     version=__version__,
     help_format="markdown",
+    default_parameter=Parameter(show_default=False),  # most are empty
 )
+app.register_install_completion_command()
 app.command(list_webhooks, name="list")
 for _command in (get, create, update, delete, workspaces, projects, plan, apply, health, move, rotate, doctor, listen):
     app.command(_command)
@@ -133,10 +135,13 @@ async def demo(
 async def fake(
     *,
     port: Annotated[
-        int, Parameter(validator=Number(gte=0, lte=65535), help="The port to listen on; 0 picks a free one.")
+        int,
+        Parameter(
+            validator=Number(gte=0, lte=65535), show_default=True, help="The port to listen on; 0 picks a free one."
+        ),
     ] = 0,
-    token: Annotated[str, Parameter(help="The access token it accepts.")] = DEFAULT_TOKEN,
-    workspace: Annotated[str, Parameter(help="The gid of its workspace.")] = "1331",
+    token: Annotated[str, Parameter(show_default=True, help="The access token it accepts.")] = DEFAULT_TOKEN,
+    workspace: Annotated[str, Parameter(show_default=True, help="The gid of its workspace.")] = "1331",
     project: Annotated[
         tuple[str, ...],
         Parameter(consume_multiple=True, negative=(), show_default=" ".join, help="The gids of its projects."),

@@ -118,7 +118,13 @@ PublicUrl = Annotated[
 ]
 Label = Annotated[str, Parameter(name="--label", help="The label of the webhooks.")]
 AtOnce = Annotated[
-    int, Parameter(name="--at-once", validator=Number(gte=1, lte=100), help="How many are worked on at the same time.")
+    int,
+    Parameter(
+        show_default=True,
+        name="--at-once",
+        validator=Number(gte=1, lte=100),
+        help="How many are worked on at the same time.",
+    ),
 ]
 Filters = Annotated[
     tuple[str, ...],

@@ -46,7 +46,9 @@ async def url(
         int | None,
         Parameter(name="--serve", validator=Number(gte=0, lte=65535), help="Serve a receiver on this port meanwhile."),
     ] = None,
-    host: Annotated[str, Parameter(help="The address to serve on; in a container 0.0.0.0.")] = "127.0.0.1",
+    host: Annotated[
+        str, Parameter(show_default=True, help="The address to serve on; in a container 0.0.0.0.")
+    ] = "127.0.0.1",
     json: Json = False,
 ) -> int:
     """Play Asana against the public URL before you create a webhook, and name the likely cause of each failure.

@@ -77,7 +77,9 @@ async def health(
     repair: Annotated[
         bool, Parameter(negative=(), help="Create anew what is gone or deaf, and named by the file.")
     ] = False,
-    every: Annotated[float, Parameter(validator=Number(gt=0), help="Seconds between two checks of --watch.")] = 300.0,
+    every: Annotated[
+        float, Parameter(show_default=True, validator=Number(gt=0), help="Seconds between two checks of --watch.")
+    ] = 300.0,
     json: Json = False,
 ) -> int:
     """Show how well the webhooks are, the worst first: what Asana says, joined with what the store has received.
@@ -231,10 +233,16 @@ class Way:
     label: Label | None = None
     at_once: AtOnce = 100
     overlap: Annotated[
-        float, Parameter(validator=Number(gte=0), help="Seconds for which the old and the new one exist at least.")
+        float,
+        Parameter(
+            show_default=True, validator=Number(gte=0), help="Seconds for which the old and the new one exist at least."
+        ),
     ] = 900.0
     longest_wait: Annotated[
-        float, Parameter(validator=Number(gte=0), help="Seconds after which the old one is deleted in any case.")
+        float,
+        Parameter(
+            show_default=True, validator=Number(gte=0), help="Seconds after which the old one is deleted in any case."
+        ),
     ] = LONGEST_WAIT
     base_url: BaseUrl = None
     json: Json = False

@@ -78,8 +78,10 @@ class Listening:
     public_url: common.PublicUrl
     filters: common.Filters = ()
     forward_to: Annotated[str, Parameter(help="A URL to post each verified delivery to.")] = ""
-    host: Annotated[str, Parameter(help="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535), help="The port to listen on.")] = 8080
+    host: Annotated[str, Parameter(show_default=True, help="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, Parameter(show_default=True, validator=Number(gte=0, lte=65535), help="The port to listen on.")
+    ] = 8080
     keep: Annotated[bool, Parameter(negative=(), help="Keep the webhooks for the next start with --keep.")] = False
     workspace: common.Workspace = ""
     base_url: common.BaseUrl = None
