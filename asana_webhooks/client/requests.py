@@ -143,7 +143,7 @@ def _check_members(one: WebhookFilter) -> None:
 
 
 def _check_opt_fields(_: object, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    if not isinstance(value, tuple | None):
+    if value is not None and not isinstance(value, tuple):
         raise ConfigurationError(f"opt_fields must be a tuple of names or None, not {type(value).__name__}")
     for name in value or ():
         if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_.|()]+", name):

@@ -20,7 +20,7 @@ from asana_webhooks._checks import check_count, check_seconds
 from asana_webhooks.errors import AsanaError, ConfigurationError
 from asana_webhooks.wire import ErrorDetail
 
-__all__ = ["Decision", "Outcome", "RetryPolicy", "decide", "parse_retry_after"]
+__all__ = ["SUCCEEDED", "Decision", "Outcome", "RetryPolicy", "decide", "parse_retry_after"]
 
 
 def _check_count(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -151,7 +151,7 @@ _COLUMNS: Final = {"deleteWebhook": 1, "createWebhook": 2}
 _COST: Final = 10
 _COST_AFTER_429: Final = 5  # cheaper: Asana works, and states when to retry
 _RETURNED: Final = 1
-_SUCCEEDED: Final = Decision("succeeded", cost=-_RETURNED)
+SUCCEEDED: Final = Decision("succeeded", cost=-_RETURNED)
 
 
 def decide(
@@ -188,7 +188,7 @@ def decide(
     if operation == "createWebhook" and maybe_done and action != "succeeded":
         action = "unknown"  # an earlier attempt may have created it, even if this one did not
     if action == "succeeded":
-        return _SUCCEEDED
+        return SUCCEEDED
     waits = _times(outcome, attempt, refusals, pause_left, policy)
     if action != "again":
         return Decision(action, pause=waits.session)

@@ -18,7 +18,7 @@ from asana_webhooks._tasks import is_being_cancelled
 from asana_webhooks.client.auth import FixedToken, TokenProvider, ask_token, token_provider
 from asana_webhooks.client.requests import CreateWebhookRequest, Request
 from asana_webhooks.client.responses import error_of, unknown_outcome
-from asana_webhooks.client.retry import Decision, Outcome, RetryPolicy, decide
+from asana_webhooks.client.retry import SUCCEEDED, Decision, Outcome, RetryPolicy, decide
 from asana_webhooks.client.throttle import Pause, Throttle
 from asana_webhooks.client.time_limit import TimeLimit, TimeLimits
 from asana_webhooks.client.token_endpoint import asking_for_token
@@ -232,7 +232,7 @@ class AsanaSession:
             if self._closed and outcome.kind in {"not_sent", "lost"}:  # ended by aclose(), or by aiohttp before it
                 raise self._closed_during(state, outcome)
             time_left = state.time_left(self._timeout, policy.clock())
-            decision = self._decide(state, outcome, time_left)
+            decision = SUCCEEDED if outcome.kind == "answered" else self._decide(state, outcome, time_left)
             throttle.record(decision, outcome)
             match decision.action:
                 case "succeeded":

@@ -73,8 +73,7 @@ class Throttle:
         Args:
             waited_out: a pause the call has already waited for; it no longer applies, even if the clock differs.
         """
-        left = self.pause_left()
-        if self._pause is None or self._pause is waited_out or not left:
+        if self._pause is None or self._pause is waited_out or not (left := self.pause_left()):
             return None
         return Outcome(
             kind="paused",

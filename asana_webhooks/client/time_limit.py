@@ -35,8 +35,9 @@ class TimeLimit:
 
     def move_to(self, end: float) -> None:
         """Move the end to *end*, sooner or later, unless all limits are closed."""
-        self.end = self._limits.end_of(end)
-        self._limits.check_by(self.end)
+        self.end = _LONG_PAST if self._limits.closed else end
+        if self.end < self._limits.next_check:
+            self._limits.check_at(self.end)
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -45,7 +46,7 @@ class TimeLimit:
         self._task = task
         self._cancelling = task.cancelling()
         self._limits.entered.add(self)
-        self._limits.check_by(self.end)
+        self.move_to(self.end)
         return self
 
     def __exit__(
@@ -73,37 +74,32 @@ class TimeLimits:
         self.entered: set[TimeLimit] = set()
         """The limits whose block is running."""
         self._timer: asyncio.TimerHandle | None = None
-        self._next_check = math.inf
-        self._closed = False
+        self.next_check = math.inf
+        """When they are checked next, by the event loop's clock."""
+        self.closed = False
 
     def until(self, end: float = math.inf) -> TimeLimit:
         """Return a limit to enter with ``with``, which ends at *end* by the event loop's clock, or on `close`."""
-        return TimeLimit(self, self.end_of(end))
-
-    def end_of(self, end: float) -> float:
-        """Return *end*; after `close`, a time that has passed."""
-        return _LONG_PAST if self._closed else end
+        return TimeLimit(self, end)
 
     def close(self) -> None:
         """End all limits: running ones in the loop's next turn, later ones when they are entered.
 
         This runs before callbacks scheduled from now on. Bodies that swallowed a cancellation are cancelled again.
         """
-        if self._closed:  # the running bodies are cancelled already
+        if self.closed:  # the running bodies are cancelled already
             return
-        self._closed = True
+        self.closed = True
         if self.entered:
             asyncio.get_running_loop().call_soon(self._end_all)
         else:
             self._cancel_timer()
 
-    def check_by(self, when: float) -> None:
-        """Check at *when* at the latest which limits have ended."""
-        if when < self._next_check:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._next_check = when
-            self._timer = asyncio.get_running_loop().call_at(when, self._check)
+    def check_at(self, when: float) -> None:
+        """Check at *when* which limits have ended, instead of later."""
+        self._cancel_timer()
+        self.next_check = when
+        self._timer = asyncio.get_running_loop().call_at(when, self._check)
 
     def _check(self) -> None:
         # A finished call leaves the timer set, so most checks find nothing; about one runs per timeout.
@@ -116,8 +112,9 @@ class TimeLimits:
                 limit.expire()
             elif limit.end < next_end:
                 next_end = limit.end
-        self._next_check = math.inf
-        self.check_by(max(next_end, now + _INTERVAL_PER_LIMIT * len(self.entered)))
+        self.next_check = math.inf
+        if next_end < math.inf:
+            self.check_at(max(next_end, now + _INTERVAL_PER_LIMIT * len(self.entered)))
 
     def _end_all(self) -> None:
         for limit in self.entered:
@@ -125,6 +122,6 @@ class TimeLimits:
         self._cancel_timer()
 
     def _cancel_timer(self) -> None:
-        self._next_check = math.inf
+        self.next_check = math.inf
         if self._timer is not None:
             self._timer.cancel()

@@ -233,13 +233,10 @@ class Transport:
         announced = response.headers.getall("Asana-Change", ())
         if announced:
             self._log_changes(announced)
-        outcome = outcome_of(
-            request,
-            response.status,
-            content,
-            retry_after=response.headers.getall("Retry-After", ()),
-            date=response.headers.get("Date"),
-        )
+        said: dict[str, Any] = {}
+        if not response.ok:
+            said = {"retry_after": response.headers.getall("Retry-After", ()), "date": response.headers.get("Date")}
+        outcome = outcome_of(request, response.status, content, **said)
         outcome.repeated = repeated
         return hide(outcome, secrets_of(request, token.reveal())) if outcome.details else outcome
 
