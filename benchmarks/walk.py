@@ -131,7 +131,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
             },
             reference=RAW,
             rounds=15,
-            goals=[Goal(against=RAW, at_most=1.3), Goal(against=OFFICIAL, at_most=1)],
+            goals=[Goal(against=RAW, at_most=1.2), Goal(against=OFFICIAL, at_most=1)],
         )
     pages = 3 if quick else 30
     with apart(quick, 0) as own, serving_pages(pages, LATENCY) as url:
