@@ -16,7 +16,7 @@ import orjson
 from asana.api.webhooks_api import WebhooksApi
 
 from asana_webhooks import AsanaSession, get_webhook
-from benchmarks.canned import FIELDS, HEADERS, TOKEN, serving_pages
+from benchmarks.canned import HEADERS, TOKEN, serving_pages
 from benchmarks.harness import OURS, Case, Goal, Round
 from benchmarks.processes import apart
 
@@ -71,8 +71,7 @@ def raw(url: str, count: int, at_once: int) -> Round:
         async with aiohttp.ClientSession() as session:
 
             async def get(gid: str) -> str:
-                params = {"opt_fields": FIELDS}
-                async with session.get(f"{url}/webhooks/{gid}", params=params, headers=HEADERS) as response:
+                async with session.get(f"{url}/webhooks/{gid}", headers=HEADERS) as response:
                     body = await response.read()
                 assert response.status == 200
                 found: str = orjson.loads(body)["data"]["gid"]
@@ -94,7 +93,7 @@ def official(url: str, count: int, at_once: int) -> Round:
 
     def work(requests: int) -> None:
         for _ in range(requests):
-            webhook: dict[str, Any] = webhooks.get_webhook(str(next(number)), {"opt_fields": FIELDS})
+            webhook: dict[str, Any] = webhooks.get_webhook(str(next(number)), {})
             gids.append(webhook["gid"])
 
     with ThreadPoolExecutor(at_once) as threads:
