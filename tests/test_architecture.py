@@ -196,6 +196,7 @@ FOREIGN: dict[str, set[str]] = {
         "subscriptions.public_url",
         "testing",
         "cli.listen",
+        "cli.inbox",
     },
     "attr": set(),  # the old name of attrs
     "cattrs": {"wire"},

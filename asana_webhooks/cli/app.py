@@ -16,6 +16,7 @@ from asana_webhooks.cli.common import FAILED, UNAUTHORIZED, USAGE, discard_outpu
 from asana_webhooks.cli.demo import show_demo
 from asana_webhooks.cli.doctor import doctor
 from asana_webhooks.cli.health import health, move, rotate
+from asana_webhooks.cli.inbox import inbox
 from asana_webhooks.cli.listen import listen
 from asana_webhooks.cli.plans import apply, plan
 from asana_webhooks.cli.webhooks import create, delete, get, list_webhooks, projects, update, workspaces
@@ -75,7 +76,7 @@ app = App(
 )
 app.register_install_completion_command()
 app.command(list_webhooks, name="list")
-for _command in (get, create, update, delete, workspaces, projects, plan, apply, health, move, rotate, doctor, listen):
+for _command in (get, create, update, delete, workspaces, projects, plan, apply, health, move, rotate, doctor, listen, inbox):
     app.command(_command)
 
 

@@ -16,7 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from asana_webhooks import AsanaSession, ConfigurationError, SecretBox, Store, WebhookFilter, open_store
+from asana_webhooks import (
+    AsanaSession,
+    ConfigurationError,
+    Event,
+    Secret,
+    SecretBox,
+    Store,
+    WebhookFilter,
+    open_store,
+)
 from asana_webhooks.client.auth import token_provider
 from asana_webhooks.subscriptions.rules import split_target
 
@@ -39,12 +48,15 @@ __all__ = [
     "Yes",
     "confirm",
     "discard_output",
+    "event_text",
     "fail",
     "filter_text",
+    "lasting",
     "masked",
     "named_store",
     "parse_filters",
     "progress",
+    "secret_in",
     "session",
     "store_url",
 ]
@@ -150,6 +162,17 @@ def session(base_url: str | None) -> AsanaSession:
     return AsanaSession(base_url=base_url)
 
 
+def secret_in(variable: str) -> Secret:
+    """Return the secret in a variable of the environment, as named by ``--secret-env``.
+
+    Raises:
+        ConfigurationError: it is not set, or empty.
+    """
+    if not (value := os.environ.get(variable)):
+        raise ConfigurationError(f"the variable {variable} of --secret-env is not set")
+    return Secret(value)
+
+
 def store_url(named: str) -> str:
     """Return the URL of the store *named* by a URL or a path."""
     return named if ":" in named.partition("/")[0] else f"sqlite:///{named}"
@@ -190,6 +213,28 @@ def masked(target: str | None, *, reveal: bool = False) -> str:
     return f"{url}/***{'?***' if mark else ''}"
 
 
+def event_text(event: Event) -> str:
+    """Return an event as a line: ``2026-11-30 12:00:00 changed   task 12 due_on by 7``. The time is UTC."""
+    parts = [f"{event.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} {event.action:<9}"]
+    parts += [event.resource.resource_type or "resource", event.resource.gid, event.field or ""]
+    if event.parent is not None:
+        where = {"added": "to", "removed": "from"}.get(event.action, "in")
+        parts += [where, event.parent.resource_type or "", event.parent.gid]
+    if event.user is not None:
+        parts += ["by", event.user.gid]
+    return " ".join(filter(None, parts))
+
+
+def lasting(seconds: float) -> str:
+    """Return a duration for people, such as ``3 h 12 min``."""
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if minutes < 1:
+        return f"{max(seconds, 0):.0f} s"
+    if hours < 1:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
+
+
 class Output:
     """Where a command prints. Data goes to standard output, progress and talk to standard error.
 
@@ -219,7 +264,7 @@ class Output:
     def show(self, data: Mapping[str, Any], text: str | Text) -> None:
         """Print *data* as a line of JSON, or *text*."""
         if self.json:
-            self._write(json_module.dumps(data, ensure_ascii=False, default=_plain))
+            self._write(json_module.dumps(data, ensure_ascii=self.is_ascii, default=_plain))
         else:
             self.line(text)
 
@@ -263,6 +308,9 @@ class Output:
             discard_output()
             if not self._keep_going:
                 raise SystemExit(0) from None
+        except OSError as error:
+            discard_output()
+            fail(f"standard output cannot be written: {error.strerror}", FAILED)
 
 
 def _plain(value: object) -> str:
