@@ -427,10 +427,10 @@ async def test_replay_with_another_secret(inbox: Inbox, target: Target) -> None:
 # export, purge
 
 
-async def test_export(inbox: Inbox) -> None:
-    """Deliveries in all states, each a line with its whole body: text, or base64 if it is none."""
+async def test_export(inbox: Inbox, tmp_path: Path) -> None:
+    """Deliveries in all states, each a line with its whole body: text, or base64 if it is none; also in ASCII."""
     await inbox.bury(2)
-    content, broken = body(event(note="é ☃")), b'{"events":[]}\xff'
+    content, broken = '{"events":[],"note":"é ☃"}'.encode(), b'{"events":[]}\xff'
     await inbox.add(content, broken)
     await inbox.store.claim(1, lease=60)
     ended = await inbox.run("export")
@@ -442,6 +442,11 @@ async def test_export(inbox: Inbox) -> None:
     assert found[1]["body"].encode() == (await one_of(inbox, 1)).body
     assert (found[1]["error"], found[1]["registration"]) == ("OSError: no route", inbox.ids[0])
     assert [one["id"] for one in await inbox.json_of("export", "--state", "dead")] == [1, 2]
+    with os.fdopen(os.open(tmp_path / "ascii", os.O_RDWR | os.O_CREAT), "w+", encoding="ascii") as archive:
+        inbox.monkeypatch.setattr(sys, "stdout", archive)
+        assert (await inbox.run("export")).status == 0
+        archive.seek(0)
+        assert {line["id"]: line for line in map(json.loads, archive)} == found
 
 
 async def test_purge(inbox: Inbox) -> None:
