@@ -76,7 +76,22 @@ app = App(
 )
 app.register_install_completion_command()
 app.command(list_webhooks, name="list")
-for _command in (get, create, update, delete, workspaces, projects, plan, apply, health, move, rotate, doctor, listen, inbox):
+for _command in (
+    get,
+    create,
+    update,
+    delete,
+    workspaces,
+    projects,
+    plan,
+    apply,
+    health,
+    move,
+    rotate,
+    doctor,
+    listen,
+    inbox,
+):
     app.command(_command)
 
 
