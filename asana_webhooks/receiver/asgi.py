@@ -10,9 +10,8 @@ Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from asana_webhooks.receiver.body import Chunks
 from asana_webhooks.receiver.protocol import HookHeaders, Reply
@@ -56,63 +55,72 @@ class ReceiverApp:
         if kind == "lifespan":
             await _lifespan(receive, send)
         elif kind == "http":
-            _name_route(scope, self._receiver.receive)
-            body = _Chunks(receive)
-            await _send_reply(send, scope, await self._answer(scope, body), is_read=body.is_read)
+            endpoint, body = _name_route(scope, self._receiver.receive), _Messages(receive)
+            if scope["method"] == "POST":
+                reply = await self._receiver.receive(endpoint, scope["headers"], body)
+            else:
+                reply = await self._answer_other(endpoint, scope, body)
+            await _send_reply(send, scope, reply, is_read=body.is_over)
         elif kind == "websocket":
             _name_route(scope, self._receiver.receive)
             await send({"type": "websocket.close"})  # not accepted: the server answers 403
         else:
             raise ValueError(f"ReceiverApp handles HTTP only, not {kind!r}")
 
-    async def _answer(self, scope: _Message, body: "_Chunks") -> Reply:
-        method, endpoint = scope["method"], str(scope["path"]).removesuffix("/").rpartition("/")[2]
-        if method == "POST":
-            return await self._receiver.receive(endpoint, scope["headers"], body)
+    async def _answer_other(self, endpoint: str, scope: _Message, body: "_Messages") -> Reply:
         reply = Reply(status=405, headers=((b"allow", b"POST"),), close=True)
-        if self._health and method in {"GET", "HEAD"} and endpoint == "health":
+        if self._health and scope["method"] in {"GET", "HEAD"} and endpoint == "health":
             reply = await self._receiver.health()
-        await Chunks(body).drop_rest(HookHeaders.of(scope["headers"]))
+        await body.drop_rest(HookHeaders.of(scope["headers"]))
         return reply
 
 
-def _name_route(scope: _Message, endpoint: Callable[..., object]) -> None:
-    # Error trackers name a request by these two; without them by its path, which holds the endpoint.
-    last = "health" if scope["path"].removesuffix("/").endswith("/health") else "{endpoint}"
-    scope.setdefault("route", SimpleNamespace(path=f"{scope.get('root_path', '')}/{last}"))
-    scope.setdefault("endpoint", endpoint)
+def _name_route(scope: _Message, handler: Callable[..., object]) -> str:
+    """Return the last segment of the path, and set what error trackers name a request by.
+
+    Without these two, they name it by its path, which holds the endpoint.
+    """
+    last = str(scope["path"]).removesuffix("/").rpartition("/")[2]
+    if "route" not in scope:
+        shown = "health" if last == "health" else "{endpoint}"
+        scope["route"] = SimpleNamespace(path=f"{scope.get('root_path', '')}/{shown}")
+    scope.setdefault("endpoint", handler)
+    return last
 
 
-class _Chunks:
-    """The chunks of a request's body; `is_read`: whether all have been read."""
+class _Messages(Chunks):
+    """The chunks of a request's body, as the server sends them."""
 
     def __init__(self, receive: _Receive) -> None:
+        super().__init__()
         self._receive = receive
-        self.is_read = False
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self.is_read:
+    async def _next(self) -> bytes:
+        if self.is_over:
             raise StopAsyncIteration
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the body was cut off")
-        self.is_read = not message.get("more_body", False)
-        return bytes(message.get("body", b""))
+        self.is_over = not message.get("more_body", False)
+        chunk = bytes(message.get("body", b""))
+        self.read += len(chunk)
+        return chunk
 
 
 async def _send_reply(send: _Send, scope: _Message, reply: Reply, *, is_read: bool) -> None:
-    headers = [(b"content-length", b"%d" % len(reply.body)), *[(name.lower(), value) for name, value in reply.headers]]
+    headers = [(b"content-length", b"%d" % len(reply.body))]
+    if reply.headers:
+        headers += [(name.lower(), value) for name, value in reply.headers]
     # Close if part of the body is unread: an endless one would hold the connection.
     must_close = reply.close or (not is_read and _has_body(scope))
     if must_close and scope.get("http_version", "1.1") < "2":  # HTTP/2 has no Connection header
         headers.append((b"connection", b"close"))
-    with suppress(OSError):  # the peer has disconnected
+    body = b"" if scope["method"] == "HEAD" else reply.body
+    try:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else reply.body
         await send({"type": "http.response.body", "body": body})
+    except OSError:
+        pass  # the peer has disconnected
 
 
 def _has_body(scope: _Message) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "Signed",
     "check_length",
     "is_heartbeat",
+    "plain_signature",
     "read_headers",
     "verify_delivery",
 ]
@@ -218,6 +219,32 @@ def read_headers(registration: Registration, headers: HookHeaders, *, max_body: 
     if len(signatures) != 1:
         raise RefusedError(ReceiveResult.SEVERAL_SIGNATURES if signatures else ReceiveResult.UNSIGNED)
     return Signed(signatures[0])
+
+
+def plain_signature(headers: Headers, *, max_body: int = MAX_BODY) -> Signed | None:
+    """Return what `read_headers` would for a confirmed registration if nothing about the headers is unusual.
+
+    That is a tenth of a delivery cheaper. ``None``: let `HookHeaders.of` and `read_headers` decide.
+
+    Args:
+        headers: the raw headers, as pairs of bytes.
+        max_body: the largest body allowed, in bytes.
+    """
+    if not isinstance(headers, list | tuple):
+        return None
+    signature = None
+    try:
+        for raw_name, value in headers:
+            name = bytes.lower(raw_name)
+            if name not in _NAMES:
+                continue
+            if name == b"x-hook-signature" and signature is None:
+                signature = bytes.strip(value, b" \t")
+            elif name != b"content-length" or _length(bytes.strip(value, b" \t")) > max_body:
+                return None
+    except (TypeError, ValueError):
+        return None
+    return None if signature is None else Signed(signature)
 
 
 def check_length(length: float, *, max_body: int) -> None:

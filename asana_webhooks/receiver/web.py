@@ -18,7 +18,7 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from asana_webhooks.errors import ConfigurationError
-from asana_webhooks.receiver.body import SHORT_BODY, Chunks
+from asana_webhooks.receiver.body import SHORT_BODY, IteratedChunks
 from asana_webhooks.receiver.protocol import HookHeaders, Reply
 from asana_webhooks.receiver.receiver import Receiver, check_receiver
 
@@ -101,7 +101,7 @@ def webhook_routes(receiver: Receiver, path: str = "/asana", *, health: bool = T
     async def answer_health(request: web.Request) -> web.StreamResponse:
         reply = await receiver.health()
         async with aclosing(_chunks(request.content)) as body:
-            await Chunks(body).drop_rest(HookHeaders.of(request.raw_headers))
+            await IteratedChunks(body).drop_rest(HookHeaders.of(request.raw_headers))
         return await _respond(request, reply)
 
     base, answer = path.rstrip("/"), _handler(receiver)

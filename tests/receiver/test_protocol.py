@@ -17,6 +17,7 @@ from asana_webhooks.receiver.protocol import (
     Signed,
     check_length,
     is_heartbeat,
+    plain_signature,
     read_headers,
     verify_delivery,
 )
@@ -416,3 +417,34 @@ class TestHeartbeat:
         """Blanks by the million do not make the pattern slow."""
         assert not is_heartbeat(b'{"events":[' + b" " * 4_000_000 + b"x]}")
         assert is_heartbeat(b'{"events":[' + b" " * 4_000_000 + b"]}")
+
+
+UNUSUAL: list[Pair] = [
+    *((b"Content-Length", value) for value in (b"0", b" 100 ", b"101", b"9" * 20, b"-1", b"many")),
+    *((b"Content-Encoding", value) for value in (b"gzip", b"identity", b"5")),
+    (b"Transfer-Encoding", b"chunked"),
+    (b"x-HOOK-signature", b" %b " % SIGNATURE),
+    (b"X-Hook-Signature", b""),
+    HOOK_SECRET,
+    HOOK_SIGNATURE,
+]
+
+
+def test_plain_headers() -> None:
+    """The usual headers need no second look."""
+    assert plain_signature([*ORDINARY, HOOK_SIGNATURE]) == plain_signature((HOOK_SIGNATURE,)) == Signed(SIGNATURE)
+
+
+@given(st.lists(st.sampled_from([*ORDINARY, *UNUSUAL]), max_size=6))
+def test_plain_headers_mean_the_same(headers: list[Pair]) -> None:
+    """What the short way accepts, the long way accepts as well, and both find the same signature."""
+    signed = plain_signature(headers, max_body=100)
+
+    assert signed is None or read(confirmed(), headers, max_body=100) == signed
+
+
+def test_headers_that_are_no_list_of_bytes() -> None:
+    """The long way decides about them: it raises for what is a mistake, and reads what can be read only once."""
+    text = [("X-Hook-Signature", "f" * 64)]
+    for headers in (text, [(b"X-Hook-Signature", "f" * 64)], [b"X-Hook-Signature"], dict(text), iter([HOOK_SIGNATURE])):
+        assert plain_signature(headers) is None  # type: ignore[arg-type]
