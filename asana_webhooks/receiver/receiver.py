@@ -131,8 +131,8 @@ class Receiver:
     It caches up to 10,000 confirmed registrations with their secrets, to verify deliveries without asking the store.
     A closed registration still accepts no delivery, even if another process closed it: the store checks again in the
     transaction that stores the delivery. Heartbeats and requests that fail verification are always answered from the
-    store's current state. Cached secrets may stay in memory as long as the receiver. A request for a closed
-    registration may be read before it is refused.
+    store's current state. Cached secrets and endpoints may stay in memory as long as the receiver. A request for a
+    closed registration may be read before it is refused.
 
     A delivery is answered 200 only after the store has committed it. A request that fails verification is answered
     401, always with the same empty body. A delivery not stored within *timeout* is answered 503. While too much is in
