@@ -100,6 +100,22 @@ async def test_the_store_is_asked_once(store: Asked, receiver: Receiver) -> None
     assert receiver.counts["duplicate"] == 1
 
 
+@pytest.mark.parametrize("header", [(b"Transfer-Encoding", b"chunked"), (b"Content-Encoding", b"identity")])
+async def test_the_store_is_asked_once_whatever_the_headers(
+    store: Asked, receiver: Receiver, header: tuple[bytes, bytes]
+) -> None:
+    """Headers that a delivery seldom has, but may have, cost no question either; nor does a body that is awaited."""
+    whole, late = body(event()), body(event())
+
+    async def waiting() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0)
+        yield late
+
+    assert (await receiver.receive(ENDPOINT, [*signed(whole), header], whole)).status == 200
+    assert (await receiver.receive(ENDPOINT, [*signed(late), header], waiting())).status == 200
+    assert (store.finds, receiver.counts["stored"]) == (1, 3)
+
+
 REQUESTS: dict[str, tuple[Callable[[], tuple[Headers, Content]], int]] = {
     "heartbeat": (lambda: (signed(HEARTBEAT), HEARTBEAT), 200),
     "heartbeat in chunks": (lambda: (signed(HEARTBEAT), stream(HEARTBEAT)), 200),
