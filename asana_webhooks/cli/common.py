@@ -2,16 +2,17 @@
 
 import json as json_module
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NoReturn, TextIO
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -66,6 +67,9 @@ USAGE: Final = 2
 DIFFERENT: Final = 3
 UNAUTHORIZED: Final = 4
 INTERRUPTED: Final = 130
+_FILTER: Final = re.compile(r"([^:/]+)(?:/([^:/]+))?(?::([^:]+)(?::([^:,]+(?:,[^:,]+)*))?)?")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters, among them those that end a line or turn the direction of text."""
 
 
 # Options
@@ -81,17 +85,14 @@ def parse_filters(texts: Iterable[str]) -> tuple[WebhookFilter, ...]:
 
 
 def _parse_filter(text: str) -> WebhookFilter:
-    kind, *rest = text.split(":")
-    resource_type, *subtype = kind.split("/")
-    action, fields = [*rest, None, None][:2]
-    names = None if fields is None else tuple(fields.split(","))
-    if len(rest) > 2 or len(subtype) > 1 or not all((resource_type, *subtype, *rest, *(names or ()))):
+    found = _FILTER.fullmatch(text)
+    if found is None:
         raise ConfigurationError(
             f"the filter {text!r:.80} must look like type[/subtype][:action[:field,...]], such as task:changed:due_on"
         )
-    return WebhookFilter(
-        resource_type=resource_type, resource_subtype=subtype[0] if subtype else None, action=action, fields=names
-    )
+    kind, subtype, action, fields = found.groups()
+    names = None if fields is None else tuple(fields.split(","))
+    return WebhookFilter(resource_type=kind, resource_subtype=subtype, action=action, fields=names)
 
 
 def filter_text(one: WebhookFilter) -> str:
@@ -101,50 +102,29 @@ def filter_text(one: WebhookFilter) -> str:
     return ":".join(part for part in (kind, one.action or ("*" if fields else ""), fields) if part)
 
 
-Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, one object on a line.")]
-Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative=(), help="Do not ask.")]
-Reveal = Annotated[
-    bool, Parameter(name="--reveal", negative=(), help="Show endpoints and secrets, which are *** otherwise.")
-]
-BaseUrl = Annotated[
-    str | None, Parameter(name="--base-url", env_var="ASANA_BASE_URL", help="Asana's API, if it is not the real one.")
-]
-Workspace = Annotated[
-    str, Parameter(name="--workspace", env_var="ASANA_WORKSPACE", help="The workspace's gid; see `workspaces`.")
-]
+Json = Annotated[bool, Parameter(help="Print JSON, one object on a line.")]
+Yes = Annotated[bool, Parameter(name=("--yes", "-y"), help="Do not ask.")]
+Reveal = Annotated[bool, Parameter(help="Show endpoints and secrets, which are *** otherwise.")]
+BaseUrl = Annotated[str | None, Parameter(env_var="ASANA_BASE_URL", help="Asana's API, if it is not the real one.")]
+Workspace = Annotated[str, Parameter(env_var="ASANA_WORKSPACE", help="The workspace's gid; see `workspaces`.")]
 StoreName = Annotated[
     str,
     Parameter(
-        name="--store",
         env_var="ASANA_WEBHOOKS_STORE",
         help="The store of the service: a path, sqlite:///path, or postgresql://user@host/database.",
     ),
 ]
 PublicUrl = Annotated[
     str,
-    Parameter(
-        name="--public-url",
-        env_var="ASANA_WEBHOOKS_PUBLIC_URL",
-        help="Where Asana reaches the receivers, such as https://example.com/asana.",
-    ),
+    Parameter(env_var="ASANA_WEBHOOKS_PUBLIC_URL", help="Where Asana reaches you, such as https://example.com/asana."),
 ]
-Label = Annotated[str, Parameter(name="--label", help="The label of the webhooks.")]
+Label = Annotated[str, Parameter(help="The label of the webhooks.")]
 AtOnce = Annotated[
-    int,
-    Parameter(
-        show_default=True,
-        name="--at-once",
-        validator=Number(gte=1, lte=100),
-        help="How many are worked on at the same time.",
-    ),
+    int, Parameter(show_default=True, validator=Number(gte=1, lte=100), help="How many to work on at the same time.")
 ]
 Filters = Annotated[
     tuple[str, ...],
-    Parameter(
-        name="--filter",
-        negative=(),
-        help="type[/subtype][:action[:field,...]], such as task:changed:due_on,due_at. Repeat it for several.",
-    ),
+    Parameter(name="--filter", help="type[/subtype][:action[:field,...]]. Repeat it for several filters."),
 ]
 
 
@@ -174,29 +154,28 @@ def secret_in(variable: str) -> Secret:
 
 
 def store_url(named: str) -> str:
-    """Return the URL of the store *named* by a URL or a path."""
+    """Return the URL of a store that is named by a URL or a path."""
     return named if ":" in named.partition("/")[0] else f"sqlite:///{named}"
 
 
-def named_store(named: str, *, create: bool = False) -> Store:
-    """Return the store *named* by a URL or a path, with the keys in ``ASANA_WEBHOOKS_STORE_KEYS``, if any.
+def named_store(named: str) -> Store:
+    """Return the store that is named by a URL or a path.
 
-    They are Fernet keys by id, ``2026-11=KEY,2026-05=KEY``, the first of which seals.
+    ``ASANA_WEBHOOKS_STORE_KEYS`` may hold its Fernet keys by id, ``2026-11=KEY,2026-05=KEY``; the first one seals.
 
     Raises:
-        ConfigurationError: *named* is no store's; a key is invalid; or the file does not exist, unless *create*.
+        ConfigurationError: this names no store, its file does not exist, or a key is invalid.
     """
     url, keys = store_url(named), os.environ.get("ASANA_WEBHOOKS_STORE_KEYS")
     path = url.removeprefix("sqlite:///")
-    if not create and path != url and path and not os.path.exists(path):  # noqa: PTH110 - as SQLite takes it
+    if path != url and path and not os.path.exists(path):  # noqa: PTH110 - as SQLite takes it
         raise ConfigurationError(f"there is no store at {path}; give the file of the service with --store")
-    box: SecretBox | None = None
-    if keys:
-        from asana_webhooks.store.secret_box import FernetBox  # noqa: PLC0415 - needs the extra fernet
+    if not keys:
+        return open_store(url)
+    from asana_webhooks.store.secret_box import FernetBox  # noqa: PLC0415 - needs the extra fernet
 
-        pairs = (one.partition("=") for one in keys.split(","))
-        box = FernetBox({key_id.strip(): key.strip() for key_id, _, key in pairs})
-    return open_store(url, secret_box=box)
+    pairs = (one.partition("=") for one in keys.split(","))
+    return open_store(url, secret_box=FernetBox({key_id.strip(): key.strip() for key_id, _, key in pairs}))
 
 
 # Output
@@ -236,7 +215,7 @@ def lasting(seconds: float) -> str:
 
 
 class Output:
-    """Where a command prints. Data goes to standard output, progress and talk to standard error.
+    """Where a command prints. Data goes to standard output, talk to standard error; neither shows control characters.
 
     Standard output closed early, as by ``| head``, ends the command with status 0.
 
@@ -249,12 +228,6 @@ class Output:
         self.json = json
         self._keep_going = keep_going
         self._out = Console(highlight=False, markup=False, emoji=False)
-        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether standard output is a terminal."""
-        return self._out.is_terminal
 
     @property
     def is_ascii(self) -> bool:
@@ -264,53 +237,61 @@ class Output:
     def show(self, data: Mapping[str, Any], text: str | Text) -> None:
         """Print *data* as a line of JSON, or *text*."""
         if self.json:
-            self._write(json_module.dumps(data, ensure_ascii=self.is_ascii, default=_plain))
+            self._write(_harmless(json_module.dumps(data, ensure_ascii=self.is_ascii, default=_plain)))
         else:
-            self.line(text)
+            self._print(_as_text(text))
 
-    def line(self, text: str | Text) -> None:
-        """Print text, in full."""
-        self._print(text, soft_wrap=True)
-
-    def talk(self, text: str | Text) -> None:
+    def talk(self, text: str) -> None:
         """Print text for a person to standard error. If that was closed, nothing is printed, and nothing ends."""
-        with self._err.capture() as captured:
-            self._err.print(text, soft_wrap=True)
-        try:
-            sys.stderr.write(captured.get())
-            sys.stderr.flush()
-        except BrokenPipeError:
-            discard_output(sys.stderr)
+        _write(sys.stderr, _harmless(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-        """Print a table that fits a terminal; elsewhere lines with tabs, without a heading and in full."""
-        if not self._out.is_terminal:
+        """Print a table that fits the terminal. Without one, or if it is too narrow, print lines with tabs, in full."""
+        if not self._out.is_terminal or self._out.width < 12 * len(columns):
             for row in rows:
-                self._write("\t".join(str(cell) for cell in row))
+                self._write("\t".join(_harmless(str(cell)) for cell in row))
             return
         first, *others = columns  # what is too long is folded, and never cut; the first column, a gid or so, is neither
         heads = (Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others))
         table = Table(*heads, box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(_as_text, row))
         self._print(table)
 
-    def _print(self, what: RenderableType, *, soft_wrap: bool = False) -> None:
+    def _print(self, what: Text | Table) -> None:
         with self._out.capture() as captured:
-            self._out.print(what, soft_wrap=soft_wrap)
+            self._out.print(what, soft_wrap=isinstance(what, Text))
         self._write(captured.get().removesuffix("\n"))
 
     def _write(self, line: str) -> None:
-        try:
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            discard_output()
-            if not self._keep_going:
-                raise SystemExit(0) from None
-        except OSError as error:
-            discard_output()
-            fail(f"standard output cannot be written: {error.strerror}", FAILED)
+        if not _write(sys.stdout, line) and not self._keep_going:
+            raise SystemExit(0)
+
+
+def _harmless(text: str) -> str:
+    """Return text with control characters escaped: names at Asana may steer a terminal. JSON means the same by them."""
+    return _CONTROL.sub(lambda one: one[0].encode("unicode_escape").decode().replace("\\x", "\\u00"), text)
+
+
+def _as_text(text: str | Text) -> Text:
+    if isinstance(text, str):
+        return Text(_harmless(text))
+    text.plain = _harmless(text.plain)
+    return text
+
+
+def _write(stream: TextIO, line: str) -> bool:
+    """Write a line, and return whether anyone reads it."""
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except BrokenPipeError:
+        discard_output(stream)
+        return False
+    except OSError as error:  # such as a full disk
+        discard_output(stream)
+        fail(f"the output cannot be written: {error.strerror}", FAILED)
+    return True
 
 
 def _plain(value: object) -> str:
@@ -319,7 +300,7 @@ def _plain(value: object) -> str:
 
 def fail(problem: str, status: int) -> NoReturn:
     """Say what is wrong in one line on standard error, and exit with *status*."""
-    Console(stderr=True).print(f"asana-webhooks: {problem}", markup=False, highlight=False, soft_wrap=True)
+    _write(sys.stderr, f"asana-webhooks: {_harmless(problem)}")
     raise SystemExit(status)
 
 
@@ -329,19 +310,17 @@ def discard_output(stream: TextIO | None = None) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Progress | None]:
+def progress(what: str, total: int | None = None) -> Iterator[Progress]:
     """Show a progress bar on standard error, if it is a terminal, while the block runs.
 
-    Yields the bar, for its one task ``bar.task_ids[0]``; ``None`` if there is none.
+    Yields the bar, for its one task ``bar.task_ids[0]``.
     """
     console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield None
-        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # What is redirected goes where the bar is, above it: right for another terminal, wrong for a file or a pipe.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
-        bar.add_task(what, total=total)
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
+    bar.add_task(what, total=total)
+    with bar if console.is_terminal and not console.is_dumb_terminal else nullcontext():
         yield bar
 
 
