@@ -6,9 +6,10 @@ import logging
 import signal
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Annotated, Final
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
 
 from asana_webhooks import AsanaError, ConfigurationError, NotAuthorizedError, __version__
@@ -72,31 +73,27 @@ app = App(
     help="Work with Asana's webhooks, and try them without an Asana account.",
     version=__version__,
     help_format="markdown",
-    default_parameter=Parameter(show_default=False),  # most are empty
+    default_parameter=Parameter(show_default=False, negative=()),  # most defaults are empty, and most flags off
 )
+_ONE, _MANY, _TRY = map(Group.create_ordered, ("Webhooks one by one", "All webhooks", "Try and repair"))
 app.register_install_completion_command()
-app.command(list_webhooks, name="list")
-for _command in (
-    get,
-    create,
-    update,
-    delete,
-    workspaces,
-    projects,
-    plan,
-    apply,
-    health,
-    move,
-    rotate,
-    doctor,
-    listen,
-    inbox,
-):
-    app.command(_command)
+app.command(list_webhooks, name="list", group=_ONE)
+for _group, _commands in {
+    _ONE: (get, create, update, delete, workspaces, projects),
+    _MANY: (plan, apply, health, move, rotate),
+    _TRY: (listen,),
+}.items():
+    for _command in _commands:
+        app.command(_command, group=_group)
+for _commands_below in (doctor, inbox):
+    _commands_below.group = (_TRY,)
+    app.command(_commands_below)
 
 
 def run() -> None:
     """Run the command line with this process's arguments, and exit."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     try:
         try:
             app(sys.argv[1:], exit_on_error=False, print_error=False)
@@ -121,7 +118,7 @@ def run() -> None:
     fail(problem, status)  # here, where no error hangs on to it, with options that may be secret
 
 
-@app.command
+@app.command(group=_TRY)
 async def demo(
     *,
     store: Annotated[
@@ -147,7 +144,7 @@ async def demo(
         log.removeHandler(quiet)
 
 
-@app.command(help=_FAKE_HELP)
+@app.command(help=_FAKE_HELP, group=_TRY)
 async def fake(
     *,
     port: Annotated[
@@ -164,7 +161,8 @@ async def fake(
     ] = ("8675309",),
     webhooks: Annotated[int, Parameter(validator=Number(gte=0), help="The number of webhooks at the start.")] = 0,
     loopback: Annotated[
-        bool, Parameter(help="--no-loopback refuses targets on this machine with 403, as Asana does.")
+        bool,
+        Parameter(negative="--no-loopback", help="Whether to deliver to this machine, which Asana refuses with 403."),
     ] = True,
 ) -> int:
     """Serve a `FakeAsana` until SIGINT or SIGTERM. The first line on standard output says how to reach it."""
