@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import signal
+import sys
+from io import BytesIO, TextIOWrapper
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from cryptography.fernet import Fernet
 from asana_webhooks import Receiver, SQLiteStore, ensure_webhook
 from asana_webhooks.store.secret_box import FernetBox
 from asana_webhooks.testing import Fault, serve_receiver
-from tests.cli.cli_process import call, on_terminal, run_cli, run_unread, started
+from tests.cli.cli_process import call, on_terminal, run_unread, started
 from tests.cli.service import Fixtures, Service, service
 
 BUGS, SITE, HIRING = "8675309", "8675310", "8675311"
@@ -32,19 +34,31 @@ def stranger(made: Service, public_url: str) -> str:
 
 
 async def test_workspaces_and_projects(fixtures: Fixtures) -> None:
-    """Both are lines of gid and name; JSON has the type, too. No name can steer a terminal or end a line."""
-    name = "[red] é \x1b[31m\t\x9b31m\n\u202e\u2028"
+    """Both are lines of gid and name; JSON has the type, too."""
     async with service(*fixtures, BUGS) as made:
-        made.fake.add_project(HIRING, name=name)
         assert (await made.run("workspaces")).out == f"{made.fake.workspace}\tWorkspace\n"
-        harmless = r"[red] é \u001b[31m\t\u009b31m\n\u202e\u2028"
-        assert (await made.run("projects")).out == f"{BUGS}\tproject {BUGS}\n{HIRING}\t{harmless}\n"
-        ended = await made.run("projects", "--json")
-        assert harmless in ended.out
-        hiring = {"gid": HIRING, "name": name, "resource_type": "project", "resource_subtype": None}
-        assert json.loads(ended.out.splitlines()[1]) == hiring
-        ascii_only = await run_cli("projects", "--json", **made.environment | {"PYTHONIOENCODING": "ascii"})
-        assert json.loads(ascii_only.out.splitlines()[1]) == hiring
+        assert (await made.run("projects")).out == f"{BUGS}\tproject {BUGS}\n"
+        bugs = {"gid": BUGS, "name": f"project {BUGS}", "resource_type": "project", "resource_subtype": None}
+        assert await json_of(made, "projects") == [bugs]
+
+
+async def test_odd_names(fixtures: Fixtures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name can neither steer a terminal nor end a line nor break JSON; what the encoding lacks is escaped."""
+    name = "[red] é \x1b[31m\t\x9b31m\n\u202e\u2028"
+    harmless = r"[red] é \u001b[31m\t\u009b31m\n\u202e\u2028"
+    async with service(*fixtures, BUGS) as made:
+        made.fake.add_project(SITE, name=name)
+        assert (await made.run("projects")).out.splitlines()[1:] == [f"{SITE}\t{harmless}"]
+        assert harmless in (await made.run("projects", "--json")).out
+        in_ascii = []
+        for arguments in ((), ("--json",)):
+            stdout = TextIOWrapper(BytesIO(), encoding="ascii")
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert await asyncio.to_thread(call, monkeypatch, "projects", *arguments) == 0
+            stdout.seek(0)
+            in_ascii.append(stdout.readlines()[1])
+        assert in_ascii[0] == f"{SITE}\t{harmless}\n".replace("é", r"\xe9")
+        assert json.loads(in_ascii[1])["name"] == name
 
 
 async def test_list(fixtures: Fixtures, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +74,10 @@ async def test_list(fixtures: Fixtures, monkeypatch: pytest.MonkeyPatch) -> None
         second = f"{site.webhook_gid}\t{SITE} project {SITE}\t{target}\tall events\tno\n"
         assert (await made.run("list")).out == first + second
         assert (await made.run("list", "--resource", SITE)).out == second
+        with monkeypatch.context() as narrow:  # no table fits this
+            narrow.setenv("FORCE_COLOR", "1")
+            narrow.setenv("COLUMNS", "40")
+            assert (await made.run("list", "--resource", SITE)).out == second
         (shown,) = await json_of(made, "list", "--resource", BUGS)
         assert shown == bugs.webhook.to_dict() | {"target": target}
         assert await asyncio.to_thread(call, monkeypatch, "list", "--reveal") == 0
