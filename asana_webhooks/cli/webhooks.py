@@ -15,7 +15,6 @@ from asana_webhooks import (
     NotAuthorizedError,
     NotFoundError,
     Registration,
-    RegistrationState,
     SecretUnavailableError,
     Store,
     StoreError,
@@ -250,15 +249,15 @@ class _Known:
     registrations: Mapping[str | None, Registration]
     """By the gids of webhooks."""
     public_urls: Collection[object]
-    """Those of live registrations, in a form to compare."""
+    """In a form to compare."""
 
     @classmethod
     async def read(cls, store: Store) -> Self:
         found = list[Registration]()
-        while page := await store.list_registrations(after=found[-1].id if found else "", limit=1000):
+        while page := await store.list_registrations(after=found[-1].id if found else ""):
             found += page
-        live = {one.public_url for one in found if one.state is not RegistrationState.CLOSED}
-        return cls(store, {one.webhook_gid: one for one in found}, set(map(normal_url, live)))
+        public_urls = {one.public_url for one in found}
+        return cls(store, {one.webhook_gid: one for one in found}, set(map(normal_url, public_urls)))
 
     async def about(self, webhook: Webhook, *, reveal: bool) -> dict[str, Any]:
         """Return whose a webhook is, and its registration."""

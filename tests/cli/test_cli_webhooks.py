@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from asana_webhooks import Receiver, SQLiteStore, ensure_webhook
+from asana_webhooks import Receiver, Secret, SQLiteStore, ensure_webhook
 from asana_webhooks.store.secret_box import FernetBox
 from asana_webhooks.testing import Fault, serve_receiver
 from tests.cli.cli_process import call, on_terminal, run_unread, started
@@ -91,6 +91,10 @@ async def test_list_says_whose(fixtures: Fixtures) -> None:
         tenants = (await made.ensure(BUGS, label="tenant-a")).webhook_gid
         closed = await made.ensure(SITE)
         await made.store.close_registration(closed.registration)
+        made.fake.webhook(closed.webhook_gid).target = "https://another.example/spelling-of/the-target"
+        for number in map(str, range(1000, 1100)):  # a page of them, before the others
+            known: dict[str, Any] = {"resource": number, "public_url": made.public_url, "webhook_gid": number}
+            assert await made.store.adopt_registration(number.zfill(64), secret=Secret("s"), **known)
         foreign = stranger(made, "https://example.com/asana")
         unknown = stranger(made, made.public_url)
         missing = "secret missing"
@@ -187,6 +191,7 @@ async def test_delete(fixtures: Fixtures) -> None:
         assert re.fullmatch(rf"{gids[0]}: .*Not yours.*\n", ended.err)
         states = {one.webhook_gid: one.state.value for one in await made.store.list_registrations()}
         assert states == dict(zip(gids, ("confirmed", "closed", "closed"), strict=True))
+        assert (await made.run("delete", "77", "-y", "--base-url", made.fake.url.removesuffix("/api/1.0"))).status == 1
         del made.fake.webhooks[gids[0]]
         assert await json_of(made, "delete", gids[0], "-y") == [{"gid": gids[0], "deleted": True}]
         assert {one.state.value for one in await made.store.list_registrations()} == {"closed"}
