@@ -182,20 +182,20 @@ async def delete(
             if opened is None:
                 raise ConfigurationError("--label needs --store: Asana does not know labels")
             common.confirm(f"Delete all webhooks with the label {label!r}?", yes=yes)
-            deleted = await remove_webhooks(asana, opened, label=label)
+            with common.progress("deleting"):
+                deleted = await remove_webhooks(asana, opened, label=label)
             output.show({"label": label, "deleted": deleted}, f"deleted {deleted} webhook(s)")
             return 0
         common.confirm(f"Delete {len(gids)} webhook(s)?", yes=yes)
         for gid in gids:
             try:
                 existed = await _delete(asana, opened, gid)
+                output.show({"gid": gid, "deleted": existed}, f"{gid}: {'deleted' if existed else 'already gone'}")
             except (NotAuthorizedError, StoreError):
                 raise
             except AsanaError as error:
                 output.talk(f"{gid}: {error}")
                 status = common.FAILED
-            else:
-                output.show({"gid": gid, "deleted": existed}, f"{gid}: {'deleted' if existed else 'already gone'}")
     return status
 
 

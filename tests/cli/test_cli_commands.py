@@ -51,11 +51,11 @@ async def test_the_library_does_not_need_it() -> None:
 
 
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The help names both commands; theirs explain all options, the demo's status and how to steer the fake."""
+    """The help groups the commands; that of demo and fake explains all options, the status and how to steer it."""
     fake_options = ("--port", "--token", "--workspace", "--project", "--webhooks", "--no-loopback")
     fake_paths = [f"/_fake/{name}" for name in ("changes", "webhooks", "deliveries", "faults", "clock", "settle")]
     expected = {
-        (): ("demo", "See everything this package does", "fake", "Serve a fake Asana on 127.0.0.1"),
+        (): ("Webhooks one by one", "list", "All webhooks", "plan", "Try and repair", "fake", "Serve a fake Asana"),
         ("demo",): ("--store", "--json", "1,000 changes", "exit status is 0 if so"),
         ("fake",): (*fake_options, *fake_paths, '{"at": "delivery", "do": "duplicate"}'),
     }
