@@ -75,7 +75,7 @@ app = App(
     help_format="markdown",
     default_parameter=Parameter(show_default=False, negative=()),  # most defaults are empty, and most flags off
 )
-_ONE, _MANY, _TRY = map(Group.create_ordered, ("Webhooks one by one", "All webhooks", "Try and repair"))
+_ONE, _MANY, _TRY = map(Group.create_ordered, ("Webhooks one by one", "Many webhooks at once", "Try out and debug"))
 app.register_install_completion_command()
 app.command(list_webhooks, name="list", group=_ONE)
 for _group, _commands in {
@@ -100,7 +100,7 @@ def run() -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        discard_output()
+        discard_output(sys.stdout)
         raise SystemExit(0) from None
     except CycloptsError as mistake:
         mistake.verbose = False  # a message without Python types
@@ -162,7 +162,7 @@ async def fake(
     webhooks: Annotated[int, Parameter(validator=Number(gte=0), help="The number of webhooks at the start.")] = 0,
     loopback: Annotated[
         bool,
-        Parameter(negative="--no-loopback", help="Whether to deliver to this machine, which Asana refuses with 403."),
+        Parameter(negative="--no-loopback", help="Allow targets on this machine. Asana refuses them with 403."),
     ] = True,
 ) -> int:
     """Serve a `FakeAsana` until SIGINT or SIGTERM. The first line on standard output says how to reach it."""

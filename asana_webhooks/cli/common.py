@@ -96,7 +96,7 @@ def _parse_filter(text: str) -> WebhookFilter:
 
 
 def filter_text(one: WebhookFilter) -> str:
-    """Return a filter as `parse_filters` reads it; ``*`` stands for any type or action."""
+    """Return a filter as `parse_filters` reads it, with ``*`` for a type or action that it does not name."""
     kind = "/".join(part for part in (one.resource_type or "*", one.resource_subtype) if part)
     fields = ",".join(one.fields or ())
     return ":".join(part for part in (kind, one.action or ("*" if fields else ""), fields) if part)
@@ -129,10 +129,9 @@ Filters = Annotated[
 
 
 def session(base_url: str | None) -> AsanaSession:
-    """Return a session with the access token of the environment.
+    """Return a session with ``ASANA_ACCESS_TOKEN``; exit if that is missing or no token.
 
     Raises:
-        SystemExit: there is none, or it cannot be sent.
         ConfigurationError: *base_url* is invalid.
     """
     try:
@@ -304,9 +303,9 @@ def fail(problem: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def discard_output(stream: TextIO | None = None) -> None:
-    """Write nothing more to a stream that was closed, standard output by default; not when Python exits, either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+def discard_output(stream: TextIO) -> None:
+    """Write nothing more to a stream that was closed; not when Python exits, either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -325,12 +324,10 @@ def progress(what: str, total: int | None = None) -> Iterator[Progress]:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on the terminal, unless *yes*. Without a terminal nothing is asked: then it takes ``--yes``.
+    """Ask on the terminal, unless *yes*; exit with status 1 after a no. Ctrl-C raises `KeyboardInterrupt`.
 
     Raises:
         ConfigurationError: there is no terminal, and not *yes*.
-        SystemExit: the answer is no; the status is 1.
-        KeyboardInterrupt: the answer is Ctrl-C.
     """
     if yes:
         return

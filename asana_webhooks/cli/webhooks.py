@@ -39,7 +39,7 @@ __all__ = ["create", "delete", "get", "list_webhooks", "projects", "update", "wo
 Gid = Annotated[str, Parameter(help="The webhook's gid.")]
 Watched = Annotated[str, Parameter(help="The gid of the task, project, portfolio, … to watch.")]
 Resource = Annotated[str | None, Parameter(help="Only webhooks on the resource with this gid.")]
-AllEvents = Annotated[bool, Parameter(help="Have no filters.")]
+AllEvents = Annotated[bool, Parameter(help="Remove all filters, so that Asana sends every event.")]
 
 
 async def list_webhooks(
@@ -83,7 +83,7 @@ async def get(
     reveal: common.Reveal = False,
     base_url: common.BaseUrl = None,
 ) -> int:
-    """Show all that Asana says about one webhook, and with --store what the store knows.
+    """Show all that Asana says about one webhook, and with --store what the store knows about it.
 
     For example: `asana-webhooks get 43214 --store asana.db`
     """
@@ -144,7 +144,7 @@ async def update(
     For example: `asana-webhooks update 43214 --filter task:changed:due_on`
     """
     if all_events == bool(filters):
-        raise ConfigurationError("pass either --filter, for all filters the webhook is to have, or --all-events")
+        raise ConfigurationError("pass either --filter, once for each filter the webhook is to have, or --all-events")
     chosen = common.parse_filters(filters)
     async with session(base_url) as asana:
         before = await get_webhook(asana, gid)
@@ -163,7 +163,7 @@ async def delete(
     json: common.Json = False,
     base_url: common.BaseUrl = None,
 ) -> int:
-    """Delete webhooks, by their gids or by their label, and with --store close their registrations.
+    """Delete webhooks by their gids or by their label. With --store, also close their registrations.
 
     For example:
 

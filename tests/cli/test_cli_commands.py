@@ -55,7 +55,15 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     fake_options = ("--port", "--token", "--workspace", "--project", "--webhooks", "--no-loopback")
     fake_paths = [f"/_fake/{name}" for name in ("changes", "webhooks", "deliveries", "faults", "clock", "settle")]
     expected = {
-        (): ("Webhooks one by one", "list", "All webhooks", "plan", "Try and repair", "fake", "Serve a fake Asana"),
+        (): (
+            "Webhooks one by one",
+            "list",
+            "Many webhooks at once",
+            "plan",
+            "Try out and debug",
+            "fake",
+            "Serve a fake Asana",
+        ),
         ("demo",): ("--store", "--json", "1,000 changes", "exit status is 0 if so"),
         ("fake",): (*fake_options, *fake_paths, '{"at": "delivery", "do": "duplicate"}'),
     }
