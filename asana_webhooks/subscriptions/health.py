@@ -24,6 +24,7 @@ from asana_webhooks.errors import (
     AsanaError,
     ConfigurationError,
     NetworkError,
+    NotAuthorizedError,
     PaginationError,
     ResponseError,
     SecretUnavailableError,
@@ -94,8 +95,8 @@ async def check_webhooks(
     """Return how well each webhook with *label* is. Nothing is changed.
 
     It sends one list call per 100 webhooks, and one GET for each webhook of the store that the list lacks. If Asana
-    cannot be asked, every webhook is ``unknown``; this is no error. Webhooks with another label are left out, and so
-    are those of other programs, and one that was replaced and is gone.
+    cannot be asked, every webhook is ``unknown``; this is no error, but for a token that is refused. Webhooks with
+    another label are left out, and so are those of other programs, and one that was replaced and is gone.
 
     ::
 
@@ -116,12 +117,15 @@ async def check_webhooks(
         One for each webhook, sorted by resource.
 
     Raises:
+        NotAuthorizedError: the token was refused.
         ConfigurationError: an argument is invalid, or the session or the store is closed.
         StoreError: the store failed.
     """
-    found, _ = await _look_at_all(
+    found, error = await _look_at_all(
         asana, store, public_url=public_url, workspace=workspace, label=label, silent_after=silent_after
     )
+    if isinstance(error, NotAuthorizedError):
+        raise error
     return tuple(sorted(found, key=lambda one: (one.resource, one.webhook_gid)))
 
 
@@ -253,7 +257,7 @@ class WebhookChange:
             text += (
                 f"; events may be missing from {self.gap.since:%Y-%m-%d %H:%M} to {self.gap.until:%Y-%m-%d %H:%M} UTC"
             )
-        return text if self.error is None else f"{text}; repairing it failed, retrying: {self.error}"
+        return text if self.error is None else f"{text}; repairing it failed: {self.error}"
 
 
 async def watch_webhooks(

@@ -11,6 +11,7 @@ from asana_webhooks import (
     AsanaSession,
     ConfigurationError,
     MemoryStore,
+    NotAuthorizedError,
     Receiver,
     StoreUnavailableError,
     WebhookHealth,
@@ -225,6 +226,16 @@ async def test_asana_is_down() -> None:
             Fault(at="getWebhook", status=503, webhook=first.webhook_gid, times=None),
         )
         assert sorted(await verdicts(here)) == ["ok", "unknown"]
+
+
+async def test_a_token_that_is_refused() -> None:
+    """That is an error: nobody can tell anything until there is another token."""
+    async with earlier(0) as (here, _):
+        await here.establish()
+        here.fake.script(Fault(at="getWebhooks", status=401))
+        with pytest.raises(NotAuthorizedError, match="getWebhooks: Asana answered 401"):
+            await check(here)
+        assert await verdicts(here) == ["ok"]
 
 
 async def test_a_token_that_sees_nothing() -> None:

@@ -191,8 +191,9 @@ async def test_while_asana_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
         await here.store.close_registration(deaf.registration)
         async with watching(here, monkeypatch, wanted, repair=True) as watched:
             assert await watched.texts() == ["None deaf"]
-            here.fake.script(Fault(at="*", status=503, times=None))
+            here.fake.script(Fault(at="*", status=401), Fault(at="*", status=503, times=None))
             assert await watched.texts() == ["ok unknown"]
+            assert await watched.next() == []
             del here.fake.webhooks[established.webhook_gid]
             here.fake.requests.clear()
             assert await watched.next() == []
@@ -234,7 +235,7 @@ async def test_a_repair_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pyte
             assert again.gap is not None
             assert (again.health, again.error, again.resolved) == (change.health, None, True)
             assert await watched.next() == []
-    assert caplog.text.count("repairing it failed, retrying") == 1
+    assert caplog.text.count("repairing it failed: ") == 1
 
 
 def raising(_: WebhookChange) -> None:
