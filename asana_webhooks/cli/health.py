@@ -135,10 +135,9 @@ def _line(change: WebhookChange) -> Text:
 def _last_answer(text: str) -> str:
     """Return what a target said, without what may be its path: Asana gives ``503 Service Unavailable`` and the body."""
     first = text.strip().partition("\n")[0].strip()
-    if re.match(r"\d{3}\b", first):
+    if first[:3].isdecimal():
         return f"the target last answered {first[:3]}"
-    shown = re.sub(r"\S*/\S*|[\w-]{16,}", "***", first)
-    return f"Asana says: {shown:.80}" if shown else ""
+    return first and "Asana says: " + re.sub(r"\S*/\S*|[\w-]{16,}", "***", first)[:80]
 
 
 def _data(change: WebhookChange) -> dict[str, Any]:
@@ -151,7 +150,7 @@ def _data(change: WebhookChange) -> dict[str, Any]:
         "resolved": change.resolved,
         "ensured": ensured and {"action": ensured.action, "webhook_gid": ensured.webhook_gid},
         "gap": gap and asdict(gap),
-        "error": change.error and str(change.error),
+        "error": change.error,
     }
 
 
@@ -213,7 +212,7 @@ async def _replace_all(
             lost = "Deliveries with an old secret are refused at once: events that Asana has still to send may be lost."
             common.confirm(f"{lost} Replace {len(left)} webhooks?", yes=yes)
         else:
-            output.talk(f"webhooks to replace: {len(left)}; you may interrupt it, and run it again")
+            output.talk(f"replacing {len(left)} webhooks takes 15 minutes to nine hours; you may interrupt it")
         with (
             common.progress("replacing", len(left)) as bar,
             logs_from(logging.INFO, "move"),

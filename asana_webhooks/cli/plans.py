@@ -58,20 +58,14 @@ class Place:
 class NamedWebhook(msgspec.Struct, forbid_unknown_fields=True):
     """A ``[[webhook]]`` of the file."""
 
-    resource: str | tuple[str, ...] = ()
-    every: Literal["project"] | None = None
-    """All projects that no other ``[[webhook]]`` names."""
+    resource: tuple[str, ...] = ()
+    every: Literal["project"] | None = None  # all projects that no other one names
     filters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.resource) == bool(self.every):
             raise ValueError('give either resource = ["8675309"] or every = "project"')
         common.parse_filters(self.filters)
-
-    @property
-    def gids(self) -> tuple[str, ...]:
-        """The gids of the resources."""
-        return (self.resource,) if isinstance(self.resource, str) else self.resource
 
 
 Named = tuple[NamedWebhook, ...]
@@ -120,39 +114,33 @@ async def wanted_webhooks(asana: AsanaSession, named: Named, workspace: str) -> 
         projects = [one.gid async for one in get_projects(asana, workspace=workspace)]
         if not projects:  # a token that sees nothing must not delete everything
             raise ConfigurationError(f"workspace {workspace} has no project that this token may see")
-        others = [gid for gid in projects if not any(gid in one.gids for one in named)]
+        others = [gid for gid in projects if not any(gid in one.resource for one in named)]
     return [
         WantedWebhook(gid, common.parse_filters(one.filters))
         for one in named
-        for gid in (others if one.every else one.gids)
+        for gid in (others if one.every else one.resource)
     ]
 
 
 async def plan(
-    file: File = None,
-    /,
-    *,
-    place: Place,
-    prune: Prune = False,
-    check: Check = False,
-    json: common.Json = False,
+    file: File = None, /, *, place: Place, prune: Prune = False, check: Check = False, json: common.Json = False
 ) -> int:
     """Show what has to be done to have the webhooks that a file names. Nothing is changed.
 
     ```text
-    # webhooks.toml
+    asana-webhooks plan webhooks.toml --store asana.db --prune
+    ```
+
+    The file, for example:
+
+    ```text
     public_url = "https://example.com/asana"
     workspace = "1331"
-
     [[webhook]]
     resource = ["8675309", "8675310"]
     filters = ["task:changed:due_on,due_at"]
-
     [[webhook]]              # all other projects
     every = "project"
-    filters = ["task:added"]
-
-    asana-webhooks plan --store asana.db --prune
     ```
 
     Options and the environment win over the file. Status: 0; 3 with --check if there is something to do; 1 if a
@@ -201,12 +189,15 @@ async def apply(
             with common.progress("applying", len(found.steps)) as bar:
 
                 def tell(result: StepResult) -> None:
+                    step, error = result.step, result.error
                     if bar is not None:
                         bar.advance(bar.task_ids[0])
                     if json:
-                        output.show(_result_data(result), "")
-                    if result.error is not None:
-                        output.talk(f"to {result.step.action} {result.step.resource} failed: {result.error}")
+                        gid = (result.ensured or step).webhook_gid
+                        data = {"resource": step.resource, "action": result.action, "webhook_gid": gid, "error": error}
+                        output.show(data, "")
+                    if error is not None:
+                        output.talk(f"to {step.action} {step.resource} failed: {error}")
 
                 done = await apply_plan(asana, store, found, at_once=at_once, on_step=tell)
     output.show({"done": done.counts}, ", ".join(f"{number} {action}" for action, number in done.counts.items()))
@@ -215,7 +206,7 @@ async def apply(
 
 @contextmanager
 def logs_from(level: int, *modules: str) -> Iterator[None]:
-    """Print what these modules of subscriptions log from *level* on: the command shows the rest itself."""
+    """Print what these modules of subscriptions log from *level* on. The commands show the rest themselves."""
     loggers = [logging.getLogger(f"asana_webhooks.subscriptions.{name}") for name in modules]
     handler = logging.StreamHandler()  # to standard error, above a progress bar
     for one in loggers:
@@ -266,9 +257,3 @@ def _difference(step: PlanStep) -> str:
         fields = [f"+{one}" for one in sorted(after - before)] + [f"-{one}" for one in sorted(before - after)]
         texts.append(f"{common.filter_text(old)} -> {','.join(fields)}")
     return ", ".join([*texts, *(f"+{common.filter_text(one)}" for one in added)])
-
-
-def _result_data(result: StepResult) -> dict[str, Any]:
-    gid = result.step.webhook_gid if result.ensured is None else result.ensured.webhook_gid
-    error = None if result.error is None else str(result.error)
-    return {"resource": result.step.resource, "action": result.action, "webhook_gid": gid, "error": error}

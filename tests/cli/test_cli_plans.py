@@ -13,7 +13,7 @@ resource = ["101", "102"]
 filters = ["task:changed:due_at,due_on"]
 
 [[webhook]]
-resource = "103"
+resource = ["103"]
 
 [[webhook]]
 every = "project"
@@ -102,7 +102,7 @@ async def test_differences_in_filters(fixtures: Fixtures) -> None:
         for resource, (before, _) in zip(projects, cases, strict=True):
             await here.ensure(resource, *before.split())
         texts = [
-            f'[[webhook]]\nresource = "{resource}"\nfilters = {json.dumps(after.split())}\n'
+            f'[[webhook]]\nresource = ["{resource}"]\nfilters = {json.dumps(after.split())}\n'
             for resource, (_, after) in zip(projects, cases, strict=True)
         ]
         here.write("".join(texts))
@@ -146,7 +146,7 @@ async def test_options_win_over_the_file(fixtures: Fixtures) -> None:
     async with service(*fixtures, "101") as here:
         for name in ("ASANA_WORKSPACE", "ASANA_WEBHOOKS_PUBLIC_URL"):
             here.monkeypatch.delenv(name)
-        webhook = '[[webhook]]\nresource = "101"\n'
+        webhook = '[[webhook]]\nresource = ["101"]\n'
         here.write(
             f'public_url = "{here.public_url}"\nworkspace = "{here.fake.workspace}"\nlabel = "of-file"\n{webhook}'
         )
@@ -180,18 +180,18 @@ async def test_every_project_of_none(fixtures: Fixtures) -> None:
 WRONG = {
     "label = ": "webhooks.toml: Invalid value (at end of document)",
     "": "webhooks.toml names no webhook; each stands below a line [[webhook]]",
-    'lable = "x"\n[[webhook]]\nresource = "1"': "webhooks.toml: Object contains unknown field `lable`",
+    'lable = "x"\n[[webhook]]\nresource = ["1"]': "webhooks.toml: Object contains unknown field `lable`",
     "label = true": "webhooks.toml: Expected `str`, got `bool` - at `$.label`",
-    '[webhook]\nresource = "1"': "Expected `array`, got `object` - at `$.webhook`",
-    '[[webhook]]\nresource = "1"\n[[webhook]]\nresorce = "2"': "unknown field `resorce` - at `$.webhook[1]`",
+    '[webhook]\nresource = ["1"]': "Expected `array`, got `object` - at `$.webhook`",
+    '[[webhook]]\nresource = ["1"]\n[[webhook]]\nresorce = "2"': "unknown field `resorce` - at `$.webhook[1]`",
     "[[webhook]]\nfilters = []": 'give either resource = ["8675309"] or every = "project" - at `$.webhook[0]`',
     "[[webhook]]\nresource = []": "give either",
-    '[[webhook]]\nevery = "project"\nresource = "1"': "give either",
+    '[[webhook]]\nevery = "project"\nresource = ["1"]': "give either",
     '[[webhook]]\nevery = "task"': "Invalid enum value 'task' - at `$.webhook[0].every`",
     "[[webhook]]\nresource = [1]": "Expected `str`, got `int` - at `$.webhook[0].resource[0]`",
-    '[[webhook]]\nresource = "1"\nfilters = "task"': "Expected `array`, got `str` - at `$.webhook[0].filters`",
-    '[[webhook]]\nresource = "1"\nfilters = ["task:"]': "the filter 'task:' must look like",
-    '[[webhook]]\nresource = "x1"': "resource must be a gid",
+    '[[webhook]]\nresource = ["1"]\nfilters = "task"': "Expected `array`, got `str` - at `$.webhook[0].filters`",
+    '[[webhook]]\nresource = ["1"]\nfilters = ["task:"]': "the filter 'task:' must look like",
+    '[[webhook]]\nresource = ["x1"]': "resource must be a gid",
     '[[webhook]]\nresource = ["1", "2", "1"]': "resource 1 is wanted twice",
     '[[webhook]]\nevery = "project"\n[[webhook]]\nevery = "project"': "resource 1 is wanted twice",
 }

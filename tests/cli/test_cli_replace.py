@@ -52,7 +52,7 @@ async def test_move(fixtures: Fixtures) -> None:
             f"webhook {second.webhook_gid} has been replaced by webhook {new['102']}",
         ]
         intro, *begun = moved.err.splitlines()
-        assert intro == "webhooks to replace: 2; you may interrupt it, and run it again"
+        assert intro == "replacing 2 webhooks takes 15 minutes to nine hours; you may interrupt it"
         assert len(begun) == 2
         assert all(" is being replaced by webhook " in line for line in begun)
         assert sum(time.slept) > 7 * HOUR
