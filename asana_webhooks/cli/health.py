@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.text import Text
@@ -27,7 +27,7 @@ from asana_webhooks import (
 )
 from asana_webhooks._tasks import for_each, is_being_cancelled
 from asana_webhooks.cli import common
-from asana_webhooks.cli.plans import File, Place, logs_from, read_file, wanted_webhooks
+from asana_webhooks.cli.plans import File, Options, Place, logs_from, read_file, wanted_webhooks
 from asana_webhooks.subscriptions.establish import live_registrations
 from asana_webhooks.subscriptions.rules import reaches
 
@@ -48,14 +48,7 @@ Every = Annotated[
 
 
 async def health(
-    file: File = None,
-    /,
-    *,
-    place: Place,
-    watch: Watch = False,
-    repair: Repair = False,
-    every: Every = 300.0,
-    json: common.Json = False,
+    file: File = None, /, *, place: Place, watch: Watch = False, repair: Repair = False, every: Every = 300.0
 ) -> int:
     """Show how well the webhooks are, the worst first: what Asana says, joined with what the store has received.
 
@@ -67,7 +60,7 @@ async def health(
     The file may be left out, but for --repair. Those that are ok or new are only counted, except with --json.
     --watch ends with Ctrl-C or SIGTERM. Status: 0 if all are ok, new or repaired; else 1.
     """
-    (named, where), output = read_file(file, place, needed=repair), common.Output(json=json)
+    (named, where), output = read_file(file, place, needed=repair), common.Output(json=place.json)
     async with common.session(place.base_url) as asana, common.named_store(place.store) as store:
         wanted = await wanted_webhooks(asana, named, where["workspace"]) if repair else []
         with logs_from(logging.ERROR, "health"):
@@ -162,19 +155,7 @@ To = Annotated[str, Parameter(help="The public URL to move to.")]
 Now = Annotated[bool, Parameter(negative=(), help="Refuse the old secrets at once: they have leaked.")]
 
 
-@Parameter(name="*")
-@frozen(kw_only=True)
-class Way:
-    """What `move` and `rotate` have in common."""
-
-    store: common.StoreName
-    label: common.Label | None = None
-    at_once: common.AtOnce = 100
-    base_url: common.BaseUrl = None
-    json: common.Json = False
-
-
-async def move(*gid: Gids, to: To, way: Way) -> int:
+async def move(*gid: Gids, to: To, options: Options, at_once: common.AtOnce = 100) -> int:
     """Move webhooks to another public URL without losing an event. It takes 15 minutes to nine hours.
 
     ```text
@@ -184,10 +165,12 @@ async def move(*gid: Gids, to: To, way: Way) -> int:
     Receivers must listen at both URLs, on one store. A new webhook is created beside each old one, which is deleted
     when nothing can be lost by that. Interrupted, run it again. Status: 0; 1 if one failed.
     """
-    return await _replace_all(gid, way, to=to)
+    return await _replace_all(gid, options, at_once, to=to)
 
 
-async def rotate(*gid: Gids, way: Way, now: Now = False, yes: common.Yes = False) -> int:
+async def rotate(
+    *gid: Gids, options: Options, at_once: common.AtOnce = 100, now: Now = False, yes: common.Yes = False
+) -> int:
     """Give webhooks new secrets without losing an event. It takes 15 minutes to nine hours.
 
     ```text
@@ -199,15 +182,21 @@ async def rotate(*gid: Gids, way: Way, now: Now = False, yes: common.Yes = False
     one goes at once, and events may be lost. Interrupted, run it again with the gids that it names. Status: 0; 1 if one
     failed.
     """
-    return await _replace_all(gid, way, now=now, yes=yes)
+    return await _replace_all(gid, options, at_once, now=now, yes=yes)
 
 
 async def _replace_all(
-    gids: tuple[str, ...], way: Way, *, to: str | None = None, now: bool = False, yes: bool = False
+    gids: tuple[str, ...],
+    options: Options,
+    at_once: int,
+    *,
+    to: str | None = None,
+    now: bool = False,
+    yes: bool = False,
 ) -> int:
-    output, failed = common.Output(json=way.json, keep_going=True), list[str]()
-    async with common.session(way.base_url) as asana, common.named_store(way.store) as store:
-        left = dict.fromkeys(await _chosen(store, gids, way.label, to))
+    output, failed = common.Output(json=options.json, keep_going=True), list[str]()
+    async with common.session(options.base_url) as asana, common.named_store(options.store) as store:
+        left = dict.fromkeys(await _chosen(store, gids, options.label, to))
         if now:
             lost = "Deliveries with an old secret are refused at once: events that Asana has still to send may be lost."
             common.confirm(f"{lost} Replace {len(left)} webhooks?", yes=yes)
@@ -237,7 +226,7 @@ async def _replace_all(
                     bar.advance(bar.task_ids[0])
 
             try:
-                await for_each(tuple(left), replace, at_once=way.at_once)
+                await for_each(tuple(left), replace, at_once=at_once)
             except asyncio.CancelledError:
                 output.talk(f"interrupted; to go on, run it again with: {' '.join(left)}")
                 raise

@@ -25,7 +25,7 @@ from asana_webhooks import (
 )
 from asana_webhooks.cli import common
 
-__all__ = ["File", "NamedWebhook", "Place", "apply", "logs_from", "plan", "read_file", "wanted_webhooks"]
+__all__ = ["File", "NamedWebhook", "Options", "Place", "apply", "logs_from", "plan", "read_file", "wanted_webhooks"]
 
 _FILE: Final = Path("webhooks.toml")
 _LOOKS: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -45,14 +45,22 @@ Check = Annotated[bool, Parameter(negative=(), help="End with status 3 if there 
 
 @Parameter(name="*")
 @frozen(kw_only=True)
-class Place:
-    """Where the webhooks are. What is not given here, the file says."""
+class Options:
+    """What the commands on many webhooks have in common."""
 
     store: common.StoreName
-    public_url: common.PublicUrl = field(default="", repr=False)
-    workspace: common.Workspace = ""
     label: common.Label | None = None
     base_url: common.BaseUrl = None
+    json: common.Json = False
+
+
+@Parameter(name="*")
+@frozen(kw_only=True)
+class Place(Options):
+    """Where the webhooks are. What is not given here, the file says."""
+
+    public_url: common.PublicUrl = field(default="", repr=False)
+    workspace: common.Workspace = ""
 
 
 class NamedWebhook(msgspec.Struct, forbid_unknown_fields=True):
@@ -122,9 +130,7 @@ async def wanted_webhooks(asana: AsanaSession, named: Named, workspace: str) -> 
     ]
 
 
-async def plan(
-    file: File = None, /, *, place: Place, prune: Prune = False, check: Check = False, json: common.Json = False
-) -> int:
+async def plan(file: File = None, /, *, place: Place, prune: Prune = False, check: Check = False) -> int:
     """Show what has to be done to have the webhooks that a file names. Nothing is changed.
 
     ```text
@@ -151,21 +157,14 @@ async def plan(
         with logs_from(logging.ERROR, "plan"), common.progress("planning"):
             wanted = await wanted_webhooks(asana, named, where["workspace"])
             found = await plan_webhooks(asana, store, wanted, prune=prune, **where)
-    _show_plan(common.Output(json=json), found)
+    _show_plan(common.Output(json=place.json), found)
     if found.problems:
         return common.FAILED
     return common.DIFFERENT if check and found.steps else 0
 
 
 async def apply(
-    file: File = None,
-    /,
-    *,
-    place: Place,
-    prune: Prune = False,
-    at_once: common.AtOnce = 10,
-    yes: common.Yes = False,
-    json: common.Json = False,
+    file: File = None, /, *, place: Place, prune: Prune = False, at_once: common.AtOnce = 10, yes: common.Yes = False
 ) -> int:
     """Do what `plan` shows: create, change, replace and delete webhooks until they are as a file says.
 
@@ -176,7 +175,7 @@ async def apply(
     It shows the plan and asks once. Receivers must be running. A step that fails does not stop the others. Apply again
     for those, or after Ctrl-C. Status: 0; 1 if a step failed or a webhook cannot be planned.
     """
-    (named, where), output = read_file(file, place), common.Output(json=json, keep_going=True)
+    (named, where), output = read_file(file, place), common.Output(json=place.json, keep_going=True)
     async with common.session(place.base_url) as asana, common.named_store(place.store) as store:
         with logs_from(logging.ERROR, "plan", "apply"):
             with common.progress("planning"):
@@ -192,7 +191,7 @@ async def apply(
                     step, error = result.step, result.error
                     if bar is not None:
                         bar.advance(bar.task_ids[0])
-                    if json:
+                    if place.json:
                         gid = (result.ensured or step).webhook_gid
                         data = {"resource": step.resource, "action": result.action, "webhook_gid": gid, "error": error}
                         output.show(data, "")
