@@ -100,8 +100,8 @@ async def _until_sigterm(watching: Any) -> int:
 
 
 def _show(output: common.Output, changes: Iterable[WebhookChange]) -> None:
-    states, latest = list(_COLOURS), datetime.max.replace(tzinfo=UTC)
-    for one in sorted(changes, key=lambda one: (states.index(_state(one)), one.health.deleted_at or latest)):
+    states = list(_COLOURS)
+    for one in sorted(changes, key=lambda one: states.index(_state(one))):
         if output.json or _state(one) not in ("new", "ok"):
             output.show(_data(one), _line(one))
     counts = Counter(sorted(map(_state, changes), key=states.index))

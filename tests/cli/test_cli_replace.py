@@ -113,6 +113,8 @@ async def test_interrupted(fixtures: Fixtures) -> None:
         assert (end.status, end.out) == (130, "")
         assert end.err == f"interrupted; to go on, run it again with: {old.webhook_gid}\n"
         assert len(await live(here)) == 2
+        back = await here.run("move", "--to", here.public_url)
+        assert (back.status, "is being moved to another public_url; finish that" in back.err) == (1, True)
         finished = await here.run("rotate", "--now", "--yes", "--json")
         line = json.loads(finished.out)
         assert (finished.status, line["replaced"]) == (0, old.webhook_gid)
