@@ -199,9 +199,9 @@ async def _replace_all(
         left = dict.fromkeys(await _chosen(store, gids, options.label, to))
         if now:
             lost = "Deliveries with an old secret are refused at once: events that Asana has still to send may be lost."
-            common.confirm(f"{lost} Replace {len(left)} webhooks?", yes=yes)
+            common.confirm(f"{lost} Replace {len(left)} webhook(s)?", yes=yes)
         else:
-            output.talk(f"replacing {len(left)} webhooks takes 15 minutes to nine hours; you may interrupt it")
+            output.talk(f"replacing {len(left)} webhook(s) takes 15 minutes to nine hours; you may interrupt it")
         with (
             common.progress("replacing", len(left)) as bar,
             logs_from(logging.INFO, "move"),

@@ -52,7 +52,7 @@ async def test_move(fixtures: Fixtures) -> None:
             f"webhook {second.webhook_gid} has been replaced by webhook {new['102']}",
         ]
         intro, *begun = moved.err.splitlines()
-        assert intro == "replacing 2 webhooks takes 15 minutes to nine hours; you may interrupt it"
+        assert intro == "replacing 2 webhook(s) takes 15 minutes to nine hours; you may interrupt it"
         assert len(begun) == 2
         assert all(" is being replaced by webhook " in line for line in begun)
         assert sum(time.slept) > 7 * HOUR
@@ -69,7 +69,7 @@ async def test_rotate_now(fixtures: Fixtures) -> None:
         before = {gid: here.fake.secret(gid) for gid in here.fake.webhooks}
         refused = await here.run("rotate", "--now")
         assert (refused.status, await live(here)) == (2, dict.fromkeys(before, here.public_url))
-        assert "events that Asana has still to send may be lost. Replace 3 webhooks? " in refused.err
+        assert "events that Asana has still to send may be lost. Replace 3 webhook(s)? " in refused.err
         here.fake.script(Fault(at="createWebhook", status=403))
         rotated = await here.run("rotate", "--now", "--yes", "--at-once", "1")
         assert (rotated.status, len(rotated.out.splitlines())) == (1, 2)
