@@ -32,9 +32,9 @@ Known = tuple[str | None, str, Secret]
 """The gid and name of a webhook, and its secret."""
 Port = Annotated[
     int | None,
-    Parameter(name="--serve", validator=Number(gte=0, lte=65535), help="Serve a receiver on this port meanwhile."),
+    Parameter(name="--serve", validator=Number(gte=0, lte=65535), help="Run a receiver on this port meanwhile."),
 ]
-Host = Annotated[str, Parameter(show_default=True, help="The address to serve on; in a container 0.0.0.0.")]
+Host = Annotated[str, Parameter(show_default=True, help="The address it listens on; in a container 0.0.0.0.")]
 BodyFile = Annotated[str, Parameter(help="A file with the raw body, as it arrived.")]
 Header = Annotated[str, Parameter(help="The value of its header X-Hook-Signature.")]
 SecretEnv = Annotated[str | None, Parameter(help="The variable with the webhook's secret.")]
@@ -51,15 +51,15 @@ async def url(
     """Play Asana against the public URL before you create a webhook, and name the likely cause of each failure.
 
     It sends a handshake, signed bodies and two requests at once through the URL, to a registration of its own that it
-    closes at the end. A receiver must run on the same store; or serve one meanwhile with --serve, at the path of the
-    URL, which needs no store. The exit status is 0 if all is well, else 1.
+    closes at the end. A receiver must run on the same store. With --serve it runs one itself, at the path of the URL,
+    and needs no store. The exit status is 0 if all is well, else 1.
 
     ```text
     asana-webhooks doctor url https://example.com/asana --serve 8080
     ```
     """
     if not store and port is None:
-        raise ConfigurationError("pass the service's --store, or --serve PORT to serve a receiver meanwhile")
+        raise ConfigurationError("pass the service's --store, or --serve PORT to run a receiver meanwhile")
     output = Output(json=json)
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(MemoryStore() if port is not None else named_store(store))

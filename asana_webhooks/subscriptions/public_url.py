@@ -90,7 +90,7 @@ class PublicUrlFinding:
 
     def __str__(self) -> str:
         text = f"{self.verdict}: {self.name}: {self.seen}"
-        return f"{text}; likely cause: {self.cause}" if self.cause else text
+        return f"{text}; {'likely cause: ' * (self.verdict == 'failed')}{self.cause}" if self.cause else text
 
 
 @frozen(kw_only=True)
@@ -183,10 +183,8 @@ class _Check:
     async def run(self) -> None:
         """Check one thing after another. What needs the handshake or an intact body is left out if it fails."""
         if _is_private(self.url.host or ""):
-            seen = "on this machine or in a private network, which Asana cannot reach"
-            self.add(
-                "address", seen, "a local URL: start a tunnel, such as cloudflared or ngrok, and use its URL", warn=True
-            )
+            cause = "Asana cannot reach it: start a tunnel, such as cloudflared or ngrok, and use its https URL"
+            self.add("address", "on this machine or in a private network", cause, warn=True)
         if not await self.check_handshake() or not await self.check_body():
             return
         long = await self.post(_LONG)

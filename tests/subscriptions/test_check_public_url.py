@@ -50,6 +50,7 @@ class Proxy:
         """What it has seen that no text may show."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        assert request.content_length is not None, "Asana sends no chunks"
         self.secrets |= {request.path.rpartition("/")[2], request.headers.get("X-Hook-Secret", "")} - {""}
         return await self.spoil(self, request)
 
@@ -208,7 +209,7 @@ async def test_all_is_well(door: str, tmp_path: Any) -> None:
         assert [one.name for one in reports[0].findings] == names
         text = str(reports[0])
         assert "\nok: handshake: answered 200 in " in text
-        assert text.startswith("warning: address: on this machine or in a private network, which Asana cannot reach; ")
+        assert text.startswith("warning: address: on this machine or in a private network; Asana cannot reach it: ")
         found = await store.list_registrations()
         assert [one.state for one in found] == [RegistrationState.CLOSED] * 3
         assert (await store.health()).quarantined == 0
@@ -231,6 +232,7 @@ BROKEN: dict[str, tuple[Spoil, str, str]] = {
     "default page": (answering(200), "handshake", ELSEWHERE),
     "endless page": (endless, "handshake", ELSEWHERE),
     "another site": (answering(404), "handshake", ELSEWHERE),
+    "garbled page": (answering(404, "no gzip", **{"Content-Encoding": "gzip"}), "handshake", ELSEWHERE),
     "another program": (echoes, "handshake", "another program answers handshakes there"),
     "nothing behind it": (answering(502), "handshake", "the receiver is not running"),
     "compressed": (compresses, "handshake", "something on the way compresses requests"),
@@ -284,6 +286,25 @@ async def test_slow_answers_are_a_warning() -> None:
 
         assert report.ok, str(report)
         assert str(report.findings[-1]).startswith("warning: time: the slowest answer took 4.")
+
+
+async def test_connections_may_be_closed_after_each_answer() -> None:
+    """A server that does so, and does not announce it, is well."""
+
+    async def closes(proxy: Proxy, request: web.Request) -> web.StreamResponse:
+        answer = await proxy.passed(request)
+        await answer.prepare(request)
+        await answer.write_eof()
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
+    async with (
+        MemoryStore() as store,
+        serve_receiver(Receiver(store)) as receiver,
+        behind(receiver, closes) as (url, _),
+    ):
+        assert failed(await check_public_url(store, url)) == {}
 
 
 # Connections
