@@ -137,6 +137,7 @@ async def check_public_url(
     Raises:
         ConfigurationError: an argument is invalid.
         StoreError: the store failed.
+        RuntimeError: *http* is closed, or another event loop's.
     """
     check_store(store)
     base, query = split_public_url(public_url)
@@ -225,7 +226,9 @@ class _Check:
         cause = answer.cause
         if answer.status == 401:
             plain = await self.post(_PLAIN)
-            cause = "something on the way removes or changes X-Hook-Signature, or changes every body: pass on both"
+            cause = (
+                "something on the way removes or changes X-Hook-Signature, or changes bodies: pass both on as they are"
+            )
             if not plain.cause:
                 cause = "something on the way changes bodies, such as by writing JSON anew: pass on the raw bytes"
         return self.add("signed body", answer.seen, cause)
@@ -271,11 +274,10 @@ class _Check:
                 ) as response,
             ):
                 is_bare = await response.content.read(1) == b"" and "WWW-Authenticate" not in response.headers
-        except Exception as error:  # noqa: BLE001 - what stands in for the network may raise anything
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
             seen = f"no answer within {self.timeout:g} s" if type(error) is TimeoutError else problem_of(error)
-            return _Answer(
-                seen=seen, cause=next(cause for kind, cause in _NO_ANSWER.items() if isinstance(error, kind))
-            )
+            causes = (cause for kind, cause in _NO_ANSWER.items() if isinstance(error, kind))
+            return _Answer(seen=seen, cause=next(causes))
         seconds = clock() - begun
         self.slowest = max(self.slowest, seconds)
         status, cause = response.status, ""

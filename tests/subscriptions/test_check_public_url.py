@@ -459,3 +459,8 @@ async def test_wrong_arguments() -> None:
             with pytest.raises(ConfigurationError):
                 await call
         assert store.opened == []
+        async with aiohttp.ClientSession() as http:
+            """It is closed from here on."""
+        with pytest.raises(RuntimeError, match="closed"):
+            await check_public_url(store, url, http=http)
+        assert await closed(store)
