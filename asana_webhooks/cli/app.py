@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
+from rich.console import Console
 
 from asana_webhooks import AsanaError, ConfigurationError, NotAuthorizedError, __version__
 from asana_webhooks.cli.common import FAILED, UNAUTHORIZED, USAGE, discard_output, fail
@@ -68,8 +69,15 @@ the members of a change, a resource and an app.
 """
 
 
+class _HelpConsole(Console):
+    def on_broken_pipe(self) -> None:  # by default it ends with status 1
+        discard_output(sys.stdout)
+        raise SystemExit(0)
+
+
 app = App(
     name="asana-webhooks",
+    console=_HelpConsole(),
     help="Work with Asana's webhooks, and try them without an Asana account.",
     version=__version__,
     help_format="markdown",

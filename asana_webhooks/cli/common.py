@@ -22,7 +22,6 @@ from asana_webhooks import (
     ConfigurationError,
     Event,
     Secret,
-    SecretBox,
     Store,
     WebhookFilter,
     open_store,
@@ -134,8 +133,10 @@ def session(base_url: str | None) -> AsanaSession:
     Raises:
         ConfigurationError: *base_url* is invalid.
     """
+    if not (token := os.environ.get("ASANA_ACCESS_TOKEN")):
+        fail("there is no access token: set ASANA_ACCESS_TOKEN", UNAUTHORIZED)
     try:
-        token_provider(os.environ.get("ASANA_ACCESS_TOKEN", ""))
+        token_provider(token)
     except ConfigurationError as error:
         fail(f"ASANA_ACCESS_TOKEN: {error}", UNAUTHORIZED)
     return AsanaSession(base_url=base_url)

@@ -3,7 +3,7 @@
 import pytest
 
 from asana_webhooks import __version__
-from tests.cli.cli_process import call, run_cli
+from tests.cli.cli_process import call, run_cli, run_unread
 
 WITHOUT = """
 import sys
@@ -102,3 +102,9 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         assert (printed.out, len(printed.err.splitlines())) == ("", 1)
         assert printed.err.startswith("asana-webhooks: ")
         assert expected in printed.err.replace('"--', "--")
+
+
+async def test_help_closed_early() -> None:
+    """Whoever closes standard output early, as ``--help | head`` does, ends the help without an error."""
+    ended = await run_unread("doctor", "signature", "--help")
+    assert (ended.status, ended.err) == (0, "")
