@@ -15,6 +15,7 @@ import pytest
 
 from asana_webhooks import ConfigurationError, Delivery, MemoryStore, SQLiteStore, Worker
 from asana_webhooks.testing import FakeAsana
+from asana_webhooks.worker.signals import stop_on_signals
 from tests.helpers.guides import program
 from tests.helpers.ports import free_port
 from tests.helpers.raw import later
@@ -61,6 +62,23 @@ async def test_a_signal_stops_the_run(
     worker = Worker(store, handle)
     await worker.run(signals=(number,))
     assert worker.counts["done"] == 1
+
+
+async def test_once() -> None:
+    """One signal is one call."""
+    calls, called = list[int](), asyncio.Event()
+
+    def stop() -> None:
+        calls.append(len(calls))
+        called.set()
+
+    with stop_on_signals(BOTH, stop):
+        for number in BOTH:
+            signal.raise_signal(number)
+            await called.wait()
+            called.clear()
+            await later(0.01)
+    assert calls == [0, 1]
 
 
 async def test_a_handler_of_the_loop(store: MemoryStore) -> None:

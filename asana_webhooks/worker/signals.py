@@ -26,7 +26,7 @@ class _Stopper:
 
 @contextmanager
 def stop_on_signals(signals: Iterable[int], stop: Callable[[], None]) -> Iterator[None]:
-    """Call *stop* in the running event loop on each of *signals* while the block runs.
+    """Call *stop* in the running event loop, once for each of *signals* that arrives while the block runs.
 
     Afterwards the handlers set with `signal.signal` are restored, also that of `asyncio.run` for SIGINT. A handler that
     was added with ``loop.add_signal_handler`` is removed.
@@ -48,6 +48,10 @@ def stop_on_signals(signals: Iterable[int], stop: Callable[[], None]) -> Iterato
         yield
 
 
+def _nothing() -> None:
+    """Handle a signal in the event loop. Python calls the `_Stopper`, too."""
+
+
 def _install(number: signal.Signals, stopper: _Stopper, restore: ExitStack) -> None:
     if isinstance(signal.getsignal(number), _Stopper):
         raise ConfigurationError(f"another run handles {number.name} already; stop this worker when that run ends")
@@ -61,6 +65,6 @@ def _install(number: signal.Signals, stopper: _Stopper, restore: ExitStack) -> N
     restore.callback(signal.signal, number, previous or signal.SIG_DFL)  # None: it was not set from Python
     with suppress(NotImplementedError):  # Windows, whose event loop wakes up by itself
         # This wakes up the event loop, whichever thread gets the signal. It also replaces the handler.
-        stopper.loop.add_signal_handler(number, stopper.stop)
+        stopper.loop.add_signal_handler(number, _nothing)
         restore.callback(stopper.loop.remove_signal_handler, number)
         signal.signal(number, stopper)
