@@ -18,7 +18,7 @@ from datetime import UTC
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import aiohttp
 from attrs import define, field
@@ -68,7 +68,6 @@ _ANSWER_SECONDS: Final = 10.0
 _COLOURS: Final = {"added": "green", "undeleted": "green", "changed": "yellow", "removed": "red", "deleted": "red"}
 
 _Headers = Mapping[str, str]
-_Seconds = Annotated[float, Parameter(parse=False)]
 
 
 class _Receiver(Receiver):
@@ -101,8 +100,8 @@ class Listening:
     base_url: common.BaseUrl = None
     reveal: common.Reveal = False
     json: common.Json = False
-    probe_every: _Seconds = 30.0
-    give_up_after: _Seconds = 300.0
+    probe_every: ClassVar = 30.0
+    give_up_after: ClassVar = 300.0
 
     out: common.Output = field(init=False)
     asana: AsanaSession = field(init=False)
@@ -186,7 +185,7 @@ class Listening:
             finally:
                 watching.cancel()
                 await asyncio.wait([watching])
-                if not self.keep:
+                if not self.keep and await live_registrations(self.store, label=""):
                     self.out.talk("deleting the webhooks; another Ctrl-C leaves that to the next start")
                     await remove_webhooks(self.asana, self.store, label="")
                 await asyncio.sleep(2 * _POLL)  # by then the worker has claimed what came last

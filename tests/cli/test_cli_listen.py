@@ -26,6 +26,8 @@ from tests.helpers.ports import free_port
 from tests.helpers.raw import later
 from tests.helpers.tcp_proxy import Loss, tcp_proxy
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WITHOUT_POSIX = ("-m", "tests.helpers.without_posix", "asana_webhooks")
 PROJECT = "8675309"
@@ -239,6 +241,10 @@ async def test_terminal(fake: FakeAsana, place: Place) -> None:
     gid, user = "1200000000000099", "1200000000000098"
     async with on_terminal(*place.arguments(), **place.environment) as terminal:
         await terminal.until("ready")
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        writer.write(b"GET /stranger\x1b[31m HTTP/1.1\r\n\r\n")
+        await reader.read()
+        writer.close()
         fake.change(gid, action="added", parent=PROJECT, user=user)
         fake.change(gid, field="due\x1b[31m\x9b5m\r_on", user=user)
         await terminal.until("_on")
@@ -248,6 +254,7 @@ async def test_terminal(fake: FakeAsana, place: Place) -> None:
     assert f"\x1b[32m added     \x1b[0mtask {gid} to project {PROJECT}" in added
     assert f"\x1b[33m changed   \x1b[0mtask {gid} due?[31m?5m?_on" in changed
     assert added.startswith("\x1b[2m")
+    assert "stranger" not in terminal.shown
     assert len(added) - len("\x1b[2m\x1b[0m\x1b[32m\x1b[0m") <= 80
 
 
@@ -283,6 +290,10 @@ async def test_killed(fake: FakeAsana, place: Place, capsys: pytest.CaptureFixtu
         second.process.kill()
         await second.process.wait()
     place.port = free_port()
+    async with FakeAsana(token=TOKEN, projects=(PROJECT,)) as other:
+        async with evolve(place, asana=other.url).run(capsys) as elsewhere:
+            assert "that an earlier run left" not in elsewhere.err
+            await elsewhere.end()
     async with place.process() as third:
         assert third.said.count("that an earlier run left") == 2
         (kept,) = fake.webhooks
@@ -360,16 +371,19 @@ async def test_forwarding(fake: FakeAsana, place: Place, capsys: pytest.CaptureF
     assert len(target.deliveries) > 4  # it was tried again before the end
 
 
-async def test_probe(fake: FakeAsana, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_probe(
+    fake: FakeAsana, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the public URL leads elsewhere, it says so, though a 200 comes from there; in the end it gives up."""
+    monkeypatch.setattr(Listening, "probe_every", 0.05)
+    monkeypatch.setattr(Listening, "give_up_after", 1)
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response()
 
     stranger = LoopbackServer(answer, port=0)
     async with tcp_proxy(place.public_url) as proxy:
-        options = {"public_url": f"{proxy.url}?key=k3y", "probe_every": 0.05, "give_up_after": 1}
-        async with place.run(capsys, **options) as run:
+        async with place.run(capsys, public_url=f"{proxy.url}?key=k3y") as run:
             proxy.lose(requests=Loss(), times=2)
             await run.says(f"{proxy.url} does not reach this process")
             await run.says("reaches this process again")
@@ -396,35 +410,39 @@ async def test_closed_streams(fake: FakeAsana, place: Place) -> None:
     assert (fake.webhooks, runs(place)) == ({}, [])
 
 
-async def test_refused(fake: FakeAsana, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused(
+    fake: FakeAsana, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A resource or token that Asana refuses, or a port that is taken, is an error; no webhook is left."""
     fake.add_resource("project", "13", accessible=False)
     with pytest.raises(ForbiddenError):
         await place.listening(resource=(PROJECT, "13")).run()
     assert [one.status for one in fake.requests if one.operation == "createWebhook"].count(201) == 1
+    assert "deleting the webhooks" in capsys.readouterr().err
     with pytest.raises(ConfigurationError, match="cannot listen on"):
         await place.listening(port=int(fake.url.removesuffix("/api/1.0").rpartition(":")[2])).run()
     monkeypatch.setenv("ASANA_ACCESS_TOKEN", "wrong")
     with pytest.raises(NotAuthorizedError):
         await place.listening().run()
     assert not fake.webhooks
+    assert "deleting" not in capsys.readouterr().err
 
 
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The help has an example, and no option that only tests need."""
+    """The help has an example."""
     assert call(monkeypatch, "listen", "--help") == 0
-    text = capsys.readouterr().out
-    assert "asana-webhooks listen --resource 8675309" in text
-    assert "--probe-every" not in text
+    assert "asana-webhooks listen --resource 8675309" in capsys.readouterr().out
 
 
 def test_mistaken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A missing token, a wrong URL or state directory is a sentence and a status, before anything is sent."""
+    """A missing token or home, a wrong URL or state directory is a sentence and a status, before anything is sent."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # nobody has a home
     (tmp_path / "file").touch()
     for status, name, value, more, text in [
         (4, "ASANA_ACCESS_TOKEN", "", (), "ASANA_ACCESS_TOKEN"),
         (2, "ASANA_WEBHOOKS_PUBLIC_URL", "x", (), "public_url must be"),
         (2, "XDG_STATE_HOME", str(tmp_path / "file"), (), "set XDG_STATE_HOME"),
+        (2, "XDG_STATE_HOME", "", (), "set XDG_STATE_HOME"),
         (2, "XDG_STATE_HOME", str(tmp_path), ("--forward-to", "ftp://x"), "--forward-to must be"),
     ]:
         with monkeypatch.context() as patch:
