@@ -16,7 +16,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC
 from functools import partial
-from itertools import count
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
@@ -30,12 +30,10 @@ from yarl import URL
 from asana_webhooks import (
     AsanaError,
     AsanaSession,
-    Backoff,
     ConfigurationError,
     Delivery,
     Event,
     Receiver,
-    RegistrationState,
     Reply,
     Secret,
     SQLiteStore,
@@ -152,7 +150,7 @@ class Listening:
 
     async def _clean(self, store: Store, *, keep: Container[str] = ()) -> None:
         """Delete the webhooks that a process left, but not those on the resources to *keep*."""
-        unknown = {one.id for one in await store.list_registrations() if one.echoed and one.webhook_gid is None}
+        unknown = {one.id for one in await store.list_registrations(limit=1000) if one.echoed and one.webhook_gid is None}
         if unknown:  # it was killed while Asana created them
             async for workspace in get_workspaces(self.asana):
                 async for webhook in get_webhooks(self.asana, workspace=workspace.gid):
@@ -160,7 +158,7 @@ class Listening:
                     if registration_id(endpoint) in unknown:
                         await delete_webhook(self.asana, webhook.gid)
         for one in await live_registrations(store, label=""):
-            if one.resource not in keep or one.state is RegistrationState.PENDING:
+            if one.resource not in keep:
                 await remove_webhook(self.asana, store, resource=one.resource)
                 self.out.talk(f"deleted the webhook on {one.resource} that an earlier run left")
 
@@ -268,13 +266,11 @@ class Listening:
 
     async def _send(self, what: str, headers: _Headers, body: bytes, *, until: Container[object]) -> _Headers:
         """Post to the target, again and again until it answers one of some statuses. Return its headers."""
-        backoff = Backoff(longest_wait=30.0)
-        for attempt in count(1):
+        for wait in chain((1, 2, 4, 8, 16), repeat(30)):
             status, answer = await self._post(URL(self.forward_to), headers, body)
             if status in until:
                 break
-            wait = backoff.after(attempt)
-            self.out.talk(f"-> {what}: {status}; again in {wait:.0f} s")
+            self.out.talk(f"-> {what}: {status}; again in {wait} s")
             await asyncio.sleep(wait)
         self.out.talk(f"-> {what}: {status}")
         return answer

@@ -66,6 +66,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ),
         ("demo",): ("--store", "--json", "1,000 changes", "exit status is 0 if so"),
         ("fake",): (*fake_options, *fake_paths, '{"at": "delivery", "do": "duplicate"}'),
+        ("listen",): ("asana-webhooks listen --resource 8675309",),
     }
     for command, parts in expected.items():
         assert call(monkeypatch, *command, "--help") == 0

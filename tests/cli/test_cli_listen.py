@@ -76,9 +76,9 @@ class Run:
         self.out, self.err = self.out + more.out, self.err + more.err
         return self.err
 
-    async def says(self, text: str, times: int = 1) -> None:
+    async def says(self, text: str) -> None:
         async with asyncio.timeout(20):
-            while self.read().count(text) < times:
+            while text not in self.read():
                 assert not self.task.done(), (text, self.err, self.task)
                 await later(0.01)
 
@@ -150,44 +150,28 @@ class Target:
     """A service that deliveries are forwarded to."""
 
     statuses: list[int]
-    """Of its answers to deliveries; the last one stays."""
-    greetings: list[int] = field(factory=lambda: [200])
-    """The same for handshakes."""
+    """Of its answers; the last one stays."""
     echoes: bool = True
-    port: int = field(factory=free_port)
     secrets: list[str] = field(factory=list)
     deliveries: list[tuple[bytes, str]] = field(factory=list)
     """Bodies with their signatures."""
-    changed: asyncio.Condition = field(factory=asyncio.Condition)
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        server = LoopbackServer(self._answer, port=self.port)
-        await server.start()
-        try:
-            yield
-        finally:
-            await server.aclose()
+    async def answer(self, request: web.Request) -> web.Response:
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if (secret := request.headers.get("X-Hook-Secret")) is None:
+            self.deliveries.append((await request.read(), request.headers["X-Hook-Signature"]))
+            return web.Response(status=status)
+        self.secrets.append(secret)
+        return web.Response(status=status, headers={"X-Hook-Secret": secret} if self.echoes else {})
 
-    async def _answer(self, request: web.Request) -> web.Response:
-        body, secret = await request.read(), request.headers.get("X-Hook-Secret")
-        async with self.changed:
-            self.changed.notify_all()
-            if secret is not None:
-                self.secrets.append(secret)
-                headers = {"X-Hook-Secret": secret} if self.echoes else {}
-                return web.Response(status=self._next(self.greetings), headers=headers)
-            self.deliveries.append((body, request.headers["X-Hook-Signature"]))
-            return web.Response(status=self._next(self.statuses))
 
-    @staticmethod
-    def _next(statuses: list[int]) -> int:
-        return statuses.pop(0) if len(statuses) > 1 else statuses[0]
-
-    async def got(self, number: int) -> None:
-        """Wait for so many deliveries."""
-        async with asyncio.timeout(20), self.changed:
-            await self.changed.wait_for(lambda: len(self.deliveries) >= number)
+@asynccontextmanager
+async def serving(handler: Any, port: int = 0) -> AsyncIterator[str]:
+    server = LoopbackServer(handler, port=port)
+    try:
+        yield await server.start()
+    finally:
+        await server.aclose()
 
 
 @pytest.fixture
@@ -255,6 +239,7 @@ async def test_terminal(fake: FakeAsana, place: Place) -> None:
     assert f"\x1b[33m changed   \x1b[0mtask {gid} due?[31m?5m?_on" in changed
     assert added.startswith("\x1b[2m")
     assert "stranger" not in terminal.shown
+    assert "-" not in added
     assert len(added) - len("\x1b[2m\x1b[0m\x1b[32m\x1b[0m") <= 80
 
 
@@ -339,28 +324,27 @@ async def test_kept(fake: FakeAsana, place: Place, capsys: pytest.CaptureFixture
 
 async def test_forwarding(fake: FakeAsana, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """Deliveries are forwarded as they came, in order, with a lasting secret; what waits is printed all the same."""
-    target = Target(statuses=[503, 200])
-    url = f"http://127.0.0.1:{target.port}/hooks/key?k=3"
-    task = fake.add_task(parent=PROJECT)
+    target, port, task = Target([503, 200, 503, 200]), free_port(), fake.add_task(parent=PROJECT)
+    url = f"http://127.0.0.1:{port}/hooks/key?k=3"
     async with place.run(capsys, forward_to=url) as run:
         await run.says("-> handshake: cannot connect")
         for name in ("due_on", "name"):
             fake.change(task, field=name)
             await fake.settle()
         await run.prints(2)
-        async with target.serving():
+        async with serving(target.answer, port):
             await run.says("-> delivery 2: 200")
         assert await run.end() == 0
     assert "-> delivery 1: 503; again in 1 s" in run.err
     first, again, second = target.deliveries
     sent = [one.body for one in fake.deliveries if not one.heartbeat]
     assert (first, [again[0], second[0]]) == (again, sent)
-    (secret,) = target.secrets
+    secret, _ = target.secrets
     assert all(verify_signature(body, signature, secret=secret) for body, signature in target.deliveries)
     assert not any(one in run.err for one in (secret, "key", "k=3", "Traceback", "not all"))
 
-    target.echoes, target.greetings, target.statuses = False, [503, 200], [400]
-    async with target.serving(), place.run(capsys, forward_to=url, reveal=True) as run:
+    target.echoes, target.statuses = False, [404, 400]
+    async with serving(target.answer, port), place.run(capsys, forward_to=url, reveal=True) as run:
         await run.says("the target did not echo X-Hook-Secret")
         fake.change(task, field="notes")
         await run.says("-> delivery 1: 400")
@@ -381,16 +365,14 @@ async def test_probe(
     async def answer(_: web.Request) -> web.Response:
         return web.Response()
 
-    stranger = LoopbackServer(answer, port=0)
-    async with tcp_proxy(place.public_url) as proxy:
+    async with tcp_proxy(place.public_url) as proxy, serving(answer) as stranger:
         async with place.run(capsys, public_url=f"{proxy.url}?key=k3y") as run:
             proxy.lose(requests=Loss(), times=2)
             await run.says(f"{proxy.url} does not reach this process")
             await run.says("reaches this process again")
-            proxy.upstream = URL(await stranger.start())
+            proxy.upstream = URL(stranger)
             await run.says("does not reach this process: something else answered 200")
             status = await run.task
-    await stranger.aclose()
     assert (status, fake.webhooks) == (1, {})
     assert "giving up" in run.read()
     assert "k3y" not in run.err
@@ -426,12 +408,6 @@ async def test_refused(
         await place.listening().run()
     assert not fake.webhooks
     assert "deleting" not in capsys.readouterr().err
-
-
-def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The help has an example."""
-    assert call(monkeypatch, "listen", "--help") == 0
-    assert "asana-webhooks listen --resource 8675309" in capsys.readouterr().out
 
 
 def test_mistaken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
