@@ -150,7 +150,8 @@ class Listening:
 
     async def _clean(self, store: Store, *, keep: Container[str] = ()) -> None:
         """Delete the webhooks that a process left, but not those on the resources to *keep*."""
-        unknown = {one.id for one in await store.list_registrations(limit=1000) if one.echoed and one.webhook_gid is None}
+        known = await store.list_registrations(limit=1000)
+        unknown = {one.id for one in known if one.echoed and one.webhook_gid is None}
         if unknown:  # it was killed while Asana created them
             async for workspace in get_workspaces(self.asana):
                 async for webhook in get_webhooks(self.asana, workspace=workspace.gid):
@@ -288,22 +289,22 @@ class Listening:
 
 
 async def listen(options: Annotated[Listening, Parameter(name="*")]) -> int:
-    """Print the events of resources as they come, until Ctrl-C.
+    r"""Print the events of resources as they come, until Ctrl-C.
 
-    A tunnel, such as cloudflared or ngrok, must lead from the public URL to the port. Each resource gets a webhook,
-    which is deleted at the end, or at the next start if the process was killed.
+    A tunnel, such as cloudflared or ngrok, must lead from the public URL to the port. Each resource gets a webhook. It
+    is deleted at the end, or at the next start if the process was killed.
 
-    With --forward-to each delivery is posted to your service, its body unchanged. It is signed with a secret that your
-    service first gets in a handshake, as from Asana; --reveal shows it. It stays the same over restarts. A delivery
-    that is not answered 200 or 204 is sent again, and later ones wait for it.
+    With --forward-to each delivery is also posted to your service, its body unchanged. It is signed with a secret that
+    your service gets first, in a handshake as from Asana. The secret stays the same over restarts; --reveal shows it.
+    What your service does not answer with 200 or 204 is sent again, and what comes later waits for it.
 
     The exit status is 130 after Ctrl-C, 0 after SIGTERM or when standard output is closed, and 1 if the public URL
     does not reach this process for five minutes.
 
     ```text
-    asana-webhooks listen --resource 8675309
-        --public-url https://example.com/asana
-        --filter task:changed:due_on
+    asana-webhooks listen --resource 8675309 \
+        --public-url https://example.com/asana \
+        --filter task:changed:due_on \
         --forward-to http://localhost:3000/hooks
     ```
     """
