@@ -314,7 +314,10 @@ async def test_kept(fake: FakeAsana, place: Place, capsys: pytest.CaptureFixture
     async with place.run(capsys, keep=True) as second:
         assert f"unchanged webhook {kept} on {PROJECT}\n" in second.err
         assert "deleted the webhook on 7" in second.err
+        fake.change(fake.add_task(parent=PROJECT), field="due_on")
+        await fake.settle()
         assert await second.end() == 0
+    assert "due_on" in second.out  # it came just before the end
     assert (list(fake.webhooks), runs(place)) == ([kept], ["kept"])
     async with place.run(capsys) as third:
         assert kept not in fake.webhooks
