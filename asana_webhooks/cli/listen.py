@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
 import aiohttp
-from attrs import define, field
+from attrs import define
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.text import Text
@@ -29,7 +29,6 @@ from yarl import URL
 
 from asana_webhooks import (
     AsanaError,
-    AsanaSession,
     ConfigurationError,
     Delivery,
     Event,
@@ -81,19 +80,17 @@ class _Receiver(Receiver):
         return Reply(status=200)
 
 
-@define(kw_only=True, repr=False, eq=False)
+@define(kw_only=True, repr=False, eq=False, slots=False)
 class Listening:
     """The options of ``listen``, and one run of it."""
 
-    resource: Annotated[
-        tuple[str, ...], Parameter(consume_multiple=True, negative=(), help="The gids of what to watch.")
-    ]
+    resource: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), help="The gids to watch.")]
     public_url: common.PublicUrl
     filters: common.Filters = ()
     forward_to: Annotated[str, Parameter(help="A URL to post each verified delivery to.")] = ""
-    port: Annotated[
-        int, Parameter(show_default=True, validator=Number(gte=0, lte=65535), help="The port to listen on.")
-    ] = 8080
+    port: Annotated[int, Parameter(show_default=True, validator=Number(gte=0, lte=65535), help="The local port.")] = (
+        8080
+    )
     keep: Annotated[bool, Parameter(negative=(), help="Keep the webhooks for the next start with --keep.")] = False
     base_url: common.BaseUrl = None
     reveal: common.Reveal = False
@@ -101,25 +98,16 @@ class Listening:
     probe_every: ClassVar = 30.0
     give_up_after: ClassVar = 300.0
 
-    out: common.Output = field(init=False)
-    asana: AsanaSession = field(init=False)
-    store: Store = field(init=False)
-    secret: Secret = field(init=False)
-    """Signs what is forwarded. Derived from the token, it is the same at each start, and not kept anywhere."""
-    http: aiohttp.ClientSession = field(init=False)
-    queue: "asyncio.Queue[Delivery]" = field(factory=asyncio.Queue, init=False)
-    """What is to be forwarded."""
-    ending: "asyncio.Future[int]" = field(init=False)
-    """The exit status, once it is known."""
-
     async def run(self) -> int:
         """Listen until a signal, and return the exit status."""
         self.out, self.asana = common.Output(json=self.json), common.session(self.base_url)
         path = split_public_url(self.public_url)[0].raw_path
+        # It signs what is forwarded. Made from the token, it is the same at each start, and kept nowhere.
         self.secret = Secret(sign_body(f"listen {self.forward_to}".encode(), secret=os.environ["ASANA_ACCESS_TOKEN"]))
         if self.forward_to and parse_url(self.forward_to).scheme not in ("http", "https"):
             raise ConfigurationError("--forward-to must be an http(s) URL, such as http://localhost:3000/hooks")
-        self.ending = asyncio.get_running_loop().create_future()
+        self.queue = asyncio.Queue[Delivery]()  # to forward
+        self.ending: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # the exit status
         folder = _state_folder(self.asana.base_url)
         kept, own = folder / f"kept-{_digest(self.public_url.rstrip('/'))}", folder / f"run-{secrets.token_hex(8)}"
         timeout, connector = aiohttp.ClientTimeout(total=_ANSWER_SECONDS), aiohttp.TCPConnector(force_close=True)
@@ -201,14 +189,10 @@ class Listening:
     async def _watch(self, receiver: _Receiver) -> int:
         """Ensure the webhooks, and return the exit status when the public URL has led elsewhere for too long."""
         await self._clean(self.store, keep=self.resource)
+        filters = common.parse_filters(self.filters)
+        ensure = partial(ensure_webhook, self.asana, self.store, public_url=self.public_url, filters=filters)
         for resource in self.resource:
-            ensured = await ensure_webhook(
-                self.asana,
-                self.store,
-                resource=resource,
-                public_url=self.public_url,
-                filters=common.parse_filters(self.filters),
-            )
+            ensured = await ensure(resource=resource)
             self.out.talk(f"{ensured.action} webhook {ensured.webhook_gid} on {resource}")
         self.out.talk(f"ready; Ctrl-C ends and {'keeps' if self.keep else 'deletes'} the webhooks")
         base, query = split_public_url(self.public_url)
