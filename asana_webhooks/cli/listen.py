@@ -88,9 +88,7 @@ class Listening:
     public_url: common.PublicUrl
     filters: common.Filters = ()
     forward_to: Annotated[str, Parameter(help="A URL to post each verified delivery to.")] = ""
-    port: Annotated[int, Parameter(show_default=True, validator=Number(gte=0, lte=65535), help="The local port.")] = (
-        8080
-    )
+    port: Annotated[int, Parameter(show_default=True, validator=Number(gte=0, lte=65535), help="A local port.")] = 8080
     keep: Annotated[bool, Parameter(negative=(), help="Keep the webhooks for the next start with --keep.")] = False
     base_url: common.BaseUrl = None
     reveal: common.Reveal = False
