@@ -371,16 +371,18 @@ class TestWrongFile:
 
     @pytest.mark.parametrize("application", [0, 1])
     async def test_a_database_of_another_program(self, path: Path, application: int) -> None:
-        """We make no tables among those of others."""
+        """It is refused, and not a byte of it changes."""
         other = sqlite3.connect(path)
         other.execute("CREATE TABLE theirs (x)")
         other.execute(f"PRAGMA application_id = {application}")
         other.close()
+        copy = shutil.copy(path, path.with_suffix(".copy"))
         store = SQLiteStore(path)
         with pytest.raises(ConfigurationError, match="belongs to another program"):
             await store.find_registration("r")
         await store.aclose()
-        assert rows(path, "SELECT name FROM sqlite_master") == [("theirs",)]
+        assert filecmp.cmp(copy, path, shallow=False)
+        assert len(modes(path.parent)) == 2  # neither has a log
 
     async def test_another_version(self, store: SQLiteStore, path: Path) -> None:
         """A file of another release is refused, with both versions and what to do, and stays as it is."""

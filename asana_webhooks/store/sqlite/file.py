@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from asana_webhooks.errors import ConfigurationError, StoreUnavailableError
-from asana_webhooks.store.sqlite.schema import prepare
+from asana_webhooks.store.sqlite.schema import is_ready, prepare
 
 if TYPE_CHECKING:
     import sqlite3
@@ -246,6 +246,7 @@ class DatabaseFile:
         mode = ""
         while not mode:
             try:
+                is_ready(connection)  # refuses a file of another program before anything changes in it
                 if not _size(self._path):  # later it has no effect, and waits for others that write
                     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()

@@ -7,7 +7,7 @@ from asana_webhooks.errors import ConfigurationError
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["APPLICATION_ID", "VERSION", "prepare"]
+__all__ = ["APPLICATION_ID", "VERSION", "is_ready", "prepare"]
 
 VERSION = 5
 """Stored in ``PRAGMA user_version``; every change of the tables increases it."""
@@ -138,11 +138,11 @@ def prepare(connection: "sqlite3.Connection") -> None:
     Raises:
         ConfigurationError: the file belongs to another program, or to another version of this package.
     """
-    if _is_ready(connection):
+    if is_ready(connection):
         return
     connection.execute("BEGIN IMMEDIATE")  # another process may be creating the tables now
     try:
-        if not _is_ready(connection):
+        if not is_ready(connection):
             for statement in TABLES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -152,7 +152,7 @@ def prepare(connection: "sqlite3.Connection") -> None:
         connection.rollback()  # unless it is committed
 
 
-def _is_ready(connection: "sqlite3.Connection") -> bool:
+def is_ready(connection: "sqlite3.Connection") -> bool:
     """Return whether our tables exist; raise `ConfigurationError` for those of another program or version."""
     questions = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
     application, version, tables = (connection.execute(question).fetchone()[0] for question in questions)
