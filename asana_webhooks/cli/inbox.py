@@ -1,11 +1,12 @@
 """The commands ``inbox …``: what a store holds, for the day of an incident. They work beside the running service."""
 
+import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import aiohttp
 from attrs import asdict
@@ -13,39 +14,24 @@ from cyclopts import App, Parameter
 from rich.text import Text
 from yarl import URL
 
-from asana_webhooks import (
-    ConfigurationError,
-    DeliveryState,
-    ParsedDelivery,
-    PayloadError,
-    Retention,
-    Secret,
-    SecretUnavailableError,
-    Store,
-    StoredDelivery,
-    UnreadableEvent,
-    sign_body,
-)
+from asana_webhooks import DeliveryState, Secret, Store, StoredDelivery, sign_body
 from asana_webhooks._checks import parse_url
 from asana_webhooks._tasks import for_each
 from asana_webhooks.cli import common
-from asana_webhooks.cli.common import Json, Label, Output, StoreName, Yes
+from asana_webhooks.cli.common import FAILED, Json, Output, StoreName, Yes
 from asana_webhooks.client.transport import problem_of
-from asana_webhooks.store.base import MAX_COUNT
+from asana_webhooks.errors import ConfigurationError, PayloadError, SecretUnavailableError
 from asana_webhooks.wire import decode_delivery
 
 __all__ = ["inbox"]
 
-_COLUMNS: Final = ("id", "state", "received", "attempts", "due", "webhook", "label", "error")
-_LONGEST: Final = 60
-"""Characters of an error in a table on a terminal."""
+_QUIET: Final = logging.NullHandler()
 _TIMEOUT: Final = 10.0
 """Seconds for an answer, as at Asana."""
 _UNKNOWN: Final = "there is no such delivery; it may be done"
 
-Id = Annotated[int, Parameter(help="The id of the delivery; see `inbox list`.")]
 Ids = Annotated[int, Parameter(required=True, help="The ids of the deliveries; see `inbox list`.")]
-State = Annotated[DeliveryState, Parameter(name="--state", help="Only those in this state.")]
+State = Annotated[DeliveryState, Parameter(help="Only those in this state.")]
 
 inbox = App(name="inbox", help="See, repair and export the deliveries in a store, while the service runs.")
 
@@ -54,52 +40,43 @@ inbox = App(name="inbox", help="See, repair and export the deliveries in a store
 async def status(*, store: StoreName, json: Json = False) -> int:
     """Show the health of the store. The exit status is 1 if anything needs you, for monitors.
 
-    That is: dead letters, silent webhooks, from which nothing came for ten hours (see `health`), or problems, such as
-    a store that takes no deliveries or a secret that cannot be opened.
+    That is: dead letters; silent webhooks, from which nothing came for ten hours; or problems, such as a store that
+    takes no deliveries. A count of 10000 means that many or more.
 
     For example: `asana-webhooks inbox status --store asana.db`
     """
     async with _opened(store) as opened:
         health = await opened.health()
-    bad = {"dead": health.dead, "silent": health.silent, "problems": health.problems}
-    output, data = Output(json=json), {"healthy": not any(bad.values()), **asdict(health)}
-    if json:
-        output.show(data, "")
-    else:
-        rows = [(name, Text(_text(name, value), "red" if bad.get(name) else "")) for name, value in data.items()]
-        output.table(("field", "value"), rows)
-    return 0 if data["healthy"] else common.FAILED
+    wrong, output = [name for name in ("dead", "silent", "problems") if getattr(health, name)], Output(json=json)
+    output.show({"healthy": not wrong, **asdict(health)}, "not healthy" if wrong else "healthy")
+    for name, value in {} if json else asdict(health).items():
+        text = ", ".join(value or ()) if value in (None, health.silent, health.problems) else f"{value}".lower()
+        text = common.lasting(value) if isinstance(value, float) else text
+        output.show({}, Text(f"{name}: {text}", "red" if name in wrong else ""))
+    return FAILED if wrong else 0
 
 
 @inbox.command(name="list")
-async def list_deliveries(
-    *, store: StoreName, state: State = DeliveryState.DEAD, label: Label | None = None, json: Json = False
-) -> int:
-    """List the deliveries in one state, the oldest first: dead letters, unless you say another one. Times are UTC.
+async def list_deliveries(*, store: StoreName, state: State = DeliveryState.DEAD, json: Json = False) -> int:
+    """List the deliveries in one state, oldest first: dead letters, unless you name another state. Times are UTC.
 
-    For example:
-
-    ```text
-    asana-webhooks inbox list --store asana.db
-    asana-webhooks inbox list --state delayed --json | jq .error
-    ```
+    For example: `asana-webhooks inbox list --state delayed --store asana.db`
     """
     output, found = Output(json=json), False
     async with _opened(store) as opened:
-        async for page in _pages(opened, state, label=label):
+        async for one in _all(opened, state):
             found = True
-            if not json:
-                output.table(_COLUMNS, [_row(one, cut=output.is_terminal) for one in page])
-            for one in page if json else ():
-                output.show(_data(one), "")
+            _print(output, one)
     if not found:
-        output.talk(f"no delivery is {state}{'' if label is None else f' with the label {label!r}'}")
+        output.talk(f"no delivery is {state}")
     return 0
 
 
 @inbox.command
-async def show(id: Id, /, *, store: StoreName, json: Json = False) -> int:
-    """Show all of a delivery: its events, which of them are done, and the error in full.
+async def show(
+    id: Annotated[int, Parameter(help="See `inbox list`.")], /, *, store: StoreName, json: Json = False
+) -> int:
+    """Show a delivery with its events: which are done, and which cannot be read. With --json also its body.
 
     For example: `asana-webhooks inbox show 4711 --store asana.db`
     """
@@ -108,20 +85,17 @@ async def show(id: Id, /, *, store: StoreName, json: Json = False) -> int:
         one = await opened.delivery(id)
     if one is None:
         output.talk(f"{id}: {_UNKNOWN}")
-        return common.FAILED
+        return FAILED
+    _print(output, one)
     try:
         parsed = decode_delivery(one.body)
+        texts = list(map(common.event_text, parsed.events))
+        for bad in parsed.unreadable:  # in the order of their places
+            texts.insert(bad.index, f"unreadable: {bad.problem}")
     except PayloadError as problem:
-        whole = UnreadableEvent(raw=None, index=0, problem=f"{problem}")
-        parsed = ParsedDelivery(events=(), unreadable=(whole,))
-    data = _data(one)
-    if json:
-        events, unreadable = [event.to_dict() for event in parsed.events], [asdict(bad) for bad in parsed.unreadable]
-        output.show({**data, "events": events, "unreadable": unreadable}, "")
-    else:
-        error = data.pop("error")  # it may have several lines
-        rows = [(name, "" if value is None else f"{value}") for name, value in data.items() if name != "done"]
-        output.table(("field", "value"), [*rows, *_event_rows(parsed, one.done), ("error", error)])
+        texts = [f"unreadable: {problem}"]
+    for at, text in enumerate([] if json else texts):
+        output.show({}, f"event {at}: {text}{' (done)' if at in one.done else ''}")
     return 0
 
 
@@ -130,23 +104,16 @@ async def requeue(
     *ids: Annotated[int, Parameter(help="The ids of dead letters; see `inbox list`.")],
     store: StoreName,
     every: Annotated[bool, Parameter(name="--all", negative=(), help="All dead letters.")] = False,
-    label: Label | None = None,
     json: Json = False,
 ) -> int:
     """Give dead letters back to the workers, with all their attempts. Events that are done are not repeated.
 
-    For example:
-
-    ```text
-    asana-webhooks inbox requeue 4711 4712 --store asana.db
-    asana-webhooks inbox requeue --all --label tenant-a
-    ```
+    For example: `asana-webhooks inbox requeue 4711 4712 --store asana.db`
     """
-    if bool(ids) == every or (ids and label is not None):
-        raise ConfigurationError("pass either the ids of dead letters, or --all, perhaps with --label")
+    if bool(ids) == every:
+        raise ConfigurationError("pass either the ids of dead letters, or --all")
     async with _opened(store) as opened:
-        pages = _pages(opened, DeliveryState.DEAD, label=label)
-        chosen = [one.id async for page in pages for one in page] if every else ids
+        chosen = [one.id async for one in _all(opened, DeliveryState.DEAD)] if every else ids
         return await _change(opened, chosen, opened.requeue, "requeued", json=json)
 
 
@@ -156,9 +123,8 @@ async def discard(*ids: Ids, store: StoreName, yes: Yes = False, json: Json = Fa
 
     For example: `asana-webhooks inbox discard 4711 --store asana.db`
     """
+    common.confirm(f"Discard {len(ids)} of the deliveries? All events in them are lost.", yes=yes)
     async with _opened(store) as opened:
-        what = "delivery" if len(ids) == 1 else "deliveries"
-        common.confirm(f"Discard {len(ids)} {what}? All events in them are lost.", yes=yes)
         return await _change(opened, ids, opened.discard, "discarded", json=json)
 
 
@@ -167,39 +133,28 @@ async def replay(
     *ids: Ids,
     store: StoreName,
     to: Annotated[str, Parameter(help="The URL to post to. A redirect is not followed.")],
-    secret_env: Annotated[
-        str | None, Parameter(help="The variable with the secret to sign with, if not the webhook's own.")
-    ] = None,
+    secret_env: Annotated[str, Parameter(help="The variable with another secret to sign with.")] = "",
     json: Json = False,
 ) -> int:
-    """Post stored deliveries to a URL, as Asana did: the same body, signed. Nothing changes in the store.
+    """Post stored deliveries to a URL, as Asana did: the same body, signed. The exit status is 1 unless all get 2xx.
 
-    They are signed with the secret of their webhook, which is gone once its registration is closed. The exit status is
-    1 unless each is answered with 2xx, within 10 seconds.
+    They are signed with the secret of their webhook, which is gone once its registration is closed.
 
-    For example:
-
-    ```text
-    asana-webhooks inbox replay 4711 --store asana.db
-        --to http://localhost:3000/hooks
-    ```
+    For example: `asana-webhooks inbox replay 4711 --to http://localhost:3000/hooks`
     """
     url, output, status = parse_url(to), Output(json=json, keep_going=True), 0
-    if url.scheme not in ("http", "https") or "@" in url.raw_authority:
-        raise ConfigurationError("--to must be an http(s) URL without user and password")
-    secret, target = None if secret_env is None else common.secret_in(secret_env), common.masked(to)
-    http = aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=_TIMEOUT), connector=aiohttp.TCPConnector(force_close=True)
-    )
-    async with http, _opened(store) as opened:
+    if url.scheme not in ("http", "https"):
+        raise ConfigurationError("--to must be an http(s) URL, such as http://localhost:3000/hooks")
+    secret = common.secret_in(secret_env) if secret_env else None
+    timeout, connector = aiohttp.ClientTimeout(total=_TIMEOUT), aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http, _opened(store) as opened:
         for id in ids:
-            answer = await _post(http, URL(to, encoded=True), await opened.delivery(id), opened, secret)
-            if isinstance(answer, int):
-                output.show({"id": id, "target": target, "status": answer}, f"{id}: {target} answered {answer}")
-            else:
+            answer = await _post(http, url, opened, id, secret)
+            if isinstance(answer, str):
                 output.talk(f"{id}: {answer}")
-            if not isinstance(answer, int) or not 200 <= answer < 300:
-                status = common.FAILED
+            else:
+                output.show({"id": id, "status": answer}, f"{id}: answered {answer}")
+            status = status if answer in range(200, 300) else FAILED
     return status
 
 
@@ -207,17 +162,16 @@ async def replay(
 async def export(*, store: StoreName, state: State | None = None, json: Json = True) -> int:
     """Print deliveries with their bodies as JSON, one on a line, such as for an archive before a purge.
 
-    The body is the text in `body`, or base64 in `body_base64` if it is not UTF-8. One state is read after the other: a
-    delivery whose state changes meanwhile may be printed twice or not at all. Dead letters change by hand only.
+    A body that is not UTF-8 is base64, in `body_base64`. Dead letters are printed once each; another delivery may be
+    printed twice or not at all, if its state changes meanwhile.
 
     For example: `asana-webhooks inbox export --state dead > dead.jsonl`
     """
     output = Output(json=json)
     async with _opened(store) as opened:
         for each in DeliveryState if state is None else (state,):
-            async for page in _pages(opened, each):
-                for one in page:
-                    output.show({**_data(one), **_body(one.body)}, "")
+            async for one in _all(opened, each):
+                _print(output, one)
     return 0
 
 
@@ -226,86 +180,71 @@ async def purge(
     *,
     store: StoreName,
     older_than: Annotated[timedelta, Parameter(help="At least 26h, such as 90h, 3d or 2w.")],
-    dead: Annotated[bool, Parameter(negative=(), help="Dead letters, too.")] = False,
+    dead: Annotated[bool, Parameter(negative=(), help="Dead letters, too; `export` makes an archive.")] = False,
     yes: Yes = False,
     json: Json = False,
 ) -> int:
-    """Forget what is finished and old: duplicate keys and closed registrations, and with --dead also dead letters.
-
-    A running worker does so by itself, but for dead letters. `inbox export` makes an archive of these.
+    """Delete old duplicate keys and closed registrations, as a running worker does. With --dead also old dead letters.
 
     For example: `asana-webhooks inbox purge --older-than 30d --dead`
     """
-    age, what = older_than.total_seconds(), "duplicate keys and dead letters" if dead else "duplicate keys"
-    try:
-        retention = Retention(done=age, dead=age if dead else None)
-    except ConfigurationError:
-        raise ConfigurationError(
-            "--older-than must be at least 26h: Asana sends a delivery again for 24 hours, and without its duplicate "
-            "key it would be handled twice"
-        ) from None
+    if older_than < timedelta(hours=26):
+        raise ConfigurationError("--older-than must be at least 26h: Asana sends a delivery again for 24 hours")
+    if dead:
+        before = f"{datetime.now(UTC) - older_than:%F %H:%M} UTC"
+        common.confirm(f"Delete the dead letters from before {before}? All events in them are lost.", yes=yes)
     async with _opened(store) as opened:
-        lost = " The events of these dead letters are lost." if dead else ""
-        common.confirm(f"Forget {what} that are more than {common.lasting(age)} old?{lost}", yes=yes)
         with common.progress("purging"):
-            count = await retention.apply(opened)
-    Output(json=json, keep_going=True).show({"purged": count}, f"purged {count:,} {what}")
+            count = await opened.purge(older_than=older_than.total_seconds(), dead=dead)
+    Output(json=json, keep_going=True).show({"purged": count}, f"purged {count}")
     return 0
 
 
-@asynccontextmanager
-async def _opened(name: str) -> AsyncIterator[Store]:
-    """Open a store, without its warnings, which are for a service; `status` shows what is wrong."""
-    quiet, log = logging.NullHandler(), logging.getLogger("asana_webhooks.store")
-    log.addHandler(quiet)
-    try:
-        async with aclosing(common.named_store(name)) as store:  # the first call opens it, also while it is locked
-            yield store
-    finally:
-        log.removeHandler(quiet)
+def _opened(name: str) -> aclosing[Store]:
+    """Return a store to use in a block. Its first call opens it: reading then works also while it is locked."""
+    logging.getLogger("asana_webhooks.store").addHandler(_QUIET)  # warnings are for a service; `status` has them, too
+    return aclosing(common.named_store(name))
 
 
-async def _pages(
-    store: Store, state: DeliveryState, *, label: str | None = None
-) -> AsyncIterator[Sequence[StoredDelivery]]:
-    """Yield the deliveries in a state, in the order of their ids, a page at a time."""
+async def _all(store: Store, state: DeliveryState) -> AsyncIterator[StoredDelivery]:
+    """Yield the deliveries in a state, in the order of their ids."""
     after = 0
     while page := await store.deliveries(state=state, after=after):
+        for one in page:
+            yield one
         after = page[-1].id
-        if found := [one for one in page if label in (None, one.label)]:
-            yield found
 
 
 async def _change(
     store: Store, ids: Iterable[int], do: Callable[[int], Awaitable[bool]], word: str, *, json: bool
 ) -> int:
     """Change deliveries, many at a time because they then share a commit. Print how many, and why others were not."""
-    output, count = Output(json=json, keep_going=True), {True: 0, False: 0}
-    chosen = list(dict.fromkeys(ids))
+    output, count, chosen = Output(json=json, keep_going=True), 0, list(dict.fromkeys(ids))
     with common.progress(word, len(chosen)) as bar:
 
         async def change(id: int) -> None:
-            changed = await do(id)
-            count[changed] += 1
-            if bar is not None:
-                bar.advance(bar.task_ids[0])
-            if not changed:
+            nonlocal count
+            if await do(id):
+                count += 1
+            else:
                 one = await store.delivery(id)
                 output.talk(f"{id}: not {word}: {_UNKNOWN if one is None else f'it is {one.state}'}")
+            if bar is not None:
+                bar.advance(bar.task_ids[0])
 
         try:
             await for_each(chosen, change, at_once=100)
+        except asyncio.CancelledError:
+            output.talk(f"interrupted: up to 100 more may be {word}; run it again")
+            raise
         finally:
-            if sum(count.values()) or not chosen:  # else the store failed at once
-                output.show({word: count[True]}, f"{word} {count[True]:,}")
-    return common.FAILED if count[False] else 0
+            output.show({word: count}, f"{word} {count}")
+    return 0 if count == len(chosen) else FAILED
 
 
-async def _post(
-    http: aiohttp.ClientSession, to: URL, one: StoredDelivery | None, store: Store, secret: Secret | None
-) -> int | str:
+async def _post(http: aiohttp.ClientSession, to: URL, store: Store, id: int, secret: Secret | None) -> int | str:
     """Post a delivery. Return the status of the answer, or why there is none."""
-    if one is None:
+    if (one := await store.delivery(id)) is None:
         return _UNKNOWN
     try:
         if secret is None and (registration := await store.find_registration(one.registration)):
@@ -317,52 +256,19 @@ async def _post(
             return answer.status
     except SecretUnavailableError as error:
         return f"{error}"
-    except TimeoutError:
-        return f"no answer within {_TIMEOUT:g} seconds"
     except (aiohttp.ClientError, OSError) as error:
-        return problem_of(error)
+        return f"no answer within {_TIMEOUT:g} seconds" if isinstance(error, TimeoutError) else problem_of(error)
 
 
-# Output
-
-
-def _text(name: str, value: Any) -> str:
-    """Return a field of the health for people."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or isinstance(value, tuple):
-        return "; ".join(value or ())
-    if name == "oldest_age":
-        return common.lasting(value)
-    return f"{value:,}{' or more' if value >= MAX_COUNT and name != 'log_bytes' else ''}"
-
-
-def _data(one: StoredDelivery) -> dict[str, Any]:
-    """Return a delivery for JSON, without its body."""
-    data = asdict(one, filter=lambda attribute, _: attribute.name != "body")
-    times = {name: data[name] for name in ("received_at", "due_at") if data[name] is not None}
-    return data | {name: datetime.fromtimestamp(at, UTC).isoformat() for name, at in times.items()}
-
-
-def _body(body: bytes) -> Mapping[str, str]:
+def _print(output: Output, one: StoredDelivery) -> None:
+    """Print a delivery: all of it as JSON, or a line for people."""
+    received, due = (at and datetime.fromtimestamp(at, UTC) for at in (one.received_at, one.due_at))
+    data = asdict(one) | {"received_at": received, "due_at": due}
     try:
-        return {"body": body.decode()}
+        data["body"] = one.body.decode()
     except UnicodeDecodeError:
-        return {"body_base64": base64.b64encode(body).decode()}
-
-
-def _row(one: StoredDelivery, *, cut: bool) -> Sequence[str]:
-    error = " ".join(one.error.split())
-    if cut and len(error) > _LONGEST:
-        error = f"{error[: _LONGEST - 3]}..."
-    received, due = (
-        at and f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}" for at in (one.received_at, one.due_at)
-    )
-    return f"{one.id}", one.state, received or "", f"{one.attempts}", due or "", one.webhook_gid or "", one.label, error
-
-
-def _event_rows(parsed: ParsedDelivery, done: Sequence[int]) -> Sequence[tuple[str, str]]:
-    texts = list(map(common.event_text, parsed.events))
-    for bad in parsed.unreadable:  # in the order of their places
-        texts.insert(bad.index, f"unreadable: {bad.problem}")
-    return [(f"event {at}", f"{text}{' (done)' if at in done else ''}") for at, text in enumerate(texts)]
+        data["body_base64"] = base64.b64encode(data.pop("body")).decode()
+    text = f"{one.id}  {received:%F %T}  {one.state}  webhook {one.webhook_gid or '-'}"
+    text += f" (label {one.label!r})" if one.label else ""
+    text += f"  attempts {one.attempts}{f'  due {due:%F %T}' if due else ''}  {' '.join(one.error.split())}"
+    output.show(data, text.rstrip())
