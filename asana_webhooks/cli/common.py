@@ -5,9 +5,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final, NoReturn, TextIO
 
 from cyclopts import Parameter
@@ -21,6 +22,7 @@ from asana_webhooks import (
     AsanaSession,
     ConfigurationError,
     Event,
+    PostgresStore,
     Secret,
     Store,
     WebhookFilter,
@@ -170,12 +172,14 @@ def named_store(named: str) -> Store:
     path = url.removeprefix("sqlite:///")
     if path != url and path and not os.path.exists(path):  # noqa: PTH110 - as SQLite takes it
         raise ConfigurationError(f"there is no store at {path}; give the file of the service with --store")
+    postgres = url.startswith(("postgresql://", "postgres://"))
+    store: Callable[..., Store] = partial(PostgresStore, url, create=False) if postgres else partial(open_store, url)
     if not keys:
-        return open_store(url)
+        return store()
     from asana_webhooks.store.secret_box import FernetBox  # noqa: PLC0415 - needs the extra fernet
 
     pairs = (one.partition("=") for one in keys.split(","))
-    return open_store(url, secret_box=FernetBox({key_id.strip(): key.strip() for key_id, _, key in pairs}))
+    return store(secret_box=FernetBox({key_id.strip(): key.strip() for key_id, _, key in pairs}))
 
 
 # Output

@@ -213,6 +213,7 @@ class Database:
         *,
         secret_box: SecretBox | None = None,
         schema: str = DEFAULT_SCHEMA,
+        create: bool = True,
         clock: Callable[[], float] | None = None,
         connections: int = 8,
         timeout: float = 10.0,
@@ -224,6 +225,7 @@ class Database:
         self._lent = None if isinstance(dsn, str) else _check_pool(dsn)
         self._dsn = Secret(_check_dsn(dsn) if isinstance(dsn, str) else "")
         self._schema = check_schema(schema)
+        self._create_tables = create
         self._clock = clock
         self._connections = check_count("connections", connections)
         self._timeout = check_seconds("timeout", timeout, zero=False)
@@ -381,7 +383,7 @@ class Database:
     async def _prepare(self, pool: Any) -> None:
         async def check(db: Connection) -> None:
             await check_settings(db)
-            await prepare(db, schema=self._schema)
+            await prepare(db, schema=self._schema, create=self._create_tables)
 
         await self._attempt(pool, check)
 

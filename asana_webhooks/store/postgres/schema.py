@@ -156,14 +156,20 @@ async def check_settings(connection: Any) -> None:
         raise ConfigurationError("the database must have the encoding UTF8; create one with ENCODING 'UTF8'")
 
 
-async def prepare(connection: Any, *, schema: str) -> None:
+async def prepare(connection: Any, *, schema: str, create: bool) -> None:
     """Run the steps that are missing; stores that start at the same time wait for each other.
 
     Raises:
-        ConfigurationError: the tables are those of a later release, or the role may not create them.
+        ConfigurationError: the tables are those of a later release, or steps are missing and the role may not run them,
+            or *create* is false.
     """
     if not _missing(await _applied(connection, schema)):
         return
+    missing = f"the tables in the schema {schema} are missing or not up to date"
+    if not create:
+        raise ConfigurationError(
+            f"{missing}; check the database's name, or start the service first, which creates them"
+        )
     try:
         async with connection.transaction():
             await connection.fetch(_LOCK, f"asana_webhooks schema {schema}")
@@ -176,8 +182,8 @@ async def prepare(connection: Any, *, schema: str) -> None:
         if getattr(error, "sqlstate", None) != "42501":
             raise
         raise ConfigurationError(
-            f"the tables in the schema {schema} are missing or not up to date, and this role may not create them; run "
-            "the SQL of asana_webhooks.store.postgres.postgres_schema() as their owner"
+            f"{missing}, and this role may not create them; run the SQL of "
+            "asana_webhooks.store.postgres.postgres_schema() as their owner"
         ) from None
 
 

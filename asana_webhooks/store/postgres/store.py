@@ -140,6 +140,8 @@ class PostgresStore(Registrations, Inbox):
         dsn: ``postgresql://user:password@host:port/database``, or an ``asyncpg.Pool`` that you open and close.
         secret_box: seals the secrets of webhooks; ``None``: they are written as plain text.
         schema: the schema with the tables. Services that share a database need one each.
+        create: whether to create the tables, and to bring those of an earlier release up to date. False, such as for a
+            tool that looks into the store of a service: where this is to be done, it is a `ConfigurationError`.
         clock: returns the time in seconds since the epoch; ``None``: the database's clock, which all processes share.
         connections: how many connections the store opens at most; a lent pool has its own limit.
         timeout: seconds for a call: for a connection, and again for its statements.
