@@ -103,7 +103,7 @@ async def show(
 async def requeue(
     *ids: Annotated[int, Parameter(help="The ids of dead letters; see `inbox list`.")],
     store: StoreName,
-    every: Annotated[bool, Parameter(name="--all", negative=(), help="All dead letters.")] = False,
+    every: Annotated[bool, Parameter(name="--all", help="All dead letters.")] = False,
     json: Json = False,
 ) -> int:
     """Give dead letters back to the workers, with all their attempts. Events that are done are not repeated.
@@ -180,7 +180,7 @@ async def purge(
     *,
     store: StoreName,
     older_than: Annotated[timedelta, Parameter(help="At least 26h, such as 90h, 3d or 2w.")],
-    dead: Annotated[bool, Parameter(negative=(), help="Dead letters, too; `export` makes an archive.")] = False,
+    dead: Annotated[bool, Parameter(help="Dead letters, too; `export` makes an archive.")] = False,
     yes: Yes = False,
     json: Json = False,
 ) -> int:
@@ -229,8 +229,7 @@ async def _change(
             else:
                 one = await store.delivery(id)
                 output.talk(f"{id}: not {word}: {_UNKNOWN if one is None else f'it is {one.state}'}")
-            if bar is not None:
-                bar.advance(bar.task_ids[0])
+            bar.advance(bar.task_ids[0])
 
         try:
             await for_each(chosen, change, at_once=100)

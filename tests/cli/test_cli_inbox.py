@@ -360,7 +360,7 @@ async def test_an_archive_that_cannot_be_written(inbox: Inbox) -> None:
     with os.fdopen(os.open(inbox.file, os.O_RDONLY), "w") as unwritable:
         inbox.monkeypatch.setattr(sys, "stdout", unwritable)
         ended = await inbox.run("export")
-    expected = "asana-webhooks: standard output cannot be written: Bad file descriptor\n"
+    expected = "asana-webhooks: the output cannot be written: Bad file descriptor\n"
     assert (ended.status, ended.err) == (1, expected)
 
 
