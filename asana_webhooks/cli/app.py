@@ -133,7 +133,7 @@ async def demo(
         str | None,
         Parameter(help="The store to use: a path, sqlite:///path, postgresql://user@host/database, or memory:."),
     ] = None,
-    json: Annotated[bool, Parameter(negative=(), help="Print only the summary, as one JSON object.")] = False,
+    json: Annotated[bool, Parameter(help="Print only the summary, as one JSON object.")] = False,
 ) -> int:
     """See everything this package does, in a few seconds, on this machine only.
 
@@ -165,7 +165,7 @@ async def fake(
     workspace: Annotated[str, Parameter(show_default=True, help="The gid of its workspace.")] = "1331",
     project: Annotated[
         tuple[str, ...],
-        Parameter(consume_multiple=True, negative=(), show_default=" ".join, help="The gids of its projects."),
+        Parameter(consume_multiple=True, show_default=" ".join, help="The gids of its projects."),
     ] = ("8675309",),
     webhooks: Annotated[int, Parameter(validator=Number(gte=0), help="The number of webhooks at the start.")] = 0,
     loopback: Annotated[

@@ -73,6 +73,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 """Control characters, among them those that end a line or turn the direction of text."""
 
 
+_COLOURS: Final = {"added": "green", "undeleted": "green", "changed": "yellow", "removed": "red", "deleted": "red"}
+
+
 # Options
 
 
@@ -196,16 +199,17 @@ def masked(target: str | None, *, reveal: bool = False) -> str:
     return f"{url}/***{'?***' if mark else ''}"
 
 
-def event_text(event: Event) -> str:
-    """Return an event as a line: ``2026-11-30 12:00:00 changed   task 12 due_on by 7``. The time is UTC."""
-    parts = [f"{event.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} {event.action:<9}"]
-    parts += [event.resource.resource_type or "resource", event.resource.gid, event.field or ""]
+def event_text(event: Event) -> Text:
+    """Return an event as a line of 80 columns: ``2026-11-30 12:00:00 changed   task 12 due_on``. The time is UTC."""
+    parts = [event.resource.resource_type or "resource", event.resource.gid, event.field]
     if event.parent is not None:
         where = {"added": "to", "removed": "from"}.get(event.action, "in")
-        parts += [where, event.parent.resource_type or "", event.parent.gid]
-    if event.user is not None:
-        parts += ["by", event.user.gid]
-    return " ".join(filter(None, parts))
+        parts += [where, event.parent.resource_type, event.parent.gid]
+    return Text.assemble(
+        (f"{event.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} ", "dim"),
+        (f"{event.action:<9} ", _COLOURS.get(event.action, "")),
+        " ".join(filter(None, parts)),
+    )
 
 
 def lasting(seconds: float) -> str:

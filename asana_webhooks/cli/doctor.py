@@ -1,7 +1,6 @@
 """The commands ``doctor url`` and ``doctor signature``: what is wrong with a public URL, or with a signature."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,7 +21,7 @@ from asana_webhooks import (
     explain_signature,
     verify_signature,
 )
-from asana_webhooks.cli.common import FAILED, Json, Output, PublicUrl, StoreName, named_store, progress
+from asana_webhooks.cli.common import FAILED, Json, Output, PublicUrl, StoreName, named_store, progress, secret_in
 from asana_webhooks.receiver.web import serve
 from asana_webhooks.subscriptions.rules import named, split_public_url
 
@@ -90,12 +89,7 @@ async def signature(
     ```
     """
     output, body, given = Output(json=json), _read(body_file), header.rpartition(":")[2].strip()
-    if secret_env is None:
-        known = await _webhooks(store)
-    elif value := os.environ.get(secret_env):
-        known = [(None, "", Secret(value))]
-    else:
-        raise ConfigurationError(f"the variable {secret_env} of --secret-env is not set")
+    known = await _webhooks(store) if secret_env is None else [(None, "", secret_in(secret_env))]
     for gid, name, secret in known:
         if verify_signature(body, given, secret=secret):
             text = f"valid{name and f': signed with the secret of {name}'}"
@@ -136,7 +130,6 @@ async def _explain(body: bytes, given: str, known: Sequence[Known]) -> tuple[str
             if cause := explain_signature(body, given, secret=secret):
                 return gid, name, cause
             await asyncio.sleep(0)  # a long body takes 30 ms, so Ctrl-C must end it here
-            if bar is not None:
-                bar.advance(bar.task_ids[0])
+            bar.advance(bar.task_ids[0])
     cause = "no cause found: the secret is another webhook's, the body is not the raw one, or it is not Asana's"
     return None, "", cause

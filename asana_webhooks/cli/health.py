@@ -40,8 +40,8 @@ _COLOURS: Final = {
 }
 """The colour of each state, the worst first."""
 
-Watch = Annotated[bool, Parameter(negative=(), help="Go on, and print each change.")]
-Repair = Annotated[bool, Parameter(negative=(), help="Create anew what is gone or deaf, and named by the file.")]
+Watch = Annotated[bool, Parameter(help="Go on, and print each change.")]
+Repair = Annotated[bool, Parameter(help="Create anew what is gone or deaf, and named by the file.")]
 Every = Annotated[
     float, Parameter(show_default=True, validator=Number(gt=0), help="Seconds between two checks of --watch.")
 ]
@@ -152,7 +152,7 @@ def _data(change: WebhookChange) -> dict[str, Any]:
 
 Gids = Annotated[str, Parameter(help="The gids of the webhooks; without, all live ones of the label.")]
 To = Annotated[str, Parameter(help="The public URL to move to.")]
-Now = Annotated[bool, Parameter(negative=(), help="Refuse the old secrets at once: they have leaked.")]
+Now = Annotated[bool, Parameter(help="Refuse the old secrets at once: they have leaked.")]
 
 
 async def move(*gid: Gids, to: To, options: Options, at_once: common.AtOnce = 100) -> int:
@@ -222,8 +222,7 @@ async def _replace_all(
                     failed.append(gid)
                     output.talk(f"replacing webhook {gid} failed: {error}")
                 del left[gid]
-                if bar is not None:
-                    bar.advance(bar.task_ids[0])
+                bar.advance(bar.task_ids[0])
 
             try:
                 await for_each(tuple(left), replace, at_once=at_once)

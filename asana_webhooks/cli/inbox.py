@@ -89,13 +89,13 @@ async def show(
     _print(output, one)
     try:
         parsed = decode_delivery(one.body)
-        texts = list(map(common.event_text, parsed.events))
+        texts: list[str | Text] = [common.event_text(event) for event in parsed.events]
         for bad in parsed.unreadable:  # in the order of their places
             texts.insert(bad.index, f"unreadable: {bad.problem}")
     except PayloadError as problem:
         texts = [f"unreadable: {problem}"]
     for at, text in enumerate([] if json else texts):
-        output.show({}, f"event {at}: {text}{' (done)' if at in one.done else ''}")
+        output.show({}, Text.assemble(f"event {at}: ", text, " (done)" if at in one.done else ""))
     return 0
 
 

@@ -14,7 +14,6 @@ import signal
 import sqlite3
 from collections.abc import Container, Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import UTC
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -24,14 +23,12 @@ import aiohttp
 from attrs import define
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.text import Text
 from yarl import URL
 
 from asana_webhooks import (
     AsanaError,
     ConfigurationError,
     Delivery,
-    Event,
     Receiver,
     Reply,
     Secret,
@@ -62,7 +59,6 @@ _FINISH_SECONDS: Final = 3.0
 """How long it goes on forwarding at the end."""
 _ANSWER_SECONDS: Final = 10.0
 """How long an answer may take, as at Asana."""
-_COLOURS: Final = {"added": "green", "undeleted": "green", "changed": "yellow", "removed": "red", "deleted": "red"}
 
 _Headers = Mapping[str, str]
 
@@ -84,12 +80,12 @@ class _Receiver(Receiver):
 class Listening:
     """The options of ``listen``, and one run of it."""
 
-    resource: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), help="The gids to watch.")]
+    resource: Annotated[tuple[str, ...], Parameter(consume_multiple=True, help="The gids to watch.")]
     public_url: common.PublicUrl
     filters: common.Filters = ()
     forward_to: Annotated[str, Parameter(help="A URL to post each verified delivery to.")] = ""
     port: Annotated[int, Parameter(show_default=True, validator=Number(gte=0, lte=65535), help="A local port.")] = 8080
-    keep: Annotated[bool, Parameter(negative=(), help="Keep the webhooks for the next start with --keep.")] = False
+    keep: Annotated[bool, Parameter(help="Keep the webhooks for the next start with --keep.")] = False
     base_url: common.BaseUrl = None
     reveal: common.Reveal = False
     json: common.Json = False
@@ -213,24 +209,11 @@ class Listening:
     async def _handle(self, delivery: Delivery) -> None:
         for event in delivery.events:
             try:
-                self.out.show({"webhook_gid": delivery.webhook_gid, **event.to_dict()}, self._text(event))
+                self.out.show({"webhook_gid": delivery.webhook_gid, **event.to_dict()}, common.event_text(event))
             except SystemExit:  # standard output was closed
                 self._end(0)
         if self.forward_to:
             self.queue.put_nowait(delivery)
-
-    def _text(self, event: Event) -> Text:
-        """Return an event as a line that fits 80 columns: ``12:00:00 changed   task 12 due_on``."""
-        created = f"{event.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-        parts = [event.resource.resource_type or "resource", event.resource.gid, event.field]
-        if event.parent is not None:
-            where = {"added": "to", "removed": "from"}.get(event.action, "in")
-            parts += [where, event.parent.resource_type, event.parent.gid]
-        return Text.assemble(
-            (created.split()[1] if self.out.is_terminal else created, "dim"),
-            (f" {_plain(event.action):<10}", _COLOURS.get(event.action, "")),
-            _plain(" ".join(filter(None, parts))),
-        )
 
     async def _forward(self) -> None:
         """Shake hands with the target, and post each delivery to it, in order."""
@@ -296,11 +279,6 @@ async def listen(options: Annotated[Listening, Parameter(name="*")]) -> int:
         return await options.run()
     finally:
         log.disabled = False
-
-
-def _plain(text: str) -> str:
-    """Return text without control characters, which a terminal would obey."""
-    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _digest(text: str) -> str:

@@ -39,8 +39,8 @@ _LOOKS: Final[Mapping[str, tuple[str, str, str]]] = {
 """By action: the sign, the colour, and the word in the counts."""
 
 File = Annotated[Path | None, Parameter(help="The file that names the webhooks. [default: webhooks.toml]")]
-Prune = Annotated[bool, Parameter(negative=(), help="Delete the label's webhooks that the file does not name.")]
-Check = Annotated[bool, Parameter(negative=(), help="End with status 3 if there is something to do.")]
+Prune = Annotated[bool, Parameter(help="Delete the label's webhooks that the file does not name.")]
+Check = Annotated[bool, Parameter(help="End with status 3 if there is something to do.")]
 
 
 @Parameter(name="*")
@@ -189,8 +189,7 @@ async def apply(
 
                 def tell(result: StepResult) -> None:
                     step, error = result.step, result.error
-                    if bar is not None:
-                        bar.advance(bar.task_ids[0])
+                    bar.advance(bar.task_ids[0])
                     if place.json:
                         gid = (result.ensured or step).webhook_gid
                         data = {"resource": step.resource, "action": result.action, "webhook_gid": gid, "error": error}

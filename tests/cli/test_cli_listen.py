@@ -235,11 +235,10 @@ async def test_terminal(fake: FakeAsana, place: Place) -> None:
         terminal.type("\x03")
         assert await terminal.ended() == 130
     added, changed = (line for line in terminal.shown.splitlines() if gid in line)
-    assert f"\x1b[32m added     \x1b[0mtask {gid} to project {PROJECT}" in added
-    assert f"\x1b[33m changed   \x1b[0mtask {gid} due?[31m?5m?_on" in changed
+    assert f"\x1b[32madded     \x1b[0mtask {gid} to project {PROJECT}" in added
+    assert rf"task {gid} due\u001b[31m\u009b5m_on" in changed
     assert added.startswith("\x1b[2m")
     assert "stranger" not in terminal.shown
-    assert "-" not in added
     assert len(added) - len("\x1b[2m\x1b[0m\x1b[32m\x1b[0m") <= 80
 
 
