@@ -53,7 +53,7 @@ def test_no_program_is_hidden() -> None:
     """Code is in blocks of a language that the other tests know, or of none."""
     for path in GUIDES.values():
         fences = re.findall(r"^ *(```.*|~~~.*)$", path.read_text(), re.MULTILINE)
-        assert set(fences) <= {"```", "```python", "```sh", "```sql", "```nginx"}, path
+        assert set(fences) <= {"```", "```python", "```sh", "```sql", "```toml", "```nginx"}, path
 
 
 def test_every_public_name_is_explained() -> None:
@@ -88,9 +88,9 @@ def test_readme_is_short() -> None:
 
 @pytest.mark.parametrize("guide", [guide for guide in GUIDES if guide != "benchmarks"])
 def test_guides_begin_with_a_program(guide: str) -> None:
-    """A guide says what it is for in words beneath its title, and shows a program before its second section."""
+    """A guide says what it is for beneath its title, and shows a program, or commands, before its second section."""
     text = GUIDES[guide].read_text()
     first_section = re.split(r"^## ", text, maxsplit=2, flags=re.MULTILINE)[:2]
 
     assert re.match(r"# .+\n\n(?!#|<|```)\S", text)
-    assert "```python\n" in "".join(first_section)
+    assert ("```sh\n" if guide == "cli" else "```python\n") in "".join(first_section)

@@ -1,4 +1,7 @@
-"""The command line ``asana-webhooks``. It needs the extra ``cli``; the rest of the package does not."""
+"""The command line ``asana-webhooks``. It needs the extra ``cli``; the rest of the package does not.
+
+.. include:: README.md
+"""
 
 import sys
 
