@@ -19,7 +19,7 @@ from asana_webhooks.store import SQLiteStore
 from asana_webhooks.store.base import DeliveryState
 from asana_webhooks.store.sqlite import maintenance
 from asana_webhooks.store.sqlite.file import sqlite3
-from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION
+from asana_webhooks.store.sqlite.schema import APPLICATION_ID, VERSION, prepare
 from tests.helpers.receiving import ROOT
 from tests.store.sqlite_help import SECRET, allow, confirmed, in_writer, modes, new, rows
 
@@ -383,6 +383,21 @@ class TestWrongFile:
         await store.aclose()
         assert filecmp.cmp(copy, path, shallow=False)
         assert len(modes(path.parent)) == 2  # neither has a log
+
+    def test_tables_that_appear_while_it_looks(self, path: Path) -> None:
+        """A process that looks at a new file while another one creates the tables takes it for ours, as it is."""
+        here, there = (sqlite3.connect(path, isolation_level=None) for _ in range(2))
+
+        def create(statement: str) -> None:
+            if "user_version" in statement:
+                here.set_trace_callback(None)
+                prepare(there)
+
+        here.set_trace_callback(create)
+        prepare(here)
+        assert here.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        here.close()
+        there.close()
 
     async def test_another_version(self, store: SQLiteStore, path: Path) -> None:
         """A file of another release is refused, with both versions and what to do, and stays as it is."""

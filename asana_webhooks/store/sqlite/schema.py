@@ -15,6 +15,12 @@ VERSION = 5
 APPLICATION_ID = 0x41_57_48_4B
 """Stored in ``PRAGMA application_id`` ("AWHK"): distinguishes our files from those of other programs."""
 
+# One statement, so that the answers fit together if another process creates the tables meanwhile.
+LOOK = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version
+"""
+
 # AUTOINCREMENT: the number of a forgotten registration or delivery is never used again.
 # REFERENCES are not enforced, which would cost a lookup for each row; `integrity_check` checks them.
 TABLES = (
@@ -154,8 +160,7 @@ def prepare(connection: "sqlite3.Connection") -> None:
 
 def is_ready(connection: "sqlite3.Connection") -> bool:
     """Return whether our tables exist; raise `ConfigurationError` for those of another program or version."""
-    questions = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    application, version, tables = (connection.execute(question).fetchone()[0] for question in questions)
+    application, version, tables = connection.execute(LOOK).fetchone()
     if (application, version, tables) == (0, 0, 0):
         return False
     if application != APPLICATION_ID:
