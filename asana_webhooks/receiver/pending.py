@@ -64,9 +64,7 @@ class PendingDeliveries:
         loop = asyncio.get_running_loop()
         # A separate future: a peer that disconnects must not interrupt a write.
         answer: asyncio.Future[PutResult] = loop.create_future()
-        writing = self._store.put(delivery)
-        if not isinstance(writing, asyncio.Future):  # SQLiteStore returns one: asking takes less than `ensure_future`
-            writing = asyncio.ensure_future(writing)
+        writing = asyncio.ensure_future(self._store.put(delivery))
         self._writing[answer] = writing
         self._bytes += size
         writing.add_done_callback(partial(self._finish, answer, size))

@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
 from typing import Final, Self
@@ -33,14 +32,7 @@ from asana_webhooks.receiver.protocol import (
     read_headers,
 )
 from asana_webhooks.receiver.signature import explain_signature
-from asana_webhooks.store.base import (
-    NewDelivery,
-    PutResult,
-    Registration,
-    RegistrationState,
-    Store,
-    registration_id,
-)
+from asana_webhooks.store.base import NewDelivery, PutResult, Registration, RegistrationState, Store, registration_id
 
 __all__ = ["Receiver", "Reply", "check_receiver"]
 
@@ -131,8 +123,8 @@ class Receiver:
     It caches up to 10,000 confirmed registrations with their secrets, to verify deliveries without asking the store.
     A closed registration still accepts no delivery, even if another process closed it: the store checks again in the
     transaction that stores the delivery. Heartbeats and requests that fail verification are always answered from the
-    store's current state. Cached secrets and endpoints may stay in memory as long as the receiver. A request for a
-    closed registration may be read before it is refused.
+    store's current state. Cached secrets may stay in memory as long as the receiver. A request for a closed
+    registration may be read before it is refused.
 
     A delivery is answered 200 only after the store has committed it. A request that fails verification is answered
     401, always with the same empty body. A delivery not stored within *timeout* is answered 503. While too much is in
@@ -190,7 +182,6 @@ class Receiver:
         if max_body > min(max_unproven, max_pending_bytes):
             raise ConfigurationError("max_body must not be more than max_unproven or max_pending_bytes")
         self._cache = RegistrationCache()
-        self._id_of = lru_cache(maxsize=10_000)(registration_id)  # a hash takes longer than all other ways to find it
         self._health = HealthCheck(store)
         self._counts: dict[str, int] = dict.fromkeys(ReceiveResult, 0)
         self._counts_view = MappingProxyType(self._counts)
@@ -273,7 +264,7 @@ class Receiver:
         """
         if not isinstance(endpoint, str):
             raise ConfigurationError(f"endpoint must be the path's last segment as text, not {type(endpoint).__name__}")
-        id = (self._id_of if len(endpoint) <= _LONGEST_ENDPOINT else registration_id)(endpoint)
+        id = registration_id(endpoint)
         known, content = self._cache.get(id), Body(body, self._reader)
         signed = None if known is None else plain_signature(headers, max_body=self._max_body)
         hook_headers = HookHeaders.of(headers) if signed is None else None

@@ -35,7 +35,8 @@ PLACE = """
     FROM registrations WHERE id {}
 """
 ADD_SEEN = "INSERT INTO seen (event_at, signature, registration, received_at) VALUES (?, ?, ?, ?)"
-# '' for no turn, and a bytearray in `_as_stored`: sqlite3 takes 0.4 us to look for an adapter of each None and bytes.
+# '' for no turn or candidate (rows of earlier releases have NULL), and a bytearray in `_as_stored`: sqlite3 takes
+# 0.4 us to look for an adapter of each None and bytes.
 ADD = "INSERT INTO inbox (registration, state, received_at, turn, candidate) VALUES (?, ?, ?, nullif(?, ''), ?)"
 ADD_BODY = "INSERT INTO bodies (delivery, body) VALUES (?, ?)"
 QUARANTINED = """
