@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from asana_webhooks import ConfigurationError, Delivery, MemoryStore, SQLiteStore, Worker
+from asana_webhooks._tasks import stop_on_signals
 from asana_webhooks.testing import FakeAsana
-from asana_webhooks.worker.signals import stop_on_signals
 from tests.helpers.guides import program
 from tests.helpers.ports import free_port
 from tests.helpers.raw import later

@@ -44,13 +44,13 @@ from asana_webhooks import (
     sign_body,
 )
 from asana_webhooks._checks import parse_url
+from asana_webhooks._tasks import stop_on_signals
 from asana_webhooks.cli import common
 from asana_webhooks.client.transport import problem_of
 from asana_webhooks.receiver.web import serve
 from asana_webhooks.store.base import registration_id
 from asana_webhooks.subscriptions.establish import live_registrations
 from asana_webhooks.subscriptions.rules import split_public_url, split_target
-from asana_webhooks.worker.signals import stop_on_signals
 
 __all__ = ["Listening", "listen"]
 

@@ -22,7 +22,7 @@ from asana_webhooks.testing.oauth import TOKEN_PATH, Caller, FakeTokenEndpoint
 from asana_webhooks.testing.paging import Offsets
 from asana_webhooks.testing.records import RequestRecord, Resource, WebhookRecord
 from asana_webhooks.testing.sender import Sender
-from asana_webhooks.testing.target_client import is_loopback
+from asana_webhooks.testing.serving import is_loopback
 from asana_webhooks.testing.validation import (
     ApiError,
     Input,

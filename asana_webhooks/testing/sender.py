@@ -19,7 +19,7 @@ from asana_webhooks.models import Secret
 from asana_webhooks.testing.clock import format_time
 from asana_webhooks.testing.faults import Fault, FaultScript
 from asana_webhooks.testing.records import Batch, DeliveryRecord, HandshakeRecord, WebhookRecord
-from asana_webhooks.testing.target_client import TargetClient, TargetResponse
+from asana_webhooks.testing.serving import TargetClient, TargetResponse
 from asana_webhooks.testing.validation import ApiError
 from asana_webhooks.testing.world import HEARTBEAT_EVERY, World
 

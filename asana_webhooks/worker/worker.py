@@ -16,7 +16,7 @@ from typing import Final, Literal, Self, TypeVar, cast
 from attrs import frozen
 
 from asana_webhooks._checks import check_count, check_handler, check_seconds, check_store, is_store
-from asana_webhooks._tasks import finish, is_being_cancelled
+from asana_webhooks._tasks import finish, is_being_cancelled, stop_on_signals
 from asana_webhooks.errors import (
     ConfigurationError,
     HandlerExitError,
@@ -27,7 +27,6 @@ from asana_webhooks.errors import (
 from asana_webhooks.store.base import Lease, Store
 from asana_webhooks.worker.processing import Backoff, Handler, Held, Processor, ProcessResult, StaleWarning, name_of
 from asana_webhooks.worker.retention import Retention
-from asana_webhooks.worker.signals import stop_on_signals
 
 __all__ = ["Worker", "WorkerHealth"]
 
