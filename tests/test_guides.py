@@ -25,6 +25,7 @@ def test_types(tmp_path: Path, over_taskiq: bool) -> None:
         (tmp_path / f"{name}.py").write_text(one.source)
     (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}))
     environment = os.environ | {"MYPYPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # and ask for no update
+    mypy = ("mypy", "--strict", "--config-file=", f"--cache-dir={ROOT / '.mypy_cache' / 'guides'}", ".")
     checks = [
         subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -34,7 +35,7 @@ def test_types(tmp_path: Path, over_taskiq: bool) -> None:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for command in (("mypy", "--strict", "--config-file=", "."), ("pyright", "--pythonpath", sys.executable))
+        for command in (mypy, ("pyright", "--pythonpath", sys.executable))
     ]
     printed = [check.communicate()[0] for check in checks]
 

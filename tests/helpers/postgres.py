@@ -40,7 +40,13 @@ rm -rf "$1"
 """
 """Waits for the end of its input, and so of the process that holds the other end, however that ends. Then it stops the
 server, if there still is one, and deletes its directory."""
-ADDED_SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|public$|information_schema$)'"
+DROP_SCHEMAS = """
+DO $$ DECLARE schema name; BEGIN
+    FOR schema IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|public$|information_schema$)' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', schema);
+    END LOOP;
+END $$
+"""
 
 
 def owner() -> dict[str, Any]:
@@ -238,8 +244,7 @@ async def run_sql(url: str, *statements: str) -> list[Any]:
 
 async def drop_schemas(url: str) -> None:
     """Empty a database; what still uses it has ten seconds to end."""
-    drops = [f'DROP SCHEMA "{name}" CASCADE' for (name,) in await run_sql(url, ADDED_SCHEMAS)]
-    await run_sql(url, "SET lock_timeout = '10s'", *drops)
+    await run_sql(url, "SET lock_timeout = '10s'", DROP_SCHEMAS)
 
 
 @pytest.fixture(scope="session", name="postgres_database")
