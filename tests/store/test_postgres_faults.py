@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from asana_webhooks import Receiver, Store, StoreUnavailableError, open_store
+from asana_webhooks import ConfigurationError, Receiver, Store, StoreUnavailableError, open_store
 from asana_webhooks.receiver.signature import sign_body
 from asana_webhooks.store import PostgresStore
 from asana_webhooks.store.base import NewDelivery, registration_id
@@ -101,6 +101,13 @@ async def kill_again_and_again(server: PostgresServer, *, kills: int) -> list[fl
         assert set(load.statuses) == {200, 503}
         assert load.broken == 0
     return waits
+
+
+async def test_a_server_that_does_not_wait_for_its_disk(server: PostgresServer) -> None:
+    """It is refused in words; `test_postgres_store` has such a database."""
+    await set_option(server, "fsync", "off")
+    with pytest.raises(ConfigurationError, match="fsync = off, so it can lose deliveries"):
+        await PostgresStore(server.url).__aenter__()
 
 
 async def test_a_killed_server(server: PostgresServer) -> None:

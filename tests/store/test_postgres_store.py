@@ -22,7 +22,7 @@ from asana_webhooks.store.postgres import schema as schema_module
 from asana_webhooks.store.postgres import store as store_module
 from asana_webhooks.store.secret_box import FernetBox
 from tests.helpers.ports import free_port
-from tests.helpers.postgres import postgres_server, run_sql
+from tests.helpers.postgres import run_sql
 from tests.helpers.raw import later
 from tests.helpers.stores import Clock
 from tests.store.contract.tools import (
@@ -124,13 +124,10 @@ async def test_the_next_release(postgres_url: str, monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_commit_must_be_durable(postgres_url: str) -> None:
-    """A server, database or role that does not wait for its disk is refused in words."""
+    """A database or role that does not wait for its disk is refused in words; servers are in `test_postgres_faults`."""
     url = str(URL(postgres_url).update_query(synchronous_commit="off"))
     with pytest.raises(ConfigurationError, match="synchronous_commit = off, so it can lose deliveries"):
         await PostgresStore(url).__aenter__()
-    with postgres_server(fsync="off") as server:
-        with pytest.raises(ConfigurationError, match="fsync = off, so it can lose deliveries"):
-            await PostgresStore(server.url).__aenter__()
 
 
 WRONG: dict[str, tuple[Callable[[URL], URL], str]] = {

@@ -73,18 +73,16 @@ class Meter:
         connection.set_progress_handler(self._step, 1)
         connection.set_trace_callback(self._trace)
 
-    def _step(self) -> int:
+    def _step(self) -> None:
         self.now += 1
-        self.most = max(self.now, self.most)
-        return 0
 
     def _trace(self, statement: str) -> None:
         if statement.startswith("BEGIN"):
-            self.now = 0
+            self.most, self.now = max(self.most, self.now), 0
 
     async def measure(self, call: Awaitable[T]) -> tuple[T, int]:
         self.now = self.most = 0
-        return await call, self.most
+        return await call, max(self.most, self.now)
 
 
 LISTED: list[dict[str, Any]] = [
