@@ -74,7 +74,8 @@ async def test_ten_at_once(start: str, trouble: str, workspace: str | None) -> N
         if trouble != "none":
             do = {"do": "lose_answer"} if trouble == "lost" else {"status": 429, "retry_after": 0}
             here.fake.script(Fault(at="createWebhook", **cast("Any", do)))
-        came = await asyncio.gather(*(here.ensure(workspace=workspace) for _ in range(10)))
+        with jumping_clock():
+            came = await asyncio.gather(*(here.ensure(workspace=workspace) for _ in range(10)))
 
         actions = Counter(one.action for one in came)
         assert actions == {"created" if start == "nothing" else "replaced": 1, "unchanged": 9}
@@ -96,7 +97,8 @@ async def test_many_that_want_different_things() -> None:
             for url in ("", ELSEWHERE)
             for filters in ([], [RENAMED])
         ]
-        await asyncio.gather(*(here.ensure(**one) for one in wanted * 3))
+        with jumping_clock():
+            await asyncio.gather(*(here.ensure(**one) for one in wanted * 3))
 
         assert store.most <= 2
         ensured = await here.ensure()
