@@ -182,7 +182,12 @@ def named_store(named: str) -> Store:
     from asana_webhooks.store.secret_box import FernetBox  # noqa: PLC0415 - needs the extra fernet
 
     pairs = (one.partition("=") for one in keys.split(","))
-    return store(secret_box=FernetBox({key_id.strip(): key.strip() for key_id, _, key in pairs}))
+    try:
+        box = FernetBox({key_id.strip(): key.strip() for key_id, _, key in pairs})
+    except ConfigurationError:  # its text has what should be an id, and is the key itself if the id was left out
+        problem = "ASANA_WEBHOOKS_STORE_KEYS must hold Fernet keys by their ids, such as 2026-11=KEY,2026-05=KEY"
+        raise ConfigurationError(problem) from None
+    return store(secret_box=box)
 
 
 # Output

@@ -111,7 +111,7 @@ async def test_list_says_whose(fixtures: Fixtures) -> None:
 
 
 async def test_a_key_that_is_missing(fixtures: Fixtures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the key of its store, a webhook's secret is missing; with it, the webhook is ours."""
+    """Without the key of its store, a webhook's secret is missing; with it, the webhook is ours. No error shows it."""
     folder, *_ = fixtures
     key = Fernet.generate_key().decode()
     async with (
@@ -125,6 +125,11 @@ async def test_a_key_that_is_missing(fixtures: Fixtures, monkeypatch: pytest.Mon
         (got,) = await json_of(made, "get", gid)
         assert (got["whose"], got["secret"], got["state"]) == ("secret missing", None, "confirmed")
         assert "'new'" in got["problem"]
+        for wrong in (key, f"{key}=new", f"new={key},{key}", "new="):
+            monkeypatch.setenv("ASANA_WEBHOOKS_STORE_KEYS", wrong)
+            refused = await made.run("list")
+            assert (refused.status, key.rstrip("=") in refused.err) == (2, False)
+            assert "ASANA_WEBHOOKS_STORE_KEYS must hold Fernet keys by their ids" in refused.err
         monkeypatch.setenv("ASANA_WEBHOOKS_STORE_KEYS", f"new={key}")
         assert (await made.run("list")).out.endswith("\tours\n")
 
