@@ -18,6 +18,7 @@ from rich.text import Text
 from asana_webhooks import (
     AsanaError,
     ConfigurationError,
+    GetWebhookRequest,
     NotAuthorizedError,
     Store,
     WebhookChange,
@@ -29,7 +30,7 @@ from asana_webhooks._tasks import for_each, is_being_cancelled
 from asana_webhooks.cli import common
 from asana_webhooks.cli.plans import File, Options, Place, logs_from, read_file, wanted_webhooks
 from asana_webhooks.subscriptions.establish import live_registrations
-from asana_webhooks.subscriptions.rules import reaches
+from asana_webhooks.subscriptions.rules import reaches, split_public_url
 
 __all__ = ["health", "move", "rotate"]
 
@@ -195,6 +196,10 @@ async def _replace_all(
     yes: bool = False,
 ) -> int:
     output, failed = common.Output(json=options.json, keep_going=True), list[str]()
+    for gid in gids:
+        GetWebhookRequest(webhook_gid=gid)  # checks it
+    if to is not None:
+        split_public_url(to)  # checks it
     async with common.session(options.base_url) as asana, common.named_store(options.store) as store:
         left = dict.fromkeys(await _chosen(store, gids, options.label, to))
         if now:

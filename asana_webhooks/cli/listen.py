@@ -102,6 +102,7 @@ class Listening:
             raise ConfigurationError("--forward-to must be an http(s) URL, such as http://localhost:3000/hooks")
         self.queue = asyncio.Queue[Delivery]()  # to forward
         self.ending: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # the exit status
+        self.wanted = common.parse_filters(self.filters)
         folder = _state_folder(self.asana.base_url)
         kept, own = folder / f"kept-{_digest(self.public_url.rstrip('/'))}", folder / f"run-{secrets.token_hex(8)}"
         timeout, connector = aiohttp.ClientTimeout(total=_ANSWER_SECONDS), aiohttp.TCPConnector(force_close=True)
@@ -183,8 +184,7 @@ class Listening:
     async def _watch(self, receiver: _Receiver) -> int:
         """Ensure the webhooks, and return the exit status when the public URL has led elsewhere for too long."""
         await self._clean(self.store, keep=self.resource)
-        filters = common.parse_filters(self.filters)
-        ensure = partial(ensure_webhook, self.asana, self.store, public_url=self.public_url, filters=filters)
+        ensure = partial(ensure_webhook, self.asana, self.store, public_url=self.public_url, filters=self.wanted)
         for resource in self.resource:
             ensured = await ensure(resource=resource)
             self.out.talk(f"{ensured.action} webhook {ensured.webhook_gid} on {resource}")

@@ -413,7 +413,7 @@ async def test_refused(
 
 
 def test_mistaken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A missing token or home, a wrong URL or state directory is a sentence and a status, before anything is sent."""
+    """A missing token or home, or a wrong URL, filter or directory, is a sentence and a status; nothing is sent."""
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # nobody has a home
     (tmp_path / "file").touch()
     for status, name, value, more, text in [
@@ -422,6 +422,7 @@ def test_mistaken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         (2, "XDG_STATE_HOME", str(tmp_path / "file"), (), "set XDG_STATE_HOME"),
         (2, "XDG_STATE_HOME", "", (), "set XDG_STATE_HOME"),
         (2, "XDG_STATE_HOME", str(tmp_path), ("--forward-to", "ftp://x"), "--forward-to must be"),
+        (2, "XDG_STATE_HOME", str(tmp_path), ("--filter", "task:"), "the filter 'task:' must look like"),
     ]:
         with monkeypatch.context() as patch:
             patch.setenv("ASANA_ACCESS_TOKEN", TOKEN)

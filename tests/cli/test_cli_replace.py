@@ -88,9 +88,9 @@ async def test_mistakes(fixtures: Fixtures) -> None:
         for arguments, status, expected in (
             (("rotate", "1", "--label", "a"), 2, "pass either the gids of webhooks, or --label"),
             (("rotate", "--label", "a"), 2, "the store has no live webhook with the label 'a'"),
-            (("rotate", "x1"), 1, "replacing webhook x1 failed: webhook_gid must be a gid"),
+            (("rotate", "101", "x1"), 2, "asana-webhooks: webhook_gid must be a gid"),
             (("rotate", "77"), 1, "replacing webhook 77 failed: this store has no webhook 77"),
-            (("move", "--to", "ftp://x"), 1, "failed: public_url must be an http(s) URL"),
+            (("move", "--to", "ftp://x"), 2, "asana-webhooks: public_url must be an http(s) URL"),
         ):
             refused = await here.run(*arguments)
             assert (refused.status, refused.out) == (status, "")
