@@ -29,7 +29,6 @@ from asana_webhooks import (
     open_store,
 )
 from asana_webhooks.client.auth import token_provider
-from asana_webhooks.subscriptions.rules import split_target
 
 __all__ = [
     "DIFFERENT",
@@ -54,7 +53,6 @@ __all__ = [
     "fail",
     "filter_text",
     "lasting",
-    "masked",
     "named_store",
     "parse_filters",
     "progress",
@@ -193,17 +191,6 @@ def named_store(named: str) -> Store:
 # Output
 
 
-def masked(target: str | None, *, reveal: bool = False) -> str:
-    """Return a webhook's target with ``***`` for its endpoint and its query, unless *reveal*."""
-    if reveal or not target:
-        return target or ""
-    split = split_target(target)
-    if split is None:
-        return "***"
-    url, mark, _ = split[0].partition("?")
-    return f"{url}/***{'?***' if mark else ''}"
-
-
 def event_text(event: Event) -> Text:
     """Return an event as a line of 80 columns: ``2026-11-30 12:00:00 changed   task 12 due_on``. The time is UTC."""
     parts = [event.resource.resource_type or "resource", event.resource.gid, event.field]
@@ -242,15 +229,11 @@ class Output:
         self._keep_going = keep_going
         self._out = Console(highlight=False, markup=False, emoji=False)
 
-    @property
-    def is_ascii(self) -> bool:
-        """Whether standard output takes ASCII only."""
-        return self._out.options.ascii_only
-
     def show(self, data: Mapping[str, Any], text: str | Text) -> None:
         """Print *data* as a line of JSON, or *text*."""
         if self.json:
-            self._write(_harmless(json_module.dumps(data, ensure_ascii=self.is_ascii, default=_plain)))
+            ascii_only = self._out.options.ascii_only
+            self._write(_harmless(json_module.dumps(data, ensure_ascii=ascii_only, default=_plain)))
         else:
             self._print(_as_text(text))
 

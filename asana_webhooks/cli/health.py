@@ -120,8 +120,8 @@ def _line(change: WebhookChange) -> Text:
     if one.verdict == "failing":
         reason, said = one.reason, _last_answer(one.last_failure)
         if one.deleted_at is not None:
-            minutes = max(0, int((one.deleted_at - datetime.now(UTC)).total_seconds() // 60))
-            reason = f"Asana deletes it in {minutes // 60} h {minutes % 60} min"
+            left = (one.deleted_at - datetime.now(UTC)).total_seconds()
+            reason = f"Asana deletes it in {common.lasting(left)}"
         change = evolve(change, health=evolve(one, reason=f"{reason}; {said}" if said else reason))
     return Text(str(change), _COLOURS[_state(change)])
 
