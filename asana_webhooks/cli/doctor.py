@@ -66,7 +66,8 @@ async def url(
             path = split_public_url(public_url)[0].raw_path
             local = await stack.enter_async_context(serve(Receiver(opened), host=host, port=port, path=path))
             output.talk(f"serving a receiver at {local}")
-        report = await check_public_url(opened, public_url)
+        with progress("checking"):
+            report = await check_public_url(opened, public_url)
     for one in report.findings:
         text = Text(f"{one}")
         text.stylize(_COLOURS[one.verdict], 0, len(one.verdict))

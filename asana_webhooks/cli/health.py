@@ -80,7 +80,8 @@ async def health(
                 output.talk(f"checking the webhooks every {every:g} s; each change is a line")
                 return await _until_sigterm(watch_webhooks(asana, store, every=every, **where))
             if repair:
-                await watch_webhooks(asana, store, every=None, **where)
+                with common.progress("repairing"):
+                    await watch_webhooks(asana, store, every=None, **where)
     _show(output, changes.values())
     missing = {one.resource for one in wanted} - {one.health.resource for one in changes.values()}
     for resource in sorted(missing):  # never created, or closed by a repair that failed

@@ -120,7 +120,8 @@ async def create(
     """
     wanted: dict[str, Any] = {"resource": resource, "filters": common.parse_filters(filters), "label": label}
     async with session(base_url) as asana, common.named_store(store) as opened:
-        done = await ensure_webhook(asana, opened, public_url=public_url, workspace=workspace, **wanted)
+        with common.progress("ensuring"):
+            done = await ensure_webhook(asana, opened, public_url=public_url, workspace=workspace, **wanted)
     data = {name: getattr(done, name) for name in ("action", "webhook_gid", "registration", "orphans")}
     data |= {"resource": resource, "label": label}
     Output(json=json, keep_going=True).show(data, f"{done.webhook_gid}: {done.action}")

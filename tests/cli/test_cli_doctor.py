@@ -50,13 +50,14 @@ def test_it_serves_a_receiver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 def test_colours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal the verdicts are coloured, and with NO_COLOR they are not."""
+    """On a terminal there is a bar, and the verdicts are coloured; with NO_COLOR they are not."""
     port = free_port()
     arguments = ("doctor", "url", f"http://127.0.0.1:{port}/asana", "--serve", str(port))
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert call(monkeypatch, *arguments) == 0
-    assert "\x1b[1;32mok\x1b[0m: handshake" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert ("\x1b[1;32mok\x1b[0m: handshake" in printed.out, "checking" in printed.err) == (True, True)
     monkeypatch.setenv("NO_COLOR", "1")
     assert call(monkeypatch, *arguments) == 0
     assert "32m" not in capsys.readouterr().out
