@@ -164,7 +164,14 @@ async def plan(file: File = None, /, *, place: Place, prune: Prune = False, chec
 
 
 async def apply(
-    file: File = None, /, *, place: Place, prune: Prune = False, at_once: common.AtOnce = 10, yes: common.Yes = False
+    file: File = None,
+    /,
+    *,
+    place: Place,
+    prune: Prune = False,
+    check: Check = False,
+    at_once: common.AtOnce = 10,
+    yes: common.Yes = False,
 ) -> int:
     """Do what `plan` shows: create, change, replace and delete webhooks until they are as a file says.
 
@@ -173,8 +180,11 @@ async def apply(
     ```
 
     It shows the plan and asks once. Receivers must be running. A step that fails does not stop the others. Apply again
-    for those, or after Ctrl-C. Status: 0; 1 if a step failed or a webhook cannot be planned.
+    for those, or after Ctrl-C. With --check it changes nothing, as `plan --check`. Status: 0; 1 if a step failed or a
+    webhook cannot be planned; 3 with --check if there is something to do.
     """
+    if check:
+        return await plan(file, place=place, prune=prune, check=True)
     (named, where), output = read_file(file, place), common.Output(json=place.json, keep_going=True)
     async with common.session(place.base_url) as asana, common.named_store(place.store) as store:
         with logs_from(logging.ERROR, "plan", "apply"):

@@ -49,7 +49,9 @@ async def test_plan_and_apply(fixtures: Fixtures) -> None:
         await here.store.open_registration("a" * 64, resource="105", public_url=here.public_url, ttl=60)
         shown = await here.run("plan", "--prune")
         assert (shown.status, shown.out, shown.err) == (0, PLAN, "")
-        assert (await here.run("plan", "--prune", "--check")).status == 3
+        for command in ("plan", "apply"):
+            checked = await here.run(command, "--prune", "--check")
+            assert (checked.status, checked.out, checked.err) == (3, PLAN, "")
         refused = await here.run("apply", "--prune")  # no terminal to ask on
         assert (refused.status, refused.out) == (2, PLAN)
         assert "pass --yes" in refused.err
