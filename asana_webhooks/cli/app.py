@@ -3,10 +3,12 @@
 import asyncio
 import json as json_module
 import logging
+import os
 import signal
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -66,6 +68,8 @@ POST /_fake/settle      wait for deliveries in flight: 200
 
 `asana_webhooks.testing.Fault` documents all faults; `change`, `add_resource` and `register_app` of `FakeAsana` document
 the members of a change, a resource and an app.
+
+For example: `asana-webhooks fake --port 8123 --webhooks 250`
 """
 
 
@@ -100,6 +104,7 @@ for _commands_below in (doctor, inbox):
 
 def run() -> None:
     """Run the command line with this process's arguments, and exit."""
+    _open_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     try:
@@ -126,6 +131,13 @@ def run() -> None:
     fail(problem, status)  # here, where no error hangs on to it, with options that may be secret
 
 
+def _open_streams() -> None:
+    """Give the process the streams that were closed when it started, as by ``>&-`` in a shell."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+
+
 @app.command(group=_TRY)
 async def demo(
     *,
@@ -143,6 +155,8 @@ async def demo(
 
     Without --store it uses SQLite in a temporary folder. PostgreSQL needs the extra `postgres`, and may take the
     password from PGPASSWORD. Nothing else may use the store.
+
+    For example: `asana-webhooks demo --json`
     """
     quiet, log = logging.NullHandler(), logging.getLogger("asana_webhooks")
     log.addHandler(quiet)  # the demo's own attacks would be logged as warnings

@@ -1,9 +1,13 @@
 """The command line itself: versions, help, bad usage, and what it says when its extra is missing."""
 
+import asyncio
+import os
+import sys
+
 import pytest
 
 from asana_webhooks import __version__
-from tests.cli.cli_process import call, run_cli, run_unread
+from tests.cli.cli_process import MODULE, call, run_cli, run_unread
 
 WITHOUT = """
 import sys
@@ -64,8 +68,13 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
             "fake",
             "Serve a fake Asana",
         ),
-        ("demo",): ("--store", "--json", "1,000 changes", "exit status is 0 if so"),
-        ("fake",): (*fake_options, *fake_paths, '{"at": "delivery", "do": "duplicate"}'),
+        ("demo",): ("--store", "--json", "1,000 changes", "exit status is 0 if so", "asana-webhooks demo --json"),
+        ("fake",): (
+            *fake_options,
+            *fake_paths,
+            "asana-webhooks fake --port 8123",
+            '{"at": "delivery", "do": "duplicate"}',
+        ),
         ("listen",): ("asana-webhooks listen --resource 8675309",),
     }
     for command, parts in expected.items():
@@ -103,6 +112,15 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         assert (printed.out, len(printed.err.splitlines())) == ("", 1)
         assert printed.err.startswith("asana-webhooks: ")
         assert expected in printed.err.replace('"--', "--")
+
+
+async def test_closed_streams() -> None:
+    """A process whose three streams were closed, as by ``>&-``, does its work and ends with its status."""
+    closing = ("-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, *MODULE)
+    for arguments, status in {("--version",): 0, ("workspaces",): 4, ("fake", "--port", "x"): 2}.items():
+        environment = {**os.environ, "ASANA_ACCESS_TOKEN": ""}
+        process = await asyncio.create_subprocess_exec("sh", *closing, *arguments, env=environment)
+        assert await process.wait() == status
 
 
 async def test_help_closed_early() -> None:
