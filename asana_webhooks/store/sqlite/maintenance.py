@@ -188,6 +188,7 @@ class Database:
         self._reader = TransactionQueue(self._file, self._connect_to_read, max_operations=max_operations)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._closing = asyncio.Lock()
         self._recent: dict[int, float] = {}
         """When the last deliveries of registrations were stored, by number, until that is saved."""
 

@@ -131,17 +131,18 @@ class SQLiteStore(Registrations, Inbox):
         """See `Store.aclose`."""
         if self._file.is_inherited():
             return  # its threads and connections are those of the process that forked this one
-        if not self._closed:
-            self._check_loop()
-            self._closed = True
-            if self._saving is not None:
-                self._saving.cancel()
-            await self._writer.finish()
-            with suppress(StoreError):
-                while self._recent:
-                    await self._writer.submit(self._save_some)
-        await self._reader.aclose()
-        await self._writer.aclose()  # last, so that this connection copies the log into the file
+        async with self._closing:  # a second call must not end the threads while the first still writes
+            if not self._closed:
+                self._check_loop()
+                self._closed = True
+                if self._saving is not None:
+                    self._saving.cancel()
+                await self._writer.finish()
+                with suppress(StoreError):
+                    while self._recent:
+                        await self._writer.submit(self._save_some)
+            await self._reader.aclose()
+            await self._writer.aclose()  # last, so that this connection copies the log into the file
 
     def _connect_to_read(self) -> sqlite3.Connection:
         connection = super()._connect_to_read()
