@@ -4,7 +4,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -200,10 +200,16 @@ async def purge(
     return 0
 
 
-def _opened(name: str) -> aclosing[Store]:
-    """Return a store to use in a block. Its first call opens it: reading then works also while it is locked."""
-    logging.getLogger("asana_webhooks.store").addHandler(_QUIET)  # warnings are for a service; `status` has them, too
-    return aclosing(common.named_store(name))
+@asynccontextmanager
+async def _opened(name: str) -> AsyncIterator[Store]:
+    """Use a store in a block. Its first call opens it: reading then works also while it is locked."""
+    log = logging.getLogger("asana_webhooks.store")
+    log.addHandler(_QUIET)  # warnings are for a service; `status` has them, too
+    try:
+        async with aclosing(common.named_store(name)) as store:
+            yield store
+    finally:
+        log.removeHandler(_QUIET)
 
 
 async def _all(store: Store, state: DeliveryState) -> AsyncIterator[StoredDelivery]:
