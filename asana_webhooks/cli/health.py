@@ -197,10 +197,7 @@ async def _replace_all(
     yes: bool = False,
 ) -> int:
     output, failed = common.Output(json=options.json, keep_going=True), list[str]()
-    for gid in gids:
-        GetWebhookRequest(webhook_gid=gid)  # checks it
-    if to is not None:
-        split_public_url(to)  # checks it
+    _check(gids, to)
     async with common.session(options.base_url) as asana, common.named_store(options.store) as store:
         left = dict.fromkeys(await _chosen(store, gids, options.label, to))
         if now:
@@ -236,6 +233,13 @@ async def _replace_all(
                 output.talk(f"interrupted; to go on, run it again with: {' '.join(left)}")
                 raise
     return common.FAILED if failed else 0
+
+
+def _check(gids: Iterable[str], to: str | None) -> None:
+    for gid in gids:
+        GetWebhookRequest(webhook_gid=gid)
+    if to is not None:
+        split_public_url(to)
 
 
 async def _chosen(store: Store, gids: tuple[str, ...], label: str | None, to: str | None) -> Iterable[str]:

@@ -193,7 +193,7 @@ class _Check:
         seen, slow = f"the slowest answer took {self.slowest:.2f} s of {self.timeout:g}", _SLOW * self.timeout
         if self.slowest < slow:
             self.add("time", seen)
-            await self.check_two_at_once(patience=slow)
+            await self.check_two_at_once(slow=slow)
         else:  # so it cannot be told whether one request has to wait for another
             cause = "the store or the host is slow, or was asleep: check again, to check two at once, too"
             self.add("time", seen, cause, warn=True)
@@ -233,7 +233,7 @@ class _Check:
                 cause = "something on the way changes bodies, such as by writing JSON anew: pass on the raw bytes"
         return self.add("signed body", answer.seen, cause)
 
-    async def check_two_at_once(self, *, patience: float) -> None:
+    async def check_two_at_once(self, *, slow: float) -> None:
         """Hold a request back half way. Another one must be answered meanwhile."""
         begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -247,7 +247,7 @@ class _Check:
             tasks.create_task(self.post(_ODD, parts=halves())).add_done_callback(lambda _: begun.set())
             await begun.wait()
             other = tasks.create_task(self.post(_PLAIN))
-            in_time, _ = await asyncio.wait({other}, timeout=patience)
+            in_time, _ = await asyncio.wait({other}, timeout=slow)
             go_on.set()
         answer = other.result()
         cause = answer.cause if in_time or not answer.status else _ONE_THREAD
