@@ -140,3 +140,29 @@ def timed(name: str, clock: Callable[[], float] = time.perf_counter) -> Iterator
 
     with patch(name, noting):
         yield seconds
+
+
+class WrittenPages:
+    """Counts the pages that other connections write to a database; none of them may use it at this moment.
+
+    Once all of its log is in the database, SQLite begins it again with the next write. From then on this reader keeps
+    it from doing so, and the length of the log tells.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._reader = sqlite3.connect(path, isolation_level=None)
+        self._checkpoint()
+        self._reader.execute("BEGIN")
+        self._reader.execute("SELECT * FROM sqlite_master").fetchall()
+
+    def _checkpoint(self) -> int:
+        busy, pages, copied = self._reader.execute("PRAGMA wal_checkpoint").fetchone()
+        assert (busy, pages) == (0, copied)
+        return int(pages)
+
+    def close(self) -> int:
+        """Return how many pages were written; one that several transactions wrote counts for each."""
+        self._reader.execute("COMMIT")
+        pages = self._checkpoint()
+        self._reader.close()
+        return pages

@@ -20,7 +20,7 @@ from attrs import evolve
 
 from asana_webhooks import SQLiteStore
 from asana_webhooks.store.sqlite.file import sqlite3
-from benchmarks.filled import Waiting, arriving, body_at, fill, numbered_endpoint
+from benchmarks.filled import Waiting, WrittenPages, arriving, body_at, fill, numbered_endpoint
 from benchmarks.harness import Case, Goal, Round
 from benchmarks.load import WARM_UP, request, send_requests
 from benchmarks.processes import apart, server
@@ -47,32 +47,6 @@ ONE_TABLE_DONE: Final = """
     WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT ?)
     INSERT INTO deliveries (key, state, at) SELECT randomblob(32), 'done', n FROM numbers
 """
-
-
-class WrittenPages:
-    """Counts the pages that other connections write to a database; none of them may use it at this moment.
-
-    Once all of its log is in the database, SQLite begins it again with the next write. From then on this reader keeps
-    it from doing so, and the length of the log tells.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._reader = sqlite3.connect(path, isolation_level=None)
-        self._checkpoint()
-        self._reader.execute("BEGIN")
-        self._reader.execute("SELECT * FROM sqlite_master").fetchall()
-
-    def _checkpoint(self) -> int:
-        busy, pages, copied = self._reader.execute("PRAGMA wal_checkpoint").fetchone()
-        assert (busy, pages) == (0, copied)
-        return int(pages)
-
-    def close(self) -> int:
-        """Return how many pages were written; one that several transactions wrote counts for each."""
-        self._reader.execute("COMMIT")
-        pages = self._checkpoint()
-        self._reader.close()
-        return pages
 
 
 def use(path: str, registrations: int, count: int) -> Round:

@@ -16,8 +16,7 @@ import pytest
 from asana_webhooks import Secret, SQLiteStore
 from asana_webhooks.store.sqlite.file import sqlite3
 from benchmarks.bodies import SECRET
-from benchmarks.filled import DAY, KEPT, Waiting, arriving, fill, numbered_id
-from benchmarks.growth import WrittenPages
+from benchmarks.filled import DAY, KEPT, Waiting, WrittenPages, arriving, fill, numbered_id
 from benchmarks.harness import OURS, Case, Goal, Round, SkippedError, Spread, UnequalWorkError, compare, percentile
 from benchmarks.postgres_server import benchmark_database, empty, run_sql
 
