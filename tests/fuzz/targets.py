@@ -6,6 +6,7 @@ corpus.
 
 import hashlib
 import hmac
+import json
 import math
 from datetime import UTC, datetime
 from json.decoder import JSONDecoder
@@ -199,6 +200,7 @@ def _plain_json(data: bytes) -> Any:
     if b"\\u" in data or data.count(b"[") + data.count(b"{") > DEEPEST:  # lone surrogates; deep nesting
         return None
     try:
+        json.loads(data)  # in C it takes no digits of other scripts, as its Python form does
         return _json.decode(data.decode())
     except ValueError:
         return None
