@@ -69,8 +69,6 @@ INTERRUPTED: Final = 130
 _FILTER: Final = re.compile(r"([^:/]+)(?:/([^:/]+))?(?::([^:]+)(?::([^:,]+(?:,[^:,]+)*))?)?")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters, among them those that end a line or turn the direction of text."""
-
-
 _COLOURS: Final = {"added": "green", "undeleted": "green", "changed": "yellow", "removed": "red", "deleted": "red"}
 
 

@@ -20,6 +20,7 @@ from asana_webhooks import (
     ConfigurationError,
     GetWebhookRequest,
     NotAuthorizedError,
+    ReplacedWebhook,
     Store,
     WebhookChange,
     check_webhooks,
@@ -215,10 +216,7 @@ async def _replace_all(
                 try:
                     new = await replace_webhook(asana, store, webhook_gid=gid, public_url=to, now=now)
                     data = {"replaced": gid, "webhook_gid": new.webhook_gid, "lost_since": new.lost_since}
-                    text = f"webhook {gid} has been replaced by webhook {new.webhook_gid}"
-                    if new.lost_since is not None:
-                        text += f"; events since {new.lost_since:%Y-%m-%d %H:%M} UTC may be lost: fetch what changed"
-                    output.show(data, text)
+                    output.show(data, _replaced_text(gid, new))
                 except NotAuthorizedError:
                     raise
                 except AsanaError as error:
@@ -235,7 +233,15 @@ async def _replace_all(
     return common.FAILED if failed else 0
 
 
+def _replaced_text(gid: str, new: ReplacedWebhook) -> str:
+    text = f"webhook {gid} has been replaced by webhook {new.webhook_gid}"
+    if new.lost_since is not None:
+        text += f"; events since {new.lost_since:%Y-%m-%d %H:%M} UTC may be lost: fetch what changed"
+    return text
+
+
 def _check(gids: Iterable[str], to: str | None) -> None:
+    """Raise `ConfigurationError` for a wrong gid or URL, before anything begins."""
     for gid in gids:
         GetWebhookRequest(webhook_gid=gid)
     if to is not None:
